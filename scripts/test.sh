@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Sets up, checks the style, and runs the tests; arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.sh
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+exec .venv/bin/python -m pytest "$@"

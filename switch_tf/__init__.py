@@ -1,0 +1,3 @@
+"""Switch Transformers (Fedus, Zoph, Shazeer 2021) on TensorFlow, Keras and DTensor."""
+
+__version__ = "0.1.0"

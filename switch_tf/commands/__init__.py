@@ -1,0 +1,1 @@
+"""The `switch-tf` command: one module a subcommand, each with `main(argv)`."""

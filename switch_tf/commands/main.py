@@ -1,0 +1,56 @@
+"""`switch-tf COMMAND ...`: finds the subcommand, and turns its errors into one line."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from switch_tf import __version__
+from switch_tf.commands.flags import Parser
+from switch_tf.errors import UserError
+
+COMMANDS = {
+    "train": "pre-train, fine-tune or distil a model",
+    "eval": "evaluate checkpoints, or a file of predictions",
+    "tasks": "list tasks and mixtures, or show examples of one",
+    "reproduce": "run the experiments of the paper at a size that fits the machine",
+}
+_USAGE_ERROR = 2
+# What a shell reports of a process ended by SIGINT: 128 + 2.
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs `switch-tf` with `argv`, by default the process's own arguments.
+
+    A `UserError` becomes one line on stderr and exit status 2; an interrupt, status 130.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        _run(argv)
+    except UserError as error:
+        print(f"switch-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(_USAGE_ERROR)
+    except KeyboardInterrupt:
+        print("switch-tf: interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+
+
+def _run(argv: list[str]) -> None:
+    # Only the first argument is ours; the flags after it are the subcommand's.
+    command = _parser().parse_args(argv[:1]).command
+    # Imported here, so that --help and an error of this level need no subcommand's imports.
+    module = importlib.import_module(f"switch_tf.commands.{command}")
+    module.main(argv[1:])
+
+
+def _parser() -> Parser:
+    listing = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        prog="switch-tf",
+        usage="switch-tf COMMAND [flags]",
+        description="Switch Transformers on TensorFlow.\n\ncommands:\n" + listing,
+        epilog="switch-tf COMMAND --help shows the flags of a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")
+    return parser

@@ -1,0 +1,241 @@
+"""Gin as T5X users know it, with errors of one line that name the file and line, or the flag.
+
+`precheck` reads the same files as `load` but needs no TensorFlow: it finds what is misspelt or
+missing before the long start.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gin
+
+from switch_tf import configurables, gin_files
+from switch_tf.errors import UserError
+from switch_tf.gin_files import Macro, Reference, Setting, Settings, nearest, parts
+
+gin.add_config_file_search_path(str(gin_files.GIN_FOLDER))
+
+
+def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> dict[str, Any]:
+    """Checks gin files and flags as far as that goes without importing what they configure.
+
+    Args:
+      files: as in `--gin_file`; found in the working directory, then in the project's `gin/`.
+      bindings: `NAME=value` or `name.parameter=value`, as in `--gin.NAME=value`.
+
+    Returns:
+      Macro name -> value, of the macros whose value is a literal.
+
+    Raises:
+      UserError: a file not found, a syntax error, an unknown configurable or parameter, a macro
+        without a value, a required value not given, a flag for a macro that nothing reads.
+    """
+    return _checked(files, bindings)[0].literals()
+
+
+def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
+    """Makes gin's configuration of files and flags; what was loaded before is forgotten.
+
+    The project's modules that define the named configurables are imported, and so is
+    `MIXTURE_OR_TASK_MODULE`; this imports TensorFlow, so `runtime.start` comes first.
+
+    Args:
+      files: as for `precheck`.
+      bindings: as for `precheck`.
+
+    Raises:
+      UserError: as `precheck`, and for what only gin itself can tell.
+    """
+    settings, used = _checked(files, bindings)
+    gin.clear_config()
+    for module in sorted({c.module for c in used if c.module}):
+        _import(module, f"configurables of {module}")
+    module = settings.literals().get("MIXTURE_OR_TASK_MODULE")
+    if module:
+        _import(module, settings.macros["MIXTURE_OR_TASK_MODULE"].where)
+    for name in files:
+        with _one_line(name), _quiet_search():
+            gin.parse_config_file(str(gin_files.find(name, "--gin_file")))
+    for binding in bindings:
+        with _one_line(f"--gin.{binding}"):
+            gin.parse_config(binding)
+    if module:
+        # Read as a macro, it is part of the operative config, which needs it to run again.
+        macro("MIXTURE_OR_TASK_MODULE")
+
+
+def macro(name: str, *default: Any) -> Any:
+    """Value of the macro `name` in what was loaded; it then counts as used in the operative config.
+
+    Args:
+      name: such as `TRAIN_STEPS`.
+      *default: at most one, the value when the macro is not set.
+
+    Raises:
+      UserError: not set, and no default.
+    """
+    try:
+        gin.query_parameter(f"%{name}")
+    except ValueError:
+        if default:
+            return default[0]
+        raise UserError(f"{name} is not set: pass --gin.{name}=VALUE") from None
+    return gin.get_configurable(f"{name}/gin.macro")()
+
+
+def operative_config() -> str:
+    """The parameters in use so far, as a gin file that by itself configures the same run."""
+    return gin.operative_config_str()
+
+
+def _checked(
+    files: Sequence[str], bindings: Sequence[str]
+) -> tuple[Settings, list[configurables.Configurable]]:
+    """The settings, and the configurables that they name."""
+    settings = gin_files.read(files, bindings)
+    source, open_ended = _known_source(settings)
+    used = _check_names(settings, source, open_ended)
+    _check_macros(settings, source)
+    return settings, used
+
+
+def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
+    """What is declared by the project and by imported modules; whether there may be more."""
+    sources, open_ended = [configurables.project_source()], False
+    imports = list(settings.imports)
+    module = settings.literals().get("MIXTURE_OR_TASK_MODULE")
+    if module:
+        imports.append(Setting(module, settings.macros["MIXTURE_OR_TASK_MODULE"].where))
+    for module, where in imports:
+        first = str(module).split(".")[0]
+        if first == "__gin__":
+            # Dynamic registration: any name of an imported module may be configured.
+            open_ended = True
+            continue
+        with _working_directory_on_path():
+            source = configurables.module_source(str(module))
+        if source is None:
+            raise UserError(
+                f"{where}: no module '{module}'; run where it can be imported, or set PYTHONPATH"
+            )
+        if first not in configurables.PACKAGES:
+            sources.append(source)
+            # A foreign module may import others that register more: gin then has the last word.
+            open_ended = True
+    return configurables.merge(sources), open_ended
+
+
+def _check_names(
+    settings: Settings, source: configurables.Source, open_ended: bool
+) -> list[configurables.Configurable]:
+    known = configurables.selector_map(source)
+    used = []
+
+    def look_up(name: str, where: str) -> configurables.Configurable | None:
+        matches = known.matching_selectors(name)
+        if len(matches) > 1:
+            raise UserError(
+                f"{where}: '{name}' is ambiguous; write one of {', '.join(sorted(matches))}"
+            )
+        if not matches and not open_ended:
+            short = [c.selector.rpartition(".")[2] for c in source.configurables]
+            raise UserError(
+                f"{where}: no configurable '{name}'{nearest(name.rpartition('.')[2], short)}; one "
+                "of your own needs 'import MODULE' in a gin file, or MIXTURE_OR_TASK_MODULE"
+            )
+        used.extend(known[m] for m in matches)
+        return known[matches[0]] if matches else None
+
+    for name, where in settings.blocks:
+        look_up(name, where)
+    for (_, name, parameter), (_, where) in settings.bindings.items():
+        found = look_up(name, where)
+        takes = found.parameters if found else None
+        if takes is not None and parameter not in takes:
+            raise UserError(
+                f"{where}: '{name}' has no parameter '{parameter}'"
+                + (nearest(parameter, takes) or f"; it has {', '.join(sorted(takes)) or 'none'}")
+            )
+    for value, where in settings.all():
+        for part in parts(value):
+            if isinstance(part, Reference):
+                look_up(part.name.rpartition("/")[2], where)
+    return used
+
+
+def _check_macros(settings: Settings, source: configurables.Source) -> None:
+    read = set(source.macros)
+    for value, where in settings.all():
+        for part in parts(value):
+            if not isinstance(part, Macro):
+                continue
+            name = part.name
+            read.add(name)
+            # Other dotted names are constants of modules, which only gin knows.
+            if "." not in name and name not in settings.macros and name not in source.constants:
+                raise UserError(
+                    f"{where}: %{name} has no value: pass --gin.{name}=VALUE"
+                    + nearest(name, settings.macros)
+                )
+    for name, where in settings.flags.items():
+        if name not in read and name not in settings.declared:
+            known = read | settings.declared
+            raise UserError(f"{where}: nothing reads a macro '{name}'{nearest(name, known)}")
+    required = Macro("gin.REQUIRED")
+    keys = [*("/".join(filter(None, k[:2])) + "." + k[2] for k in settings.bindings)]
+    for name, (value, where) in zip([*keys, *settings.macros], settings.all(), strict=True):
+        if value == required:
+            raise UserError(f"{where}: {name} is required: pass --gin.{name}=VALUE")
+
+
+@contextlib.contextmanager
+def _working_directory_on_path():
+    """A console script, unlike `python -m`, does not look for modules where it is called."""
+    before = list(sys.path)
+    sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _import(module: str, where: str) -> None:
+    with _working_directory_on_path():
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise UserError(f"{where}: cannot import '{module}': {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet_search():
+    """Drops the ERROR line that gin logs for each include that is not in the first folder."""
+
+    def keep(record):
+        return not str(record.msg).startswith("Path not found")
+
+    logging.getLogger().addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(keep)
+
+
+@contextlib.contextmanager
+def _one_line(where: str):
+    """Turns gin's errors, several lines long, into one."""
+    try:
+        with _working_directory_on_path():
+            yield
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, SyntaxError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        place = re.search(r'In file "(.+)", line (\d+)', str(error))
+        where = f"{gin_files.display(Path(place[1]))}:{place[2]}" if place else where
+        raise UserError(f"{where}: {lines[0].strip()}") from error

@@ -1,0 +1,182 @@
+"""What gin can configure, read off the source without importing it.
+
+Importing the library takes TensorFlow's start, some six seconds. A misspelt name in a gin file
+should not wait for that, so the declarations are found by parsing the modules.
+"""
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+from gin.selector_map import SelectorMap
+
+# A call of `config.macro`, or a look-up in a dict named `macros`, as `precheck` returns it.
+_MACRO_READ = re.compile(r"""\bmacros?(?:\(|\[|\.get\()\s*["'](\w+)["']""")
+PACKAGES = ("switch_tf", "tasks")
+
+
+@dataclasses.dataclass(frozen=True)
+class Configurable:
+    """A function or class that gin may set parameters of.
+
+    Attributes:
+      selector: complete name, such as `switch_tf.layers.router.SwitchRouter`.
+      module: the Python module whose import registers it; None for gin's own.
+      parameters: names of its parameters; None if it takes any, or that cannot be told.
+    """
+
+    selector: str
+    module: str | None
+    parameters: frozenset[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What some modules declare.
+
+    Attributes:
+      configurables: in the order of the source.
+      constants: names given to `gin.constant`.
+      macros: names of the macros that Python code reads.
+    """
+
+    configurables: tuple[Configurable, ...]
+    constants: frozenset[str]
+    macros: frozenset[str]
+
+
+def read_module(text: str, module: str) -> Source:
+    """What a module with source `text` declares.
+
+    Raises:
+      SyntaxError: `text` is not Python.
+    """
+    configurables, constants = [], set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            for decorator in node.decorator_list:
+                call = decorator if isinstance(decorator, ast.Call) else None
+                if _gin_name(call.func if call else decorator) in ("configurable", "register"):
+                    selector = _selector(node.name, module, _arguments(call, "name module"))
+                    configurables.append(Configurable(selector, module, _parameters(node)))
+        elif isinstance(node, ast.Call) and _gin_name(node.func) == "external_configurable":
+            given = _arguments(node, "fn name module")
+            own_name = ast.unparse(node.args[0]).rpartition(".")[2]
+            # Its module is known only to the import: match it by its name alone.
+            configurables.append(Configurable(_selector(own_name, "", given), module, None))
+        elif isinstance(node, ast.Call) and _gin_name(node.func) == "constant":
+            constants.add(_arguments(node, "name").get("name"))
+    macros = frozenset(_MACRO_READ.findall(text))
+    return Source(tuple(configurables), frozenset(constants), macros)
+
+
+@functools.cache
+def project_source() -> Source:
+    """What the modules of `switch_tf` and `tasks` declare."""
+    root = Path(__file__).parent.parent
+    sources = [Source(_GIN_OWN, frozenset(), frozenset())]
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            module = ".".join(parts).removesuffix(".__init__")
+            sources.append(read_module(path.read_text(encoding="utf-8"), module))
+    return merge(sources)
+
+
+def module_source(module: str) -> Source | None:
+    """What a module or package outside the project declares; None where it is not found.
+
+    Only the first part of a dotted name is looked up: looking up the rest would import it.
+    """
+    first, *rest = module.split(".")
+    if first in sys.builtin_module_names:
+        return merge([])
+    spec = importlib.util.find_spec(first)
+    if spec is None:
+        return None
+    if not spec.submodule_search_locations:
+        paths = [Path(spec.origin)] if spec.origin and not rest else []
+    else:
+        folder = Path(list(spec.submodule_search_locations)[0]).joinpath(*rest)
+        paths = [p for p in (folder.with_suffix(".py"), folder / "__init__.py") if p.is_file()]
+        if not paths and folder.is_dir():
+            return merge([])
+    if not paths:
+        return None
+    if paths[0].suffix != ".py":
+        return merge([])
+    try:
+        return read_module(paths[0].read_text(encoding="utf-8"), module)
+    except SyntaxError:
+        # The import reports it, with Python's own account of the place.
+        return merge([])
+
+
+def merge(sources: list[Source]) -> Source:
+    """All that `sources` declare."""
+    return Source(
+        tuple(c for source in sources for c in source.configurables),
+        frozenset().union(*(source.constants for source in sources)),
+        frozenset().union(*(source.macros for source in sources)),
+    )
+
+
+def selector_map(source: Source) -> SelectorMap:
+    """Map from partial names, as gin resolves them, to `Configurable`."""
+    found = SelectorMap()
+    for configurable in source.configurables:
+        found[configurable.selector] = configurable
+    return found
+
+
+_GIN_OWN = (
+    Configurable("gin.macro", None, frozenset({"value"})),
+    Configurable("gin.constant", None, frozenset()),
+    Configurable("gin.singleton", None, frozenset({"constructor"})),
+)
+
+
+def _gin_name(node: ast.expr) -> str:
+    """`X` of an expression `gin.X`, else an empty string."""
+    is_gin = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    return node.attr if is_gin and node.value.id == "gin" else ""
+
+
+def _arguments(call: ast.Call | None, names: str) -> dict[str, str]:
+    """String arguments of a call by name."""
+    if call is None:
+        return {}
+    pairs = list(zip(names.split(), call.args, strict=False))
+    pairs += [(keyword.arg, keyword.value) for keyword in call.keywords]
+    return {k: v.value for k, v in pairs if isinstance(v, ast.Constant) and v.value is not None}
+
+
+def _selector(own_name: str, own_module: str, given: dict[str, str]) -> str:
+    """Complete name, as gin makes it of a decorator's arguments."""
+    name = given.get("name", own_name)
+    # A dotted name brings its own module.
+    module = given.get("module", "" if "." in name else own_module)
+    return f"{module}.{name}" if module else name
+
+
+def _parameters(node: ast.FunctionDef | ast.ClassDef) -> frozenset[str] | None:
+    """Names of the parameters of a function or a class; None if it may take any."""
+    skip = 0
+    if isinstance(node, ast.ClassDef):
+        methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
+        init = [m for m in methods if m.name in ("__init__", "__new__")]
+        if not init:
+            is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+            if node.bases or node.keywords:
+                return None
+            fields = [f.target.id for f in node.body if isinstance(f, ast.AnnAssign)]
+            return frozenset(fields if is_dataclass else [])
+        node, skip = init[0], 1
+    if node.args.kwarg:
+        return None
+    positional = (node.args.posonlyargs + node.args.args)[skip:]
+    return frozenset(a.arg for a in positional + node.args.kwonlyargs)

@@ -1,0 +1,380 @@
+"""SeqIO dataset -> batches of the encoder-decoder's features, all int32 [batch, length].
+
+Order and content depend on the seed alone (and on `tf.random.set_seed`, which nothing here calls:
+randomness of the model is stateless). Iterators are saved by `tf.train.Checkpoint`, exactly.
+TensorFlow is imported inside functions, so that the checks of numbers run before its start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
+
+FEATURE_LENGTHS = "TASK_FEATURE_LENGTHS"
+TASK_FEATURES = ("inputs", "targets")
+
+# Every evaluation of every run sees the same examples, noised alike, in the same order.
+EVAL_SEED = 42
+# Enough to break up files ordered by domain; a window of token ids takes some tens of MB.
+EVAL_SHUFFLE_EXAMPLES = 16_384
+
+# What t5.data.preprocessors calls the steps that write sentinels.
+_SENTINEL_STEPS = re.compile(r"span_corruption|unsupervised|denois|fill_in_the_blank_sized")
+_NUM_SENTINELS = 100
+
+
+def feature_axes(name: str) -> tuple[str, str]:
+    """Axis names of the feature `name`: ("batch", "length") for each."""
+    if not re.fullmatch(
+        r"encoder_(input_tokens|segment_ids|positions)"
+        r"|decoder_(target_tokens|input_tokens|loss_weights|segment_ids|positions)",
+        name,
+    ):
+        raise KeyError(name)
+    return ("batch", "length")
+
+
+def check_lengths(feature_lengths: Mapping[str, int]) -> None:
+    """Checks that "inputs" and "targets", and no others, have a length >= 1.
+
+    Raises:
+      UserError: naming the feature and TASK_FEATURE_LENGTHS.
+    """
+    for name in TASK_FEATURES:
+        if name not in feature_lengths:
+            raise UserError(
+                f"{FEATURE_LENGTHS}={dict(feature_lengths)}: no length for '{name}'; give "
+                "{'inputs': ..., 'targets': ...}"
+            )
+    for name, length in feature_lengths.items():
+        if name not in TASK_FEATURES:
+            raise UserError(
+                f"{FEATURE_LENGTHS}={dict(feature_lengths)}: unknown feature '{name}', there are "
+                + ", ".join(TASK_FEATURES)
+            )
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise UserError(f"{FEATURE_LENGTHS}: length {length!r} of '{name}' is no number >= 1")
+
+
+def check_batch(
+    batch_size: int,
+    feature_lengths: Mapping[str, int],
+    rules: Mapping[str, str],
+    mesh_shape: Mapping[str, int],
+) -> None:
+    """Checks that batches of `batch_size` examples divide over the mesh.
+
+    Args:
+      batch_size: examples in a global batch.
+      feature_lengths: length of "inputs" and of "targets", in tokens.
+      rules: axis name -> mesh dimension.
+      mesh_shape: mesh dimension -> size.
+
+    Raises:
+      UserError: naming BATCH_SIZE or TASK_FEATURE_LENGTHS, and MESH_SHAPE.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"BATCH_SIZE={batch_size!r} is not a number >= 1")
+    check_lengths(feature_lengths)
+    mesh_lib.check_divides(rules, mesh_shape, {"batch": (batch_size, "BATCH_SIZE")})
+    for name, length in feature_lengths.items():
+        setting = f"{FEATURE_LENGTHS}['{name}']"
+        mesh_lib.check_divides(rules, mesh_shape, {"length": (length, setting)})
+
+
+def check_split(provider, split: str) -> None:
+    """Checks that a task or mixture has `split`.
+
+    Raises:
+      UserError: listing the splits there are.
+    """
+    splits = sorted(provider.splits)
+    if split not in splits:
+        raise UserError(f"'{provider.name}' has no split '{split}', it has " + ", ".join(splits))
+
+
+def check_vocabulary(provider, vocab_size: int) -> None:
+    """Checks the vocabulary of each task of a task or mixture against the model.
+
+    Token ids must be < `vocab_size`; padding is 0 and the end of a sequence 1, as the model and
+    greedy decoding take them to be; a task that corrupts spans needs 100 sentinels.
+
+    Raises:
+      UserError: naming the task, its vocabulary's size and the model's.
+    """
+    import seqio
+
+    for task in seqio.get_subtasks(provider):
+        steps = " ".join(seqio.utils.function_name(step) for step in task.preprocessors)
+        for name in TASK_FEATURES:
+            if name not in task.output_features:
+                raise UserError(f"task '{task.name}' has no feature '{name}'")
+            vocabulary = task.output_features[name].vocabulary
+            with user_errors(f"vocabulary of task '{task.name}'"):
+                size = vocabulary.vocab_size
+                pad, eos = vocabulary.pad_id, vocabulary.eos_id
+            what = f"vocabulary of '{name}' of task '{task.name}'"
+            if size > vocab_size:
+                raise UserError(
+                    f"{what} has {size} tokens, the model's vocab_size is {vocab_size}: "
+                    f"set the model's vocab_size to at least {size}"
+                )
+            if (pad, eos) != (0, 1):
+                raise UserError(f"{what} has pad {pad} and eos {eos}; train it with pad 0, eos 1")
+            if _SENTINEL_STEPS.search(steps) and vocabulary.extra_ids < _NUM_SENTINELS:
+                raise UserError(
+                    f"{what} has {vocabulary.extra_ids} sentinels, span corruption needs "
+                    f"{_NUM_SENTINELS}: give it extra_ids={_NUM_SENTINELS}"
+                )
+
+
+@contextlib.contextmanager
+def user_errors(what: str):
+    """Turns what a data pipeline reports of bad input into a UserError of one line.
+
+    A UserError raised by Python code inside the pipeline reaches its reader as text in a
+    TensorFlow error; a file that is not there, as NotFoundError. Other errors pass as they are.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except (FileNotFoundError, tf.errors.NotFoundError) as error:
+        raise UserError(f"{what}: {str(error).splitlines()[0]}") from error
+    except tf.errors.OpError as error:
+        told = re.search(r"UserError: (.+)", error.message)
+        if told is None:
+            raise
+        raise UserError(told[1].strip()) from error
+
+
+def _options():
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    # Also where a task's own reader asked for speed over order.
+    options.deterministic = True
+    # Not the symbolic checkpoint, which is smaller when packed but makes reading 15 to 30 times
+    # slower, and refuses cached datasets.
+    options.experimental_symbolic_checkpoint = False
+    return options
+
+
+def _examples(provider, split, feature_lengths, *, pack, shuffle, seed, num_epochs, use_cached):
+    """Examples in model features, not batched; `provider` is a task or mixture."""
+    import seqio
+
+    check_lengths(feature_lengths)
+    check_split(provider, split)
+    with user_errors(f"'{provider.name}', split '{split}'"):
+        dataset = provider.get_dataset(
+            sequence_length=feature_lengths,
+            split=split,
+            use_cached=use_cached,
+            shuffle=shuffle,
+            seed=seed,
+            num_epochs=num_epochs,
+            # A cache would be written, whole, into each checkpoint.
+            try_in_mem_cache=False,
+        )
+        converter = seqio.EncDecFeatureConverter(pack=pack)
+        return converter(dataset, task_feature_lengths=feature_lengths)
+
+
+def check_not_empty(provider, split: str, feature_lengths: Mapping[str, int], use_cached=False):
+    """Reads the first example, so that no data is reported before the long work.
+
+    One epoch, because a repeated dataset whose examples are all filtered away never ends.
+
+    Raises:
+      UserError: there is none, or what the reader reports of the user's files.
+    """
+    dataset = _examples(
+        provider,
+        split,
+        feature_lengths,
+        pack=False,
+        shuffle=False,
+        seed=EVAL_SEED,
+        num_epochs=1,
+        use_cached=use_cached,
+    )
+    with user_errors(f"'{provider.name}', split '{split}'"):
+        if next(iter(dataset), None) is None:
+            raise UserError(
+                f"'{provider.name}', split '{split}', gives no example: its source is empty or its "
+                "preprocessors drop all"
+            )
+
+
+def train_dataset(
+    name: str,
+    split: str,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    pack: bool,
+    seed: int,
+    use_cached: bool = False,
+):
+    """Endless shuffled batches of a task or mixture, the same for the same seed.
+
+    Args:
+      name: task or mixture.
+      split: its split.
+      feature_lengths: length of "inputs" and of "targets", in tokens.
+      batch_size: examples (packed: rows of several examples) in a global batch.
+      pack: put several short examples into a row, apart by segment ids.
+      seed: of the order, the mixing and the noise.
+      use_cached: read what SeqIO's cache_tasks wrote.
+
+    Returns:
+      `tf.data.Dataset` of dicts of int32 [batch, length]: `encoder_input_tokens`,
+      `decoder_target_tokens`, `decoder_input_tokens`, `decoder_loss_weights`, and, packed,
+      `{encoder,decoder}_{segment_ids,positions}`. `tf.train.Checkpoint` saves its iterator with
+      the buffers (some MB), and a new one restored from it gives the very next batches.
+
+    Raises:
+      UserError: unknown name or split, bad lengths, no examples.
+    """
+    import tensorflow as tf
+
+    from switch_tf.data import registry
+
+    provider = registry.find(name)
+    check_not_empty(provider, split, feature_lengths, use_cached)
+    dataset = _examples(
+        provider,
+        split,
+        feature_lengths,
+        pack=pack,
+        shuffle=True,
+        seed=seed,
+        num_epochs=None,
+        use_cached=use_cached,
+    )
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def eval_dataset(
+    name: str,
+    split: str,
+    feature_lengths: Mapping[str, int],
+    batch_size: int,
+    num_batches: int | None = None,
+    pack: bool = False,
+):
+    """Each example of a task once, in an order and with noise that never change.
+
+    Shuffled by a fixed seed: in batches ordered by domain more tokens overflow their experts, and
+    the loss comes out too high. The last batch is filled up with rows of padding, whose loss
+    weights are 0.
+
+    Args:
+      name: task; `eval_datasets` takes mixtures.
+      split: its split.
+      feature_lengths: length of "inputs" and of "targets", in tokens.
+      batch_size: rows in each batch, the last one too.
+      num_batches: at most so many, kept in memory after the first pass; None for all, read anew.
+      pack: put several short examples into a row.
+
+    Returns:
+      `tf.data.Dataset` of dicts as `train_dataset`'s.
+
+    Raises:
+      UserError: a mixture, unknown name or split, bad lengths, no examples.
+    """
+    import seqio
+    import tensorflow as tf
+
+    from switch_tf.data import registry
+
+    provider = registry.find(name)
+    if isinstance(provider, seqio.Mixture):
+        raise UserError(f"'{name}' is a mixture: evaluate its tasks, each by itself")
+    check_not_empty(provider, split, feature_lengths)
+    dataset = _examples(
+        provider,
+        split,
+        feature_lengths,
+        pack=pack,
+        shuffle=False,
+        seed=EVAL_SEED,
+        num_epochs=1,
+        use_cached=False,
+    )
+    # The same order in each pass, or a limit of batches would see other examples each time.
+    dataset = dataset.shuffle(EVAL_SHUFFLE_EXAMPLES, EVAL_SEED, reshuffle_each_iteration=False)
+
+    def fill(batch):
+        missing = batch_size - tf.shape(batch["decoder_target_tokens"])[0]
+        full = {k: tf.pad(v, [[0, missing], [0, 0]]) for k, v in batch.items()}
+        return {k: tf.ensure_shape(v, [batch_size, None]) for k, v in full.items()}
+
+    dataset = dataset.batch(batch_size).map(fill)
+    if num_batches is not None:
+        dataset = dataset.take(num_batches).cache()
+    return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def eval_datasets(name: str, split: str, *args, **kwargs) -> dict:
+    """`eval_dataset` of a task, or of each task of a mixture that has `split`: {task: dataset}.
+
+    Raises:
+      UserError: as `eval_dataset`; no task of the mixture has the split.
+    """
+    import seqio
+
+    from switch_tf.data import registry
+
+    provider = registry.find(name)
+    check_split(provider, split)
+    tasks = [task.name for task in seqio.get_subtasks(provider) if split in task.splits]
+    return {task: eval_dataset(task, split, *args, **kwargs) for task in tasks}
+
+
+def count_tokens(batch: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Tokens that are not padding of a host batch: (input tokens, target tokens).
+
+    One minus their ratio to the sizes of the arrays is the share of padding.
+    """
+    return (
+        int(np.count_nonzero(batch["encoder_input_tokens"])),
+        int(np.count_nonzero(batch["decoder_target_tokens"])),
+    )
+
+
+def _host_batches(dataset) -> Iterator[dict[str, np.ndarray]]:
+    with user_errors("data"):
+        yield from dataset.as_numpy_iterator()
+
+
+def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64) -> float:
+    """Entropy of the distribution of target tokens, in nats a token.
+
+    H = -sum_v p_v ln p_v with p_v the share of token v among the targets that carry loss: what a
+    model gets that knows how frequent each token is and nothing else. Of N tokens it comes out
+    about (distinct tokens - 1) / 2N too low (Miller-Madow).
+
+    Args:
+      dataset: of `train_dataset` or `eval_dataset`.
+      vocab_size: token ids are below it.
+      num_batches: how many batches to count at most.
+
+    Raises:
+      UserError: no target token.
+    """
+    counts = np.zeros(vocab_size, np.int64)
+    for batch in _host_batches(dataset.take(num_batches)):
+        targets = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
+        counts += np.bincount(targets, minlength=vocab_size)
+    if not counts.any():
+        raise UserError("no target token to count: the dataset is empty")
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())

@@ -1,0 +1,220 @@
+"""Reads gin files and flags into plain values, and says where each was set.
+
+gin itself looks every name up while it reads, so it needs all modules imported; here names stay
+names. Files are looked for in the working directory, then in the project's `gin/`.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import sys
+import tokenize
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gin import config_parser
+
+from switch_tf.errors import UserError
+
+
+def _find_gin_folder() -> Path:
+    source_tree = Path(__file__).parent.parent / "gin"
+    installed = Path(sys.prefix) / "share" / "switch-tf" / "gin"
+    # Beside an installed switch_tf, `gin` is the gin-config package: look for our folder in it.
+    return source_tree if (source_tree / "models").is_dir() else installed
+
+
+GIN_FOLDER = _find_gin_folder()
+
+
+class Macro(NamedTuple):
+    """`%name` in a value."""
+
+    name: str
+
+
+class Reference(NamedTuple):
+    """`@name` or `@name()` in a value."""
+
+    name: str
+
+
+class Setting(NamedTuple):
+    """A value and where it was set: `file:line`, or the flag."""
+
+    value: Any
+    where: str
+
+
+@dataclasses.dataclass
+class Settings:
+    """What gin files and flags say, before anything is imported; later ones win.
+
+    Attributes:
+      bindings: (scope, configurable, parameter) -> setting.
+      macros: name -> setting.
+      blocks: configurables that a block `name:` was opened for.
+      imports: modules imported.
+      flags: macro names set by a flag.
+      declared: macro names set by a file.
+    """
+
+    bindings: dict[tuple[str, str, str], Setting] = dataclasses.field(default_factory=dict)
+    macros: dict[str, Setting] = dataclasses.field(default_factory=dict)
+    blocks: list[Setting] = dataclasses.field(default_factory=list)
+    imports: list[Setting] = dataclasses.field(default_factory=list)
+    flags: dict[str, str] = dataclasses.field(default_factory=dict)
+    declared: set[str] = dataclasses.field(default_factory=set)
+
+    def all(self) -> list[Setting]:
+        """Every setting of a parameter or a macro."""
+        return [*self.bindings.values(), *self.macros.values()]
+
+    def literals(self) -> dict[str, Any]:
+        """Macro name -> value, where no `@reference` is in it; `%macros` are filled in."""
+        found = {}
+        for name in self.macros:
+            with contextlib.suppress(LookupError, RecursionError):
+                found[name] = self._literal(Macro(name))
+        return found
+
+    def _literal(self, value: Any) -> Any:
+        if isinstance(value, Macro):
+            return self._literal(self.macros[value.name].value)
+        if isinstance(value, Reference):
+            raise LookupError(value.name)
+        if isinstance(value, dict):
+            return {self._literal(k): self._literal(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._literal(v) for v in value)
+        return value
+
+
+def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Settings:
+    """What files and then flags say; see `config.precheck`.
+
+    Raises:
+      UserError: a file that is not found or includes itself, a syntax error.
+    """
+    settings = Settings()
+    for name in gin_files:
+        _read_file(name, "--gin_file", settings)
+    for binding in bindings:
+        where = "--gin." + binding.partition("=")[0].strip()
+        for statement, place in read_statements(binding, where):
+            _add(statement, place, settings)
+    return settings
+
+
+class _Delegate(config_parser.ParserDelegate):
+    """Keeps references and macros as names, where gin would look them up."""
+
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return Reference(scoped_configurable_name)
+
+    def macro(self, scoped_name):
+        return Macro(scoped_name)
+
+
+def read_statements(text_or_file, where: str) -> Iterator[tuple[Any, str]]:
+    """Statements of gin text, and where each stands.
+
+    Args:
+      text_or_file: a string, or an open file.
+      where: the file or the flag, for errors.
+
+    Raises:
+      UserError: a syntax error.
+    """
+    is_file = hasattr(text_or_file, "readline")
+    try:
+        for statement in config_parser.ConfigParser(text_or_file, _Delegate()):
+            yield statement, f"{where}:{statement.location.line_num}" if is_file else where
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise _syntax_error(error, where, is_file) from error
+
+
+def _syntax_error(error: Exception, where: str, is_file: bool) -> UserError:
+    message = str(error.args[0]).splitlines()[-1].strip().rstrip(".")
+    place = error.args[1] if len(error.args) > 1 else ()
+    if not is_file:
+        return UserError(
+            f"{where}: not a gin value: {message}; a string needs quotes of its own: "
+            "--gin.NAME=\"'text'\""
+        )
+    if isinstance(error, tokenize.TokenError):
+        return UserError(f"{where}:{place[0]}: syntax error: {message}; is a bracket left open?")
+    line = (place[3] or "").strip()
+    return UserError(f"{where}:{place[1]}: syntax error: {message}, in: {line}")
+
+
+def find(name: str, where: str) -> Path:
+    """The file that `name` stands for.
+
+    Raises:
+      UserError: not found; it names `where`, and the places searched.
+    """
+    for folder in (Path(), GIN_FOLDER):
+        if (folder / name).is_file():
+            return folder / name
+    there = sorted(str(p.relative_to(GIN_FOLDER)) for p in GIN_FOLDER.rglob("*.gin"))
+    raise UserError(
+        f"{where}: no file '{name}'; searched in {Path.cwd()} and {GIN_FOLDER}"
+        + nearest(name, there)
+    )
+
+
+def display(path: Path) -> str:
+    """`path` as seen from the working directory, if it is in it."""
+    shown = os.path.relpath(path)
+    return str(path) if shown.startswith("..") else shown
+
+
+def _read_file(name: str, where: str, settings: Settings, opened: tuple[Path, ...] = ()) -> None:
+    path = find(name, where)
+    if path in opened:
+        raise UserError(f"{where}: '{name}' includes itself; drop this include")
+    with open(path, encoding="utf-8") as file:
+        for statement, place in read_statements(file, display(path)):
+            if isinstance(statement, config_parser.IncludeStatement):
+                _read_file(statement.filename, place, settings, (*opened, path))
+            else:
+                _add(statement, place, settings)
+
+
+def _add(statement: Any, where: str, settings: Settings) -> None:
+    if isinstance(statement, config_parser.BindingStatement):
+        setting = Setting(statement.value, where)
+        if statement.arg_name:
+            settings.bindings[statement[:3]] = setting
+            return
+        name = "/".join(filter(None, (statement.scope, statement.selector)))
+        settings.macros[name] = setting
+        if where.startswith("--gin."):
+            settings.flags[name] = where
+        else:
+            settings.declared.add(name)
+    elif isinstance(statement, config_parser.BlockDeclaration):
+        settings.blocks.append(Setting(statement.selector, where))
+    elif isinstance(statement, config_parser.ImportStatement):
+        settings.imports.append(Setting(statement.module, where))
+
+
+def parts(value: Any) -> Iterator[Any]:
+    """`value` and all that it holds."""
+    yield value
+    if isinstance(value, Macro | Reference):
+        return
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from parts(part)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`; nearest: a, b`, for the end of an error; empty where nothing is near."""
+    close = difflib.get_close_matches(name, sorted(set(names)), n=3)
+    return f"; nearest: {', '.join(close)}" if close else ""

@@ -1,0 +1,94 @@
+"""Greedy decoding with a cache of keys and values."""
+
+import numpy as np
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.layers import routing as routing_lib
+from switch_tf.layers.attention import Cache
+from switch_tf.layers.base import lay_out
+from switch_tf.models.transformer import new_caches
+
+EOS_ID = 1
+# Reading from the mesh waits for it, so the check that all sequences have ended is not every step.
+_CHECK_EVERY = 4
+
+
+class GreedyDecoder:
+    """Takes the most probable token at every position, up to the end-of-sequence token.
+
+    Experts are given room for every token (`routing.dropless`), so that a text's output does not
+    depend on what else is in its batch.
+
+    Args:
+      model: a `TransformerEncoderDecoder`.
+      mesh: the mesh in use.
+      max_length: most tokens decoded.
+    """
+
+    def __init__(self, model, mesh, max_length: int):
+        self._model = model
+        self._mesh = mesh
+        self._max_length = max_length
+        self._first = tf.function(self._trace_first, autograph=False)
+        self._next = tf.function(self._trace_next, autograph=False)
+
+    def __call__(self, encoder_input_tokens: np.ndarray) -> np.ndarray:
+        """Decodes a batch.
+
+        Args:
+          encoder_input_tokens: int32 [batch, memory length]; the batch divides over the mesh.
+
+        Returns:
+          int32 [batch, max_length], 0 behind the end-of-sequence token.
+        """
+        tokens_BT = self._mesh.pack(encoder_input_tokens, ("batch", "length"))
+        state = self._first(tokens_BT)
+        outputs = [state["token_B1"]]
+        for position in range(1, self._max_length):
+            if position % _CHECK_EVERY == 0 and not mesh_lib.to_numpy(state["going_B1"]).any():
+                break
+            index = self._mesh.pack(np.int32(position), ())
+            state = self._next(tokens_BT, state, index)
+            outputs.append(state["token_B1"])
+        decoded = np.concatenate([mesh_lib.to_numpy(token_B1) for token_B1 in outputs], axis=1)
+        return np.pad(decoded, [(0, 0), (0, self._max_length - decoded.shape[1])])
+
+    def _trace_first(self, tokens_BT):
+        with routing_lib.collect(), routing_lib.dropless():
+            memory_BTM = self._model.encode({"encoder_input_tokens": tokens_BT})
+        model = self._model
+        shape = [tokens_BT.shape[0], self._max_length, model.num_heads, model.d_kv]
+        axes = ("batch", "length", "heads", "d_kv")
+        empty_BTHK = lay_out(tf.zeros(shape, model.compute_dtype), axes)
+        position = tf.constant(0)
+        caches = new_caches(len(model.decoder.blocks), empty_BTHK, position)
+        start_B1 = tf.zeros_like(tokens_BT[:, :1])
+        going_B1 = tf.ones_like(start_B1)
+        return self._decode(tokens_BT, memory_BTM, start_B1, going_B1, caches, position)
+
+    def _trace_next(self, tokens_BT, state, position):
+        caches = [
+            (Cache(*own, position), Cache(*cross))
+            for own, cross in zip(state["self"], state["cross"], strict=True)
+        ]
+        memory_BTM = state["memory_BTM"]
+        last_B1, going_B1 = state["token_B1"], state["going_B1"]
+        return self._decode(tokens_BT, memory_BTM, last_B1, going_B1, caches, position)
+
+    def _decode(self, tokens_BT, memory_BTM, last_B1, going_B1, caches, position):
+        features = {
+            "encoder_input_tokens": tokens_BT,
+            "decoder_input_tokens": last_B1,
+            "decoder_target_tokens": going_B1,
+        }
+        with routing_lib.collect(), routing_lib.dropless():
+            logits_B1V = self._model.decode(features, memory_BTM, caches, position)
+        token_B1 = tf.argmax(logits_B1V, axis=-1, output_type=tf.int32) * going_B1
+        return {
+            "memory_BTM": memory_BTM,
+            "token_B1": token_B1,
+            "going_B1": going_B1 * tf.cast(token_B1 != EOS_ID, tf.int32),
+            "self": [(own.key_BTHK, own.value_BTHK) for own, _ in caches],
+            "cross": [(cross.key_BTHK, cross.value_BTHK) for _, cross in caches],
+        }

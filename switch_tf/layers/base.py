@@ -1,0 +1,89 @@
+"""The base layer: weights declared with axis names, laid out over the mesh in use."""
+
+import contextlib
+import inspect
+from collections.abc import Sequence
+
+import gin
+import keras
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+
+from switch_tf import mesh as mesh_lib
+
+_seed = [0]
+
+
+def configurable(layer_class):
+    """`gin.configurable` for Keras layers: keeps the signature that Keras reads at construction."""
+    signature = inspect.signature(layer_class.__init__)
+    layer_class = gin.configurable(layer_class)
+    layer_class.__init__.__signature__ = signature
+    return layer_class
+
+
+@contextlib.contextmanager
+def model_seed(seed: int):
+    """Weights built within it are initialised from `seed` (0 outside)."""
+    _seed.append(seed)
+    try:
+        yield
+    finally:
+        _seed.pop()
+
+
+def lay_out(x, axes: Sequence[str | None]):
+    """`x` laid out over the mesh in use by its axis names; `x` itself where there is no mesh.
+
+    Inside a compiled function, moving one mesh dimension from an axis to another is an all-to-all.
+    """
+    mesh = mesh_lib.current()
+    return x if mesh is None else dtensor.relayout(x, mesh.layout(axes))
+
+
+class Layer(keras.layers.Layer):
+    """A Keras layer whose weights name their axes.
+
+    Subclasses create weights in `build` with `weight`, build their sub-layers there too (so that
+    every variable's path, and with it its initial value, is the same however the layer is used),
+    and read them in `call` with `read`.
+    """
+
+    def weight(self, name: str, shape: Sequence[int], axes: Sequence[str], initializer):
+        """Creates a float32 variable.
+
+        Args:
+          name: last part of its path.
+          shape: its whole shape.
+          axes: an axis name for each dimension; the mesh's layout rules map them to devices.
+          initializer: of `switch_tf.layers.initializers`.
+
+        Returns:
+          `keras.Variable` with an attribute `axes`; over a `dtensor.DVariable` where a mesh is in
+          use, over a `tf.Variable` where none is.
+
+        Raises:
+          UserError: an axis does not divide over its mesh dimension.
+        """
+        shape, axes, seed = tuple(shape), tuple(axes), _seed[-1]
+        path = f"{self.path}/{name}"
+        mesh = mesh_lib.current()
+        if mesh is None:
+            everything = tuple(slice(0, n) for n in shape)
+            variable = keras.Variable(initializer(seed, path, shape, everything), name=name)
+        else:
+            made = {}
+            parts = []
+            for part in mesh.shards(axes, shape):
+                key = str(part)
+                if key not in made:
+                    made[key] = tf.constant(initializer(seed, path, shape, part))
+                parts.append(made[key])
+            value = dtensor.DVariable(dtensor.pack(parts, mesh.layout(axes)), name=name)
+            variable = keras.Variable(value, name=name)
+        variable.axes = axes
+        return variable
+
+    def read(self, variable):
+        """The variable's value in the layer's compute dtype."""
+        return tf.cast(variable.value, self.compute_dtype)

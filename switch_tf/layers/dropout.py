@@ -1,0 +1,58 @@
+"""Dropout whose mask is a function of (seed, step, layer), so that a resumed run draws the same."""
+
+import contextlib
+import zlib
+
+import tensorflow as tf
+
+from switch_tf.layers.base import Layer
+
+_seeds: list = []
+
+
+@contextlib.contextmanager
+def step_seed(seed):
+    """Within it, dropout masks are drawn from `seed`, an int32 tensor [2] that differs by step."""
+    _seeds.append(seed)
+    try:
+        yield
+    finally:
+        _seeds.pop()
+
+
+def layer_seed(layer) -> tf.Tensor:
+    """int32 [2]: the step's seed with the layer's path mixed in; random outside `step_seed`."""
+    if not _seeds:
+        return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+    path_hash = zlib.crc32(layer.path.encode()) & 0x7FFFFFFF
+    return tf.bitwise.bitwise_xor(_seeds[-1], tf.constant([path_hash, 0], tf.int32))
+
+
+class Dropout(Layer):
+    """Sets a share `rate` of its input to zero in training and scales the rest by 1 / (1 - rate).
+
+    Args:
+      rate: share of values dropped, in [0, 1).
+      broadcast_length: one mask for all positions of a sequence (axis 1), as in T5.
+    """
+
+    def __init__(self, rate: float = 0.0, broadcast_length: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.broadcast_length = broadcast_length
+
+    def call(self, x, training=False):
+        """x: any shape [batch, length, ...]; returns the same shape."""
+        if not training or self.rate == 0.0:
+            return x
+        shape = [1 if self.broadcast_length and i == 1 else n for i, n in enumerate(x.shape)]
+        noise = tf.random.stateless_uniform(shape, layer_seed(self))
+        keep = tf.cast(noise >= self.rate, x.dtype)
+        return x * keep * tf.cast(1.0 / (1.0 - self.rate), x.dtype)
+
+    def get_config(self):
+        """Constructor arguments."""
+        return super().get_config() | {
+            "rate": self.rate,
+            "broadcast_length": self.broadcast_length,
+        }

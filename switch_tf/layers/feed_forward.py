@@ -1,0 +1,86 @@
+"""The dense feed-forward layer of T5: ReLU (1.0) or gated GELU (1.1)."""
+
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+from switch_tf.layers.base import Layer, lay_out
+from switch_tf.layers.dropout import Dropout
+from switch_tf.layers.initializers import TruncatedNormal
+
+ACTIVATIONS = ("relu", "geglu")
+
+
+def check_activation(activation: str) -> str:
+    """`activation` if known.
+
+    Raises:
+      UserError: not one of `ACTIVATIONS`.
+    """
+    if activation not in ACTIVATIONS:
+        raise UserError(f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}")
+    return activation
+
+
+def input_kernels(activation: str) -> tuple[str, ...]:
+    """Names of the input kernels, as in T5: `wi`, or `wi_0` and `wi_1` of a gated layer."""
+    return ("wi_0", "wi_1") if activation == "geglu" else ("wi",)
+
+
+def activate(hiddens):
+    """relu(h), or gelu(h_0) · h_1 of a gated layer (GEGLU, Shazeer, 2020).
+
+    Args:
+      hiddens: the inputs' products with each of `input_kernels`, one shape.
+    """
+    if len(hiddens) == 1:
+        return tf.nn.relu(hiddens[0])
+    return tf.nn.gelu(hiddens[0], approximate=True) * hiddens[1]
+
+
+class FeedForward(Layer):
+    """y = activation(x wi) wo, without biases.
+
+    Args:
+      d_ff: width of the hidden layer.
+      activation: "relu", or "geglu" with two input kernels.
+      dropout_rate: on the hidden layer.
+      init_scale: s of the fan-in initialisation (paper, Sec. 2.4).
+    """
+
+    def __init__(self, d_ff, activation="relu", dropout_rate=0.0, init_scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.d_ff = d_ff
+        self.activation = check_activation(activation)
+        self.dropout_rate = dropout_rate
+        self.init_scale = init_scale
+        self.dropout = Dropout(dropout_rate, True, name="dropout", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        """input_shape: [batch, length, d_model]."""
+        d_model = input_shape[-1]
+        wi_init = TruncatedNormal.fan_in(self.init_scale, d_model)
+        shape, axes = (d_model, self.d_ff), ("d_model", "d_ff")
+        self.wi = [self.weight(n, shape, axes, wi_init) for n in input_kernels(self.activation)]
+        wo_init = TruncatedNormal.fan_in(self.init_scale, self.d_ff)
+        self.wo = self.weight("wo", shape[::-1], axes[::-1], wo_init)
+        self.dropout.build(None)
+
+    def call(self, x_BLM, training=False):
+        """x_BLM: [batch, length, d_model]; returns the same shape."""
+        hiddens = [tf.einsum("BLM,MF->BLF", x_BLM, self.read(wi_MF)) for wi_MF in self.wi]
+        hidden_BLF = self.dropout(activate(hiddens), training=training)
+        y_BLM = tf.einsum("BLF,FM->BLM", hidden_BLF, self.read(self.wo))
+        return lay_out(y_BLM, ("batch", "length", None))
+
+    def flops(self, d_model: int, length: int) -> int:
+        """Forward FLOPs of one sequence: 2 a multiply-add, products only."""
+        return 2 * length * d_model * self.d_ff * (len(input_kernels(self.activation)) + 1)
+
+    def get_config(self):
+        """Constructor arguments."""
+        return super().get_config() | {
+            "d_ff": self.d_ff,
+            "activation": self.activation,
+            "dropout_rate": self.dropout_rate,
+            "init_scale": self.init_scale,
+        }

@@ -1,0 +1,35 @@
+"""T5's layer norm: root mean square, no mean, no bias."""
+
+import tensorflow as tf
+
+from switch_tf.layers.base import Layer
+from switch_tf.layers.initializers import Constant
+
+
+class RMSNorm(Layer):
+    """y = x / sqrt(mean(x²) + epsilon) · scale (Zhang & Sennrich, 2019; T5).
+
+    Args:
+      epsilon: added to the mean square.
+    """
+
+    def __init__(self, epsilon: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        """input_shape: [batch, length, d_model]."""
+        self.scale = self.weight("scale", input_shape[-1:], ("d_model",), Constant(1.0))
+
+    def call(self, x_BLM):
+        """x_BLM: [batch, length, d_model]; returns the same."""
+        # The mean square of large activations overflows bfloat16's precision, not its range: the
+        # sum is accurate only in float32 (as T5X).
+        x32_BLM = tf.cast(x_BLM, tf.float32)
+        square_BL1 = tf.reduce_mean(tf.square(x32_BLM), axis=-1, keepdims=True)
+        y_BLM = tf.cast(x32_BLM * tf.math.rsqrt(square_BL1 + self.epsilon), self.compute_dtype)
+        return y_BLM * self.read(self.scale)
+
+    def get_config(self):
+        """Constructor arguments."""
+        return super().get_config() | {"epsilon": self.epsilon}

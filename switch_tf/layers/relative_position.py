@@ -1,0 +1,88 @@
+"""T5's relative position bias (Raffel et al., 2020, Sec. 2.1)."""
+
+import math
+
+import tensorflow as tf
+
+from switch_tf.layers.base import Layer
+from switch_tf.layers.initializers import TruncatedNormal
+
+
+def relative_position_bucket(
+    relative_position, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128
+):
+    """Bucket of each distance memory position - query position.
+
+    Half of the buckets are exact distances, the other half grow logarithmically up to
+    `max_distance`, beyond which all share the last; when `bidirectional`, the upper half of all
+    buckets is for positions after the query, else such positions fall into bucket 0.
+
+    Args:
+      relative_position: int32, any shape.
+      bidirectional: encoder (True) or decoder (False).
+      num_buckets: number of buckets, even.
+      max_distance: distance from which the last bucket is used.
+
+    Returns:
+      int32 of the same shape, in [0, num_buckets).
+    """
+    offset = 0
+    if bidirectional:
+        num_buckets //= 2
+        offset = tf.cast(relative_position > 0, tf.int32) * num_buckets
+        distance = tf.abs(relative_position)
+    else:
+        distance = tf.maximum(-relative_position, 0)
+    max_exact = num_buckets // 2
+    # The small constant keeps log finite at distance 0, where the exact branch is taken anyway.
+    ratio = tf.math.log(tf.cast(distance, tf.float32) / max_exact + 1e-6)
+    log_bucket = ratio / math.log(max_distance / max_exact) * (num_buckets - max_exact)
+    far = tf.minimum(max_exact + tf.cast(log_bucket, tf.int32), num_buckets - 1)
+    return offset + tf.where(distance < max_exact, distance, far)
+
+
+class RelativePositionBias(Layer):
+    """A learned bias for each head and bucket of distance, shared by all layers of a stack.
+
+    Args:
+      num_heads: heads.
+      bidirectional: encoder (True) or decoder (False).
+      num_buckets: as `relative_position_bucket`.
+      max_distance: as `relative_position_bucket`.
+    """
+
+    def __init__(self, num_heads, bidirectional, num_buckets=32, max_distance=128, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.bidirectional = bidirectional
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+
+    def build(self, input_shape=None):
+        """The table's shape does not depend on the input's."""
+        self.table = self.weight(
+            "table",
+            (self.num_buckets, self.num_heads),
+            ("buckets", "heads"),
+            TruncatedNormal(self.num_heads**-0.5),
+        )
+
+    def call(self, query_position_L, memory_position_T):
+        """Bias [1, heads, length, memory length] for int32 positions [length], [memory length]."""
+        distance_LT = tf.expand_dims(memory_position_T, 0) - tf.expand_dims(query_position_L, 1)
+        bucket_LT = relative_position_bucket(
+            distance_LT, self.bidirectional, self.num_buckets, self.max_distance
+        )
+        # A product with a one-hot: its gradient is a product too, where a gather's is a scatter.
+        onehot_LTb = tf.one_hot(bucket_LT, self.num_buckets, dtype=self.compute_dtype)
+        bias_HLT = tf.einsum("LTb,bH->HLT", onehot_LTb, self.read(self.table))
+        return tf.expand_dims(bias_HLT, 0)
+
+    def get_config(self):
+        """Constructor arguments."""
+        return super().get_config() | {
+            "num_heads": self.num_heads,
+            "bidirectional": self.bidirectional,
+            "num_buckets": self.num_buckets,
+            "max_distance": self.max_distance,
+        }

@@ -1,0 +1,190 @@
+"""What a router decides, what it reports, and how many tokens an expert takes."""
+
+import contextlib
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+
+# Figures of `Report.statistics` behind the load of the experts.
+NUM_SCALARS = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """A router's decision for every token of every group.
+
+    Logits are x · W before the softmax, probabilities after it; the two never share a name.
+
+    Attributes:
+      expert_index_GS: int32, the chosen expert.
+      position_GS: int32, the token's place in that expert's buffer, by token order in the group.
+      kept_GS: bool, False for tokens beyond the capacity and for padding.
+      gate_GS: float32, the chosen expert's probability; 0 where not kept.
+      logits_GSE: float32.
+      probabilities_GSE: float32.
+      nonpadding_GS: float32, 1 for a token, 0 for padding.
+      load_balancing_loss_G: float32, unweighted; 1.0 where the load is balanced and no position
+        is padding.
+      num_experts: E.
+      capacity: C, tokens an expert takes from a group.
+    """
+
+    expert_index_GS: tf.Tensor
+    position_GS: tf.Tensor
+    kept_GS: tf.Tensor
+    gate_GS: tf.Tensor
+    logits_GSE: tf.Tensor
+    probabilities_GSE: tf.Tensor
+    nonpadding_GS: tf.Tensor
+    load_balancing_loss_G: tf.Tensor
+    num_experts: int
+    capacity: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One Switch layer's contribution to the loss and to the log, per group.
+
+    Attributes:
+      name: the layer's path.
+      routing: its decision.
+      load_balancing_coef, z_loss_coef: weights of the two losses.
+    """
+
+    name: str
+    routing: Routing
+    load_balancing_coef: float
+    z_loss_coef: float
+
+    def loss(self):
+        """The weighted load-balancing loss (mean over groups) and z-loss (mean over tokens)."""
+        r = self.routing
+        loss = self.load_balancing_coef * tf.reduce_mean(r.load_balancing_loss_G)
+        if self.z_loss_coef:
+            tokens = tf.maximum(tf.reduce_sum(r.nonpadding_GS), 1.0)
+            z_loss = tf.reduce_sum(self._square_log_z_GS() * r.nonpadding_GS) / tokens
+            loss += self.z_loss_coef * z_loss
+        return loss
+
+    def _square_log_z_GS(self):
+        return tf.square(tf.reduce_logsumexp(self.routing.logits_GSE, axis=-1))
+
+    def statistics(self):
+        """[E + 7] float32 whose mean over groups a log needs, as `unpack_statistics` reads it.
+
+        One vector, so that a mesh reduces it with one all-reduce.
+        """
+        r = self.routing
+        chosen_GSE = tf.one_hot(r.expert_index_GS, r.num_experts)
+        log_probability_GSE = tf.nn.log_softmax(r.logits_GSE)
+        entropy_GS = -tf.reduce_sum(r.probabilities_GSE * log_probability_GSE, axis=-1)
+        per_token_GSN = tf.stack(
+            [
+                tf.ones_like(entropy_GS),
+                tf.cast(r.kept_GS, tf.float32),
+                entropy_GS,
+                tf.reduce_max(r.probabilities_GSE, axis=-1),
+                self._square_log_z_GS(),
+            ],
+            axis=-1,
+        )
+        per_token_GSN = tf.concat([chosen_GSE, per_token_GSN], axis=-1)
+        per_token_GSN *= tf.expand_dims(r.nonpadding_GS, -1)
+        balance_G = r.load_balancing_loss_G
+        share_G = tf.maximum(tf.reduce_mean(r.nonpadding_GS, axis=1), 1e-9)
+        per_group_GN = tf.stack([balance_G, balance_G / share_G], axis=1)
+        statistics_GN = tf.concat([tf.reduce_sum(per_token_GSN, axis=1), per_group_GN], axis=1)
+        return tf.reduce_mean(tf.stop_gradient(statistics_GN), axis=0)
+
+    def max_logit(self):
+        """The largest absolute router logit, a scalar."""
+        return tf.reduce_max(tf.abs(tf.stop_gradient(self.routing.logits_GSE)))
+
+
+def unpack_statistics(vector, coefficient: float) -> dict:
+    """The named figures of a `Report.statistics` vector (NumPy), as the log wants them.
+
+    Args:
+      vector: [E + 7].
+      coefficient: of the load-balancing loss.
+
+    Returns:
+      load_E: share of the tokens that chose each expert, before capacity; dropped: share of the
+      tokens that no expert took; entropy: mean entropy of the router's probabilities, nats;
+      gate_mean: mean probability of the chosen expert; z_loss; load_balancing_loss, per token, so
+      that 1.0 is balanced under padding too; weighted_loss, as it entered the loss.
+    """
+    load_E, (tokens, kept, entropy, gate, z_loss, balance, balance_per_token) = (
+        vector[:-NUM_SCALARS],
+        vector[-NUM_SCALARS:],
+    )
+    tokens = max(float(tokens), 1e-9)
+    return {
+        "load_E": load_E / tokens,
+        "dropped": 1.0 - float(kept) / tokens,
+        "entropy": float(entropy) / tokens,
+        "gate_mean": float(gate) / tokens,
+        "z_loss": float(z_loss) / tokens,
+        "load_balancing_loss": float(balance_per_token),
+        "weighted_loss": coefficient * float(balance),
+    }
+
+
+_collectors: list[list[Report]] = []
+_dropless = [False]
+
+
+@contextlib.contextmanager
+def collect():
+    """Yields a list to which every Switch layer called within it appends its `Report`."""
+    reports: list[Report] = []
+    _collectors.append(reports)
+    try:
+        yield reports
+    finally:
+        _collectors.pop()
+
+
+def collector() -> list[Report] | None:
+    """The list of the innermost `collect`, or None."""
+    return _collectors[-1] if _collectors else None
+
+
+@contextlib.contextmanager
+def dropless(enabled: bool = True):
+    """Layers called within it give each expert room for its whole group: no token is dropped.
+
+    Costs E / capacity_factor times the expert computation and all-to-all traffic.
+    """
+    _dropless.append(enabled)
+    try:
+        yield
+    finally:
+        _dropless.pop()
+
+
+def is_dropless() -> bool:
+    """Whether a `dropless` context is open."""
+    return _dropless[-1]
+
+
+def expert_capacity(
+    group_size: int, num_experts: int, capacity_factor: float, min_capacity: int = 1
+) -> int:
+    """C = max(min(S, floor(S · capacity_factor / E)), min_capacity) (paper, Eq. 3; Mesh-TF).
+
+    >>> expert_capacity(group_size=32, num_experts=8, capacity_factor=1.25)
+    5
+    >>> expert_capacity(group_size=32, num_experts=8, capacity_factor=100.0)
+    32
+
+    Args:
+      group_size: S, tokens a group.
+      num_experts: E.
+      capacity_factor: room over an even split.
+      min_capacity: least C; more than S is pointless and cut to S.
+    """
+    capacity = min(group_size, int(group_size * capacity_factor / num_experts))
+    return min(max(capacity, min_capacity), group_size)

@@ -1,0 +1,198 @@
+"""The Switch feed-forward layer: route, dispatch, experts, combine (paper, Fig. 2)."""
+
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
+from switch_tf.layers import routing as routing_lib
+from switch_tf.layers.base import Layer, lay_out, configurable
+from switch_tf.layers.dispatch import GatherDispatcher
+from switch_tf.layers.dropout import Dropout
+from switch_tf.layers.feed_forward import activate, check_activation, input_kernels
+from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.layers.router import SwitchRouter
+
+
+class Experts(Layer):
+    """E feed-forward layers, each applied to its own buffer of tokens.
+
+    Args:
+      num_experts: E.
+      d_ff: width of an expert's hidden layer.
+      activation: "relu" or "geglu".
+      dropout_rate: expert dropout, on the hidden layer inside the experts (paper, Sec. 4.2).
+      init_scale: s of the fan-in initialisation.
+    """
+
+    def __init__(
+        self, num_experts, d_ff, activation="relu", dropout_rate=0.0, init_scale=0.1, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_experts = num_experts
+        self.d_ff = d_ff
+        self.activation = check_activation(activation)
+        self.dropout_rate = dropout_rate
+        self.init_scale = init_scale
+        self.dropout = Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        """input_shape: [groups, experts, expert_capacity, d_model]."""
+        d_model = input_shape[-1]
+        shape, axes = (self.num_experts, d_model, self.d_ff), ("experts", "d_model", "d_ff")
+        wi_init = TruncatedNormal.fan_in(self.init_scale, d_model)
+        self.wi = [self.weight(n, shape, axes, wi_init) for n in input_kernels(self.activation)]
+        wo_shape, wo_axes = (self.num_experts, self.d_ff, d_model), ("experts", "d_ff", "d_model")
+        wo_init = TruncatedNormal.fan_in(self.init_scale, self.d_ff)
+        self.wo = self.weight("wo", wo_shape, wo_axes, wo_init)
+        self.dropout.build(None)
+
+    def call(self, x_GECM, training=False):
+        """x_GECM: [groups, experts, expert_capacity, d_model]; returns the same shape."""
+        hiddens = [tf.einsum("GECM,EMF->GECF", x_GECM, self.read(wi_EMF)) for wi_EMF in self.wi]
+        hidden_GECF = self.dropout(activate(hiddens), training=training)
+        return tf.einsum("GECF,EFM->GECM", hidden_GECF, self.read(self.wo))
+
+    def get_config(self):
+        """Constructor arguments."""
+        names = "num_experts d_ff activation dropout_rate init_scale"
+        return super().get_config() | {name: getattr(self, name) for name in names.split()}
+
+
+@configurable
+class SwitchFFN(Layer):
+    """A feed-forward layer of E experts, of which each token visits one (paper, Sec. 2.1).
+
+    Under layout rules that send `batch` and `experts` to one mesh dimension, the two relayouts
+    around the experts are all-to-alls of [E, C, d_model] a group in the compute dtype.
+
+    Args:
+      num_experts: E.
+      d_ff: width of an expert's hidden layer.
+      activation: "relu" or "geglu".
+      expert_dropout_rate: dropout on the experts' hidden layer (paper, Sec. 4.2).
+      group_size: S, most tokens routed together; a divisor of the tokens is taken. None: each
+        sequence is a group.
+      mask_padding: whether padding is kept out of the experts (Hugging Face routes it).
+      init_scale: s of the fan-in initialisation of router and experts (paper: 0.1).
+      router: class or function making the router from `num_experts` and `init_scale`.
+      dispatcher: class or function making the dispatcher.
+    """
+
+    def __init__(
+        self,
+        num_experts,
+        d_ff,
+        activation="relu",
+        expert_dropout_rate=0.0,
+        group_size=None,
+        mask_padding=True,
+        init_scale=0.1,
+        router=SwitchRouter,
+        dispatcher=GatherDispatcher,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_experts = num_experts
+        self.d_ff = d_ff
+        self.activation = activation
+        self.expert_dropout_rate = expert_dropout_rate
+        self.group_size = group_size
+        self.mask_padding = mask_padding
+        self.init_scale = init_scale
+        self.router = router(num_experts=num_experts, init_scale=init_scale, name="router")
+        self.dispatcher = dispatcher()
+        self.experts = Experts(
+            num_experts,
+            d_ff,
+            activation,
+            expert_dropout_rate,
+            init_scale,
+            name="experts",
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, input_shape, nonpadding_shape=None):
+        """input_shape: [batch, length, d_model]."""
+        d_model = input_shape[-1]
+        self.router.build((None, None, d_model))
+        self.experts.build((None, self.num_experts, None, d_model))
+
+    def call(self, x_BLM, nonpadding_BL=None, training=False):
+        """Applies one expert to each token.
+
+        Args:
+          x_BLM: [batch, length, d_model].
+          nonpadding_BL: 1 for a token, 0 for padding; None: all are tokens.
+          training: dropout, jitter, and which capacity factor holds.
+
+        Returns:
+          [batch, length, d_model]; exactly 0 for dropped tokens and padding. The load-balancing
+          loss goes to `routing.collect`, or without one to Keras (`layer.losses`).
+        """
+        batch, length, d_model = x_BLM.shape
+        groups, group_size = self.groups(batch, length)
+        x_GSM = lay_out(tf.reshape(x_BLM, [groups, group_size, d_model]), ("batch", None, None))
+        nonpadding_GS = None
+        if nonpadding_BL is not None and self.mask_padding:
+            nonpadding_GS = tf.reshape(tf.cast(nonpadding_BL, tf.float32), [groups, group_size])
+        routing = self.router(x_GSM, nonpadding_GS, training=training)
+        x_GECM = self.dispatcher.dispatch(x_GSM, routing)
+        # All-to-all: from each device's groups, all experts, to all groups, each device's experts.
+        x_GECM = lay_out(x_GECM, (self._spare_groups_axis(), "experts", None, None))
+        y_GECM = self.experts(x_GECM, training=training)
+        y_GECM = lay_out(y_GECM, ("batch", None, None, None))
+        y_GSM = self.dispatcher.combine(y_GECM, routing)
+        self._report(routing)
+        return lay_out(tf.reshape(y_GSM, [batch, length, d_model]), ("batch", "length", None))
+
+    def groups(self, batch: int, length: int) -> tuple[int, int]:
+        """Number of groups and tokens a group, the same on every mesh.
+
+        Raises:
+          UserError: the groups do not divide over the devices that the batch is spread over.
+        """
+        tokens = batch * length
+        group_size = length if self.group_size is None else min(self.group_size, tokens)
+        while tokens % group_size:
+            group_size -= 1
+        groups = tokens // group_size
+        mesh = mesh_lib.current()
+        ways = mesh.ways("batch") if mesh else 1
+        if groups % ways:
+            raise UserError(
+                f"GROUP_SIZE={self.group_size} makes {groups} groups of a batch of "
+                f"{batch} x {length} tokens, which do not divide over {ways} devices: "
+                f"set GROUP_SIZE to {tokens // ways} or a divisor of it"
+            )
+        return groups, group_size
+
+    def _spare_groups_axis(self):
+        """`batch` if the groups can stay spread while the experts are, else None."""
+        mesh = mesh_lib.current()
+        rules = mesh.rules if mesh else {}
+        return None if rules.get("batch") == rules.get("experts") else "batch"
+
+    def _report(self, routing):
+        report = routing_lib.Report(
+            self.path, routing, self.router.load_balancing_coef, self.router.z_loss_coef
+        )
+        collector = routing_lib.collector()
+        if collector is None:
+            self.add_loss(report.loss())
+        else:
+            collector.append(report)
+
+    def flops(self, d_model: int, length: int) -> int:
+        """Forward FLOPs of one sequence: router, and one expert a token.
+
+        Empty slots are not counted: they are a cost of the capacity factor, not of the model.
+        """
+        kernels = len(input_kernels(self.activation)) + 1
+        return 2 * length * d_model * (self.num_experts + self.d_ff * kernels)
+
+    def get_config(self):
+        """Constructor arguments."""
+        names = (
+            "num_experts d_ff activation expert_dropout_rate group_size mask_padding init_scale"
+        )
+        return super().get_config() | {name: getattr(self, name) for name in names.split()}

@@ -1,0 +1,254 @@
+"""Meshes of devices, and layouts from axis names (paper, Sec. 5; Mesh-TensorFlow's layout rules).
+
+A mesh is written `batch:4,model:2`. Layout rules are written `batch:batch,experts:batch,d_ff:model`
+and map a tensor's axis names (left) to mesh dimensions (right). A tensor axis that no rule names is
+replicated; of two axes of one tensor that ask for the same mesh dimension, that is an error.
+
+Parsing and checking need no TensorFlow, so a wrong mesh is reported before its start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from switch_tf.errors import UserError
+
+# Every axis name that a weight or an activation may be declared with.
+AXIS_NAMES = (
+    "batch length groups group_size experts expert_capacity d_model d_ff heads d_kv vocab buckets"
+).split()
+
+
+def parse_pairs(text: str, what: str) -> list[tuple[str, str]]:
+    """Splits `a:b,c:d` into pairs; `what` names the setting in the error.
+
+    Raises:
+      UserError: an item without exactly one colon, or a name twice.
+    """
+    pairs = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, colon, value = (piece.strip() for piece in item.partition(":"))
+        if not (name and colon and value) or ":" in value:
+            raise UserError(f"{what}='{text}': '{item}' is not of the form name:value")
+        if name in (seen for seen, _ in pairs):
+            raise UserError(f"{what}='{text}': '{name}' stands twice; keep one")
+        pairs.append((name, value))
+    return pairs
+
+
+def parse_mesh_shape(text: str) -> dict[str, int]:
+    """Mesh dimensions and sizes of `batch:4,model:2`, in order.
+
+    Raises:
+      UserError: not a list of name:positive number.
+    """
+    shape = {}
+    for name, value in parse_pairs(text, "MESH_SHAPE"):
+        if not value.isdigit() or int(value) < 1:
+            raise UserError(f"MESH_SHAPE='{text}': size '{value}' of '{name}' is not a number >= 1")
+        shape[name] = int(value)
+    if not shape:
+        raise UserError("MESH_SHAPE is empty: give at least 'batch:1'")
+    return shape
+
+
+def parse_layout_rules(text: str, mesh_shape: dict[str, int]) -> dict[str, str]:
+    """Axis name -> mesh dimension of `batch:batch,d_ff:model`.
+
+    A rule whose mesh dimension is absent from the mesh is an error: it would silently replicate.
+
+    Raises:
+      UserError: an axis name that no tensor has, or a mesh dimension that the mesh lacks.
+    """
+    rules = {}
+    for axis, dimension in parse_pairs(text, "LAYOUT_RULES"):
+        if axis not in AXIS_NAMES:
+            raise UserError(
+                f"LAYOUT_RULES='{text}': no tensor has an axis '{axis}'; axes are "
+                + ", ".join(AXIS_NAMES)
+            )
+        if dimension not in mesh_shape:
+            raise UserError(
+                f"LAYOUT_RULES='{text}': the mesh has no dimension '{dimension}', it has "
+                + ", ".join(mesh_shape)
+            )
+        rules[axis] = dimension
+    return rules
+
+
+def check_divides(
+    rules: dict[str, str], mesh_shape: dict[str, int], sizes: dict[str, tuple[int, str]]
+) -> None:
+    """Checks that each axis size divides over its mesh dimension.
+
+    Args:
+      rules: axis name -> mesh dimension.
+      mesh_shape: mesh dimension -> size.
+      sizes: axis name -> (size, name of the setting that it comes from).
+
+    Raises:
+      UserError: naming the setting, the sizes and the mesh dimension.
+    """
+    for axis, (size, setting) in sizes.items():
+        ways = mesh_shape.get(rules.get(axis, ""), 1)
+        if size % ways:
+            raise UserError(
+                f"{setting}={size} does not divide over the {ways} devices of mesh dimension "
+                f"'{rules[axis]}': change {setting}, MESH_SHAPE or LAYOUT_RULES"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices arranged by named dimensions, with the rules that lay tensors out over them.
+
+    Attributes:
+      shape: mesh dimension -> size.
+      rules: tensor axis name -> mesh dimension.
+      dtensor_mesh: the `tf.experimental.dtensor.Mesh`.
+    """
+
+    shape: dict[str, int]
+    rules: dict[str, str]
+    dtensor_mesh: object
+
+    @classmethod
+    def create(cls, mesh_shape: str, layout_rules: str = "", device_type: str = "CPU") -> Mesh:
+        """Builds the mesh over the first devices of `device_type`.
+
+        Raises:
+          UserError: malformed text, or fewer devices than the mesh has places.
+        """
+        from tensorflow.experimental import dtensor
+
+        shape = parse_mesh_shape(mesh_shape)
+        rules = parse_layout_rules(layout_rules, shape)
+        size = math.prod(shape.values())
+        there = dtensor.num_local_devices(device_type)
+        # create_mesh over absent devices crashes the process, so they are counted first.
+        if size > there:
+            raise UserError(
+                f"MESH_SHAPE='{mesh_shape}' asks for {size} {device_type} devices, {there} there"
+            )
+        devices = [f"{device_type}:{i}" for i in range(size)]
+        return cls(shape, rules, dtensor.create_mesh(list(shape.items()), devices=devices))
+
+    @property
+    def size(self) -> int:
+        """Number of devices."""
+        return math.prod(self.shape.values())
+
+    def ways(self, axis: str) -> int:
+        """Number of parts that `axis` is split into."""
+        return self.shape.get(self.rules.get(axis, ""), 1)
+
+    def spec(self, axes: Sequence[str | None]) -> list[str]:
+        """Mesh dimension of each axis; `dtensor.UNSHARDED` where replicated.
+
+        Raises:
+          UserError: two axes of one tensor are sent to the same mesh dimension.
+        """
+        from tensorflow.experimental import dtensor
+
+        spec = [self.rules.get(axis, dtensor.UNSHARDED) for axis in axes]
+        used = [dimension for dimension in spec if dimension != dtensor.UNSHARDED]
+        if len(set(used)) < len(used):
+            raise UserError(
+                f"LAYOUT_RULES send two axes of a tensor {tuple(axes)} to one mesh dimension: {spec}"
+            )
+        return spec
+
+    def layout(self, axes: Sequence[str | None]):
+        """`dtensor.Layout` of a tensor with these axis names."""
+        from tensorflow.experimental import dtensor
+
+        return dtensor.Layout(self.spec(axes), self.dtensor_mesh)
+
+    def shards(self, axes: Sequence[str | None], shape: Sequence[int]) -> list[tuple[slice, ...]]:
+        """What each local device holds, as slices of the global tensor, in device order.
+
+        Raises:
+          UserError: an axis does not divide over its mesh dimension.
+        """
+        sizes = {a: (n, a) for a, n in zip(axes, shape, strict=True) if a is not None}
+        check_divides(self.rules, self.shape, sizes)
+        dimensions = list(self.shape)
+        slices = []
+        for index in np.ndindex(*self.shape.values()):
+            place = dict(zip(dimensions, index, strict=True))
+            part = []
+            for axis, size in zip(axes, shape, strict=True):
+                width = size // self.ways(axis)
+                first = place.get(self.rules.get(axis, ""), 0) * width
+                part.append(slice(first, first + width))
+            slices.append(tuple(part))
+        return slices
+
+    def pack(self, value: np.ndarray, axes: Sequence[str | None]):
+        """A DTensor of a host array: each device gets its slice.
+
+        Args:
+          value: the global array.
+          axes: its axis names, one a dimension.
+        """
+        import tensorflow as tf
+        from tensorflow.experimental import dtensor
+
+        parts = [tf.constant(value[part]) for part in self.shards(axes, value.shape)]
+        return dtensor.pack(parts, self.layout(axes))
+
+    def run(self):
+        """Context in which eager ops and compiled functions run on this mesh."""
+        from tensorflow.experimental import dtensor
+
+        return dtensor.default_mesh(self.dtensor_mesh)
+
+
+_current: list[Mesh] = []
+
+
+def current() -> Mesh | None:
+    """The mesh in use, or None outside `use`: layers then make ordinary variables."""
+    return _current[-1] if _current else None
+
+
+@contextlib.contextmanager
+def use(mesh: Mesh):
+    """Within it, layers lay their weights and activations out over `mesh`."""
+    _current.append(mesh)
+    try:
+        with mesh.run():
+            yield mesh
+    finally:
+        _current.pop()
+
+
+def to_numpy(value) -> np.ndarray:
+    """The global value of a DTensor, variable or tensor as one host array."""
+    import keras
+    import tensorflow as tf
+    from tensorflow.experimental import dtensor
+
+    if isinstance(value, keras.Variable):
+        value = value.value
+    if isinstance(value, tf.Variable):
+        value = value.read_value()
+    if not dtensor.is_dtensor(value):
+        return value.numpy()
+    layout = dtensor.fetch_layout(value)
+    parts = [part.numpy() for part in dtensor.unpack(value)]
+    if layout.is_fully_replicated():
+        return parts[0]
+    whole = np.empty(value.shape, parts[0].dtype)
+    mesh_shape = {d: layout.mesh.dim_size(d) for d in layout.mesh.dim_names}
+    rules = {str(i): d for i, d in enumerate(layout.sharding_specs) if d != dtensor.UNSHARDED}
+    axes = [str(i) for i in range(len(value.shape))]
+    slices = Mesh(mesh_shape, rules, layout.mesh).shards(axes, value.shape)
+    for part, place in zip(parts, slices, strict=True):
+        whole[place] = part
+    return whole

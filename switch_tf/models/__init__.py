@@ -1,0 +1,1 @@
+"""The encoder-decoder put together from layers, its loss, and its counts."""

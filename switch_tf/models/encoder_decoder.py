@@ -1,0 +1,280 @@
+"""The T5 / Switch Transformer encoder-decoder (paper, Sec. 2; T5: Raffel et al., 2020)."""
+
+import keras
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+from switch_tf.layers.attention import Attention
+from switch_tf.layers.base import Layer, configurable, model_seed
+from switch_tf.layers.embedding import Embedding, Softmax
+from switch_tf.layers.feed_forward import FeedForward
+from switch_tf.layers.switch_ffn import SwitchFFN
+from switch_tf.models.transformer import Block, Stack
+
+DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+def dtype_policy(dtype: str) -> str:
+    """Keras dtype policy of DTYPE; weights are float32 under both.
+
+    Raises:
+      UserError: neither "float32" nor "bfloat16".
+    """
+    if dtype not in DTYPES:
+        hint = ": T5's activations overflow float16, use bfloat16" if "16" in str(dtype) else ""
+        raise UserError(f"DTYPE='{dtype}' is not float32 or bfloat16{hint}")
+    return DTYPES[dtype]
+
+
+def sparse_layers(num_layers: int, expert_frequency: int) -> tuple[int, ...]:
+    """Which layers of a stack are sparse: every n-th, counting from the n-th.
+
+    >>> sparse_layers(4, 2)
+    (1, 3)
+    >>> sparse_layers(2, 1)
+    (0, 1)
+    >>> sparse_layers(2, 0)
+    ()
+
+    Args:
+      num_layers: layers of the stack.
+      expert_frequency: 0 none, 1 all, 2 every other (paper's 1/2).
+    """
+    if not expert_frequency:
+        return ()
+    return tuple(i for i in range(num_layers) if (i + 1) % expert_frequency == 0)
+
+
+@configurable
+class TransformerEncoderDecoder(Layer):
+    """Encoder and decoder with a shared embedding.
+
+    Args:
+      vocab_size: rows of the embedding; at least the vocabulary's size.
+      d_model, d_kv, num_heads, d_ff: widths.
+      num_layers: blocks of the encoder, and of the decoder.
+      activation: of the feed-forward layers, "relu" (T5 1.0) or "geglu" (T5 1.1).
+      tied_softmax: whether the logits use the embedding (T5 1.0) or a kernel of their own (1.1).
+      dropout_rate: everywhere but inside the experts.
+      expert_frequency: 0 dense, 1 all feed-forward layers sparse, 2 every other.
+      switch_ffn: class or function making the sparse feed-forward layer from `d_ff`, `activation`,
+        `expert_dropout_rate`.
+      expert_dropout_rate: inside the experts; None: as `dropout_rate`.
+      init_scale: s of the fan-in initialisation of everything but the embedding; the paper sets
+        0.1 (Sec. 2.4), T5 1.0.
+      seed: of the initial values.
+      dtype: "float32" or "bfloat16" computation.
+    """
+
+    def __init__(
+        self,
+        vocab_size,
+        d_model,
+        d_kv,
+        num_heads,
+        d_ff,
+        num_layers,
+        activation="relu",
+        tied_softmax=True,
+        dropout_rate=0.0,
+        expert_frequency=0,
+        switch_ffn=SwitchFFN,
+        expert_dropout_rate=None,
+        init_scale=1.0,
+        seed=0,
+        dtype="float32",
+        **kwargs,
+    ):
+        super().__init__(**({"name": "model"} | kwargs), dtype=dtype_policy(dtype))
+        self.vocab_size = vocab_size
+        self.d_model = d_model
+        self.d_kv = d_kv
+        self.num_heads = num_heads
+        self.d_ff = d_ff
+        self.num_layers = num_layers
+        self.activation = activation
+        self.tied_softmax = tied_softmax
+        self.dropout_rate = dropout_rate
+        self.expert_frequency = expert_frequency
+        self.switch_ffn = switch_ffn
+        self.expert_dropout_rate = expert_dropout_rate
+        self.init_scale = init_scale
+        self.seed = seed
+        policy = self.dtype_policy
+        self.embedding = Embedding(vocab_size, d_model, name="embedding", dtype=policy)
+        self.encoder = self._stack("encoder", causal=False)
+        self.decoder = self._stack("decoder", causal=True)
+        self.softmax = None
+        if not tied_softmax:
+            self.softmax = Softmax(vocab_size, init_scale, name="softmax", dtype=policy)
+
+    def _stack(self, name, causal):
+        sparse = sparse_layers(self.num_layers, self.expert_frequency)
+        blocks = [
+            Block(
+                attention=self._attention,
+                feed_forward=self._switch_ffn() if i in sparse else self._feed_forward(),
+                crosses=causal,
+                sparse=i in sparse,
+                dropout_rate=self.dropout_rate,
+                name=f"layer_{i}",
+                dtype=self.dtype_policy,
+            )
+            for i in range(self.num_layers)
+        ]
+        return Stack(
+            blocks, self.num_heads, causal, self.dropout_rate, name=name, dtype=self.dtype_policy
+        )
+
+    def _attention(self, name):
+        return Attention(
+            self.num_heads,
+            self.d_kv,
+            self.dropout_rate,
+            self.init_scale,
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def _feed_forward(self):
+        return FeedForward(
+            self.d_ff,
+            self.activation,
+            self.dropout_rate,
+            self.init_scale,
+            name="ffn",
+            dtype=self.dtype_policy,
+        )
+
+    def _switch_ffn(self):
+        rate = self.dropout_rate if self.expert_dropout_rate is None else self.expert_dropout_rate
+        return self.switch_ffn(
+            d_ff=self.d_ff,
+            activation=self.activation,
+            expert_dropout_rate=rate,
+            init_scale=self.init_scale,
+            name="switch_ffn",
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, input_shape=None):
+        """Creates every weight; their shapes do not depend on the input's."""
+        shape = (None, None, self.d_model)
+        with model_seed(self.seed):
+            self.embedding.build()
+            self.encoder.build(shape)
+            self.decoder.build(shape)
+            if self.softmax is not None:
+                self.softmax.build(shape)
+
+    def call(self, features, training=False):
+        """Logits of the next token at each decoder position.
+
+        Args:
+          features: SeqIO's encoder-decoder features, int32 [batch, length] each:
+            encoder_input_tokens, decoder_input_tokens, decoder_target_tokens (for the padding);
+            if packed also {encoder,decoder}_segment_ids.
+          training: dropout, jitter, capacity.
+
+        Returns:
+          [batch, length, vocab] float32.
+        """
+        memory_BTM = self.encode(features, training=training)
+        return self.decode(features, memory_BTM, training=training)
+
+    def encode(self, features, training=False):
+        """The encoder's output [batch, memory length, d_model]; arguments as `call`."""
+        tokens_BT = features["encoder_input_tokens"]
+        nonpadding_BT = tokens_BT > 0
+        allowed = attends_to(nonpadding_BT)
+        segments_BT = features.get("encoder_segment_ids")
+        if segments_BT is not None:
+            allowed = same_segment(segments_BT, segments_BT)
+        position_T = tf.range(tokens_BT.shape[1])
+        return self.encoder(
+            self.embedding(tokens_BT),
+            (position_T, position_T),
+            allowed=allowed,
+            nonpadding_BL=tf.cast(nonpadding_BT, tf.float32),
+            training=training,
+        )
+
+    def decode(self, features, memory_BTM, caches=None, position=None, training=False):
+        """Logits [batch, length, vocab] float32 from the encoder's output.
+
+        Args:
+          features: as `call`; decoding one position needs only encoder_input_tokens,
+            decoder_input_tokens [batch, 1] and decoder_target_tokens [batch, 1] (1 where the
+            sequence goes on).
+          memory_BTM: [batch, memory length, d_model].
+          caches: of `transformer.new_caches`, for decoding one position; updated.
+          position: int32 scalar, that position.
+          training: dropout, jitter, capacity.
+        """
+        tokens_BL = features["decoder_input_tokens"]
+        memory_allowed = attends_to(features["encoder_input_tokens"] > 0)
+        allowed, segments_BL = None, features.get("decoder_segment_ids")
+        if segments_BL is not None:
+            allowed = same_segment(segments_BL, segments_BL)
+            memory_allowed = same_segment(segments_BL, features["encoder_segment_ids"])
+        if caches is None:
+            query_L = key_T = tf.range(tokens_BL.shape[1])
+        else:
+            query_L, key_T = tf.reshape(position, [1]), tf.range(caches[0][0].key_BTHK.shape[1])
+        nonpadding_BL = tf.cast(features["decoder_target_tokens"] > 0, tf.float32)
+        x_BLM = self.decoder(
+            self.embedding(tokens_BL),
+            (query_L, key_T),
+            allowed=allowed,
+            memory_BTM=memory_BTM,
+            memory_allowed=memory_allowed,
+            nonpadding_BL=nonpadding_BL,
+            caches=caches,
+            training=training,
+        )
+        logits = self.embedding.logits if self.softmax is None else self.softmax
+        # Cross-entropy over a large vocabulary loses its small terms in bfloat16.
+        return tf.cast(logits(x_BLM), tf.float32)
+
+    def flops(self, encoder_length: int, decoder_length: int) -> int:
+        """Forward FLOPs of one sequence pair: 2 a multiply-add, matrix products only."""
+        total = 2 * decoder_length * self.d_model * self.vocab_size
+        for stack, length in ((self.encoder, encoder_length), (self.decoder, decoder_length)):
+            for block in stack.blocks:
+                total += block.self_attention.layer.flops(self.d_model, length, length)
+                total += block.feed_forward.layer.flops(self.d_model, length)
+                if block.cross_attention is not None:
+                    attention = block.cross_attention.layer
+                    total += attention.flops(self.d_model, length, encoder_length)
+        return total
+
+    def get_config(self):
+        """Constructor arguments that are plain values."""
+        names = (
+            "vocab_size d_model d_kv num_heads d_ff num_layers activation tied_softmax "
+            "dropout_rate expert_frequency expert_dropout_rate init_scale seed"
+        )
+        config = super().get_config() | {name: getattr(self, name) for name in names.split()}
+        return config | {"dtype": "bfloat16" if self.compute_dtype == "bfloat16" else "float32"}
+
+
+def same_segment(query_BL, key_BT):
+    """bool [batch, 1, length, memory length]: both of one packed example, neither padding."""
+    same_BLT = tf.expand_dims(query_BL, 2) == tf.expand_dims(key_BT, 1)
+    return tf.expand_dims(same_BLT, 1) & attends_to(key_BT > 0)
+
+
+def attends_to(nonpadding_BT):
+    """bool [batch, 1, 1, memory length] of a bool [batch, memory length]."""
+    return tf.expand_dims(tf.expand_dims(nonpadding_BT, 1), 1)
+
+
+def parameter_count(model: keras.Layer) -> int:
+    """Number of weights, of all devices together."""
+    total = 0
+    for variable in model.trainable_variables:
+        size = 1
+        for dimension in variable.shape:
+            size *= dimension
+        total += size
+    return total

@@ -1,0 +1,187 @@
+"""A stack of pre-norm transformer blocks: the encoder, or the decoder (T5)."""
+
+import tensorflow as tf
+
+from switch_tf.layers.attention import Attention, Cache, mask_bias
+from switch_tf.layers.base import Layer
+from switch_tf.layers.dropout import Dropout
+from switch_tf.layers.norm import RMSNorm
+from switch_tf.layers.relative_position import RelativePositionBias
+from switch_tf.layers.watch import see
+
+
+class Residual(Layer):
+    """x + dropout(layer(norm(x))).
+
+    Args:
+      layer: called with the normalised x and whatever else `call` is given.
+      dropout_rate: on the layer's output, one mask for all positions.
+    """
+
+    def __init__(self, layer, dropout_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = RMSNorm(name="norm", dtype=self.dtype_policy)
+        self.layer = layer
+        self.dropout = Dropout(dropout_rate, True, name="dropout", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        """input_shape: [batch, length, d_model]."""
+        self.norm.build(input_shape)
+        self.layer.build(input_shape)
+        self.dropout.build(None)
+
+    def call(self, x_BLM, *args, training=False, **kwargs):
+        """x_BLM: [batch, length, d_model]; returns the same shape."""
+        y_BLM = self.layer(self.norm(x_BLM), *args, training=training, **kwargs)
+        return x_BLM + self.dropout(y_BLM, training=training)
+
+
+class Block(Layer):
+    """Self-attention, attention to the encoder (decoder only), feed-forward.
+
+    Args:
+      attention: function name -> `Attention`.
+      feed_forward: a `FeedForward` or `SwitchFFN`.
+      crosses: whether there is attention to the encoder.
+      sparse: whether `feed_forward` is a Switch layer, which wants to know the padding.
+      dropout_rate: of the residual branches.
+    """
+
+    def __init__(self, attention, feed_forward, crosses, sparse, dropout_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        shared = {"dropout_rate": dropout_rate, "dtype": self.dtype_policy}
+        self.sparse = sparse
+        self.self_attention = Residual(attention("attention"), name="self_attention", **shared)
+        self.cross_attention = None
+        if crosses:
+            self.cross_attention = Residual(
+                attention("attention"), name="cross_attention", **shared
+            )
+        self.feed_forward = Residual(feed_forward, name="feed_forward", **shared)
+
+    def build(self, input_shape):
+        """input_shape: [batch, length, d_model]."""
+        self.self_attention.build(input_shape)
+        if self.cross_attention is not None:
+            self.cross_attention.build(input_shape)
+        self.feed_forward.build(input_shape)
+
+    def call(
+        self,
+        x_BLM,
+        bias=None,
+        memory_BTM=None,
+        memory_bias=None,
+        nonpadding_BL=None,
+        caches=(None, None),
+        training=False,
+    ):
+        """One block.
+
+        Args:
+          x_BLM: [batch, length, d_model].
+          bias: of self-attention, broadcast to [batch, heads, length, length].
+          memory_BTM: the encoder's output, [batch, memory length, d_model].
+          memory_bias: of attention to it, broadcast to [batch, heads, length, memory length].
+          nonpadding_BL: 1 for a token, 0 for padding.
+          caches: `Cache` of self-attention and of attention to the encoder, while decoding.
+          training: dropout, jitter, capacity.
+
+        Returns:
+          [batch, length, d_model].
+        """
+        x_BLM = self.self_attention(x_BLM, bias=bias, cache=caches[0], training=training)
+        if self.cross_attention is not None:
+            x_BLM = self.cross_attention(
+                x_BLM, memory_BTM, bias=memory_bias, cache=caches[1], training=training
+            )
+        routed = {"nonpadding_BL": nonpadding_BL} if self.sparse else {}
+        x_BLM = self.feed_forward(x_BLM, training=training, **routed)
+        see(self.path, x_BLM)
+        return x_BLM
+
+
+class Stack(Layer):
+    """Blocks that share one relative position bias, then a norm.
+
+    Args:
+      blocks: the `Block`s, in order.
+      num_heads: heads of the position bias.
+      causal: decoder (True) or encoder (False).
+      dropout_rate: on the input and the output.
+    """
+
+    def __init__(self, blocks, num_heads, causal, dropout_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.causal = causal
+        self.blocks = blocks
+        self.position_bias = RelativePositionBias(
+            num_heads, bidirectional=not causal, name="relative_position_bias", dtype=policy
+        )
+        self.norm = RMSNorm(name="norm", dtype=policy)
+        self.input_dropout = Dropout(dropout_rate, True, name="input_dropout", dtype=policy)
+        self.output_dropout = Dropout(dropout_rate, True, name="output_dropout", dtype=policy)
+
+    def build(self, input_shape):
+        """input_shape: [batch, length, d_model]."""
+        self.position_bias.build()
+        for block in self.blocks:
+            block.build(input_shape)
+        self.norm.build(input_shape)
+        self.input_dropout.build(None)
+        self.output_dropout.build(None)
+
+    def call(
+        self,
+        x_BLM,
+        positions,
+        allowed=None,
+        memory_BTM=None,
+        memory_allowed=None,
+        nonpadding_BL=None,
+        caches=None,
+        training=False,
+    ):
+        """All blocks and the final norm.
+
+        Args:
+          x_BLM: embedded tokens [batch, length, d_model].
+          positions: int32 positions of queries [length] and of keys [memory length].
+          allowed: bool, which keys a query may attend to beside causality, broadcast to
+            [batch, heads, length, length].
+          memory_BTM: the encoder's output, for a decoder.
+          memory_allowed: bool, broadcast to [batch, heads, length, memory length].
+          nonpadding_BL: 1 for a token, 0 for padding.
+          caches: a pair of `Cache` for each block, while decoding.
+          training: dropout, jitter, capacity.
+
+        Returns:
+          [batch, length, d_model].
+        """
+        query_L, key_T = positions
+        bias = self.position_bias(query_L, key_T)
+        if self.causal:
+            bias += mask_bias(tf.expand_dims(key_T, 0) <= tf.expand_dims(query_L, 1), bias.dtype)
+        if allowed is not None:
+            bias += mask_bias(allowed, bias.dtype)
+        memory_bias = None
+        if memory_allowed is not None:
+            memory_bias = mask_bias(memory_allowed, bias.dtype)
+        x_BLM = self.input_dropout(x_BLM, training=training)
+        for i, block in enumerate(self.blocks):
+            x_BLM = block(
+                x_BLM,
+                bias=bias,
+                memory_BTM=memory_BTM,
+                memory_bias=memory_bias,
+                nonpadding_BL=nonpadding_BL,
+                caches=(None, None) if caches is None else caches[i],
+                training=training,
+            )
+        return self.output_dropout(self.norm(x_BLM), training=training)
+
+
+def new_caches(num_blocks: int, key_BTHK, position) -> list[tuple[Cache, Cache]]:
+    """Empty caches of a decoder: zeros like `key_BTHK` for self-attention, none yet for cross."""
+    return [(Cache(key_BTHK, key_BTHK, position), Cache()) for _ in range(num_blocks)]

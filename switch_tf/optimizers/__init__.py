@@ -1,0 +1,1 @@
+"""Adafactor and the learning rates that it follows."""

@@ -1,0 +1,82 @@
+"""Learning rate schedules: functions of the 0-based step, chosen and set from gin.
+
+Each factory returns a function `step -> learning rate`: an int scalar (tensor or number) in, a
+float32 scalar tensor out. It may be called inside a compiled function, on a mesh or off it.
+
+Gin files name them `@schedules.rsqrt()` and so on: gin has a `constant` of its own, so that the
+bare name is ambiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gin
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+
+Schedule = Callable[[tf.Tensor], tf.Tensor]
+
+
+@gin.configurable
+def constant(value: float) -> Schedule:
+    """`value` at every step; the paper fine-tunes so (Sec. 3.1).
+
+    >>> schedule = constant(0.5)
+    >>> float(schedule(0)), float(schedule(1000))
+    (0.5, 0.5)
+    """
+    return lambda step: tf.constant(value, tf.float32)
+
+
+@gin.configurable
+def rsqrt(warmup_steps: int = 10_000, scale: float = 1.0) -> Schedule:
+    """scale / sqrt(max(step, warmup_steps)): T5's pre-training rate (Mesh-TF `truncated_rsqrt`).
+
+    Constant over the warm-up, then the inverse square root of the step.
+
+    >>> schedule = rsqrt(warmup_steps=4)
+    >>> float(schedule(0)), float(schedule(16))
+    (0.5, 0.25)
+
+    Raises:
+      UserError: `warmup_steps` below 1, where step 0 has no rate.
+    """
+    if warmup_steps < 1:
+        raise UserError(f"rsqrt.warmup_steps={warmup_steps}: give at least 1")
+
+    def schedule(step):
+        return scale * tf.math.rsqrt(tf.maximum(tf.cast(step, tf.float32), float(warmup_steps)))
+
+    return schedule
+
+
+@gin.configurable
+def linear_decay(peak: float, warmup_steps: int, total_steps: int, end: float = 0.0) -> Schedule:
+    """Rises linearly from 0 to `peak` over the warm-up, then falls linearly to `end`.
+
+    With w = warmup_steps and T = total_steps: peak · step/w for step < w, then
+    peak + (end - peak) · (step - w)/(T - w), and `end` from T on. Without a warm-up it starts at
+    `peak`.
+
+    >>> schedule = linear_decay(peak=1.0, warmup_steps=4, total_steps=12)
+    >>> [float(schedule(step)) for step in (0, 2, 4, 10, 12, 13)]
+    [0.0, 0.5, 1.0, 0.25, 0.0, 0.0]
+
+    Raises:
+      UserError: a negative warm-up, or `total_steps` not beyond it.
+    """
+    if not 0 <= warmup_steps < total_steps:
+        raise UserError(
+            f"linear_decay.warmup_steps={warmup_steps} and total_steps={total_steps}: "
+            "warm up for at least 0 steps and for fewer than the total"
+        )
+
+    def schedule(step):
+        step = tf.cast(step, tf.float32)
+        fallen = tf.clip_by_value((step - warmup_steps) / (total_steps - warmup_steps), 0.0, 1.0)
+        risen = tf.minimum(step / warmup_steps, 1.0) if warmup_steps else 1.0
+        return risen * (peak + (end - peak) * fallen)
+
+    return schedule

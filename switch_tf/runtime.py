@@ -1,0 +1,58 @@
+"""Process start: environment variables, logical devices, clients.
+
+Everything here must happen before TensorFlow is imported or before its devices are first used,
+so nothing else in the project touches these settings.
+"""
+
+import os
+import sys
+
+from switch_tf.errors import UserError
+
+_started_devices: int | None = None
+
+
+def start(num_devices: int = 1, device_type: str = "CPU") -> None:
+    """Starts TensorFlow with `num_devices` logical devices of `device_type`.
+
+    Sets what environment variables steer (all-to-all relayouts, log level) and splits the CPU into
+    logical devices. A second call with the same or a smaller number of devices does nothing.
+
+    Raises:
+      UserError: TensorFlow was started before, or with fewer devices, or there are not so many.
+    """
+    global _started_devices
+    if _started_devices is not None:
+        if num_devices > _started_devices:
+            raise UserError(
+                f"{num_devices} devices asked for, but this process started with "
+                f"{_started_devices}: start a new process"
+            )
+        return
+    if "tensorflow" in sys.modules and os.environ.get("DTENSOR_USE_ALL_TO_ALL_RELAYOUT") != "1":
+        raise UserError(
+            "tensorflow was imported before switch_tf.runtime.start(): relayouts would lower to "
+            "all-gathers; call start() first"
+        )
+    # Without it DTensor lowers the expert relayouts to AllGather + slice (paper, Sec. 5: all-to-all).
+    os.environ["DTENSOR_USE_ALL_TO_ALL_RELAYOUT"] = "1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    import keras
+    import tensorflow as tf
+
+    # Keras would wrap a UserError raised in a layer into many lines.
+    keras.config.disable_traceback_filtering()
+    physical = tf.config.list_physical_devices(device_type)
+    if not physical:
+        raise UserError(f"no {device_type} device on this machine: set DEVICE_TYPE to one that is")
+    if device_type == "CPU":
+        tf.config.set_logical_device_configuration(
+            physical[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
+        )
+    elif len(physical) < num_devices:
+        raise UserError(
+            f"{num_devices} {device_type} devices asked for by MESH_SHAPE, {len(physical)} there"
+        )
+    tf.get_logger().setLevel("ERROR")
+    _started_devices = num_devices

@@ -1,0 +1,265 @@
+"""Checkpoints: model, optimizer and data position, whole or absent, restored onto any mesh.
+
+A checkpoint is a folder `checkpoint_<step>`, written under another name and renamed last. Its
+tensors are named by the variables' paths, and `tf.train.load_checkpoint` reads them whole.
+"""
+
+import dataclasses
+import os
+import re
+import shutil
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+
+_PREFIX = "state"
+_FOLDER = re.compile(r"checkpoint_(\d+)")
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+# What reading a damaged file raises.
+_DAMAGED = (tf.errors.OpError, ValueError, OSError)
+
+
+def _named(variables: dict[str, tf.Variable]) -> tf.train.Checkpoint:
+    return tf.train.Checkpoint(**variables)
+
+
+def _model_variables(model) -> dict[str, tf.Variable]:
+    return {variable.path: variable.value for variable in model.trainable_variables}
+
+
+def steps(model_dir: str) -> list[int]:
+    """Steps of the whole checkpoints in `model_dir`, ascending."""
+    if not os.path.isdir(model_dir):
+        return []
+    found = (_FOLDER.fullmatch(name) for name in os.listdir(model_dir))
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def find(path: str) -> str:
+    """The checkpoint at `path`: that folder itself, or the newest in a MODEL_DIR.
+
+    Raises:
+      UserError: there is none.
+    """
+    if os.path.exists(os.path.join(path, _PREFIX + ".index")):
+        return path
+    there = steps(path)
+    if not there:
+        raise UserError(
+            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
+            "folder"
+        )
+    return os.path.join(path, f"checkpoint_{there[-1]}")
+
+
+def shapes(path: str, part: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of `part` ("model" or "optimizer") of the checkpoint `path`."""
+    reader = tf.train.load_checkpoint(os.path.join(path, _PREFIX))
+    found = {}
+    for key, shape in reader.get_variable_to_shape_map().items():
+        if key.startswith(part + "/") and key.endswith(_SUFFIX):
+            # TensorFlow writes the slash of a name as ".S".
+            name = key[len(part) + 1 : -len(_SUFFIX)].replace(".S", "/")
+            found[name] = tuple(shape)
+    return found
+
+
+def check(path: str, model) -> None:
+    """Checks that the checkpoint `path` is of this model.
+
+    Raises:
+      UserError: naming the first weight that differs, both shapes and the mend.
+    """
+    saved = shapes(path, "model")
+    for name, variable in _model_variables(model).items():
+        shape = tuple(variable.shape)
+        if name not in saved:
+            raise UserError(
+                f"checkpoint '{path}' has no {name}: it is of another model; take the gin/models "
+                "file that it was trained with, or another MODEL_DIR"
+            )
+        if saved[name] != shape:
+            raise UserError(
+                f"checkpoint '{path}': {name} has shape {saved[name]}, the model's is {shape}: "
+                "take the gin/models file that it was trained with, or another MODEL_DIR"
+            )
+    extra = sorted(set(saved) - set(_model_variables(model)))
+    if extra:
+        raise UserError(
+            f"checkpoint '{path}' has {extra[0]}, the model has not: take the gin/models file that "
+            "it was trained with, or another MODEL_DIR"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What came from an initial checkpoint.
+
+    Attributes:
+      path: of the checkpoint.
+      variables: names of the weights restored.
+      fresh: names of the weights that it lacks, which keep their initial values.
+      skipped: names of its weights that the model lacks.
+      slots: number of optimizer slots, all fresh.
+    """
+
+    path: str
+    variables: tuple[str, ...]
+    fresh: tuple[str, ...]
+    skipped: tuple[str, ...]
+    slots: int
+
+    def __str__(self):
+        def names(listed):
+            return f"{len(listed)}" + (f" ({', '.join(listed[:3])}, ...)" if listed else "")
+
+        return (
+            f"initial checkpoint {self.path}: {len(self.variables)} variables restored, "
+            f"{names(self.fresh)} fresh, {names(self.skipped)} skipped; {self.slots} optimizer "
+            "slots fresh"
+        )
+
+
+def restore_initial(path: str, model, optimizer) -> Restored:
+    """Takes the model's weights from another run; the optimizer starts anew.
+
+    Args:
+      path: a MODEL_DIR, whose newest checkpoint is taken, or a checkpoint folder.
+      model: built.
+      optimizer: built; its slots stay as they are, and are counted.
+
+    Raises:
+      UserError: no checkpoint there, damaged, or a weight of another shape.
+    """
+    path = find(path)
+    ours, saved = _model_variables(model), _read(path, lambda: shapes(path, "model"))
+    for name, variable in ours.items():
+        if saved.get(name, tuple(variable.shape)) != tuple(variable.shape):
+            raise UserError(
+                f"INITIAL_CHECKPOINT_PATH '{path}': {name} has shape {saved[name]}, the model's is "
+                f"{tuple(variable.shape)}: take the gin/models file that it was trained with"
+            )
+    common = {name: variable for name, variable in ours.items() if name in saved}
+    if not common:
+        raise UserError(f"INITIAL_CHECKPOINT_PATH '{path}' shares no weight with the model")
+    state = tf.train.Checkpoint(model=_named(common))
+    status = _read(path, lambda: state.read(os.path.join(path, _PREFIX)))
+    status.expect_partial()
+    return Restored(
+        path,
+        tuple(common),
+        tuple(name for name in ours if name not in saved),
+        tuple(sorted(set(saved) - set(ours))),
+        len(optimizer.slots),
+    )
+
+
+def restore_model(path: str, model) -> None:
+    """Takes all of the model's weights from the checkpoint folder `path`.
+
+    Raises:
+      UserError: damaged, or of another model.
+    """
+    _read(path, lambda: check(path, model))
+    state = tf.train.Checkpoint(model=_named(_model_variables(model)))
+    _read(path, lambda: state.read(os.path.join(path, _PREFIX)).expect_partial())
+
+
+def _read(path: str, reader: Callable):
+    try:
+        return reader()
+    except _DAMAGED as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"checkpoint '{path}' cannot be read: {line}") from error
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      model_dir: where they lie; made if need be, leftovers of an interrupted save are removed.
+      keep: how many of the newest are kept.
+      model, optimizer: built.
+      iterator: of the training data; its position is saved.
+      config: returns the operative gin config, saved beside them as `config.gin`.
+
+    Raises:
+      UserError: the folder cannot be made or written.
+    """
+
+    def __init__(self, model_dir, keep: int, model, optimizer, iterator, config: Callable[[], str]):
+        self._model_dir = model_dir
+        self._keep = keep
+        self._model = model
+        self._config = config
+        self._state = tf.train.Checkpoint(
+            model=_named(_model_variables(model)),
+            optimizer=_named(optimizer.slots),
+            iterator=iterator,
+        )
+        with _disk_errors(model_dir):
+            os.makedirs(model_dir, exist_ok=True)
+            for name in os.listdir(model_dir):
+                if name.startswith("checkpoint_") and name.endswith(".partial"):
+                    shutil.rmtree(os.path.join(model_dir, name))
+
+    def save(self, step: int) -> None:
+        """Writes checkpoint_<step>; one that is there already is left alone.
+
+        Raises:
+          UserError: the disk refuses; older checkpoints stay.
+        """
+        target = os.path.join(self._model_dir, f"checkpoint_{step}")
+        if os.path.exists(target):
+            return
+        partial = target + ".partial"
+        with _disk_errors(self._model_dir):
+            self._state.write(os.path.join(partial, _PREFIX))
+            config = os.path.join(self._model_dir, "config.gin")
+            with open(config + ".new", "w") as file:
+                file.write(self._config())
+            os.replace(config + ".new", config)
+            os.rename(partial, target)
+            for old in steps(self._model_dir)[: -self._keep]:
+                shutil.rmtree(os.path.join(self._model_dir, f"checkpoint_{old}"))
+
+    def restore_latest(self) -> int | None:
+        """Restores the newest checkpoint that can be read; returns its step, None if there is none.
+
+        A damaged one is set aside as checkpoint_<step>.damaged, aloud.
+
+        Raises:
+          UserError: the newest is of another model, or all there are damaged.
+        """
+        there = steps(self._model_dir)
+        for step in reversed(there):
+            path = os.path.join(self._model_dir, f"checkpoint_{step}")
+            try:
+                check(path, self._model)
+                self._state.read(os.path.join(path, _PREFIX)).assert_consumed()
+            except (*_DAMAGED, AssertionError) as error:
+                line = str(error).splitlines()[0]
+                print(f"{path} cannot be read and is set aside as {path}.damaged: {line}")
+                os.rename(path, path + ".damaged")
+                continue
+            return step
+        if there:
+            raise UserError(f"none of the checkpoints in '{self._model_dir}' can be read")
+        return None
+
+
+class _disk_errors:
+    """Turns what a full or forbidden disk raises into a UserError."""
+
+    def __init__(self, folder):
+        self._folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, _):
+        if kind is not None and issubclass(kind, (OSError, tf.errors.OpError)):
+            line = str(error).splitlines()[0]
+            raise UserError(f"cannot write to MODEL_DIR '{self._folder}': {line}") from error

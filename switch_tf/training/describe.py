@@ -1,0 +1,81 @@
+"""What will run, in words and tables, before it runs."""
+
+import math
+
+from switch_tf.layers import routing as routing_lib
+from switch_tf.models.encoder_decoder import parameter_count
+
+
+def describe(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]) -> str:
+    """A table of the weights with axes, layout and bytes per device, and of the Switch layers.
+
+    Args:
+      model: a built `TransformerEncoderDecoder`.
+      optimizer: built.
+      mesh: the mesh in use.
+      batch_size: examples a step.
+      lengths: task feature -> tokens.
+
+    Raises:
+      UserError: the groups of a Switch layer do not divide over the devices.
+    """
+    lines = [
+        f"model: {parameter_count(model):,} parameters, {model.num_layers} + {model.num_layers} "
+        f"layers, computes in {model.compute_dtype}",
+        "mesh: " + ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        + "; rules: " + (", ".join(f"{a} -> {d}" for a, d in mesh.rules.items()) or "none"),
+        *_weights(model, optimizer, mesh),
+        *_switch_layers(model, batch_size, lengths),
+    ]
+    return "\n".join(lines)
+
+
+def _weights(model, optimizer, mesh):
+    rows = [("weight", "axes", "shape", "layout", "bytes/device")]
+    weight_bytes = slot_bytes = 0
+    for variable in model.trainable_variables:
+        spec = mesh.spec(variable.axes)
+        size = _bytes_per_device(variable.value)
+        weight_bytes += size
+        slot_bytes += sum(_bytes_per_device(s) for s in optimizer.slots_of(variable).values())
+        axes = " ".join(axis or "-" for axis in variable.axes)
+        shape = "x".join(str(n) for n in variable.shape)
+        rows.append((variable.path, axes, shape, " ".join(s[:8] for s in spec), f"{size:,}"))
+    yield from _table(rows)
+    yield f"per device: weights {weight_bytes:,} bytes, optimizer slots {slot_bytes:,} bytes"
+
+
+def _switch_layers(model, batch_size, lengths):
+    rows = [("switch layer", "experts", "groups", "group size", "capacity", "in eval", "loss coef.")]
+    for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
+        for block in stack.blocks:
+            if not block.sparse:
+                continue
+            layer = block.feed_forward.layer
+            groups, group_size = layer.groups(batch_size, length)
+            capacities = [layer.router.capacity(group_size, training) for training in (True, False)]
+            rows.append(
+                (layer.path, layer.num_experts, groups, group_size, *capacities,
+                 layer.router.load_balancing_coef)
+            )
+    if len(rows) == 1:
+        yield "no switch layers: the model is dense"
+        return
+    yield from _table(rows)
+    factor = layer.router.capacity_factor
+    wanted = math.floor(group_size * factor / layer.num_experts)
+    if layer.router.absolute_capacity is None and wanted > group_size:
+        yield f"CAPACITY_FACTOR={factor} asks for more than a group holds: cut to {group_size}"
+
+
+def _bytes_per_device(variable) -> int:
+    layout = getattr(variable, "layout", None)
+    shape = variable.shape if layout is None else layout.local_shape(variable.shape)
+    return math.prod(shape) * variable.dtype.size
+
+
+def _table(rows):
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,153 @@
+"""Evaluation: teacher-forced over whole splits, and decoded through SeqIO's evaluator."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import seqio
+
+from switch_tf.data import features as features_lib
+from switch_tf.data.feed import Feed
+from switch_tf.inference.decoding import GreedyDecoder
+from switch_tf.training.step import EvalStep
+
+
+class Stopped(Exception):
+    """The run was asked to stop while it evaluated."""
+
+
+class TeacherForced:
+    """NLP of each task of a mixture on one split, at the evaluation capacity and dropless.
+
+    Args:
+      model: a `TransformerEncoderDecoder`.
+      mesh: the mesh in use.
+      mixture_or_task_name: what is evaluated, a mixture by its tasks.
+      split: its split.
+      feature_lengths: task feature -> tokens.
+      batch_size: examples a batch; the last one is filled up with padding.
+      num_batches: at most so many batches a task; None: the whole split.
+    """
+
+    def __init__(
+        self, model, mesh, mixture_or_task_name, split, feature_lengths, batch_size, num_batches
+    ):
+        self._mesh = mesh
+        self._step = EvalStep(model, sparse=model.expert_frequency > 0)
+        self._datasets = features_lib.eval_datasets(
+            mixture_or_task_name, split, feature_lengths, batch_size, num_batches
+        )
+
+    @property
+    def datasets(self) -> Mapping:
+        """Task -> its batches."""
+        return self._datasets
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> dict[str, dict[str, float]]:
+        """Evaluates every task.
+
+        Args:
+          stop: asked between batches.
+
+        Returns:
+          Task -> nlp, nlp_dropless (minus nats per target token), accuracy, dropped (share of the
+          tokens at the evaluation capacity), tokens (target tokens).
+
+        Raises:
+          Stopped: `stop` said so.
+        """
+        return {task: self._evaluate(batches, stop) for task, batches in self._datasets.items()}
+
+    def _evaluate(self, batches, stop):
+        feed, sums = Feed(batches, self._mesh), {}
+        while True:
+            if stop():
+                raise Stopped()
+            try:
+                batch = feed.next()
+            except StopIteration:
+                break
+            for name, value in self._step(batch).items():
+                sums[name] = sums.get(name, 0.0) + value
+        tokens = max(sums["tokens"], 1.0)
+        return {
+            "nlp": -sums["cross_entropy"] / tokens,
+            "nlp_dropless": -sums["cross_entropy_dropless"] / tokens,
+            "accuracy": sums["correct"] / tokens,
+            "dropped": 1.0 - sums["kept"] / max(sums["routed"], 1.0),
+            "tokens": sums["tokens"],
+        }
+
+
+class Decoded:
+    """The tasks' own metrics on greedily decoded predictions.
+
+    Args:
+      model: a `TransformerEncoderDecoder`.
+      mesh: the mesh in use.
+      mixture_or_task_name: what is evaluated; tasks without metrics or without the split are not.
+      split: its split.
+      feature_lengths: task feature -> tokens; `targets` bounds what is decoded.
+      batch_size: examples decoded together.
+      num_examples: at most so many a task; None: the whole split.
+    """
+
+    def __init__(
+        self, model, mesh, mixture_or_task_name, split, feature_lengths, batch_size, num_examples
+    ):
+        self._batch_size = batch_size
+        self._input_length = feature_lengths["inputs"]
+        self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"])
+        self._evaluator = seqio.Evaluator(
+            mixture_or_task_name,
+            feature_converter=seqio.EncDecFeatureConverter(pack=False),
+            eval_split=split,
+            sequence_length=dict(feature_lengths),
+            num_examples=num_examples,
+        )
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that have metrics and the split."""
+        return [task.name for task in self._evaluator.eval_tasks]
+
+    def run(self, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, dict]:
+        """Task -> metric -> value.
+
+        Args:
+          step: of the model, for SeqIO's own records.
+          stop: asked between batches.
+
+        Raises:
+          Stopped: `stop` said so.
+        """
+
+        def predict(dataset, model_feature_shapes=None):
+            return self._predict(dataset, stop)
+
+        metrics, _ = self._evaluator.evaluate(
+            compute_metrics=True, step=step, predict_fn=predict
+        )
+        return {
+            task: {name: float(getattr(value, "value", value)) for name, value in values.items()}
+            for task, values in metrics.result().items()
+        }
+
+    def _predict(self, dataset, stop) -> list[tuple[int, list[int]]]:
+        predictions, indices, rows = [], [], []
+        for index, example in dataset.as_numpy_iterator():
+            indices.append(int(index))
+            rows.append(example["encoder_input_tokens"])
+            if len(rows) == self._batch_size:
+                predictions += self._predict_batch(indices, rows, stop)
+                indices, rows = [], []
+        if rows:
+            predictions += self._predict_batch(indices, rows, stop)
+        return predictions
+
+    def _predict_batch(self, indices, rows, stop):
+        if stop():
+            raise Stopped()
+        batch = np.zeros([self._batch_size, self._input_length], np.int32)
+        batch[: len(rows)] = rows
+        decoded = self._decoder(batch)[: len(rows)]
+        return list(zip(indices, decoded.tolist(), strict=True))

@@ -1,0 +1,61 @@
+"""Progress that a person can see: a bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+
+import tqdm
+
+# Seconds between two lines where there is no terminal.
+_LINE_EVERY = 15.0
+
+
+class Progress:
+    """Shows steps, loss, NLP, tokens a second, dropped share, and the share spent on input.
+
+    Args:
+      total: steps of the whole run.
+      initial: steps made before.
+    """
+
+    def __init__(self, total: int, initial: int = 0):
+        self._total = total
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            total=total, initial=initial, unit="step", disable=not self._is_terminal
+        )
+        self._last_line = 0.0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._bar.close()
+
+    def update(self, step: int, metrics: dict, rates: dict[str, float]) -> None:
+        """Shows one step's figures.
+
+        Args:
+          step: steps made so far.
+          metrics: of `TrainStep`.
+          rates: tokens_per_second, input_wait_share.
+        """
+        shown = {
+            "loss": f"{metrics['loss']:.3f}",
+            "nlp": f"{metrics['nlp']:.3f}",
+            "tokens/s": f"{rates['tokens_per_second']:,.0f}",
+            "input wait": f"{rates['input_wait_share']:.0%}",
+        }
+        dropped = [layer["dropped"] for layer in metrics["routing"].values()]
+        if dropped:
+            shown["dropped"] = f"{sum(dropped) / len(dropped):.1%}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(1)
+        now = time.monotonic()
+        if not self._is_terminal and (now - self._last_line > _LINE_EVERY or step == self._total):
+            self._last_line = now
+            figures = "  ".join(f"{name} {value}" for name, value in shown.items())
+            print(f"step {step}/{self._total}  {figures}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        tqdm.tqdm.write(text, file=sys.stderr)

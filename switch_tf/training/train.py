@@ -1,0 +1,335 @@
+"""The run: build, restore, step, observe, evaluate, save; one loop for pre-training and fine-tuning.
+
+Pre-training and fine-tuning differ in data, initial checkpoint and learning rate, that is, in gin.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import gin
+
+from switch_tf import config
+from switch_tf import mesh as mesh_lib
+from switch_tf.data import features as features_lib
+from switch_tf.data.feed import Feed
+from switch_tf.data.registry import find
+from switch_tf.errors import UserError
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder, parameter_count
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.training.checkpoints import Checkpoints, restore_initial
+from switch_tf.training.describe import describe
+from switch_tf.training.evaluation import Decoded, Stopped, TeacherForced
+from switch_tf.training.progress import Progress
+from switch_tf.training.step import TrainStep
+from switch_tf.training.summaries import MetricsWriter
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What a run evaluates, and when.
+
+    Attributes:
+      period: steps between evaluations; the last step is evaluated too.
+      split: of the task, or of the mixture's tasks.
+      batches: at most so many batches a task; None: the whole split.
+      decode: whether the tasks' own metrics are computed on decoded text, at the last step and
+        every `decode_period` steps.
+      decode_period: 0: at the last step only.
+      decode_examples: at most so many examples a task; None: the whole split.
+    """
+
+    period: int = 1000
+    split: str = "validation"
+    batches: int | None = None
+    decode: bool = False
+    decode_period: int = 0
+    decode_examples: int | None = None
+
+
+evaluation = gin.configurable(Evaluation, name="evaluation")
+
+
+class Run:
+    """A model in training and all that belongs to it.
+
+    Args:
+      model_dir: where checkpoints and logs go; a run that is there already is resumed.
+      model, optimizer: functions making them.
+      mixture_or_task_name, split, task_feature_lengths, batch_size, pack, use_cached: the data.
+      mesh: the mesh, in use.
+      seed: of initial values, data order, dropout.
+      keep_checkpoints: how many are kept.
+      initial_checkpoint_path: where a new run's weights come from; None: from the seed.
+      z_loss_coef: of the softmax.
+      evaluate: an `Evaluation`.
+    """
+
+    def __init__(
+        self,
+        model_dir: str,
+        model: Callable[[], TransformerEncoderDecoder],
+        optimizer: Callable[[], Adafactor],
+        mixture_or_task_name: str,
+        task_feature_lengths: dict[str, int],
+        batch_size: int,
+        mesh: mesh_lib.Mesh,
+        seed: int,
+        split: str,
+        pack: bool,
+        use_cached: bool,
+        keep_checkpoints: int,
+        initial_checkpoint_path: str | None,
+        z_loss_coef: float,
+        evaluate: Evaluation,
+    ):
+        self.mesh = mesh
+        self.model_dir = model_dir
+        self.evaluation = evaluate
+        self.lengths = dict(task_feature_lengths)
+        self.batch_size = batch_size
+        self.model = model(seed=seed)
+        features_lib.check_vocabulary(find(mixture_or_task_name), self.model.vocab_size)
+        self.feed = Feed(
+            features_lib.train_dataset(
+                mixture_or_task_name, split, self.lengths, batch_size, pack, seed, use_cached
+            ),
+            mesh,
+        )
+        self.model.build()
+        self.optimizer = optimizer()
+        self.optimizer.build(self.model.trainable_variables)
+        self.train_step = TrainStep(self.model, self.optimizer, mesh, z_loss_coef, seed)
+        self.checkpoints = Checkpoints(
+            model_dir,
+            keep_checkpoints,
+            model=self.model,
+            optimizer=self.optimizer,
+            iterator=self.feed.iterator,
+            config=config.operative_config,
+        )
+        self.step = self._restore(initial_checkpoint_path)
+        self.writer = MetricsWriter(model_dir, restored_step=self.step)
+        shared = (self.model, mesh, mixture_or_task_name, evaluate.split, self.lengths, batch_size)
+        self.teacher_forced = TeacherForced(*shared, evaluate.batches)
+        self.decoded = Decoded(*shared, evaluate.decode_examples) if evaluate.decode else None
+        self._stop_signal = None
+
+    def _restore(self, initial_checkpoint_path) -> int:
+        step = self.checkpoints.restore_latest()
+        report = None
+        if step is None and initial_checkpoint_path:
+            report = restore_initial(initial_checkpoint_path, self.model, self.optimizer)
+        print(describe(self.model, self.optimizer, self.mesh, self.batch_size, self.lengths))
+        if step is not None:
+            print(f"resumes from step {step} of {self.model_dir}", flush=True)
+        elif report is not None:
+            print(report, flush=True)
+        else:
+            print("starts from initial values", flush=True)
+        return step or 0
+
+    def train(self, train_steps: int, checkpoint_period: int) -> None:
+        """Trains up to `train_steps`, or until a signal, and saves.
+
+        Raises:
+          UserError: a loss that is not finite; the last checkpoint stays as it is.
+        """
+        with _Signals() as signals, Progress(train_steps, self.step) as progress:
+            try:
+                if self.step and self._due(self.step, train_steps) and not self._evaluated():
+                    self.evaluate(train_steps, signals.stopped)
+                while self.step < train_steps and not signals.stopped():
+                    self._advance(progress)
+                    if self.step % checkpoint_period == 0 or self.step == train_steps:
+                        self.checkpoints.save(self.step)
+                    if self._due(self.step, train_steps):
+                        self.evaluate(train_steps, signals.stopped)
+            except Stopped:
+                pass
+            if signals.stopped() and self.step < train_steps:
+                self.checkpoints.save(self.step)
+                progress.say(
+                    f"{signals.name} received: saved step {self.step}; the same command resumes"
+                )
+
+    def _advance(self, progress) -> None:
+        started = time.perf_counter()
+        batch = self.feed.next()
+        metrics = self.train_step(batch, self.step)
+        seconds = time.perf_counter() - started
+        self._check_finite(metrics)
+        self.step += 1
+        rates = {
+            "tokens_per_second": sum(self.feed.tokens) / seconds,
+            "input_wait_share": self.feed.wait_seconds / seconds,
+            "seconds": seconds,
+        }
+        self.writer.train(self.step, metrics, rates)
+        progress.update(self.step, metrics, rates)
+
+    def _check_finite(self, metrics) -> None:
+        if math.isfinite(metrics["loss"]):
+            return
+        first = metrics["not_finite"][0] if metrics["not_finite"] else "the loss itself"
+        logits = {name: layer["max_logit"] for name, layer in metrics["routing"].items()}
+        largest = ""
+        if logits:
+            name = max(logits, key=lambda layer: _order(logits[layer]))
+            largest = f"; largest router logit {logits[name]:.3g} in {name}"
+        raise UserError(
+            f"loss is {metrics['loss']} at step {self.step}; first not finite: {first}{largest}; "
+            f"the last checkpoint in {self.model_dir} is untouched: lower the learning rate, or "
+            "set DTYPE='float32'"
+        )
+
+    def _due(self, step: int, train_steps: int) -> bool:
+        return step % self.evaluation.period == 0 or step == train_steps
+
+    def _evaluated(self) -> bool:
+        return self.writer.last_evaluation() == self.step
+
+    def evaluate(self, train_steps: int, stopped: Callable[[], bool] = lambda: False) -> dict:
+        """Evaluates the model as it is; returns task -> metric -> value, which is logged too."""
+        results = self.teacher_forced.run(stopped)
+        period = self.evaluation.decode_period
+        if self.decoded is not None and (
+            self.step >= train_steps or (period and self.step % period == 0)
+        ):
+            for task, metrics in self.decoded.run(self.step, stopped).items():
+                results[task] = results.get(task, {}) | metrics
+        for task, metrics in results.items():
+            self.writer.evaluation(self.step, task, metrics)
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            print(f"\nstep {self.step}  {task}  {figures}", flush=True)
+        return results
+
+
+def _order(value: float) -> float:
+    """Sorts NaN above every number: it is the one to show."""
+    return math.inf if math.isnan(value) else value
+
+
+class _Signals:
+    """SIGINT and SIGTERM ask the loop to stop; a second one interrupts it."""
+
+    def __init__(self):
+        self.name = None
+        self._before = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number, _):
+        if self.name is not None:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+    def stopped(self) -> bool:
+        """Whether a signal has come."""
+        return self.name is not None
+
+
+@gin.configurable
+def train(
+    model_dir: str = gin.REQUIRED,
+    mixture_or_task_name: str = gin.REQUIRED,
+    task_feature_lengths: dict[str, int] = gin.REQUIRED,
+    batch_size: int = gin.REQUIRED,
+    train_steps: int = gin.REQUIRED,
+    model: Callable[[], TransformerEncoderDecoder] = TransformerEncoderDecoder,
+    optimizer: Callable[[], Adafactor] = Adafactor,
+    mesh_shape: str = "batch:1",
+    layout_rules: str = "batch:batch",
+    seed: int = 0,
+    split: str = "train",
+    pack: bool = False,
+    use_cached: bool = False,
+    checkpoint_period: int = 1000,
+    keep_checkpoints: int = 3,
+    initial_checkpoint_path: str | None = None,
+    z_loss_coef: float = 1e-4,
+    evaluate: Callable[[], Evaluation] = Evaluation,
+) -> None:
+    """Trains a model, or goes on with the run in `model_dir`.
+
+    Args:
+      model_dir: where checkpoints and logs go.
+      mixture_or_task_name: SeqIO task or mixture.
+      task_feature_lengths: {"inputs": tokens, "targets": tokens}.
+      batch_size: examples a step, all devices together.
+      train_steps: the step to stop at, counted from the run's start.
+      model: makes the model.
+      optimizer: makes the optimizer.
+      mesh_shape: as `mesh.parse_mesh_shape`.
+      layout_rules: as `mesh.parse_layout_rules`.
+      seed: of initial values, data order, dropout.
+      split: trained on.
+      pack: put several short examples into a row.
+      use_cached: read what SeqIO's cache_tasks wrote.
+      checkpoint_period: steps between checkpoints.
+      keep_checkpoints: how many are kept.
+      initial_checkpoint_path: a MODEL_DIR or checkpoint to take weights from.
+      z_loss_coef: of the softmax (Mesh-TensorFlow: 1e-4).
+      evaluate: makes the `Evaluation`.
+
+    Raises:
+      UserError: what does not fit, before any step; a loss that is not finite.
+    """
+    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
+    features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    with mesh_lib.use(mesh):
+        run = Run(
+            model_dir=model_dir,
+            model=model,
+            optimizer=optimizer,
+            mixture_or_task_name=mixture_or_task_name,
+            task_feature_lengths=task_feature_lengths,
+            batch_size=batch_size,
+            mesh=mesh,
+            seed=seed,
+            split=split,
+            pack=pack,
+            use_cached=use_cached,
+            keep_checkpoints=keep_checkpoints,
+            initial_checkpoint_path=initial_checkpoint_path,
+            z_loss_coef=z_loss_coef,
+            evaluate=evaluate(),
+        )
+        _write_facts(run, mesh_shape, layout_rules)
+        run.train(train_steps, checkpoint_period)
+
+
+def _write_facts(run: Run, mesh_shape: str, layout_rules: str) -> None:
+    """Writes what a report on the run needs to `run.json`."""
+    model, lengths = run.model, run.lengths
+    tokens = lengths["inputs"] + lengths["targets"]
+    flops = model.flops(lengths["inputs"], lengths["targets"])
+    entropy = {
+        task: features_lib.unigram_entropy(batches, model.vocab_size)
+        for task, batches in run.teacher_forced.datasets.items()
+    }
+    facts = {
+        "parameters": parameter_count(model),
+        "flops_per_sequence": flops,
+        "flops_per_token": flops / tokens,
+        "tokens_per_step": run.batch_size * tokens,
+        "unigram_entropy": entropy,
+        "mesh_shape": mesh_shape,
+        "layout_rules": layout_rules,
+        "dtype": model.compute_dtype,
+    }
+    path = os.path.join(run.model_dir, "run.json")
+    with open(path + ".new", "w") as file:
+        json.dump(facts, file, indent=2)
+    os.replace(path + ".new", path)

@@ -1,0 +1,108 @@
+"""SentencePiece vocabularies with T5's special ids, trained here or found when first used."""
+
+import io
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import sentencepiece
+import seqio
+from seqio import vocabularies
+
+from switch_tf.errors import UserError
+
+# Sentinels, as many as T5 has; they follow the pieces.
+EXTRA_IDS = 100
+# SentencePiece drops longer sentences silently.
+_MAX_SENTENCE_BYTES = 4096
+
+
+def train(texts: Iterable[str], path: Path, size: int) -> None:
+    """Trains a unigram model and writes it, whole or not at all; the same texts give the same file.
+
+    Ids are T5's: 0 padding, 1 end, 2 unknown.
+
+    Args:
+      texts: documents.
+      path: file to write; its folder is made.
+      size: number of pieces, without sentinels.
+
+    Raises:
+      UserError: the texts have too few different pieces for `size`.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sentences(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            # Sums of floats depend on how threads share the work.
+            num_threads=1,
+            shuffle_input_sentence=False,
+            max_sentence_length=_MAX_SENTENCE_BYTES,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        # Its own message: "Vocabulary size too high (2000). Please set it to a value <= 512."
+        limit = re.search(r"<= ?(\d+)", str(error))
+        why = f"use at most {limit[1]}" if limit else str(error).splitlines()[-1]
+        raise UserError(f"no vocabulary of {size} pieces from these texts: {why}") from error
+    write_atomically(path, model.getvalue())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file such that readers, and an interrupt, find it whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for line in text.splitlines():
+            # Characters of UTF-8 take four bytes at most.
+            for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
+                piece = line[start : start + _MAX_SENTENCE_BYTES // 4].strip()
+                if piece:
+                    yield piece
+
+
+class LazyVocabulary(seqio.SentencePieceVocabulary):
+    """A SentencePiece vocabulary whose file is known, or made, only when it is first needed.
+
+    SeqIO wants a vocabulary when a task is registered; gin is read after that.
+
+    Args:
+      find: returns the path of the model, and makes the file if need be. A function of a module,
+        as vocabularies are copied and compared.
+    """
+
+    def __init__(self, find: Callable[[], str]):
+        super().__init__("", extra_ids=EXTRA_IDS)
+        self._find = find
+
+    @property
+    def sentencepiece_model_file(self) -> str:
+        """Path of the model in use."""
+        return self._find()
+
+    def _model_context(self) -> vocabularies._ModelContext:
+        path = self._find()
+        if path != self._sentencepiece_model_file:
+            # gin has changed since the last use.
+            self._sentencepiece_model_file = path
+            self._model = None
+        return super()._model_context()

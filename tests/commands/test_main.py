@@ -1,0 +1,134 @@
+import importlib
+import os
+import subprocess
+import sys
+import types
+
+import pytest
+
+from switch_tf.commands import flags
+from switch_tf.commands import main as main_module
+from switch_tf.errors import UserError
+
+
+def run_without_tensorflow(*arguments):
+    """Runs the command in a process where importing TensorFlow fails."""
+    code = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['seqio'] = None;"
+        "from switch_tf.commands.main import main; main()"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ)
+
+
+@pytest.fixture
+def subcommand(monkeypatch):
+    """Puts a function in the place of `switch-tf tasks`."""
+
+    def replace(function):
+        module = types.SimpleNamespace(main=function)
+        monkeypatch.setattr(importlib, "import_module", lambda name: module)
+
+    return replace
+
+
+def test_help_lists_the_commands_and_needs_no_tensorflow():
+    done = run_without_tensorflow("--help")
+    assert done.returncode == 0, done.stderr
+    for command in main_module.COMMANDS:
+        assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", main_module.COMMANDS)
+def test_help_of_a_command_needs_no_tensorflow(command):
+    done = run_without_tensorflow(command, "--help")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", main_module.COMMANDS)
+def test_an_unknown_flag_is_one_line_and_status_2(command):
+    done = run_without_tensorflow(command, "--no_such_flag")
+    assert done.returncode == 2
+    assert done.stderr.startswith("switch-tf: error: ")
+    assert "--no_such_flag" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_command_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main_module.main(["trian"])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("switch-tf: error: ") and "'trian'" in error and "train" in error
+    assert error.count("\n") == 1
+
+
+def test_the_arguments_after_the_command_are_passed_on(subcommand):
+    seen = []
+    subcommand(seen.append)
+    main_module.main(["tasks", "--help", "NAME"])
+    assert seen == [["--help", "NAME"]]
+
+
+def test_a_user_error_is_one_line_and_status_2(subcommand, capsys):
+    def fail(argv):
+        raise UserError("x is wrong;\n mend it")
+
+    subcommand(fail)
+    with pytest.raises(SystemExit) as stop:
+        main_module.main(["tasks"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "switch-tf: error: x is wrong; mend it\n"
+
+
+def test_an_interrupt_is_status_130_without_a_traceback(subcommand, capsys):
+    def interrupt(argv):
+        raise KeyboardInterrupt
+
+    subcommand(interrupt)
+    with pytest.raises(SystemExit) as stop:
+        main_module.main(["tasks"])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "switch-tf: interrupted\n"
+
+
+def test_other_errors_keep_their_traceback(subcommand):
+    def fail(argv):
+        raise ValueError("a defect")
+
+    subcommand(fail)
+    with pytest.raises(ValueError, match="a defect"):
+        main_module.main(["tasks"])
+
+
+def test_gin_values_are_taken_out_of_the_command_line():
+    argv = ["--gin_file=a.gin", "--gin.A=1", "--gin.B", "'x=y'", "--other", "--gin.C.d='-'"]
+    assert flags.split_gin_args(argv) == (
+        ["A=1", "B='x=y'", "C.d='-'"],
+        ["--gin_file=a.gin", "--other"],
+    )
+
+
+@pytest.mark.parametrize(
+    "argv", [["--gin.A"], ["--gin.A="], ["--gin.=1"], ["--gin.A", "--gin.B=1"]]
+)
+def test_a_gin_flag_without_name_or_value_is_refused(argv):
+    with pytest.raises(UserError, match="lacks a name or a value: write --gin.NAME=VALUE"):
+        flags.split_gin_args(argv)
+
+
+def test_gin_files_may_be_repeated():
+    parser = flags.Parser(prog="switch-tf train")
+    flags.add_gin_flags(parser)
+    assert parser.parse_args(["--gin_file=a", "--gin_file", "b"]).gin_file == ["a", "b"]
+    assert parser.parse_args([]).gin_file == []
+    assert "--gin.NAME" in parser.format_help()
+
+
+def test_an_unknown_flag_names_the_nearest():
+    parser = flags.Parser(prog="switch-tf train")
+    flags.add_gin_flags(parser)
+    with pytest.raises(UserError, match="^unknown flag '--gin-file'; nearest: --gin_file$"):
+        parser.parse_args(["--gin-file=a.gin"])
+    with pytest.raises(UserError, match="^unexpected argument 'x'; see switch-tf train --help$"):
+        parser.parse_args(["x"])

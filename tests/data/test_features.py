@@ -1,0 +1,266 @@
+import math
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+from t5.data import preprocessors
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data import features
+from switch_tf.errors import UserError
+
+LENGTHS = {"inputs": 32, "targets": 24}
+BYTES = seqio.ByteVocabulary(extra_ids=100)
+NUM_VALIDATION = 11
+
+
+def documents(split, shuffle_files, seed=None):
+    n = {"train": 60, "validation": NUM_VALIDATION, "empty": 0}[split]
+    texts = [f"document {i:03d} " + "abcdefgh"[i % 8] * (i % 13) for i in range(n)]
+    columns = {"inputs": [""] * n, "targets": texts}
+    return tf.data.Dataset.from_tensor_slices(
+        {name: tf.constant(column, tf.string) for name, column in columns.items()}
+    )
+
+
+def copies(dataset):
+    return dataset.map(lambda x: {"inputs": x["targets"], "targets": x["targets"]})
+
+
+def broken(dataset):
+    def read(text):
+        raise UserError("data.jsonl, line 3: no JSON; mend or delete the line")
+
+    def example(x):
+        return {k: tf.ensure_shape(tf.py_function(read, [v], tf.string), []) for k, v in x.items()}
+
+    return dataset.map(example)
+
+
+def add_task(name, first, vocabulary=BYTES, last=seqio.preprocessors.append_eos_after_trim):
+    if name not in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(documents, ["train", "validation", "empty"]),
+            preprocessors=[*first, last],
+            output_features={k: seqio.Feature(vocabulary) for k in ("inputs", "targets")},
+        )
+    return seqio.TaskRegistry.get(name)
+
+
+SPANS = add_task("features_spans", [seqio.preprocessors.tokenize, preprocessors.span_corruption])
+COPY = add_task("features_copy", [copies, seqio.preprocessors.tokenize])
+add_task("features_broken", [broken, seqio.preprocessors.tokenize])
+if "features_mixture" not in seqio.MixtureRegistry.names():
+    seqio.MixtureRegistry.add("features_mixture", [("features_spans", 1), ("features_copy", 2)])
+NAMES = ["features_spans", "features_copy", "features_mixture"]
+
+
+def train(name, pack=False, seed=1):
+    return features.train_dataset(name, "train", LENGTHS, 4, pack, seed)
+
+
+def numpy(batches):
+    return [{k: np.asarray(v) for k, v in batch.items()} for batch in batches]
+
+
+def assert_same(batches, others):
+    assert len(batches) == len(others) > 0
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+def real_rows(batches):
+    rows = np.concatenate([b["decoder_target_tokens"] for b in batches])
+    return [tuple(row) for row in rows if row.any()]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_features_are_int32_of_batch_by_length(pack):
+    (batch,) = numpy(train("features_mixture", pack).take(1))
+    lengths = {"encoder": LENGTHS["inputs"], "decoder": LENGTHS["targets"]}
+    assert ("encoder_segment_ids" in batch) == pack
+    assert len(batch) == (8 if pack else 4)
+    for name, value in batch.items():
+        assert features.feature_axes(name) == ("batch", "length")
+        assert value.shape == (4, lengths[name.split("_")[0]]) and value.dtype == np.int32
+
+
+def test_unknown_feature_has_no_axes():
+    with pytest.raises(KeyError):
+        features.feature_axes("labels")
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_seed_alone_decides_the_batches(name, pack):
+    first = numpy(train(name, pack, seed=1).take(20))
+    assert_same(first, numpy(train(name, pack, seed=1).take(20)))
+    other = numpy(train(name, pack, seed=2).take(20))
+    assert real_rows(first) != real_rows(other)
+
+
+def test_training_data_never_end():
+    rows = real_rows(numpy(train("features_copy").take(45)))
+    assert len(rows) == 180 and 40 < len(set(rows)) <= 60
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_restored_iterator_gives_the_next_batches(name, pack, tmp_path):
+    iterator = iter(train(name, pack))
+    passed = numpy(next(iterator) for _ in range(7))
+    path = tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "position"))
+    expected = numpy(next(iterator) for _ in range(30))
+    restored = iter(train(name, pack))
+    tf.train.Checkpoint(iterator=restored).read(path).assert_consumed()
+    assert_same(numpy(next(restored) for _ in range(30)), expected)
+    assert real_rows(passed) != real_rows(expected[:7])
+
+
+@pytest.mark.parametrize("batch_size", [4, 11, 16])
+def test_evaluation_sees_each_example_once_in_full_batches(batch_size):
+    dataset = features.eval_dataset("features_copy", "validation", LENGTHS, batch_size)
+    batches = numpy(dataset)
+    assert dataset.element_spec["decoder_target_tokens"].shape[0] == batch_size
+    assert len(batches) == math.ceil(NUM_VALIDATION / batch_size)
+    assert {b["decoder_target_tokens"].shape for b in batches} == {(batch_size, 24)}
+    texts = sorted(x["targets"].numpy().decode() for x in documents("validation", False))
+    decoded = [BYTES.decode([int(t) for t in row if t > 1]) for row in real_rows(batches)]
+    assert sorted(decoded) == sorted(text[:23] for text in texts)
+    padding = batches[-1]["decoder_target_tokens"].any(axis=1) == 0
+    assert padding.sum() == -NUM_VALIDATION % batch_size
+    assert all(not value[padding].any() for value in batches[-1].values())
+
+
+@pytest.mark.parametrize("num_batches", [None, 2])
+@pytest.mark.parametrize("pack", [False, True])
+def test_evaluations_are_alike_and_shuffled(pack, num_batches):
+    args = ("features_spans", "train", {"inputs": 16, "targets": 16}, 2, num_batches, pack)
+    dataset = features.eval_dataset(*args)
+    first = numpy(dataset)
+    assert_same(first, numpy(dataset))
+    assert_same(first, numpy(features.eval_dataset(*args)))
+    if num_batches:
+        assert len(first) == num_batches
+
+
+def test_evaluation_leaves_the_order_of_the_files():
+    dataset = features.eval_dataset("features_copy", "train", LENGTHS, 4)
+    texts = [BYTES.decode([int(t) for t in row if t > 1]) for row in real_rows(numpy(dataset))]
+    assert texts != sorted(texts) and len(texts) == 60
+
+
+def test_mixture_is_evaluated_as_its_tasks():
+    datasets = features.eval_datasets("features_mixture", "validation", LENGTHS, 4)
+    assert list(datasets) == ["features_copy", "features_spans"]
+    with pytest.raises(UserError, match="'features_mixture' is a mixture"):
+        features.eval_dataset("features_mixture", "validation", LENGTHS, 4)
+
+
+def test_unknown_split_lists_the_splits():
+    with pytest.raises(UserError, match="no split 'test', it has empty, train, validation"):
+        features.train_dataset("features_copy", "test", LENGTHS, 4, False, 1)
+
+
+@pytest.mark.parametrize("make", ["train", "eval"])
+def test_empty_dataset_is_reported_at_once(make):
+    with pytest.raises(UserError, match="split 'empty', gives no example"):
+        if make == "train":
+            features.train_dataset("features_copy", "empty", LENGTHS, 4, False, 1)
+        else:
+            features.eval_dataset("features_copy", "empty", LENGTHS, 4)
+
+
+def test_error_of_a_reader_becomes_one_line():
+    with pytest.raises(UserError) as raised:
+        train("features_broken")
+    assert str(raised.value) == "data.jsonl, line 3: no JSON; mend or delete the line"
+
+
+@pytest.mark.parametrize(
+    "lengths, message",
+    [
+        ({"inputs": 8}, "no length for 'targets'"),
+        ({"inputs": 8, "targets": 0}, "length 0 of 'targets' is no number >= 1"),
+        ({"inputs": 8.5, "targets": 8}, "length 8.5 of 'inputs' is no number >= 1"),
+        ({"inputs": 8, "targets": 8, "labels": 8}, "unknown feature 'labels'"),
+    ],
+)
+def test_bad_lengths_are_named(lengths, message):
+    with pytest.raises(UserError, match=message):
+        features.check_lengths(lengths)
+
+
+@pytest.mark.parametrize(
+    "batch_size, mesh, rules, message",
+    [
+        (6, "batch:4", "batch:batch", "BATCH_SIZE=6 .*MESH_SHAPE"),
+        (0, "batch:4", "batch:batch", "BATCH_SIZE=0 is not a number"),
+        (4, "batch:2,model:5", "length:model", r"TASK_FEATURE_LENGTHS\['inputs'\]=32 .*MESH_SHAPE"),
+    ],
+)
+def test_batch_that_does_not_divide_is_refused(batch_size, mesh, rules, message):
+    shape = mesh_lib.parse_mesh_shape(mesh)
+    with pytest.raises(UserError, match=message):
+        features.check_batch(batch_size, LENGTHS, mesh_lib.parse_layout_rules(rules, shape), shape)
+
+
+def test_batch_that_divides_is_accepted():
+    features.check_batch(
+        8, LENGTHS, {"batch": "batch", "length": "model"}, {"batch": 4, "model": 8}
+    )
+
+
+def test_vocabulary_must_fit_the_model():
+    size = BYTES.vocab_size
+    features.check_vocabulary(SPANS, size)
+    mixture = seqio.MixtureRegistry.get("features_mixture")
+    with pytest.raises(
+        UserError, match=rf"has {size} tokens, the model's vocab_size is {size - 1}"
+    ):
+        features.check_vocabulary(mixture, size - 1)
+
+
+def test_span_corruption_needs_sentinels():
+    few = seqio.ByteVocabulary(extra_ids=10)
+    steps = [seqio.preprocessors.tokenize, preprocessors.span_corruption]
+    with pytest.raises(UserError, match="has 10 sentinels, span corruption needs 100"):
+        features.check_vocabulary(add_task("features_few_sentinels", steps, few), 1000)
+    features.check_vocabulary(add_task("features_few_copy", [copies], few), 1000)
+
+
+def test_vocabulary_needs_pad_0_and_eos_1():
+    wrong = seqio.PassThroughVocabulary(100, eos_id=2)
+    with pytest.raises(UserError, match="pad 0 and eos 2"):
+        features.check_vocabulary(add_task("features_wrong_eos", [copies], wrong), 1000)
+
+
+def test_missing_vocabulary_file_is_one_line(tmp_path):
+    gone = seqio.SentencePieceVocabulary(str(tmp_path / "gone.model"))
+    task = add_task("features_gone", [copies], gone)
+    with pytest.raises(UserError, match="gone.model") as raised:
+        features.check_vocabulary(task, 1000)
+    assert "\n" not in str(raised.value)
+
+
+def test_tokens_that_are_not_padding_are_counted():
+    batch = {
+        "encoder_input_tokens": np.array([[3, 1, 0], [4, 5, 1]]),
+        "decoder_target_tokens": np.array([[1, 0], [0, 0]]),
+    }
+    assert features.count_tokens(batch) == (5, 1)
+
+
+def test_unigram_entropy_counts_targets_with_weight_only():
+    batch = {
+        "decoder_target_tokens": np.array([[2, 2, 3, 4, 0, 0]], np.int32),
+        "decoder_loss_weights": np.array([[1, 1, 1, 1, 0, 0]], np.int32),
+    }
+    dataset = tf.data.Dataset.from_tensors(batch).repeat()
+    assert features.unigram_entropy(dataset, 8, num_batches=3) == pytest.approx(1.5 * math.log(2))
+    with pytest.raises(UserError, match="empty"):
+        features.unigram_entropy(dataset.take(0), 8)

@@ -1,0 +1,103 @@
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data.feed import Feed
+
+MESHES = [("batch:8", "batch:batch"), ("batch:2,model:2", "batch:batch")]
+
+
+def batches(n=6, wait=0.0):
+    def generate():
+        for i in range(n):
+            time.sleep(wait)
+            tokens = np.arange(8 * 4, dtype=np.int32).reshape(8, 4) + 100 * i
+            yield {"encoder_input_tokens": tokens, "decoder_target_tokens": tokens[:, :2] * 0 + 1}
+
+    spec = {
+        "encoder_input_tokens": tf.TensorSpec((8, 4), tf.int32),
+        "decoder_target_tokens": tf.TensorSpec((8, 2), tf.int32),
+    }
+    return tf.data.Dataset.from_generator(generate, output_signature=spec)
+
+
+def numbers(n=100):
+    """As `batches`, of a source whose position can be saved, read ahead."""
+    dataset = tf.data.Dataset.range(n, output_type=tf.int32).shuffle(50, seed=1)
+    dataset = dataset.map(
+        lambda i: {
+            "encoder_input_tokens": i + tf.zeros((8, 4), tf.int32),
+            "decoder_target_tokens": tf.ones((8, 2), tf.int32),
+        }
+    )
+    return dataset.prefetch(4)
+
+
+def host(batch):
+    return {name: mesh_lib.to_numpy(value) for name, value in batch.items()}
+
+
+@pytest.mark.parametrize("shape, rules", MESHES)
+def test_batch_is_laid_out_over_the_mesh(shape, rules):
+    mesh = mesh_lib.Mesh.create(shape, rules)
+    batch = Feed(batches(), mesh).next()
+    for name, length in (("encoder_input_tokens", 4), ("decoder_target_tokens", 2)):
+        layout = dtensor.fetch_layout(batch[name])
+        assert layout == mesh.layout(("batch", "length"))
+        parts = dtensor.unpack(batch[name])
+        assert len(parts) == mesh.size
+        assert {tuple(part.shape) for part in parts} == {(8 // mesh.shape["batch"], length)}
+    expected = np.arange(32).reshape(8, 4)
+    np.testing.assert_array_equal(host(batch)["encoder_input_tokens"], expected)
+
+
+@pytest.mark.parametrize("shape, rules", MESHES)
+def test_feed_works_inside_the_mesh(shape, rules):
+    mesh = mesh_lib.Mesh.create(shape, rules)
+    with mesh_lib.use(mesh):
+        feed = Feed(batches(), mesh)
+        feed.next()
+        second = feed.next()
+    assert mesh_lib.to_numpy(second["encoder_input_tokens"])[0, 0] == 100
+
+
+@pytest.mark.parametrize("shape, rules", MESHES)
+def test_restored_feed_gives_the_next_batch(shape, rules, tmp_path):
+    mesh = mesh_lib.Mesh.create(shape, rules)
+    feed = Feed(numbers(), mesh)
+    for _ in range(5):
+        feed.next()
+    path = tf.train.Checkpoint(iterator=feed.iterator).write(str(tmp_path / "position"))
+    restored = Feed(numbers(), mesh)
+    tf.train.Checkpoint(iterator=restored.iterator).read(path).assert_consumed()
+    for _ in range(20):
+        expected, got = host(feed.next()), host(restored.next())
+        for name in expected:
+            np.testing.assert_array_equal(got[name], expected[name])
+
+
+def test_end_of_the_data_stops_the_iteration():
+    feed = Feed(batches(n=1), mesh_lib.Mesh.create("batch:2", "batch:batch"))
+    feed.next()
+    with pytest.raises(StopIteration):
+        feed.next()
+
+
+def test_waiting_is_counted_apart_from_packing():
+    feed = Feed(batches(wait=0.2), mesh_lib.Mesh.create("batch:2", "batch:batch"))
+    feed.next()
+    feed.next()
+    assert feed.wait_seconds >= 0.19
+    assert 0 < feed.pack_seconds < 0.19
+
+
+def test_tokens_and_padding_of_the_batch_are_kept():
+    feed = Feed(batches(), mesh_lib.Mesh.create("batch:2", "batch:batch"))
+    feed.next()
+    assert feed.tokens == (31, 16)
+    assert feed.positions == (32, 16)
+    assert feed.padding_share == pytest.approx(1 / 48)

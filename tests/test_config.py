@@ -1,0 +1,269 @@
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+
+import gin
+import pytest
+
+from switch_tf import config, configurables, gin_files
+from switch_tf.errors import UserError
+
+DECLARED = """
+import gin
+
+@gin.configurable
+def schedule(peak, warmup_steps=10): ...
+
+@gin.configurable(module="layers")
+class Router:
+    def __init__(self, num_experts, *, noise=0.0): ...
+
+@gin.configurable("other.Router")
+class _Other:
+    def __init__(self, **kwargs): ...
+
+gin.constant("ANSWER", 42)
+config.macro("SEED")
+config.macro("MIXTURE_OR_TASK_MODULE")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working directory, and a project that declares `DECLARED`."""
+    monkeypatch.chdir(tmp_path)
+    source = configurables.read_module(DECLARED, "switch_tf.declared")
+    monkeypatch.setattr(configurables, "project_source", lambda: source)
+    yield tmp_path
+    gin.clear_config()
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+    return path.name
+
+
+def error_of(files, bindings=()):
+    with pytest.raises(UserError) as caught:
+        config.precheck(files, bindings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_precheck_returns_the_literal_macros_with_flags_over_files(folder):
+    write(folder / "a.gin", "A = 1\nB = %A\nC = {'x': (%A, [2])}\nD = @schedule\n")
+    assert config.precheck(["a.gin"], ["A=3"]) == {"A": 3, "B": 3, "C": {"x": (3, [2])}}
+
+
+def test_an_included_file_is_found_in_the_gin_folder(folder, monkeypatch):
+    monkeypatch.setattr(gin_files, "GIN_FOLDER", folder / "project")
+    write(folder / "project/models/m.gin", "A = 1")
+    write(folder / "run.gin", "include 'models/m.gin'\nB = %A")
+    assert config.precheck(["run.gin"]) == {"A": 1, "B": 1}
+
+
+def test_the_working_directory_comes_before_the_gin_folder(folder, monkeypatch):
+    monkeypatch.setattr(gin_files, "GIN_FOLDER", folder / "project")
+    write(folder / "project/m.gin", "A = 1")
+    write(folder / "m.gin", "A = 2")
+    assert config.precheck(["m.gin"]) == {"A": 2}
+
+
+def test_a_missing_file_names_the_places_searched_and_the_nearest(folder, monkeypatch):
+    monkeypatch.setattr(gin_files, "GIN_FOLDER", folder / "project")
+    write(folder / "project/models/tiny.gin", "A = 1")
+    assert error_of(["models/tinny.gin"]) == (
+        f"--gin_file: no file 'models/tinny.gin'; searched in {folder} and {folder / 'project'}"
+        "; nearest: models/tiny.gin"
+    )
+    write(folder / "a.gin", "A = 1\ninclude 'b.gin'")
+    assert error_of(["a.gin"]).startswith("a.gin:2: no file 'b.gin'; searched in")
+
+
+def test_a_file_that_includes_itself_is_refused(folder):
+    write(folder / "a.gin", "include 'b.gin'")
+    write(folder / "b.gin", "A = 1\ninclude 'a.gin'")
+    assert error_of(["a.gin"]) == "b.gin:2: 'a.gin' includes itself; drop this include"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("A = 1\nB = = 2\n", "a.gin:2: syntax error: Unable to parse value, in: B = = 2"),
+        ("A = 1\nB\n", "a.gin:2: syntax error: Couldn't parse statement, expected ':' or '='"),
+        ("A = 1\nB = [1,\n", "a.gin:3: syntax error: EOF in multi-line statement; is a bracket"),
+    ],
+)
+def test_a_syntax_error_names_file_and_line(folder, text, message):
+    write(folder / "a.gin", text)
+    assert error_of(["a.gin"]).startswith(message)
+
+
+def test_a_string_without_quotes_in_a_flag_says_how_to_quote_it(folder):
+    assert error_of([], ["MODEL_DIR=/tmp/model"]) == (
+        "--gin.MODEL_DIR: not a gin value: Unable to parse value; a string needs quotes of its "
+        "own: --gin.NAME=\"'text'\""
+    )
+
+
+def test_an_unknown_configurable_names_the_nearest(folder):
+    write(folder / "a.gin", "shcedule.peak = 1")
+    assert error_of(["a.gin"]) == (
+        "a.gin:1: no configurable 'shcedule'; nearest: schedule; one of your own needs "
+        "'import MODULE' in a gin file, or MIXTURE_OR_TASK_MODULE"
+    )
+    assert error_of([], ["schedule.peak=@scope/shcedule()"]).startswith(
+        "--gin.schedule.peak: no configurable 'shcedule'; nearest: schedule"
+    )
+    write(folder / "a.gin", "shcedule:\n  peak = 1\n")
+    assert error_of(["a.gin"]).startswith("a.gin:1: no configurable 'shcedule'")
+
+
+def test_an_unknown_parameter_names_the_nearest_or_all(folder):
+    write(folder / "a.gin", "schedule.peak = 1\nscope/schedule.warmup_step = 2")
+    assert error_of(["a.gin"]) == (
+        "a.gin:2: 'schedule' has no parameter 'warmup_step'; nearest: warmup_steps"
+    )
+    assert error_of([], ["schedule.x=1"]) == (
+        "--gin.schedule.x: 'schedule' has no parameter 'x'; it has peak, warmup_steps"
+    )
+
+
+def test_names_match_by_their_last_parts_as_in_gin(folder):
+    write(folder / "a.gin", "layers.Router.noise = 1\ndeclared.schedule.peak = 1\n")
+    config.precheck(["a.gin"], ["other.Router.anything=1"])
+    assert error_of([], ["Router.noise=1"]) == (
+        "--gin.Router.noise: 'Router' is ambiguous; write one of layers.Router, other.Router"
+    )
+
+
+def test_a_macro_without_a_value_names_the_flag_that_gives_one(folder):
+    write(folder / "a.gin", "BATCH = 8\nschedule.peak = [%ANSWER, %BATCH_SIZE]")
+    assert error_of(["a.gin"]) == (
+        "a.gin:2: %BATCH_SIZE has no value: pass --gin.BATCH_SIZE=VALUE; nearest: BATCH"
+    )
+    config.precheck(["a.gin"], ["BATCH_SIZE=8"])
+
+
+def test_a_required_value_that_is_not_given_is_named(folder):
+    write(folder / "a.gin", "MODEL_DIR = %gin.REQUIRED\nschedule.peak = %gin.REQUIRED")
+    assert error_of(["a.gin"], ["schedule.peak=1"]) == (
+        "a.gin:1: MODEL_DIR is required: pass --gin.MODEL_DIR=VALUE"
+    )
+    assert error_of(["a.gin"], ["MODEL_DIR='m'"]) == (
+        "a.gin:2: schedule.peak is required: pass --gin.schedule.peak=VALUE"
+    )
+
+
+def test_a_flag_for_a_macro_that_nothing_reads_is_refused(folder):
+    write(folder / "a.gin", "TRAIN_STEPS = 5")
+    assert error_of(["a.gin"], ["TRAIN_STEP=9"]) == (
+        "--gin.TRAIN_STEP: nothing reads a macro 'TRAIN_STEP'; nearest: TRAIN_STEPS"
+    )
+    # Python reads it by config.macro.
+    config.precheck(["a.gin"], ["SEED=1"])
+
+
+def test_a_module_that_is_not_there_is_named_without_importing_anything(folder):
+    write(folder / "a.gin", "import nowhere.at_all")
+    assert error_of(["a.gin"]) == (
+        "a.gin:1: no module 'nowhere.at_all'; run where it can be imported, or set PYTHONPATH"
+    )
+    assert error_of([], ["MIXTURE_OR_TASK_MODULE='tasks.not_there'"]).startswith(
+        "--gin.MIXTURE_OR_TASK_MODULE: no module 'tasks.not_there'"
+    )
+
+
+def test_load_sets_what_the_users_own_module_declares(folder, caplog):
+    write(
+        folder / "users_module.py",
+        """
+        import gin
+
+        @gin.configurable
+        def users_function(a, b=2):
+            return a, b
+        """,
+    )
+    write(folder / "sub/a.gin", "A = 1\nusers_function.a = %A\n")
+    write(folder / "run.gin", "include 'sub/a.gin'\nMIXTURE_OR_TASK_MODULE = 'users_module'\n")
+    with caplog.at_level(logging.ERROR):
+        config.load(["run.gin"], ["users_function.b=3"])
+    assert not caplog.records
+    assert sys.modules["users_module"].users_function() == (1, 3)
+    assert config.macro("A") == 1
+    assert "users_function.b = 3" in config.operative_config()
+    assert error_of(["run.gin"], ["users_function.c=1"]).startswith(
+        "--gin.users_function.c: 'users_function' has no parameter 'c'"
+    )
+    with pytest.raises(UserError) as caught:
+        config.load(["run.gin"], ["users_funktion.c=1"])
+    assert str(caught.value).startswith("--gin.users_funktion.c=1: No configurable matching")
+
+
+def test_the_operative_config_alone_configures_the_same_run(folder):
+    write(folder / "another_module.py", "import gin\n@gin.configurable\ndef run_it(a): return a\n")
+    write(folder / "run.gin", "A = {'x': 1}\nrun_it.a = %A\n")
+    config.load(["run.gin"], ["MIXTURE_OR_TASK_MODULE='another_module'"])
+    assert sys.modules["another_module"].run_it() == {"x": 1}
+    saved = config.operative_config()
+    write(folder / "saved.gin", saved)
+    config.load(["saved.gin"])
+    assert sys.modules["another_module"].run_it() == {"x": 1}
+    assert config.operative_config() == saved
+
+
+def test_loading_again_forgets_what_was_loaded_before(folder):
+    write(folder / "a.gin", "A = 1\n")
+    write(folder / "b.gin", "B = 2\n")
+    config.load(["a.gin"])
+    config.load(["b.gin"])
+    assert config.macro("B") == 2
+    assert config.macro("A", None) is None
+    with pytest.raises(UserError, match="^A is not set: pass --gin.A=VALUE$"):
+        config.macro("A")
+
+
+def test_the_operative_config_has_the_macros_that_python_read(folder):
+    write(folder / "a.gin", "A = 1\nB = 2\n")
+    config.load(["a.gin"])
+    config.macro("A")
+    assert "A = 1" in config.operative_config()
+    assert "B = 2" not in config.operative_config()
+
+
+def test_precheck_needs_no_tensorflow(tmp_path):
+    code = (
+        "import sys; from switch_tf import config; config.precheck([], ['gin.macro.value=1']);"
+        "sys.exit('tensorflow' in sys.modules or 'seqio' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+
+def unread_macros(folder) -> set[str]:
+    """Macros defined in the gin files of `folder` that neither gin nor Python reads."""
+    defined, read = {}, set(configurables.project_source().macros)
+    for path in sorted(folder.rglob("*.gin")):
+        with open(path) as file:
+            for statement, where in gin_files.read_statements(file, str(path)):
+                if not hasattr(statement, "value"):
+                    continue
+                if not statement.arg_name:
+                    defined[statement.selector] = where
+                found = gin_files.parts(statement.value)
+                read |= {part.name for part in found if isinstance(part, gin_files.Macro)}
+    return {f"{where}: {name}" for name, where in defined.items() if name not in read}
+
+
+def test_every_macro_of_the_gin_folder_is_read_somewhere():
+    assert unread_macros(gin_files.GIN_FOLDER) == set()
+
+
+def test_a_macro_that_nothing_reads_is_found(tmp_path):
+    path = tmp_path / "a.gin"
+    path.write_text("READ = 1\nLEFT = 2\nx.y = [%READ]\n")
+    assert unread_macros(tmp_path) == {f"{path}:2: LEFT"}
