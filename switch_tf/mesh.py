@@ -228,8 +228,19 @@ def use(mesh: Mesh):
         _current.pop()
 
 
-def to_numpy(value) -> np.ndarray:
-    """The global value of a DTensor, variable or tensor as one host array."""
+def host():
+    """Context in which eager ops run on the host, also inside `use`: reading data, metrics."""
+    import tensorflow as tf
+
+    return tf.device("/device:CPU:0")
+
+
+def local_shards(value) -> list[tuple[tuple[slice, ...], object]]:
+    """What the local devices hold of a DTensor, variable or tensor, replicas once.
+
+    Returns:
+      A pair for each shard: its place in the whole, and the tensor, on its device.
+    """
     import keras
     import tensorflow as tf
     from tensorflow.experimental import dtensor
@@ -239,16 +250,32 @@ def to_numpy(value) -> np.ndarray:
     if isinstance(value, tf.Variable):
         value = value.read_value()
     if not dtensor.is_dtensor(value):
-        return value.numpy()
-    layout = dtensor.fetch_layout(value)
-    parts = [part.numpy() for part in dtensor.unpack(value)]
-    if layout.is_fully_replicated():
-        return parts[0]
-    whole = np.empty(value.shape, parts[0].dtype)
-    mesh_shape = {d: layout.mesh.dim_size(d) for d in layout.mesh.dim_names}
-    rules = {str(i): d for i, d in enumerate(layout.sharding_specs) if d != dtensor.UNSHARDED}
+        return [(tuple(slice(0, n) for n in value.shape), value)]
+    shards = {}
+    for place, part in zip(places(value), dtensor.unpack(value), strict=True):
+        shards.setdefault(str(place), (place, part))
+    return list(shards.values())
+
+
+def places(value) -> list[tuple[slice, ...]]:
+    """For each local device, the part of a DTensor or DVariable that it holds, in device order."""
+    from tensorflow.experimental import dtensor
+
+    layout = getattr(value, "layout", None) or dtensor.fetch_layout(value)
+    sizes = {name: layout.mesh.dim_size(name) for name in layout.mesh.dim_names}
+    specs = enumerate(layout.sharding_specs)
+    rules = {str(i): name for i, name in specs if name != dtensor.UNSHARDED}
     axes = [str(i) for i in range(len(value.shape))]
-    slices = Mesh(mesh_shape, rules, layout.mesh).shards(axes, value.shape)
-    for part, place in zip(parts, slices, strict=True):
-        whole[place] = part
+    return Mesh(sizes, rules, layout.mesh).shards(axes, value.shape)
+
+
+def to_numpy(value) -> np.ndarray:
+    """The global value of a DTensor, variable or tensor as one host array."""
+    shards = local_shards(value)
+    if len(shards) == 1:
+        return shards[0][1].numpy()
+    ends = [max(place[axis].stop for place, _ in shards) for axis in range(len(shards[0][0]))]
+    whole = np.empty(ends, shards[0][1].dtype.as_numpy_dtype)
+    for place, part in shards:
+        whole[place] = part.numpy()
     return whole

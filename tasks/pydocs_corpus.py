@@ -21,9 +21,6 @@ from tasks.pydocs_parse import Document
 SPLITS = ("train", "validation")
 # Part of the cache's key: raise it when the same sources should give another corpus.
 _FORMAT = 1
-# The vocabulary learns from the first so many characters of the train documents, in their order,
-# which is one by hash. More make little difference to the pieces, and take longer.
-_VOCABULARY_CHARACTERS = 10_000_000
 
 
 @gin.configurable("pydocs")
@@ -130,14 +127,14 @@ def vocabulary_path() -> str:
 
 
 def _sample(size: int) -> Iterator[str]:
-    count = 0
+    """The first train documents: their order is one by hash, so they are a sample."""
+    total = vocabulary.TRAINING_CHARACTERS
     label = f"pydocs: reading for a vocabulary of {size}"
-    with tqdm(total=_VOCABULARY_CHARACTERS, desc=label, unit="char", unit_scale=True) as bar:
+    with tqdm(total=total, desc=label, unit="char", unit_scale=True, file=sys.stderr) as bar:
         for document in documents("train"):
             yield document.text
-            count += len(document.text)
             bar.update(len(document.text))
-            if count >= _VOCABULARY_CHARACTERS:
+            if bar.n >= total:
                 break
     print(f"pydocs: training a vocabulary of {size} pieces", file=sys.stderr)
 

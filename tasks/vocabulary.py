@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from switch_tf.errors import UserError
 
 # Sentinels, as many as T5 has; they follow the pieces.
 EXTRA_IDS = 100
+# More text makes little difference to the pieces, and takes longer.
+TRAINING_CHARACTERS = 10_000_000
 # SentencePiece drops longer sentences silently.
 _MAX_SENTENCE_BYTES = 4096
 
@@ -60,14 +61,12 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file such that readers, and an interrupt, find it whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run(argv)
     except UserError as error:
-        print(f"switch-tf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        # Gin adds the call that it was in, on further lines.
+        print(f"switch-tf: error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
         sys.exit(_USAGE_ERROR)
     except KeyboardInterrupt:
         print("switch-tf: interrupted", file=sys.stderr)

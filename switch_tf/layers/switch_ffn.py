@@ -72,6 +72,8 @@ class SwitchFFN(Layer):
       expert_dropout_rate: dropout on the experts' hidden layer (paper, Sec. 4.2).
       group_size: S, most tokens routed together; a divisor of the tokens is taken. None: each
         sequence is a group.
+      groups_multiple: the number of groups is a multiple of it, whatever the mesh, so that all
+        meshes whose batch ways divide it group alike.
       mask_padding: whether padding is kept out of the experts (Hugging Face routes it).
       init_scale: s of the fan-in initialisation of router and experts (paper: 0.1).
       router: class or function making the router from `num_experts` and `init_scale`.
@@ -85,6 +87,7 @@ class SwitchFFN(Layer):
         activation="relu",
         expert_dropout_rate=0.0,
         group_size=None,
+        groups_multiple=1,
         mask_padding=True,
         init_scale=0.1,
         router=SwitchRouter,
@@ -97,6 +100,7 @@ class SwitchFFN(Layer):
         self.activation = activation
         self.expert_dropout_rate = expert_dropout_rate
         self.group_size = group_size
+        self.groups_multiple = groups_multiple
         self.mask_padding = mask_padding
         self.init_scale = init_scale
         self.router = router(num_experts=num_experts, init_scale=init_scale, name="router")
@@ -152,17 +156,17 @@ class SwitchFFN(Layer):
           UserError: the groups do not divide over the devices that the batch is spread over.
         """
         tokens = batch * length
-        group_size = length if self.group_size is None else min(self.group_size, tokens)
-        while tokens % group_size:
-            group_size -= 1
-        groups = tokens // group_size
+        groups = -(-tokens // (length if self.group_size is None else self.group_size))
+        while (tokens % groups or groups % self.groups_multiple) and groups < tokens:
+            groups += 1
+        group_size = tokens // groups
         mesh = mesh_lib.current()
         ways = mesh.ways("batch") if mesh else 1
         if groups % ways:
             raise UserError(
-                f"GROUP_SIZE={self.group_size} makes {groups} groups of a batch of "
-                f"{batch} x {length} tokens, which do not divide over {ways} devices: "
-                f"set GROUP_SIZE to {tokens // ways} or a divisor of it"
+                f"GROUP_SIZE={self.group_size} and GROUPS_MULTIPLE={self.groups_multiple} make "
+                f"{groups} groups of a batch of {batch} x {length} tokens, which do not divide over "
+                f"{ways} devices: set GROUPS_MULTIPLE={ways}"
             )
         return groups, group_size
 
@@ -193,6 +197,7 @@ class SwitchFFN(Layer):
     def get_config(self):
         """Constructor arguments."""
         names = (
-            "num_experts d_ff activation expert_dropout_rate group_size mask_padding init_scale"
+            "num_experts d_ff activation expert_dropout_rate group_size groups_multiple "
+            "mask_padding init_scale"
         )
         return super().get_config() | {name: getattr(self, name) for name in names.split()}

@@ -9,13 +9,14 @@ def cross_entropy(logits_BLV, targets_BL, weights_BL, z_loss_coef: float = 0.0):
     Args:
       logits_BLV: float32 [batch, length, vocab].
       targets_BL: int32 [batch, length].
-      weights_BL: float32 [batch, length], 0 for padding.
+      weights_BL: [batch, length], 0 for padding.
       z_loss_coef: weight of log(Z)², which keeps the logits near zero (Mesh-TensorFlow: 1e-4).
 
     Returns:
       Sum of the cross-entropy in nats, sum of the weighted z-loss, number of correct tokens, sum
       of the weights; float32 scalars.
     """
+    weights_BL = tf.cast(weights_BL, tf.float32)
     entropy_BL = tf.nn.sparse_softmax_cross_entropy_with_logits(targets_BL, logits_BLV)
     z_loss = tf.zeros([])
     if z_loss_coef:

@@ -30,9 +30,27 @@ class Residual(Layer):
         self.layer.build(input_shape)
         self.dropout.build(None)
 
-    def call(self, x_BLM, *args, training=False, **kwargs):
-        """x_BLM: [batch, length, d_model]; returns the same shape."""
-        y_BLM = self.layer(self.norm(x_BLM), *args, training=training, **kwargs)
+    def call(
+        self,
+        x_BLM,
+        memory_BTM=None,
+        bias=None,
+        cache=None,
+        nonpadding_BL=None,
+        training=False,
+    ):
+        """x_BLM: [batch, length, d_model]; returns the same shape.
+
+        The layer is given those of the other arguments that are not None.
+        """
+        given = {
+            "memory_BTM": memory_BTM,
+            "bias": bias,
+            "cache": cache,
+            "nonpadding_BL": nonpadding_BL,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        y_BLM = self.layer(self.norm(x_BLM), training=training, **given)
         return x_BLM + self.dropout(y_BLM, training=training)
 
 
@@ -95,8 +113,9 @@ class Block(Layer):
             x_BLM = self.cross_attention(
                 x_BLM, memory_BTM, bias=memory_bias, cache=caches[1], training=training
             )
-        routed = {"nonpadding_BL": nonpadding_BL} if self.sparse else {}
-        x_BLM = self.feed_forward(x_BLM, training=training, **routed)
+        x_BLM = self.feed_forward(
+            x_BLM, nonpadding_BL=nonpadding_BL if self.sparse else None, training=training
+        )
         see(self.path, x_BLM)
         return x_BLM
 

@@ -12,21 +12,24 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
+from switch_tf.training import tensor_files
 
 _PREFIX = "state"
+_DATA_PREFIX = "data"
 _FOLDER = re.compile(r"checkpoint_(\d+)")
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # What reading a damaged file raises.
 _DAMAGED = (tf.errors.OpError, ValueError, OSError)
 
 
-def _named(variables: dict[str, tf.Variable]) -> tf.train.Checkpoint:
-    return tf.train.Checkpoint(**variables)
-
 
 def _model_variables(model) -> dict[str, tf.Variable]:
     return {variable.path: variable.value for variable in model.trainable_variables}
+
+
+def _slots(optimizer) -> dict[str, tf.Variable]:
+    return {f"optimizer/{name}": slot for name, slot in optimizer.slots.items()}
 
 
 def steps(model_dir: str) -> list[int]:
@@ -54,16 +57,11 @@ def find(path: str) -> str:
     return os.path.join(path, f"checkpoint_{there[-1]}")
 
 
-def shapes(path: str, part: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors of `part` ("model" or "optimizer") of the checkpoint `path`."""
+def shapes(path: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the model's weights in the checkpoint folder `path`."""
     reader = tf.train.load_checkpoint(os.path.join(path, _PREFIX))
-    found = {}
-    for key, shape in reader.get_variable_to_shape_map().items():
-        if key.startswith(part + "/") and key.endswith(_SUFFIX):
-            # TensorFlow writes the slash of a name as ".S".
-            name = key[len(part) + 1 : -len(_SUFFIX)].replace(".S", "/")
-            found[name] = tuple(shape)
-    return found
+    every = reader.get_variable_to_shape_map().items()
+    return {name: tuple(shape) for name, shape in every if not name.startswith("optimizer/")}
 
 
 def check(path: str, model) -> None:
@@ -72,7 +70,7 @@ def check(path: str, model) -> None:
     Raises:
       UserError: naming the first weight that differs, both shapes and the mend.
     """
-    saved = shapes(path, "model")
+    saved = shapes(path)
     for name, variable in _model_variables(model).items():
         shape = tuple(variable.shape)
         if name not in saved:
@@ -134,7 +132,7 @@ def restore_initial(path: str, model, optimizer) -> Restored:
       UserError: no checkpoint there, damaged, or a weight of another shape.
     """
     path = find(path)
-    ours, saved = _model_variables(model), _read(path, lambda: shapes(path, "model"))
+    ours, saved = _model_variables(model), _read(path, lambda: shapes(path))
     for name, variable in ours.items():
         if saved.get(name, tuple(variable.shape)) != tuple(variable.shape):
             raise UserError(
@@ -144,9 +142,7 @@ def restore_initial(path: str, model, optimizer) -> Restored:
     common = {name: variable for name, variable in ours.items() if name in saved}
     if not common:
         raise UserError(f"INITIAL_CHECKPOINT_PATH '{path}' shares no weight with the model")
-    state = tf.train.Checkpoint(model=_named(common))
-    status = _read(path, lambda: state.read(os.path.join(path, _PREFIX)))
-    status.expect_partial()
+    _read(path, lambda: tensor_files.read(os.path.join(path, _PREFIX), common))
     return Restored(
         path,
         tuple(common),
@@ -163,8 +159,8 @@ def restore_model(path: str, model) -> None:
       UserError: damaged, or of another model.
     """
     _read(path, lambda: check(path, model))
-    state = tf.train.Checkpoint(model=_named(_model_variables(model)))
-    _read(path, lambda: state.read(os.path.join(path, _PREFIX)).expect_partial())
+    variables = _model_variables(model)
+    _read(path, lambda: tensor_files.read(os.path.join(path, _PREFIX), variables))
 
 
 def _read(path: str, reader: Callable):
@@ -194,11 +190,8 @@ class Checkpoints:
         self._keep = keep
         self._model = model
         self._config = config
-        self._state = tf.train.Checkpoint(
-            model=_named(_model_variables(model)),
-            optimizer=_named(optimizer.slots),
-            iterator=iterator,
-        )
+        self._variables = _model_variables(model) | _slots(optimizer)
+        self._data = tf.train.Checkpoint(iterator=iterator)
         with _disk_errors(model_dir):
             os.makedirs(model_dir, exist_ok=True)
             for name in os.listdir(model_dir):
@@ -216,7 +209,9 @@ class Checkpoints:
             return
         partial = target + ".partial"
         with _disk_errors(self._model_dir):
-            self._state.write(os.path.join(partial, _PREFIX))
+            tensor_files.write(os.path.join(partial, _PREFIX), self._variables)
+            with mesh_lib.host():
+                self._data.write(os.path.join(partial, _DATA_PREFIX))
             config = os.path.join(self._model_dir, "config.gin")
             with open(config + ".new", "w") as file:
                 file.write(self._config())
@@ -238,7 +233,9 @@ class Checkpoints:
             path = os.path.join(self._model_dir, f"checkpoint_{step}")
             try:
                 check(path, self._model)
-                self._state.read(os.path.join(path, _PREFIX)).assert_consumed()
+                tensor_files.read(os.path.join(path, _PREFIX), self._variables)
+                with mesh_lib.host():
+                    self._data.read(os.path.join(path, _DATA_PREFIX)).assert_consumed()
             except (*_DAMAGED, AssertionError) as error:
                 line = str(error).splitlines()[0]
                 print(f"{path} cannot be read and is set aside as {path}.damaged: {line}")

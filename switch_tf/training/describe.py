@@ -40,7 +40,7 @@ def _weights(model, optimizer, mesh):
         slot_bytes += sum(_bytes_per_device(s) for s in optimizer.slots_of(variable).values())
         axes = " ".join(axis or "-" for axis in variable.axes)
         shape = "x".join(str(n) for n in variable.shape)
-        rows.append((variable.path, axes, shape, " ".join(s[:8] for s in spec), f"{size:,}"))
+        rows.append((variable.path, axes, shape, " ".join(s if s in mesh.shape else "-" for s in spec), f"{size:,}"))
     yield from _table(rows)
     yield f"per device: weights {weight_bytes:,} bytes, optimizer slots {slot_bytes:,} bytes"
 
@@ -70,8 +70,8 @@ def _switch_layers(model, batch_size, lengths):
 
 def _bytes_per_device(variable) -> int:
     layout = getattr(variable, "layout", None)
-    shape = variable.shape if layout is None else layout.local_shape(variable.shape)
-    return math.prod(shape) * variable.dtype.size
+    shards = [] if layout is None else [layout.num_shards(i) for i in range(layout.rank)]
+    return math.prod(variable.shape) // math.prod(shards) * variable.dtype.size
 
 
 def _table(rows):

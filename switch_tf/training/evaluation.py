@@ -1,14 +1,40 @@
 """Evaluation: teacher-forced over whole splits, and decoded through SeqIO's evaluator."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
+import gin
 import numpy as np
 import seqio
 
+from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data.feed import Feed
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.training.step import EvalStep
+
+
+@gin.configurable
+@dataclasses.dataclass
+class Evaluation:
+    """What a run evaluates, and when.
+
+    Attributes:
+      period: steps between evaluations; the last step is evaluated too.
+      split: of the task, or of the mixture's tasks.
+      batches: at most so many batches a task; None: the whole split.
+      decode: whether the tasks' own metrics are computed on decoded text, at the last step and
+        every `decode_period` steps.
+      decode_period: 0: at the last step only.
+      decode_examples: at most so many examples a task; None: the whole split.
+    """
+
+    period: int = 1000
+    split: str = "validation"
+    batches: int | None = None
+    decode: bool = False
+    decode_period: int = 0
+    decode_examples: int | None = None
 
 
 class Stopped(Exception):
@@ -33,9 +59,10 @@ class TeacherForced:
     ):
         self._mesh = mesh
         self._step = EvalStep(model, sparse=model.expert_frequency > 0)
-        self._datasets = features_lib.eval_datasets(
-            mixture_or_task_name, split, feature_lengths, batch_size, num_batches
-        )
+        with mesh_lib.host():
+            self._datasets = features_lib.eval_datasets(
+                mixture_or_task_name, split, feature_lengths, batch_size, num_batches
+            )
 
     @property
     def datasets(self) -> Mapping:
@@ -97,13 +124,15 @@ class Decoded:
         self._batch_size = batch_size
         self._input_length = feature_lengths["inputs"]
         self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"])
-        self._evaluator = seqio.Evaluator(
-            mixture_or_task_name,
-            feature_converter=seqio.EncDecFeatureConverter(pack=False),
-            eval_split=split,
-            sequence_length=dict(feature_lengths),
-            num_examples=num_examples,
-        )
+        self._mesh = mesh
+        with mesh_lib.host():
+            self._evaluator = seqio.Evaluator(
+                mixture_or_task_name,
+                feature_converter=seqio.EncDecFeatureConverter(pack=False),
+                eval_split=split,
+                sequence_length=dict(feature_lengths),
+                num_examples=num_examples,
+            )
 
     @property
     def tasks(self) -> list[str]:
@@ -124,9 +153,10 @@ class Decoded:
         def predict(dataset, model_feature_shapes=None):
             return self._predict(dataset, stop)
 
-        metrics, _ = self._evaluator.evaluate(
-            compute_metrics=True, step=step, predict_fn=predict
-        )
+        with mesh_lib.host():
+            metrics, _ = self._evaluator.evaluate(
+                compute_metrics=True, step=step, predict_fn=predict
+            )
         return {
             task: {name: float(getattr(value, "value", value)) for name, value in values.items()}
             for task, values in metrics.result().items()
@@ -149,5 +179,11 @@ class Decoded:
             raise Stopped()
         batch = np.zeros([self._batch_size, self._input_length], np.int32)
         batch[: len(rows)] = rows
-        decoded = self._decoder(batch)[: len(rows)]
+        with self._mesh.run():
+            decoded = self._decoder(batch)[: len(rows)]
         return list(zip(indices, decoded.tolist(), strict=True))
+
+
+def figures_line(task: str, metrics: Mapping[str, float]) -> str:
+    """One line of a task's figures."""
+    return task + "  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -3,7 +3,6 @@
 Pre-training and fine-tuning differ in data, initial checkpoint and learning rate, that is, in gin.
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -23,35 +22,16 @@ from switch_tf.models.encoder_decoder import TransformerEncoderDecoder, paramete
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.training.checkpoints import Checkpoints, restore_initial
 from switch_tf.training.describe import describe
-from switch_tf.training.evaluation import Decoded, Stopped, TeacherForced
+from switch_tf.training.evaluation import (
+    Decoded,
+    Evaluation,
+    Stopped,
+    TeacherForced,
+    figures_line,
+)
 from switch_tf.training.progress import Progress
 from switch_tf.training.step import TrainStep
 from switch_tf.training.summaries import MetricsWriter
-
-
-@dataclasses.dataclass
-class Evaluation:
-    """What a run evaluates, and when.
-
-    Attributes:
-      period: steps between evaluations; the last step is evaluated too.
-      split: of the task, or of the mixture's tasks.
-      batches: at most so many batches a task; None: the whole split.
-      decode: whether the tasks' own metrics are computed on decoded text, at the last step and
-        every `decode_period` steps.
-      decode_period: 0: at the last step only.
-      decode_examples: at most so many examples a task; None: the whole split.
-    """
-
-    period: int = 1000
-    split: str = "validation"
-    batches: int | None = None
-    decode: bool = False
-    decode_period: int = 0
-    decode_examples: int | None = None
-
-
-evaluation = gin.configurable(Evaluation, name="evaluation")
 
 
 class Run:
@@ -66,7 +46,7 @@ class Run:
       keep_checkpoints: how many are kept.
       initial_checkpoint_path: where a new run's weights come from; None: from the seed.
       z_loss_coef: of the softmax.
-      evaluate: an `Evaluation`.
+      evaluation: an `Evaluation`.
     """
 
     def __init__(
@@ -85,21 +65,20 @@ class Run:
         keep_checkpoints: int,
         initial_checkpoint_path: str | None,
         z_loss_coef: float,
-        evaluate: Evaluation,
+        evaluation: Evaluation,
     ):
         self.mesh = mesh
         self.model_dir = model_dir
-        self.evaluation = evaluate
+        self.evaluation = evaluation
         self.lengths = dict(task_feature_lengths)
         self.batch_size = batch_size
         self.model = model(seed=seed)
         features_lib.check_vocabulary(find(mixture_or_task_name), self.model.vocab_size)
-        self.feed = Feed(
-            features_lib.train_dataset(
+        with mesh_lib.host():
+            batches = features_lib.train_dataset(
                 mixture_or_task_name, split, self.lengths, batch_size, pack, seed, use_cached
-            ),
-            mesh,
-        )
+            )
+        self.feed = Feed(batches, mesh)
         self.model.build()
         self.optimizer = optimizer()
         self.optimizer.build(self.model.trainable_variables)
@@ -114,9 +93,9 @@ class Run:
         )
         self.step = self._restore(initial_checkpoint_path)
         self.writer = MetricsWriter(model_dir, restored_step=self.step)
-        shared = (self.model, mesh, mixture_or_task_name, evaluate.split, self.lengths, batch_size)
-        self.teacher_forced = TeacherForced(*shared, evaluate.batches)
-        self.decoded = Decoded(*shared, evaluate.decode_examples) if evaluate.decode else None
+        shared = (self.model, mesh, mixture_or_task_name, evaluation.split, self.lengths, batch_size)
+        self.teacher_forced = TeacherForced(*shared, evaluation.batches)
+        self.decoded = Decoded(*shared, evaluation.decode_examples) if evaluation.decode else None
         self._stop_signal = None
 
     def _restore(self, initial_checkpoint_path) -> int:
@@ -204,8 +183,7 @@ class Run:
                 results[task] = results.get(task, {}) | metrics
         for task, metrics in results.items():
             self.writer.evaluation(self.step, task, metrics)
-            figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            print(f"\nstep {self.step}  {task}  {figures}", flush=True)
+            print(f"\nstep {self.step}  {figures_line(task, metrics)}", flush=True)
         return results
 
 
@@ -259,7 +237,7 @@ def train(
     keep_checkpoints: int = 3,
     initial_checkpoint_path: str | None = None,
     z_loss_coef: float = 1e-4,
-    evaluate: Callable[[], Evaluation] = Evaluation,
+    evaluation: Callable[[], Evaluation] = Evaluation,
 ) -> None:
     """Trains a model, or goes on with the run in `model_dir`.
 
@@ -281,7 +259,7 @@ def train(
       keep_checkpoints: how many are kept.
       initial_checkpoint_path: a MODEL_DIR or checkpoint to take weights from.
       z_loss_coef: of the softmax (Mesh-TensorFlow: 1e-4).
-      evaluate: makes the `Evaluation`.
+      evaluation: makes the `Evaluation`.
 
     Raises:
       UserError: what does not fit, before any step; a loss that is not finite.
@@ -304,7 +282,7 @@ def train(
             keep_checkpoints=keep_checkpoints,
             initial_checkpoint_path=initial_checkpoint_path,
             z_loss_coef=z_loss_coef,
-            evaluate=evaluate(),
+            evaluation=evaluation(),
         )
         _write_facts(run, mesh_shape, layout_rules)
         run.train(train_steps, checkpoint_period)
@@ -315,10 +293,11 @@ def _write_facts(run: Run, mesh_shape: str, layout_rules: str) -> None:
     model, lengths = run.model, run.lengths
     tokens = lengths["inputs"] + lengths["targets"]
     flops = model.flops(lengths["inputs"], lengths["targets"])
-    entropy = {
-        task: features_lib.unigram_entropy(batches, model.vocab_size)
-        for task, batches in run.teacher_forced.datasets.items()
-    }
+    with mesh_lib.host():
+        entropy = {
+            task: features_lib.unigram_entropy(batches, model.vocab_size)
+            for task, batches in run.teacher_forced.datasets.items()
+        }
     facts = {
         "parameters": parameter_count(model),
         "flops_per_sequence": flops,

@@ -1,0 +1,13 @@
+"""`switch-tf eval`: evaluates a checkpoint as gin says."""
+
+from collections.abc import Sequence
+
+from switch_tf.commands.launch import launch
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `evaluate` of the gin configuration."""
+    launch("eval", "Evaluates a checkpoint on a task or on each task of a mixture.", argv)
+    from switch_tf.training.evaluate import evaluate
+
+    evaluate()

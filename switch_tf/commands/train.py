@@ -1,0 +1,13 @@
+"""`switch-tf train`: pre-trains or fine-tunes a model as gin says, or resumes it."""
+
+from collections.abc import Sequence
+
+from switch_tf.commands.launch import launch
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `train` of the gin configuration; the same command resumes it."""
+    launch("train", "Trains a model; the same command again resumes it.", argv)
+    from switch_tf.training.train import train
+
+    train()

@@ -1,0 +1,68 @@
+"""Evaluation of a checkpoint by itself, as `switch-tf eval` runs it."""
+
+import json
+import os
+from collections.abc import Callable
+
+import gin
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data import features as features_lib
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.training import checkpoints
+from switch_tf.training.evaluation import Decoded, Evaluation, TeacherForced, figures_line
+
+
+@gin.configurable
+def evaluate(
+    checkpoint_path: str = gin.REQUIRED,
+    mixture_or_task_name: str = gin.REQUIRED,
+    task_feature_lengths: dict[str, int] = gin.REQUIRED,
+    batch_size: int = gin.REQUIRED,
+    model: Callable[[], TransformerEncoderDecoder] = TransformerEncoderDecoder,
+    mesh_shape: str = "batch:1",
+    layout_rules: str = "batch:batch",
+    evaluation: Callable[[], Evaluation] = Evaluation,
+    output_path: str | None = None,
+) -> dict[str, dict[str, float]]:
+    """Evaluates a checkpoint, prints a line a task and writes them as JSON.
+
+    Args:
+      checkpoint_path: a MODEL_DIR, whose newest checkpoint is taken, or a checkpoint folder.
+      mixture_or_task_name: SeqIO task or mixture.
+      task_feature_lengths: {"inputs": tokens, "targets": tokens}.
+      batch_size: examples a batch, all devices together.
+      model: makes the model.
+      mesh_shape: as `mesh.parse_mesh_shape`; need not be that of training.
+      layout_rules: as `mesh.parse_layout_rules`.
+      evaluation: makes the `Evaluation`.
+      output_path: the JSON file; None: `evaluation.json` beside the checkpoint.
+
+    Returns:
+      Task -> metric -> value.
+
+    Raises:
+      UserError: no checkpoint, one of another model, or what `train` refuses too.
+    """
+    path = checkpoints.find(checkpoint_path)
+    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
+    features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    what = evaluation()
+    with mesh_lib.use(mesh):
+        network = model()
+        network.build()
+        checkpoints.restore_model(path, network)
+        print(f"restored {path}", flush=True)
+        shared = (network, mesh, mixture_or_task_name, what.split)
+        results = TeacherForced(*shared, task_feature_lengths, batch_size, what.batches).run()
+        if what.decode:
+            decoded = Decoded(*shared, task_feature_lengths, batch_size, what.decode_examples)
+            for task, metrics in decoded.run(step=0).items():
+                results[task] = results.get(task, {}) | metrics
+    for task, metrics in results.items():
+        print(figures_line(task, metrics), flush=True)
+    output_path = output_path or os.path.join(path, "evaluation.json")
+    with open(output_path, "w") as file:
+        json.dump(results, file, indent=2)
+    print(f"written to {output_path}")
+    return results

@@ -1,0 +1,173 @@
+"""The pre-training objective over the user's own files: `local_text_span_corruption`.
+
+    --gin.local_text.train="'data/c4-train.*.json.gz'"
+    --gin.local_text.validation="'data/c4-validation.*.json.gz'"
+    --gin.local_text.vocabulary="'data/vocabulary.model'"
+
+`tasks.local_files.documents` says what the files hold.
+"""
+
+import functools
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import gin
+import seqio
+import tensorflow as tf
+from t5.data import preprocessors as t5_preprocessors
+
+from switch_tf.errors import UserError
+from tasks import local_files, preprocessors, vocabulary
+
+TASK = "local_text_span_corruption"
+SPLITS = ("train", "validation")
+
+
+@gin.configurable("local_text")
+def settings(
+    train: str | Sequence[str] = (),
+    validation: str | Sequence[str] = (),
+    vocabulary: str | None = None,
+) -> dict:
+    """The user's files.
+
+    Args:
+      train: pattern, or patterns, of paths; `**` stands for any folders.
+      validation: the same for the validation split.
+      vocabulary: path of a SentencePiece model, made as T5's.
+
+    Returns:
+      The arguments by name, patterns as lists.
+    """
+    patterns = {"train": train, "validation": validation}
+    lists = {k: [v] if isinstance(v, str) else list(v) for k, v in patterns.items()}
+    return lists | {"vocabulary": vocabulary}
+
+
+def files(split: str) -> list[str]:
+    """The files of a split, sorted.
+
+    Raises:
+      UserError: no pattern is set, or one matches no file.
+    """
+    patterns = settings()[split]
+    if not patterns:
+        raise UserError(
+            f"{TASK}: no files for the split '{split}'; set --gin.local_text.{split}="
+            "\"'FOLDER/*.txt'\""
+        )
+    found = set()
+    for pattern in patterns:
+        paths = glob.glob(os.path.expanduser(pattern), recursive=True)
+        matches = {path for path in paths if os.path.isfile(path)}
+        if not matches:
+            raise UserError(
+                f"local_text.{split}='{pattern}' matches no file, seen from {Path.cwd()}"
+            )
+        found |= matches
+    return sorted(found)
+
+
+def vocabulary_path() -> str:
+    """The SentencePiece model that gin names.
+
+    Raises:
+      UserError: none is named, or it does not exist; says how to train one.
+    """
+    path = settings()["vocabulary"]
+    how = (
+        f"; to train one: switch-tf tasks {TASK} --train_vocabulary=8000 "
+        "--gin.local_text.train=\"'FILES'\" --gin.local_text.vocabulary=\"'PATH'\""
+    )
+    if not path:
+        raise UserError("local_text.vocabulary is not set: give the path of a vocabulary" + how)
+    path = os.path.expanduser(path)
+    if not os.path.isfile(path):
+        raise UserError(f"local_text.vocabulary='{path}': no such file" + how)
+    return path
+
+
+def train_vocabulary(size: int) -> Path:
+    """Trains a vocabulary of `size` pieces on the train files; writes it where gin says.
+
+    Raises:
+      UserError: no path is set, or there is such a file; no files, or too little text in them.
+    """
+    path = settings()["vocabulary"]
+    if not path:
+        raise UserError(
+            "local_text.vocabulary is not set: give --gin.local_text.vocabulary=\"'PATH'\", "
+            "where to write it"
+        )
+    path = Path(path).expanduser()
+    if path.exists():
+        raise UserError(f"local_text.vocabulary='{path}' exists: name another path, or remove it")
+    paths = files("train")
+    local_files.check(paths)
+    vocabulary.train(_sample(paths), path, size)
+    return path
+
+
+def _sample(paths: Sequence[str]) -> Iterator[str]:
+    """Documents from the start of each file, the same number of characters of each."""
+    share = vocabulary.TRAINING_CHARACTERS // len(paths) + 1
+    for path in paths:
+        left = share
+        for text in local_files.documents(path):
+            yield text[:left]
+            left -= len(text)
+            if left <= 0:
+                break
+
+
+def _read(path: tf.Tensor) -> tf.data.Dataset:
+    return tf.data.Dataset.from_generator(
+        lambda name: ({"text": text} for text in local_files.documents(name.decode())),
+        args=(path,),
+        output_signature={"text": tf.TensorSpec((), tf.string)},
+    )
+
+
+class LocalSource(seqio.FileDataSource):
+    """Files that gin names when they are first read."""
+
+    def __init__(self):
+        super().__init__(_read, dict.fromkeys(SPLITS, ""))
+
+    def list_shards(self, split: str) -> list[str]:
+        """The files of a split, after a check of them.
+
+        Raises:
+          UserError: as `files`, `local_files.check`.
+        """
+        paths = files(split)
+        local_files.check(paths)
+        return paths
+
+    def prepare(self) -> None:
+        """Checks the files that gin names; the train files must be named."""
+        for split in SPLITS:
+            if split == "train" or settings()[split]:
+                self.list_shards(split)
+
+
+VOCABULARY = vocabulary.LazyVocabulary(vocabulary_path)
+
+seqio.TaskRegistry.add(
+    TASK,
+    source=LocalSource(),
+    preprocessors=[
+        functools.partial(t5_preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
+        seqio.preprocessors.tokenize,
+        seqio.CacheDatasetPlaceholder(),
+        preprocessors.span_corruption,
+        seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features={
+        "inputs": seqio.Feature(vocabulary=VOCABULARY, add_eos=True, required=False),
+        "targets": seqio.Feature(vocabulary=VOCABULARY, add_eos=True),
+    },
+    metric_fns=[],
+)

@@ -1,0 +1,172 @@
+"""SeqIO tasks on the docstrings of the installed packages: real text that needs no network.
+
+`pydocs_span_corruption` is for pre-training; `pydocs_finetune` mixes four supervised tasks. The
+corpus is parsed, and its vocabulary trained, when first used; `registry.prepare` does so at once.
+"""
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from t5.data import postprocessors
+from t5.data import preprocessors as t5_preprocessors
+from t5.evaluation import metrics
+
+from tasks import preprocessors, pydocs_corpus, pydocs_examples
+from tasks.vocabulary import LazyVocabulary
+
+# Greedy decoding of more would take the quickstart's time, and tell little more.
+_MAX_VALIDATION = 400
+# Constant answers tried for the chance level of ROUGE.
+_CONSTANT_SUMMARIES = 20
+
+
+@functools.lru_cache
+def _columns(task: str, split: str, folder: object) -> dict[str, np.ndarray]:
+    """Raw examples of a task, column by column; `folder` tells one corpus from another."""
+    documents = pydocs_corpus.documents(split)
+    if task == "pydocs_span_corruption":
+        rows = [{"text": d.text} for d in documents]
+    else:
+        rows = pydocs_examples.MAKERS[task](documents)
+        if split == "validation":
+            rows = rows[:_MAX_VALIDATION]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    # Python strings would make an array in which each takes the room of the longest.
+    return {
+        name: np.array([v.encode() for v in values], object)
+        if isinstance(values[0], str)
+        else np.array(values, np.int64)
+        for name, values in columns.items()
+    }
+
+
+class PydocsSource(seqio.DataSource):
+    """Raw examples of a task of this module, held in memory.
+
+    Args:
+      task: name of the task.
+    """
+
+    def __init__(self, task: str):
+        super().__init__(splits=pydocs_corpus.SPLITS, performs_internal_shuffling=True)
+        self._task = task
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """True: any number of hosts share the examples."""
+        return True
+
+    def list_shards(self, split: str) -> list[str]:
+        """One: examples are shared out, not files."""
+        return [f"{self._task}:{split}"]
+
+    def num_input_examples(self, split: str) -> int:
+        """Number of examples of a split; parses the packages if no one did before."""
+        return len(next(iter(self.columns(split).values())))
+
+    def prepare(self) -> None:
+        """Makes the corpus, with a progress bar, unless it is there."""
+        pydocs_corpus.prepare()
+
+    def columns(self, split: str) -> Mapping[str, np.ndarray]:
+        """Raw examples of a split: column -> values."""
+        return _columns(self._task, split, pydocs_corpus.prepare())
+
+    def get_dataset(
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+        **unused,
+    ) -> tf.data.Dataset:
+        """As SeqIO's; shuffles over the whole split, anew in each epoch."""
+        columns = {name: tf.constant(values) for name, values in self.columns(split).items()}
+        # Numbers are shuffled, not texts: the iterator's state stays small.
+        dataset = tf.data.Dataset.range(self.num_input_examples(split))
+        if shard_info:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        if shuffle:
+            dataset = dataset.shuffle(self.num_input_examples(split), seed=seed)
+        return dataset.map(lambda i: {name: values[i] for name, values in columns.items()})
+
+
+VOCABULARY = LazyVocabulary(pydocs_corpus.vocabulary_path)
+OUTPUT_FEATURES = {
+    # `required=False`: span corruption makes the inputs from the targets.
+    "inputs": seqio.Feature(vocabulary=VOCABULARY, add_eos=True, required=False),
+    "targets": seqio.Feature(vocabulary=VOCABULARY, add_eos=True),
+}
+
+seqio.TaskRegistry.add(
+    "pydocs_span_corruption",
+    source=PydocsSource("pydocs_span_corruption"),
+    preprocessors=[
+        functools.partial(t5_preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
+        seqio.preprocessors.tokenize,
+        seqio.CacheDatasetPlaceholder(),
+        preprocessors.span_corruption,
+        seqio.preprocessors.append_eos_after_trim,
+    ],
+    output_features=OUTPUT_FEATURES,
+    metric_fns=[],
+)
+
+
+def _add_supervised(name: str, to_text, postprocess_fn, metric_fns) -> None:
+    seqio.TaskRegistry.add(
+        name,
+        source=PydocsSource(name),
+        preprocessors=[
+            to_text,
+            seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(),
+            seqio.preprocessors.append_eos_after_trim,
+        ],
+        postprocess_fn=postprocess_fn,
+        output_features=OUTPUT_FEATURES,
+        metric_fns=metric_fns,
+    )
+
+
+for _name, _labels in pydocs_examples.LABEL_NAMES.items():
+    # The form of T5's SuperGLUE tasks: "pydocs_copa choice1: ... choice2: ... text: ...".
+    _add_supervised(
+        _name,
+        functools.partial(t5_preprocessors.glue, benchmark_name=_name, label_names=list(_labels)),
+        functools.partial(postprocessors.string_label_to_class_id, label_classes=list(_labels)),
+        [metrics.accuracy],
+    )
+_add_supervised(
+    "pydocs_summary",
+    functools.partial(t5_preprocessors.summarize, article_key="text", summary_key="summary"),
+    None,
+    [metrics.rouge],
+)
+
+FINETUNE_TASKS = tuple(pydocs_examples.MAKERS)
+# Equal rates: the sets are of like size, and in a short run each task should be seen alike.
+seqio.MixtureRegistry.add("pydocs_finetune", [(name, 1.0) for name in FINETUNE_TASKS])
+
+
+def chance_levels() -> dict[str, dict[str, float]]:
+    """What a model that never looks at its input can reach, in percent: task -> metric -> level.
+
+    For accuracy, the share of the most frequent class of the validation set. For ROUGE, the best
+    figure of one constant answer, out of some train summaries, and of another document's summary.
+    """
+    levels = {}
+    for name in pydocs_examples.LABEL_NAMES:
+        labels = seqio.TaskRegistry.get(name).source.columns("validation")["label"]
+        levels[name] = {"accuracy": 100.0 * np.bincount(labels).max() / len(labels)}
+    source = seqio.TaskRegistry.get("pydocs_summary").source
+    targets = [text.decode() for text in source.columns("validation")["summary"]]
+    constants = source.columns("train")["summary"][:_CONSTANT_SUMMARIES]
+    answers = [[text.decode()] * len(targets) for text in constants]
+    answers.append(targets[1:] + targets[:1])
+    scores = [metrics.rouge(targets, answer) for answer in answers]
+    levels["pydocs_summary"] = {key: max(score[key] for score in scores) for key in scores[0]}
+    return levels

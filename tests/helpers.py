@@ -1,0 +1,93 @@
+"""What the tests of layers and models share."""
+
+import contextlib
+import functools
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.layers.switch_ffn import SwitchFFN
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+
+GOLDEN = Path(__file__).parent / "golden"
+VOCAB = 64
+
+# A function as users run it: compiled, without autograph.
+compiled = functools.partial(tf.function, autograph=False)
+
+
+@contextlib.contextmanager
+def using(layout=None):
+    """A (mesh shape, layout rules) in use, yielding the mesh; None: no mesh, yielding None."""
+    if layout is None:
+        yield None
+    else:
+        with mesh_lib.use(mesh_lib.Mesh.create(*layout)) as mesh:
+            yield mesh
+
+
+def place(value, axes=()):
+    """A tensor of a host array, laid out over the mesh in use by its first axes' names."""
+    value, mesh = np.asarray(value), mesh_lib.current()
+    axes = tuple(axes) + (None,) * (value.ndim - len(axes))
+    return tf.constant(value) if mesh is None else mesh.pack(value, axes)
+
+
+def put(variable, value):
+    """Assigns a host array to a layer's weight."""
+    assert tuple(variable.shape) == value.shape, variable.path
+    variable.value.assign(place(value, variable.axes))
+
+
+def part_shapes(variable):
+    """Shapes of what the devices hold of a weight."""
+    return {tuple(part.shape) for part in dtensor.unpack(variable.value.read_value())}
+
+
+def error(actual, expected):
+    """Largest difference, relative to the largest expected value."""
+    actual = np.asarray(mesh_lib.to_numpy(actual) if tf.is_tensor(actual) else actual)
+    expected = np.asarray(expected)
+    assert actual.shape == expected.shape
+    scale = np.abs(expected).max()
+    return float(np.abs(actual - expected).max() / (scale if scale else 1.0))
+
+
+def tiny_model(num_experts=8, group_size=16, router=None, **kwargs):
+    """A built Switch Transformer of 2 + 2 layers, every other sparse."""
+    options = {"group_size": group_size} | ({} if router is None else {"router": router})
+    sizes = dict(d_model=16, d_kv=4, num_heads=8, d_ff=32, num_layers=2, expert_frequency=2)
+    model = TransformerEncoderDecoder(
+        VOCAB, **(sizes | kwargs), switch_ffn=functools.partial(SwitchFFN, num_experts, **options)
+    )
+    model.build()
+    return model
+
+
+def features_of(encoder_tokens, target_tokens):
+    """Features of a batch as the data pipeline makes them, host arrays."""
+    shifted = np.pad(target_tokens[:, :-1], ((0, 0), (1, 0)))
+    arrays = {
+        "encoder_input_tokens": encoder_tokens,
+        "decoder_input_tokens": shifted,
+        "decoder_target_tokens": target_tokens,
+    }
+    return {name: array.astype(np.int32) for name, array in arrays.items()}
+
+
+def random_features(batch=8, encoder_length=16, decoder_length=8, seed=0):
+    """Features of random tokens; every third input and target ends in padding."""
+    generator = np.random.default_rng(seed)
+    encoder = generator.integers(2, VOCAB, (batch, encoder_length))
+    target = generator.integers(2, VOCAB, (batch, decoder_length))
+    encoder[::3, -encoder_length // 3 :] = 0
+    target[1::3, -decoder_length // 3 :] = 0
+    return features_of(encoder, target)
+
+
+def place_features(features):
+    """Features on the mesh in use, spread over the batch."""
+    return {name: place(array, ("batch",)) for name, array in features.items()}
