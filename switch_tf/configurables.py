@@ -141,7 +141,9 @@ _GIN_OWN = (
 
 
 def _gin_name(node: ast.expr) -> str:
-    """`X` of an expression `gin.X`, else an empty string."""
+    """`X` of an expression `gin.X`, else an empty string; ours for layers counts as gin's own."""
+    if isinstance(node, ast.Name):
+        return node.id if node.id == "configurable" else ""
     is_gin = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
     return node.attr if is_gin and node.value.id == "gin" else ""
 

@@ -159,7 +159,8 @@ class Mesh:
         used = [dimension for dimension in spec if dimension != dtensor.UNSHARDED]
         if len(set(used)) < len(used):
             raise UserError(
-                f"LAYOUT_RULES send two axes of a tensor {tuple(axes)} to one mesh dimension: {spec}"
+                f"LAYOUT_RULES send two axes of a tensor {tuple(axes)} to one mesh dimension: "
+                f"{spec}"
             )
         return spec
 

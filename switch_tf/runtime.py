@@ -34,7 +34,8 @@ def start(num_devices: int = 1, device_type: str = "CPU") -> None:
             "tensorflow was imported before switch_tf.runtime.start(): relayouts would lower to "
             "all-gathers; call start() first"
         )
-    # Without it DTensor lowers the expert relayouts to AllGather + slice (paper, Sec. 5: all-to-all).
+    # Without it DTensor lowers the expert relayouts to AllGather + slice, not to the paper's
+    # all-to-all (Sec. 5).
     os.environ["DTENSOR_USE_ALL_TO_ALL_RELAYOUT"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

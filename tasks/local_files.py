@@ -45,20 +45,30 @@ def documents(path: str) -> Iterator[str]:
 
 def _json_texts(path: str) -> Iterator[str]:
     for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON: {error}; mend or drop the line") from error
-        text = record.get("text") if isinstance(record, dict) else None
-        if not isinstance(text, str):
-            raise UserError(
-                f"{path}:{number}: no field 'text' with a string; each line must be an object that "
-                'has it, such as {"text": "..."}'
-            )
-        if text.strip():
+        text = text_of_line(path, number, line)
+        if text:
             yield text
+
+
+def text_of_line(path: str, number: int, line: str | bytes) -> str:
+    """The text of a line of JSON; empty if the line or the text is blank.
+
+    Raises:
+      UserError: no JSON, or no string `text` in it; names `path` and `number`.
+    """
+    if not line.strip():
+        return ""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}:{number}: not JSON: {error}; mend or drop the line") from error
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise UserError(
+            f"{path}:{number}: no field 'text' with a string; each line must be an object that "
+            'has it, such as {"text": "..."}'
+        )
+    return text if text.strip() else ""
 
 
 def _blocks(path: str) -> Iterator[str]:

@@ -123,11 +123,39 @@ def _sample(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _read(path: tf.Tensor) -> tf.data.Dataset:
-    return tf.data.Dataset.from_generator(
-        lambda name: ({"text": text} for text in local_files.documents(name.decode())),
-        args=(path,),
-        output_signature={"text": tf.TensorSpec((), tf.string)},
-    )
+    """`local_files.documents` of a file, as a dataset whose position a checkpoint holds.
+
+    A Python generator would be shorter, but its position is lost with the process.
+    """
+    compressed = tf.strings.regex_full_match(path, r".*\.gz")
+    is_json = tf.strings.regex_full_match(path, r".*\.jsonl?(\.gz)?")
+    lines = tf.data.TextLineDataset(path, tf.where(compressed, "GZIP", ""))
+    # A blank line closes the last block.
+    lines = lines.concatenate(tf.data.Dataset.from_tensors("")).enumerate(1)
+
+    def text_of_line(block, number, line):
+        text = tf.numpy_function(_text_of_line, (path, number, line), tf.string, stateful=False)
+        return block, tf.ensure_shape(text, ())
+
+    def close_block(block, line):
+        blank = tf.strings.regex_full_match(line, r"\s*")
+        block = tf.where(blank, block, tf.strings.join([block, line, "\n"]))
+        length = tf.strings.length(block, unit="UTF8_CHAR")
+        closed = tf.logical_or(blank, length >= local_files.MAX_CHARACTERS)
+        return tf.where(closed, "", block), tf.where(closed, tf.strings.strip(block), "")
+
+    def step(block, numbered):
+        number, line = numbered
+        return tf.cond(
+            is_json, lambda: text_of_line(block, number, line), lambda: close_block(block, line)
+        )
+
+    texts = lines.scan(tf.constant(""), step)
+    return texts.filter(lambda text: text != "").map(lambda text: {"text": text})
+
+
+def _text_of_line(path: bytes, number: int, line: bytes) -> bytes:
+    return local_files.text_of_line(path.decode(), number, line).encode()
 
 
 class LocalSource(seqio.FileDataSource):
@@ -145,6 +173,13 @@ class LocalSource(seqio.FileDataSource):
         paths = files(split)
         local_files.check(paths)
         return paths
+
+    def get_dataset(self, split: str = "train", *args, **kwargs) -> tf.data.Dataset:
+        """As SeqIO's."""
+        options = tf.data.Options()
+        # Python parses JSON, which keeps no state that a checkpoint of the iterator would miss.
+        options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
+        return super().get_dataset(split, *args, **kwargs).with_options(options)
 
     def prepare(self) -> None:
         """Checks the files that gin names; the train files must be named."""

@@ -161,12 +161,14 @@ def chance_levels() -> dict[str, dict[str, float]]:
     levels = {}
     for name in pydocs_examples.LABEL_NAMES:
         labels = seqio.TaskRegistry.get(name).source.columns("validation")["label"]
-        levels[name] = {"accuracy": 100.0 * np.bincount(labels).max() / len(labels)}
+        levels[name] = {"accuracy": float(100 * np.bincount(labels).max() / len(labels))}
     source = seqio.TaskRegistry.get("pydocs_summary").source
     targets = [text.decode() for text in source.columns("validation")["summary"]]
     constants = source.columns("train")["summary"][:_CONSTANT_SUMMARIES]
     answers = [[text.decode()] * len(targets) for text in constants]
     answers.append(targets[1:] + targets[:1])
     scores = [metrics.rouge(targets, answer) for answer in answers]
-    levels["pydocs_summary"] = {key: max(score[key] for score in scores) for key in scores[0]}
+    levels["pydocs_summary"] = {
+        key: float(max(score[key] for score in scores)) for key in scores[0]
+    }
     return levels

@@ -9,7 +9,7 @@ from switch_tf.errors import UserError
 
 
 def launch(command: str, description: str, argv: Sequence[str]) -> None:
-    """Parses flags and gin, checks what can be checked, and starts TensorFlow on the mesh's devices.
+    """Parses flags and gin, checks what can be checked, and starts TensorFlow on the devices.
 
     Args:
       command: name of the subcommand.

@@ -1,6 +1,7 @@
 """`switch-tf COMMAND ...`: finds the subcommand, and turns its errors into one line."""
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -28,12 +29,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _run(argv)
     except UserError as error:
-        # Gin adds the call that it was in, on further lines.
-        print(f"switch-tf: error: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        print(f"switch-tf: error: {_one_line(error)}", file=sys.stderr)
         sys.exit(_USAGE_ERROR)
     except KeyboardInterrupt:
         print("switch-tf: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
+
+
+def _one_line(error: UserError) -> str:
+    # Gin adds, on a line of its own, the call that the error was in.
+    message = re.split(r"\n\s*In call to configurable", str(error))[0]
+    return " ".join(message.split())
 
 
 def _run(argv: list[str]) -> None:
@@ -55,3 +61,7 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")
     return parser
+
+
+if __name__ == "__main__":
+    main()

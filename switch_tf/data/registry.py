@@ -1,10 +1,14 @@
 """SeqIO's tasks and mixtures by name, with errors that help."""
 
-import difflib
 import importlib
+import pkgutil
+import re
 from collections.abc import Sequence
 
 from switch_tf.errors import UserError
+from switch_tf.gin_files import nearest
+
+PROJECT_TASKS = "tasks"
 
 
 def load_modules(modules: Sequence[str]) -> None:
@@ -23,6 +27,19 @@ def load_modules(modules: Sequence[str]) -> None:
             ) from error
 
 
+def load_project_modules() -> None:
+    """Imports all that `tasks/` holds."""
+    package = importlib.import_module(PROJECT_TASKS)
+    load_modules([f"{PROJECT_TASKS}.{m.name}" for m in pkgutil.iter_modules(package.__path__)])
+
+
+def names() -> list[str]:
+    """Names of the registered tasks and mixtures, sorted."""
+    import seqio
+
+    return sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+
+
 def find(name: str):
     """The `seqio.Task` or `seqio.Mixture` of this name.
 
@@ -31,12 +48,42 @@ def find(name: str):
     """
     import seqio
 
-    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3)
-        nearest = f"nearest: {', '.join(close)}; " if close else ""
+    known = names()
+    if name not in known:
         raise UserError(
-            f"no task or mixture '{name}' is registered; {nearest}name the module that registers "
-            "it in MIXTURE_OR_TASK_MODULE; `switch-tf tasks` lists what there is"
+            f"no task or mixture '{name}' is registered{nearest(name, known)}; name the module "
+            "that registers it in MIXTURE_OR_TASK_MODULE; `switch-tf tasks` lists what there is"
         )
     return seqio.get_mixture_or_task(name)
+
+
+def prepare(provider) -> None:
+    """Makes or checks what a task or mixture reads: data first, then its vocabularies.
+
+    Calls `prepare` of each source that has it. SeqIO would do the same work at first use, which may
+    be in the middle of a run.
+
+    Args:
+      provider: a `seqio.Task` or `seqio.Mixture`.
+
+    Raises:
+      UserError: the data or a vocabulary is missing or malformed.
+    """
+    for task in getattr(provider, "tasks", [provider]):
+        if hasattr(task.source, "prepare"):
+            task.source.prepare()
+        for feature in task.output_features.values():
+            if hasattr(feature.vocabulary, "load_model"):
+                feature.vocabulary.load_model()
+
+
+def user_error_in(error: Exception) -> UserError | None:
+    """The `UserError` that Python code inside a tf.data pipeline raised, if it did.
+
+    tf.data hands on such an error as an op's, with a traceback in its message.
+
+    Args:
+      error: a `tf.errors.OpError`.
+    """
+    found = re.search(r"UserError: (.+)", str(error))
+    return UserError(found[1]) if found else None

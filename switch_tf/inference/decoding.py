@@ -48,7 +48,8 @@ class GreedyDecoder:
         for position in range(1, self._max_length):
             if position % _CHECK_EVERY == 0 and not mesh_lib.to_numpy(state["going_B1"]).any():
                 break
-            index = self._mesh.pack(np.int32(position), ())
+            # A float: DTensor takes a small integer for a constant and compiles the next one anew.
+            index = self._mesh.pack(np.float32(position), ())
             state = self._next(tokens_BT, state, index)
             outputs.append(state["token_B1"])
         decoded = np.concatenate([mesh_lib.to_numpy(token_B1) for token_B1 in outputs], axis=1)
@@ -68,6 +69,7 @@ class GreedyDecoder:
         return self._decode(tokens_BT, memory_BTM, start_B1, going_B1, caches, position)
 
     def _trace_next(self, tokens_BT, state, position):
+        position = tf.cast(position, tf.int32)
         caches = [
             (Cache(*own, position), Cache(*cross))
             for own, cross in zip(state["self"], state["cross"], strict=True)

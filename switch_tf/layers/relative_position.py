@@ -18,7 +18,7 @@ def relative_position_bucket(
     buckets is for positions after the query, else such positions fall into bucket 0.
 
     Args:
-      relative_position: int32, any shape.
+      relative_position: integers, any shape.
       bidirectional: encoder (True) or decoder (False).
       num_buckets: number of buckets, even.
       max_distance: distance from which the last bucket is used.
@@ -26,6 +26,7 @@ def relative_position_bucket(
     Returns:
       int32 of the same shape, in [0, num_buckets).
     """
+    relative_position = tf.cast(relative_position, tf.int32)
     offset = 0
     if bidirectional:
         num_buckets //= 2

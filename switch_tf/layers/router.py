@@ -69,9 +69,7 @@ class SwitchRouter(Layer):
         if self.absolute_capacity is not None:
             return min(self.absolute_capacity, group_size)
         factor = self.capacity_factor if training else self.eval_capacity_factor
-        return routing_lib.expert_capacity(
-            group_size, self.num_experts, factor, self.min_capacity
-        )
+        return routing_lib.expert_capacity(group_size, self.num_experts, factor, self.min_capacity)
 
     def call(self, x_GSM, nonpadding_GS=None, training=False):
         """Routes every token.

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 
-import numpy as np
 import tensorflow as tf
-
 
 # Figures of `Report.statistics` behind the load of the experts.
 NUM_SCALARS = 7

@@ -5,7 +5,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, lay_out, configurable
+from switch_tf.layers.base import Layer, configurable, lay_out
 from switch_tf.layers.dispatch import GatherDispatcher
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.feed_forward import activate, check_activation, input_kernels
@@ -165,8 +165,8 @@ class SwitchFFN(Layer):
         if groups % ways:
             raise UserError(
                 f"GROUP_SIZE={self.group_size} and GROUPS_MULTIPLE={self.groups_multiple} make "
-                f"{groups} groups of a batch of {batch} x {length} tokens, which do not divide over "
-                f"{ways} devices: set GROUPS_MULTIPLE={ways}"
+                f"{groups} groups of a batch of {batch} x {length} tokens, which do not divide "
+                f"over {ways} devices: set GROUPS_MULTIPLE={ways}"
             )
         return groups, group_size
 

@@ -9,7 +9,7 @@ _watches: list[list[tuple[str, tf.Tensor]]] = []
 
 @contextlib.contextmanager
 def watch():
-    """Yields a list of (layer path, [batch] float32 sums of |activation|), in order of the calls."""
+    """Yields a list of (layer path, [batch] float32 sums of |activation|), in call order."""
     seen: list[tuple[str, tf.Tensor]] = []
     _watches.append(seen)
     try:

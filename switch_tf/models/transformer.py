@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from switch_tf.layers.attention import Attention, Cache, mask_bias
+from switch_tf.layers.attention import Cache, mask_bias
 from switch_tf.layers.base import Layer
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.norm import RMSNorm

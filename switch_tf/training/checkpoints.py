@@ -23,7 +23,6 @@ _FOLDER = re.compile(r"checkpoint_(\d+)")
 _DAMAGED = (tf.errors.OpError, ValueError, OSError)
 
 
-
 def _model_variables(model) -> dict[str, tf.Variable]:
     return {variable.path: variable.value for variable in model.trainable_variables}
 

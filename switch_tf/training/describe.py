@@ -2,7 +2,6 @@
 
 import math
 
-from switch_tf.layers import routing as routing_lib
 from switch_tf.models.encoder_decoder import parameter_count
 
 
@@ -22,8 +21,10 @@ def describe(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]) -
     lines = [
         f"model: {parameter_count(model):,} parameters, {model.num_layers} + {model.num_layers} "
         f"layers, computes in {model.compute_dtype}",
-        "mesh: " + ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-        + "; rules: " + (", ".join(f"{a} -> {d}" for a, d in mesh.rules.items()) or "none"),
+        "mesh: "
+        + ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        + "; rules: "
+        + (", ".join(f"{a} -> {d}" for a, d in mesh.rules.items()) or "none"),
         *_weights(model, optimizer, mesh),
         *_switch_layers(model, batch_size, lengths),
     ]
@@ -40,13 +41,21 @@ def _weights(model, optimizer, mesh):
         slot_bytes += sum(_bytes_per_device(s) for s in optimizer.slots_of(variable).values())
         axes = " ".join(axis or "-" for axis in variable.axes)
         shape = "x".join(str(n) for n in variable.shape)
-        rows.append((variable.path, axes, shape, " ".join(s if s in mesh.shape else "-" for s in spec), f"{size:,}"))
+        rows.append(
+            (
+                variable.path,
+                axes,
+                shape,
+                " ".join(s if s in mesh.shape else "-" for s in spec),
+                f"{size:,}",
+            )
+        )
     yield from _table(rows)
     yield f"per device: weights {weight_bytes:,} bytes, optimizer slots {slot_bytes:,} bytes"
 
 
 def _switch_layers(model, batch_size, lengths):
-    rows = [("switch layer", "experts", "groups", "group size", "capacity", "in eval", "loss coef.")]
+    rows = [("switch layer", "experts", "groups", "group size", "capacity", "in eval", "coef.")]
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
         for block in stack.blocks:
             if not block.sparse:
@@ -55,8 +64,14 @@ def _switch_layers(model, batch_size, lengths):
             groups, group_size = layer.groups(batch_size, length)
             capacities = [layer.router.capacity(group_size, training) for training in (True, False)]
             rows.append(
-                (layer.path, layer.num_experts, groups, group_size, *capacities,
-                 layer.router.load_balancing_coef)
+                (
+                    layer.path,
+                    layer.num_experts,
+                    groups,
+                    group_size,
+                    *capacities,
+                    layer.router.load_balancing_coef,
+                )
             )
     if len(rows) == 1:
         yield "no switch layers: the model is dense"

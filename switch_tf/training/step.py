@@ -58,10 +58,12 @@ class TrainStep:
           `routing`: layer -> figures of `routing.unpack_statistics` and max_logit; `not_finite`:
           names of the layers whose output has inf or NaN, in order.
         """
-        seed_and_step = self._mesh.pack(np.array([self._seed, step], np.int32), (None,))
+        # Not integers: DTensor takes small ones for constants and compiles the second step anew.
+        seed_and_step = self._mesh.pack(np.array([self._seed, step], np.float64), (None,))
         return self._unpack(mesh_lib.to_numpy(self._run(features, seed_and_step)))
 
     def _trace(self, features, seed_and_step):
+        seed_and_step = tf.cast(seed_and_step, tf.int32)
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
             with (
@@ -145,9 +147,8 @@ class EvalStep:
             entropy, correct, tokens = self._forward(features)
         dropless, routed, kept = entropy, tokens, tokens
         if self._sparse:
-            routed = tf.add_n([tf.reduce_sum(r.routing.nonpadding_GS) for r in reports])
-            kept_GS = [tf.cast(r.routing.kept_GS, tf.float32) for r in reports]
-            kept = tf.add_n([tf.reduce_sum(x) for x in kept_GS])
+            routed = _total([r.routing.nonpadding_GS for r in reports])
+            kept = _total([r.routing.kept_GS for r in reports])
             with routing_lib.collect(), routing_lib.dropless():
                 dropless, _, _ = self._forward(features)
         return tf.stack([entropy, correct, tokens, dropless, routed, kept])
@@ -158,3 +159,13 @@ class EvalStep:
             logits_BLV, features["decoder_target_tokens"], features["decoder_loss_weights"]
         )
         return entropy, correct, tokens
+
+
+def _total(tensors) -> tf.Tensor:
+    """Sum over all elements of tensors of any shapes, float32.
+
+    Stacked before they are added: layers with the same padding have the same sum, and of an
+    addition of one all-reduce to itself DTensor's compiler (TensorFlow 2.21) frees memory twice.
+    """
+    sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in tensors]
+    return tf.reduce_sum(tf.stack(sums))

@@ -121,9 +121,7 @@ class MetricsWriter:
         )
 
     def _add(self, step, summary):
-        self._events.add_event(
-            event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
-        )
+        self._events.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
 
     def _record(self, step, kind, figures):
         self._records.write(json.dumps({"step": step, "kind": kind} | figures) + "\n")

@@ -1,4 +1,4 @@
-"""The run: build, restore, step, observe, evaluate, save; one loop for pre-training and fine-tuning.
+"""The run: build, restore, step, observe, evaluate, save; one loop for all kinds of training.
 
 Pre-training and fine-tuning differ in data, initial checkpoint and learning rate, that is, in gin.
 """
@@ -93,9 +93,11 @@ class Run:
         )
         self.step = self._restore(initial_checkpoint_path)
         self.writer = MetricsWriter(model_dir, restored_step=self.step)
-        shared = (self.model, mesh, mixture_or_task_name, evaluation.split, self.lengths, batch_size)
-        self.teacher_forced = TeacherForced(*shared, evaluation.batches)
-        self.decoded = Decoded(*shared, evaluation.decode_examples) if evaluation.decode else None
+        data = (mixture_or_task_name, evaluation.split, self.lengths, batch_size)
+        self.teacher_forced = TeacherForced(self.model, mesh, *data, evaluation.batches)
+        self.decoded = None
+        if evaluation.decode:
+            self.decoded = Decoded(self.model, mesh, *data, evaluation.decode_examples)
         self._stop_signal = None
 
     def _restore(self, initial_checkpoint_path) -> int:
@@ -242,24 +244,12 @@ def train(
     """Trains a model, or goes on with the run in `model_dir`.
 
     Args:
-      model_dir: where checkpoints and logs go.
-      mixture_or_task_name: SeqIO task or mixture.
-      task_feature_lengths: {"inputs": tokens, "targets": tokens}.
-      batch_size: examples a step, all devices together.
       train_steps: the step to stop at, counted from the run's start.
-      model: makes the model.
-      optimizer: makes the optimizer.
-      mesh_shape: as `mesh.parse_mesh_shape`.
-      layout_rules: as `mesh.parse_layout_rules`.
-      seed: of initial values, data order, dropout.
-      split: trained on.
-      pack: put several short examples into a row.
-      use_cached: read what SeqIO's cache_tasks wrote.
+      mesh_shape, layout_rules: as `mesh.parse_mesh_shape` and `mesh.parse_layout_rules`.
       checkpoint_period: steps between checkpoints.
-      keep_checkpoints: how many are kept.
-      initial_checkpoint_path: a MODEL_DIR or checkpoint to take weights from.
-      z_loss_coef: of the softmax (Mesh-TensorFlow: 1e-4).
       evaluation: makes the `Evaluation`.
+
+    The others are those of `Run`.
 
     Raises:
       UserError: what does not fit, before any step; a loss that is not finite.

@@ -77,6 +77,8 @@ def run(request):
             found["encoder_last_hidden"] = model.encode(features)
             kept = [tf.cast(report.routing.kept_GS, tf.float32) for report in reports]
             gradients = tape.gradient(loss, [variable.value for variable in variables])
+            # An untied embedding has a sparse one.
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
             return found, gradients, kept
 
         weights = place((labels >= 0).astype(np.float32), ("batch",))

@@ -1,0 +1,115 @@
+"""One arm of an experiment: a run of `switch-tf train` in a process of its own, done once.
+
+Its gin files and bindings are those that a user would give; a second call finds it done, and one
+that was interrupted goes on where it stopped.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from switch_tf import config
+from switch_tf.errors import UserError
+from switch_tf.training.summaries import read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """A training run.
+
+    Attributes:
+      name: shown to people.
+      model_dir: its MODEL_DIR; what it prints goes to `log.txt` in it.
+      gin_files: as `--gin_file` takes them.
+      macros: name -> value, as `--gin.NAME` takes them.
+    """
+
+    name: str
+    model_dir: Path
+    gin_files: Sequence[str]
+    macros: Mapping[str, Any]
+
+    @property
+    def bindings(self) -> list[str]:
+        """`NAME=value` of each macro, MODEL_DIR among them."""
+        macros = dict(self.macros) | {"MODEL_DIR": str(self.model_dir)}
+        return [f"{name}={value!r}" for name, value in macros.items()]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The macros of its gin files and flags."""
+        return config.precheck(self.gin_files, self.bindings)
+
+    @property
+    def train_steps(self) -> int:
+        """The step that it ends at."""
+        return self.settings["TRAIN_STEPS"]
+
+    def records(self) -> list[dict]:
+        """What it logged so far, as `summaries.read_metrics`."""
+        return read_metrics(str(self.model_dir))
+
+    def facts(self) -> dict:
+        """Its `run.json`: parameters, FLOPs, unigram entropy, mesh, dtype."""
+        return json.loads((self.model_dir / "run.json").read_text())
+
+    def is_done(self) -> bool:
+        """Whether its last step was made and evaluated."""
+        steps = (r["step"] for r in self.records() if r["kind"] == "evaluation")
+        return max(steps, default=0) >= self.train_steps
+
+    def run(self) -> None:
+        """Trains it up to its last step, unless that was done before.
+
+        SIGINT and SIGTERM are handed on: the run saves, and this raises.
+
+        Raises:
+          UserError: the run failed or was interrupted; says where its output is.
+        """
+        if self.is_done():
+            print(f"{self.name}: done before, in {self.model_dir}", flush=True)
+            return
+        print(f"{self.name}: {self.train_steps} steps", flush=True)
+        self.model_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "switch_tf.commands.main", "train"]
+        command += [f"--gin_file={name}" for name in self.gin_files]
+        command += [f"--gin.{binding}" for binding in self.bindings]
+        log = self.model_dir / "log.txt"
+        with open(log, "a") as output:
+            output.write(f"$ {' '.join(command)}\n")
+            output.flush()
+            status, stopped_by = _run(command, output)
+        if stopped_by is not None:
+            raise UserError(f"{self.name}: {stopped_by}: saved; the same command goes on with it")
+        if status or not self.is_done():
+            raise UserError(
+                f"{self.name} failed with status {status}: its error stands above, its output in "
+                f"{log}; mend that, and the same command goes on"
+            )
+
+
+def _run(command: Sequence[str], output) -> tuple[int, str | None]:
+    """Exit status of a child process, and the signal that stopped it through this one, or None."""
+    received = []
+    # A session of its own, or a terminal's SIGINT would reach it twice: and two mean "at once".
+    child = subprocess.Popen(command, stdout=output, start_new_session=True)
+
+    def hand_on(number, _):
+        received.append(signal.Signals(number).name)
+        if child.poll() is None:
+            os.kill(child.pid, number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, hand_on) for number in numbers}
+    try:
+        status = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status, received[0] if received else None

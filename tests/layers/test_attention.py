@@ -1,0 +1,99 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from switch_tf.layers.attention import Attention, Cache, mask_bias
+from switch_tf.mesh import to_numpy
+from tests.helpers import compiled, error, place, using
+
+BATCH, LENGTH, MEMORY, D_MODEL = 2, 5, 7, 6
+
+
+@pytest.fixture(scope="module")
+def attention():
+    layer = Attention(num_heads=2, d_kv=3, name="attention")
+    layer.build((None, None, D_MODEL))
+    return layer
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def reference(layer, x_BLM, memory_BTM, bias_BHLT):
+    """The formula in NumPy, head by head."""
+    y_BLM = np.zeros_like(x_BLM)
+    for head in range(layer.num_heads):
+        query, key, value = (
+            source @ kernel.numpy()[:, head]
+            for source, kernel in (
+                (x_BLM, layer.query),
+                (memory_BTM, layer.key),
+                (memory_BTM, layer.value),
+            )
+        )
+        exponents = np.exp(query @ key.transpose(0, 2, 1) + bias_BHLT[:, head])
+        weights = exponents / exponents.sum(-1, keepdims=True)
+        y_BLM += weights @ value @ layer.output_kernel.numpy()[head]
+    return y_BLM
+
+
+def test_attention_is_the_formula(attention):
+    x_BLM, memory_BTM = normal(BATCH, LENGTH, D_MODEL), normal(BATCH, MEMORY, D_MODEL, seed=1)
+    bias = normal(BATCH, 2, LENGTH, MEMORY, seed=2)
+    y_BLM = compiled(attention)(x_BLM, memory_BTM, bias=bias)
+    assert error(y_BLM, reference(attention, x_BLM, memory_BTM, bias)) < 1e-5
+
+
+def test_masked_positions_do_not_matter_and_a_row_without_any_is_finite(attention):
+    x_BLM = normal(BATCH, LENGTH, D_MODEL)
+    allowed = np.ones([BATCH, 1, 1, LENGTH], bool)
+    allowed[0, ..., 3:] = False
+    allowed[1] = False
+    bias = mask_bias(tf.constant(allowed), tf.float32)
+    y_BLM = compiled(attention)(x_BLM, bias=bias).numpy()
+    other_BLM = x_BLM.copy()
+    other_BLM[0, 3:] += 1.0
+    z_BLM = compiled(attention)(other_BLM, bias=bias).numpy()
+    np.testing.assert_array_equal(y_BLM[0, :3], z_BLM[0, :3])
+    assert np.isfinite(y_BLM).all()
+
+
+@pytest.mark.parametrize("layout", [None, ("batch:2,model:2", "batch:batch,heads:model")])
+def test_cached_positions_one_by_one_equal_the_whole_sequence(layout):
+    causal = np.tril(np.ones([LENGTH, LENGTH], bool))
+    x_BLM = normal(BATCH, LENGTH, D_MODEL)
+    with using(layout):
+        layer = Attention(num_heads=2, d_kv=3, name="attention")
+        layer.build((None, None, D_MODEL))
+
+        @compiled
+        def step(x_B1M, bias, key_BTHK, value_BTHK, position):
+            cache = Cache(key_BTHK, value_BTHK, position)
+            y_B1M = layer(x_B1M, bias=bias, cache=cache)
+            return y_B1M, cache.key_BTHK, cache.value_BTHK
+
+        bias = np.where(causal, 0.0, -1e9).astype(np.float32)
+        whole = compiled(layer)(place(x_BLM, ["batch"]), bias=place(bias))
+        axes = ("batch", None, "heads")
+        key = value = place(np.zeros([BATCH, LENGTH, 2, 3], np.float32), axes)
+        outputs = []
+        for i in range(LENGTH):
+            x_B1M, row = place(x_BLM[:, i : i + 1], ["batch"]), place(bias[i : i + 1])
+            y_B1M, key, value = step(x_B1M, row, key, value, place(np.int32(i)))
+            outputs.append(to_numpy(y_B1M))
+        assert error(np.concatenate(outputs, axis=1), to_numpy(whole)) < 1e-5
+
+
+def test_the_cache_of_attention_to_the_encoder_is_filled_once(attention):
+    x_B1M, memory_BTM = normal(BATCH, 1, D_MODEL), normal(BATCH, MEMORY, D_MODEL, seed=1)
+    cache = Cache()
+    first = attention(x_B1M, memory_BTM, cache=cache)
+    again = attention(x_B1M, np.zeros_like(memory_BTM), cache=cache)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_flops_count_projections_and_the_two_products(attention):
+    # Four projections of 6 x 6 at 5 positions (two at 7), logits and weighted values.
+    expected = 2 * 6 * 6 * (2 * LENGTH + 2 * MEMORY) + 2 * 2 * LENGTH * MEMORY * 6
+    assert attention.flops(D_MODEL, LENGTH, MEMORY) == expected

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from switch_tf.layers import routing
+from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.router import SwitchRouter, load_balancing_loss
+from switch_tf.layers.switch_ffn import SwitchFFN
+from tests.helpers import compiled
+
+
+def router_of_logits(num_experts, **kwargs):
+    """A router whose logits are its input."""
+    router = SwitchRouter(num_experts, **({"jitter": 0.0} | kwargs))
+    router.build((None, None, num_experts))
+    router.kernel.assign(np.eye(num_experts, dtype=np.float32))
+    return router
+
+
+def test_uniform_probabilities_give_a_load_balancing_loss_of_one():
+    probabilities_GSE = tf.fill([2, 8, 4], 0.25)
+    chosen_GSE = tf.one_hot(tf.constant([[0] * 8, [0, 1, 2, 3] * 2]), 4)
+    loss_G = load_balancing_loss(probabilities_GSE, chosen_GSE, tf.ones([2, 8]))
+    np.testing.assert_allclose(loss_G, [1.0, 1.0], rtol=1e-6)
+
+
+def test_a_collapsed_router_has_a_load_balancing_loss_of_the_number_of_experts():
+    logits_GSE = np.tile(np.float32([100, 0, 0, 0]), (1, 8, 1))
+    decision = router_of_logits(4)(logits_GSE)
+    np.testing.assert_allclose(decision.load_balancing_loss_G, [4.0], rtol=1e-6)
+
+
+def test_a_tie_goes_to_the_first_expert():
+    decision = router_of_logits(3)(np.zeros([1, 4, 3], np.float32))
+    assert decision.expert_index_GS.numpy().tolist() == [[0, 0, 0, 0]]
+
+
+def test_the_gate_is_the_probability_of_the_chosen_expert_and_0_for_the_dropped():
+    logits_GSE = np.log(np.float32([[[1, 3], [1, 3], [3, 1]]]))
+    decision = router_of_logits(2, absolute_capacity=1)(logits_GSE)
+    np.testing.assert_allclose(decision.gate_GS, [[0.75, 0.0, 0.75]], rtol=1e-6)
+    assert decision.kept_GS.numpy().tolist() == [[True, False, True]]
+    assert decision.position_GS.numpy().tolist() == [[0, 1, 0]]
+
+
+def gradient_of_the_router(coefficient):
+    def router(**kwargs):
+        return SwitchRouter(load_balancing_coef=coefficient, jitter=0.0, **kwargs)
+
+    layer = SwitchFFN(4, 8, router=router, name="same")
+    layer.build((2, 8, 6))
+    x_BLM = np.random.default_rng(0).normal(size=(2, 8, 6)).astype(np.float32)
+
+    @compiled
+    def run(x_BLM):
+        with tf.GradientTape() as tape, routing.collect() as reports:
+            loss = tf.reduce_sum(layer(x_BLM)) + reports[0].loss()
+        return tape.gradient(loss, layer.router.kernel.value)
+
+    return run(x_BLM).numpy()
+
+
+def test_the_load_balancing_loss_reaches_the_router():
+    without, with_loss = gradient_of_the_router(0.0), gradient_of_the_router(1e-2)
+    assert np.abs(without).max() > 0
+    assert np.abs(with_loss - without).max() > 1e-5
+
+
+def test_the_z_loss_is_the_mean_square_of_log_z_over_tokens():
+    logits_GSE = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
+    nonpadding_GS = np.float32([[1, 1, 1, 0], [1, 0, 0, 0]])
+    decision = router_of_logits(3)(logits_GSE, nonpadding_GS)
+    report = routing.Report("layer", decision, load_balancing_coef=0.0, z_loss_coef=0.5)
+    log_z_GS = np.log(np.exp(logits_GSE).sum(-1))
+    expected = 0.5 * (log_z_GS**2 * nonpadding_GS).sum() / 4
+    np.testing.assert_allclose(report.loss(), expected, rtol=1e-5)
+
+
+def test_jitter_scales_the_input_in_training_alone():
+    router = router_of_logits(4, jitter=0.1)
+
+    @compiled
+    def run(x_GSM, step, training=True):
+        with step_seed(step):
+            return router(x_GSM, training=training).logits_GSE
+
+    x_GSM = np.ones([2, 64, 4], np.float32)
+    first = run(x_GSM, tf.constant([0, 1])).numpy()
+    assert 0.9 <= first.min() < 0.91 and 1.09 < first.max() <= 1.1
+    assert (first == run(x_GSM, tf.constant([0, 1])).numpy()).all()
+    assert (first != run(x_GSM, tf.constant([0, 2])).numpy()).any()
+    assert (run(x_GSM, tf.constant([0, 1]), training=False).numpy() == 1.0).all()
+
+
+@pytest.mark.parametrize("training, expected", [(True, 5), (False, 8)])
+def test_training_and_evaluation_have_capacities_of_their_own(training, expected):
+    router = SwitchRouter(8, capacity_factor=1.25, eval_capacity_factor=2.0)
+    assert router.capacity(32, training) == expected
+    with routing.dropless():
+        assert router.capacity(32, training) == 32
+
+
+def test_an_absolute_capacity_is_cut_to_the_group():
+    router = SwitchRouter(8, absolute_capacity=20)
+    assert [router.capacity(n, True) for n in (9, 20, 64)] == [9, 20, 20]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.integers(1, 300), st.integers(1, 64), st.floats(0.01, 10.0), st.integers(1, 50))
+def test_capacity_is_an_even_split_times_the_factor_within_its_bounds(
+    group_size, num_experts, factor, least
+):
+    capacity = routing.expert_capacity(group_size, num_experts, factor, least)
+    assert min(least, group_size) <= capacity <= group_size
+    even = int(group_size * factor / num_experts)
+    assert capacity == even or capacity in (least, group_size)
+    assert routing.expert_capacity(group_size, num_experts, factor * 2, least) >= capacity
+    if factor >= num_experts:
+        assert capacity == group_size
+
+
+def test_statistics_say_what_the_router_did():
+    logits_GSE = np.log(np.float32([[[1, 3], [1, 3], [3, 1], [3, 1]], [[1, 3]] * 4]))
+    nonpadding_GS = np.float32([[1, 1, 1, 1], [1, 1, 0, 0]])
+    decision = router_of_logits(2, absolute_capacity=1)(logits_GSE, nonpadding_GS)
+    report = routing.Report("layer", decision, load_balancing_coef=0.5, z_loss_coef=0.0)
+    figures = routing.unpack_statistics(report.statistics().numpy(), 0.5)
+    np.testing.assert_allclose(figures["load_E"], [2 / 6, 4 / 6], rtol=1e-6)
+    np.testing.assert_allclose(figures["dropped"], 3 / 6, rtol=1e-6)
+    np.testing.assert_allclose(figures["gate_mean"], 0.75, rtol=1e-6)
+    entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
+    np.testing.assert_allclose(figures["entropy"], entropy, rtol=1e-5)
+    np.testing.assert_allclose(figures["z_loss"], np.log(4.0) ** 2, rtol=1e-5)
+    # First group balanced, 1.0; in the second, half of it padding, all choose one: 2 · 0.75.
+    np.testing.assert_allclose(figures["load_balancing_loss"], (1.0 + 1.5) / 2, rtol=1e-6)
+    np.testing.assert_allclose(figures["weighted_loss"], 0.5 * (1.0 + 0.75) / 2, rtol=1e-6)
+    np.testing.assert_allclose(figures["weighted_loss"], report.loss(), rtol=1e-6)
+    np.testing.assert_allclose(report.max_logit(), np.log(3.0), rtol=1e-6)

@@ -1,0 +1,215 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+from switch_tf.layers import routing
+from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.switch_ffn import SwitchFFN
+from switch_tf.mesh import to_numpy
+from tests.helpers import GOLDEN, compiled, error, place, put, using
+
+TOLERANCE = 1e-5
+# Golden run of Mesh-TensorFlow -> capacity factor, and what differs from the others.
+GOLDEN_RUNS = {
+    "switch_argmax_cf0.5": (0.5, {}),
+    "switch_argmax_cf1.0": (1.0, {}),
+    "switch_argmax_cf1.25": (1.25, {}),
+    "switch_argmax_cf2.0": (2.0, {}),
+    "switch_argmax_pad": (1.0, {}),
+    "switch_argmax_pad_train": (1.0, {"training": True}),
+    "switch_geglu": (1.25, {"activation": "geglu"}),
+    "switch_group16": (1.0, {"group_size": 16}),
+    "switch_group64": (1.0, {"group_size": 64}),
+    "switch_zloss_train": (1.25, {"training": True, "z_loss_coef": 1e-5}),
+    "switch_jitter_eval": (1.0, {"min_capacity": 4}),
+}
+LAYOUTS = {
+    "plain": None,
+    "experts with data": ("batch:4", "batch:batch,experts:batch"),
+    "mixed": ("batch:2,model:2", "batch:batch,experts:batch,d_ff:model"),
+    "experts beside data": ("batch:2,model:4", "batch:batch,experts:model"),
+}
+ON_MESHES = ("switch_argmax_cf1.0", "switch_argmax_pad_train", "switch_geglu")
+PARITY = [(name, "plain") for name in GOLDEN_RUNS]
+PARITY += [(name, layout) for name in ON_MESHES for layout in LAYOUTS if layout != "plain"]
+
+
+def run_golden(name, training=False, activation="relu", group_size=32, **router_options):
+    """(array of Mesh-TensorFlow, ours) by name."""
+    with np.load(GOLDEN / f"mesh_tf/{name}.npz") as arrays:
+        golden = dict(arrays)
+    factor = GOLDEN_RUNS[name][0]
+    router = functools.partial(
+        SwitchRouter,
+        capacity_factor=factor,
+        eval_capacity_factor=factor,
+        jitter=0.0,
+        **router_options,
+    )
+    layer = SwitchFFN(8, 24, activation, group_size=group_size, router=router)
+    layer.build(golden["inputs"].shape)
+    kernels = {"switch_gating": layer.router.kernel, "wo": layer.experts.wo}
+    kernels |= {variable.name: variable for variable in layer.experts.wi}
+    for key, variable in kernels.items():
+        put(variable, golden[f"var/{key}/kernel"])
+
+    @compiled
+    def run(x_BLM, nonpadding_BL, cotangent_BLM):
+        with tf.GradientTape() as tape:
+            tape.watch(x_BLM)
+            with routing.collect() as reports:
+                y_BLM = layer(x_BLM, nonpadding_BL, training=training)
+            loss = reports[0].loss()
+            total = tf.reduce_sum(y_BLM * cotangent_BLM) + 10.0 * loss
+        return y_BLM, loss, tape.gradient(total, [x_BLM, *(v.value for v in kernels.values())])
+
+    inputs = [place(golden[key], ["batch"]) for key in ("inputs", "nonpadding", "cotangent")]
+    output, loss, gradients = run(*inputs)
+    names = ["grad_inputs", *(f"grad/{key}/kernel" for key in kernels)]
+    found = dict(zip(names, gradients, strict=True)) | {"output": output, "loss_times_coef": loss}
+    return {key: (value, golden[key]) for key, value in found.items()}
+
+
+@pytest.mark.parametrize("name, layout", PARITY)
+def test_outputs_losses_and_gradients_are_mesh_tensorflows(name, layout):
+    with using(LAYOUTS[layout]):
+        pairs = run_golden(name, **GOLDEN_RUNS[name][1])
+        errors = {key: error(ours, theirs) for key, (ours, theirs) in pairs.items()}
+    assert {key: value for key, value in errors.items() if value > TOLERANCE} == {}
+
+
+def switch_layer(experts_of_tokens, capacity_factor, **kwargs):
+    """A layer over 4 experts, and inputs [batch, length, 4] that it routes as told."""
+    options = {"capacity_factor": capacity_factor, "eval_capacity_factor": capacity_factor}
+    router = functools.partial(SwitchRouter, jitter=0.0, **options)
+    layer = SwitchFFN(4, 16, router=router, **kwargs)
+    x_BLM = 0.1 + np.eye(4, dtype=np.float32)[np.asarray(experts_of_tokens)]
+    layer.build(x_BLM.shape)
+    put(layer.router.kernel, 8.0 * np.eye(4, dtype=np.float32))
+    return layer, x_BLM
+
+
+def zero_rows(y_BLM):
+    """(sequence, position) of the outputs that are exactly zero."""
+    whole = to_numpy(tf.cast(y_BLM, tf.float32))
+    return [tuple(map(int, place)) for place in np.argwhere((whole == 0.0).all(axis=-1))]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("layout", [None, ("batch:2", "batch:batch,experts:batch")])
+def test_tokens_beyond_the_capacity_leave_as_zero(dtype, layout):
+    chosen = [[0, 0, 0, 1, 0, 2, 1, 1], [3, 2, 1, 0, 3, 3, 3, 2]]
+    with using(layout):
+        layer, x_BLM = switch_layer(chosen, 1.0, dtype=dtype)
+        y_BLM = compiled(layer)(place(x_BLM, ["batch"]))
+        # Room for two tokens an expert, given by order in the sequence.
+        assert zero_rows(y_BLM) == [(0, 2), (0, 4), (0, 7), (1, 5), (1, 6)]
+        assert y_BLM.dtype == layer.compute_dtype
+
+
+@pytest.mark.parametrize("factor, kept", [(0.5, 1), (1.0, 2), (1.5, 3), (4.0, 8), (9.0, 8)])
+def test_when_all_tokens_choose_one_expert_the_first_stay(factor, kept):
+    layer, x_BLM = switch_layer([[0] * 8], factor)
+    assert zero_rows(compiled(layer)(x_BLM)) == [(0, i) for i in range(kept, 8)]
+
+
+def test_padding_takes_no_slot_and_leaves_as_zero():
+    layer, x_BLM = switch_layer([[0] * 8], 1.0)
+    nonpadding_BL = np.array([[0, 1, 0, 1, 1, 1, 1, 1]], np.float32)
+    assert zero_rows(compiled(layer)(x_BLM, nonpadding_BL)) == [(0, i) for i in (0, 2, 4, 5, 6, 7)]
+
+
+def test_padding_is_routed_like_any_token_where_masking_is_off():
+    layer, x_BLM = switch_layer([[0] * 8], 1.0, mask_padding=False)
+    nonpadding_BL = np.array([[0, 1, 0, 1, 1, 1, 1, 1]], np.float32)
+    assert zero_rows(compiled(layer)(x_BLM, nonpadding_BL)) == [(0, i) for i in range(2, 8)]
+
+
+def test_a_dropless_context_drops_nothing():
+    layer, x_BLM = switch_layer([[0] * 8], 0.5)
+
+    @compiled
+    def run(x_BLM):
+        with routing.dropless():
+            return layer(x_BLM)
+
+    assert zero_rows(run(x_BLM)) == []
+    assert zero_rows(compiled(layer)(x_BLM)) != []
+
+
+def test_a_token_meets_its_expert_alone():
+    layer, x_BLM = switch_layer([[0, 3, 1, 1]], 4.0)
+    (wi_EMF,), wo_EFM = layer.experts.wi, layer.experts.wo
+    y_BLM = compiled(layer)(x_BLM).numpy()
+    for token, expert in enumerate([0, 3, 1, 1]):
+        x_M = x_BLM[0, token]
+        exponents_E = np.exp(8.0 * x_M)
+        gate = exponents_E[expert] / exponents_E.sum()
+        hidden_F = np.maximum(x_M @ wi_EMF.numpy()[expert], 0.0)
+        np.testing.assert_allclose(y_BLM[0, token], gate * hidden_F @ wo_EFM.numpy()[expert], 1e-5)
+
+
+def test_routing_is_float32_inside_a_bfloat16_layer():
+    layer, x_BLM = switch_layer([[0, 1, 2, 3]], 1.0, dtype="mixed_bfloat16")
+    seen = {}
+
+    @compiled
+    def run(x_BLM):
+        with routing.collect() as reports:
+            y_BLM = layer(x_BLM)
+        decision = reports[0].routing
+        fields = ("logits_GSE", "probabilities_GSE", "gate_GS", "load_balancing_loss_G")
+        seen.update(
+            {name: getattr(decision, name).dtype for name in fields}, loss=reports[0].loss()
+        )
+        return y_BLM
+
+    assert run(x_BLM).dtype == tf.bfloat16
+    assert seen.pop("loss").dtype == tf.float32
+    assert set(seen.values()) == {tf.float32}
+    kernels = [layer.router.kernel, *layer.experts.wi, layer.experts.wo]
+    assert {v.value.dtype for v in kernels} == {tf.float32}
+
+
+@pytest.mark.parametrize(
+    "group_size, multiple, expected",
+    [
+        (None, 1, (4, 12)),
+        (16, 1, (3, 16)),
+        (13, 1, (4, 12)),
+        (1000, 1, (1, 48)),
+        (7, 1, (8, 6)),
+        (16, 4, (4, 12)),
+        (1000, 8, (8, 6)),
+    ],
+)
+def test_the_largest_group_that_divides_the_tokens_is_taken(group_size, multiple, expected):
+    layer = SwitchFFN(2, 4, group_size=group_size, groups_multiple=multiple)
+    assert layer.groups(batch=4, length=12) == expected
+
+
+def test_groups_that_do_not_divide_over_the_devices_are_refused():
+    with using(("batch:4", "batch:batch")), pytest.raises(UserError) as caught:
+        SwitchFFN(2, 4, group_size=16).groups(batch=4, length=12)
+    assert str(caught.value) == (
+        "GROUP_SIZE=16 and GROUPS_MULTIPLE=1 make 3 groups of a batch of 4 x 12 tokens, which do "
+        "not divide over 4 devices: set GROUPS_MULTIPLE=4"
+    )
+
+
+def test_the_loss_goes_to_keras_where_nothing_collects_it():
+    layer, x_BLM = switch_layer([[0] * 8], 1.0)
+    layer(x_BLM)
+    (loss,) = layer.losses
+    probability = keras.ops.softmax(8.0 * x_BLM[0, 0])[0]
+    np.testing.assert_allclose(loss, 0.01 * 4 * probability, rtol=1e-5)
+
+
+def test_flops_count_the_router_and_one_expert_a_token():
+    few, many = (SwitchFFN(n, 32).flops(d_model=16, length=8) for n in (2, 64))
+    assert few == 2 * 8 * (16 * 2 + 16 * 32 + 32 * 16)
+    assert many - few == 2 * 8 * 16 * (64 - 2)

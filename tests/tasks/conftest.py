@@ -1,0 +1,57 @@
+import random
+
+import gin
+import pytest
+
+from tasks import pydocs, pydocs_corpus, pydocs_examples, pydocs_parse
+from tasks.pydocs_parse import Document
+
+WORDS = [
+    "alpha bravo charlie delta echoes foxtrot".split(),
+    "golfing hotels indigo juliet kilogram limousine".split(),
+    "mikado november oscars papaya quebec romeos".split(),
+    "sierra tangos uniform victor whiskey yankee".split(),
+    "apples bananas cherries damsons elderberry figs".split(),
+    "granite quartz basalt marble gneiss schist".split(),
+    "violin cello trumpet oboe flute harpsichord".split(),
+    "copper silver golden iron platinum mercury".split(),
+]
+
+
+def make_documents(count=2000):
+    """Documents of every library, each with words of its own in summary and body."""
+    random_words = random.Random(0)
+    documents = []
+    for i in range(count):
+        library = i % len(pydocs_examples.LABELS)
+        a, b, c = random_words.sample(WORDS[library], 3)
+        text = f"Makes the {a} and the {b} {i}.\n\nThe {a}, {b} and {c} of {library} number {i}."
+        documents.append(Document(text, pydocs_examples.LABELS[library], f"f{i}"))
+    return sorted(documents, key=lambda d: d.key)
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """Puts a small corpus in the place of the installed packages; counts how often it is parsed."""
+    count = []
+
+    def parse(folders, workers):
+        count.append(1)
+        return make_documents()
+
+    monkeypatch.setattr(pydocs_parse, "find_libraries", dict)
+    monkeypatch.setattr(pydocs_parse, "parse_libraries", parse)
+    return count
+
+
+@pytest.fixture
+def corpus(parses, tmp_path):
+    """The small corpus, in a cache of its own, with a vocabulary of 150 pieces."""
+    with gin.unlock_config():
+        gin.parse_config(
+            [f"pydocs.cache_folder = '{tmp_path / 'cache'}'", "pydocs.vocabulary_size = 150"]
+        )
+    yield tmp_path / "cache"
+    gin.clear_config()
+    pydocs_corpus._read.cache_clear()
+    pydocs._columns.cache_clear()

@@ -1,0 +1,56 @@
+import pytest
+
+from switch_tf.errors import UserError
+from tasks import vocabulary
+
+TEXTS = [
+    f"the {a} of a {b} goes {a}{b}" for a in "red blue green".split() for b in "cat dog".split()
+]
+
+
+def test_ids_are_those_of_t5_and_the_same_texts_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        vocabulary.train(TEXTS, tmp_path / name, 20)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    found = vocabulary.LazyVocabulary(lambda: str(tmp_path / "a"))
+    assert (found.pad_id, found.eos_id, found.unk_id) == (0, 1, 2)
+    assert found.vocab_size == 120
+    assert found.decode(found.encode("the red cat")) == "the red cat"
+    assert found.decode([119]) == "<extra_id_0>"
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_too_little_text_is_one_line_with_the_largest_size(tmp_path):
+    with pytest.raises(UserError, match=r"no vocabulary of 5000 pieces .*use at most \d+"):
+        vocabulary.train(TEXTS, tmp_path / "v", 5000)
+    assert not (tmp_path / "v").exists()
+
+
+def test_the_model_is_found_when_first_used_and_again_when_it_changes(tmp_path):
+    for size in (20, 24):
+        vocabulary.train(TEXTS, tmp_path / str(size), size)
+    asked = []
+
+    def find():
+        asked.append(1)
+        return str(tmp_path / name)
+
+    found = vocabulary.LazyVocabulary(find)
+    assert not asked
+    name = "20"
+    assert found.vocab_size == 120
+    name = "24"
+    assert found.vocab_size == 124
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "v"
+    vocabulary.write_atomically(path, b"old")
+
+    def fail(*args):
+        raise OSError("full")
+
+    monkeypatch.setattr(vocabulary.os, "replace", fail)
+    with pytest.raises(OSError):
+        vocabulary.write_atomically(path, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["v"] and path.read_bytes() == b"old"
