@@ -62,7 +62,10 @@ def read_module(text: str, module: str) -> Source:
                 call = decorator if isinstance(decorator, ast.Call) else None
                 if _gin_name(call.func if call else decorator) in ("configurable", "register"):
                     selector = _selector(node.name, module, _arguments(call, "name module"))
-                    configurables.append(Configurable(selector, module, _parameters(node)))
+                    # The further keywords of our layers are Keras's, and not for gin.
+                    ours = isinstance(decorator, ast.Name)
+                    takes = _parameters(node, any_keyword=not ours)
+                    configurables.append(Configurable(selector, module, takes))
         elif isinstance(node, ast.Call) and _gin_name(node.func) == "external_configurable":
             given = _arguments(node, "fn name module")
             own_name = ast.unparse(node.args[0]).rpartition(".")[2]
@@ -165,8 +168,15 @@ def _selector(own_name: str, own_module: str, given: dict[str, str]) -> str:
     return f"{module}.{name}" if module else name
 
 
-def _parameters(node: ast.FunctionDef | ast.ClassDef) -> frozenset[str] | None:
-    """Names of the parameters of a function or a class; None if it may take any."""
+def _parameters(
+    node: ast.FunctionDef | ast.ClassDef, any_keyword: bool = True
+) -> frozenset[str] | None:
+    """Names of the parameters of a function or a class; None if it may take any.
+
+    Args:
+      node: its definition.
+      any_keyword: whether `**kwargs` means that any name will do.
+    """
     skip = 0
     if isinstance(node, ast.ClassDef):
         methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
@@ -178,7 +188,7 @@ def _parameters(node: ast.FunctionDef | ast.ClassDef) -> frozenset[str] | None:
             fields = [f.target.id for f in node.body if isinstance(f, ast.AnnAssign)]
             return frozenset(fields if is_dataclass else [])
         node, skip = init[0], 1
-    if node.args.kwarg:
+    if node.args.kwarg and any_keyword:
         return None
     positional = (node.args.posonlyargs + node.args.args)[skip:]
     return frozenset(a.arg for a in positional + node.args.kwonlyargs)

@@ -49,7 +49,7 @@ def parse_mesh_shape(text: str) -> dict[str, int]:
     """
     shape = {}
     for name, value in parse_pairs(text, "MESH_SHAPE"):
-        if not value.isdigit() or int(value) < 1:
+        if not value.isdecimal() or int(value) < 1:
             raise UserError(f"MESH_SHAPE='{text}': size '{value}' of '{name}' is not a number >= 1")
         shape[name] = int(value)
     if not shape:
@@ -133,7 +133,8 @@ class Mesh:
         # create_mesh over absent devices crashes the process, so they are counted first.
         if size > there:
             raise UserError(
-                f"MESH_SHAPE='{mesh_shape}' asks for {size} {device_type} devices, {there} there"
+                f"MESH_SHAPE='{mesh_shape}' asks for {size} {device_type} devices, {there} there: "
+                "make it smaller"
             )
         devices = [f"{device_type}:{i}" for i in range(size)]
         return cls(shape, rules, dtensor.create_mesh(list(shape.items()), devices=devices))
@@ -159,8 +160,8 @@ class Mesh:
         used = [dimension for dimension in spec if dimension != dtensor.UNSHARDED]
         if len(set(used)) < len(used):
             raise UserError(
-                f"LAYOUT_RULES send two axes of a tensor {tuple(axes)} to one mesh dimension: "
-                f"{spec}"
+                f"LAYOUT_RULES send two axes of a tensor {tuple(axes)} to one mesh dimension, "
+                f"{spec}: drop one of the two rules"
             )
         return spec
 
@@ -203,11 +204,19 @@ class Mesh:
         parts = [tf.constant(value[part]) for part in self.shards(axes, value.shape)]
         return dtensor.pack(parts, self.layout(axes))
 
+    @contextlib.contextmanager
     def run(self):
         """Context in which eager ops and compiled functions run on this mesh."""
         from tensorflow.experimental import dtensor
 
-        return dtensor.default_mesh(self.dtensor_mesh)
+        context = dtensor.default_mesh(self.dtensor_mesh)
+        context.__enter__()
+        try:
+            yield
+        finally:
+            # Left as if without an error: DTensor (TensorFlow 2.21) would not restore the mesh
+            # that was the default before.
+            context.__exit__(None, None, None)
 
 
 _current: list[Mesh] = []

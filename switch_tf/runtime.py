@@ -4,8 +4,11 @@ Everything here must happen before TensorFlow is imported or before its devices 
 so nothing else in the project touches these settings.
 """
 
+import contextlib
 import os
 import sys
+
+from absl import logging as absl_logging
 
 from switch_tf.errors import UserError
 
@@ -39,8 +42,9 @@ def start(num_devices: int = 1, device_type: str = "CPU") -> None:
     os.environ["DTENSOR_USE_ALL_TO_ALL_RELAYOUT"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    import keras
-    import tensorflow as tf
+    with _quiet_import():
+        import keras
+        import tensorflow as tf
 
     # Keras would wrap a UserError raised in a layer into many lines.
     keras.config.disable_traceback_filtering()
@@ -53,7 +57,23 @@ def start(num_devices: int = 1, device_type: str = "CPU") -> None:
         )
     elif len(physical) < num_devices:
         raise UserError(
-            f"{num_devices} {device_type} devices asked for by MESH_SHAPE, {len(physical)} there"
+            f"{num_devices} {device_type} devices asked for by MESH_SHAPE, {len(physical)} there: "
+            "make MESH_SHAPE smaller"
         )
     tf.get_logger().setLevel("ERROR")
+    absl_logging.set_verbosity(absl_logging.ERROR)
     _started_devices = num_devices
+
+
+@contextlib.contextmanager
+def _quiet_import():
+    """Drops what TensorFlow's libraries write to stderr before their log levels are in force."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -2,11 +2,13 @@
 
 import functools
 import gzip
+import itertools
 import json
 import os
+import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -50,17 +52,18 @@ def _json_texts(path: str) -> Iterator[str]:
             yield text
 
 
-def text_of_line(path: str, number: int, line: str | bytes) -> str:
+def text_of_line(path: str, number: int, line: str) -> str:
     """The text of a line of JSON; empty if the line or the text is blank.
 
     Raises:
-      UserError: no JSON, or no string `text` in it; names `path` and `number`.
+      UserError: no JSON, or no string `text` in it, or one that UTF-8 cannot hold; names `path` and
+        `number`.
     """
     if not line.strip():
         return ""
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}:{number}: not JSON: {error}; mend or drop the line") from error
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
@@ -68,7 +71,28 @@ def text_of_line(path: str, number: int, line: str | bytes) -> str:
             f"{path}:{number}: no field 'text' with a string; each line must be an object that "
             'has it, such as {"text": "..."}'
         )
+    if re.search("[\ud800-\udfff]", text):
+        raise UserError(
+            f"{path}:{number}: half of a surrogate pair in 'text', such as \\ud800; mend or drop "
+            "the line"
+        )
     return text if text.strip() else ""
+
+
+def decode(path: str, number: int, line: bytes) -> str:
+    """A line as text, without carriage returns, which `tf.data` drops, too.
+
+    Raises:
+      UserError: not UTF-8; names `path` and `number`.
+    """
+    try:
+        # A byte order mark, as some editors write it.
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").replace("\r", "")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}:{number}: not UTF-8, at byte {error.start + 1} of the line; convert the file, "
+            "for example with iconv"
+        ) from error
 
 
 def _blocks(path: str) -> Iterator[str]:
@@ -89,13 +113,7 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                # A byte order mark, as some editors write it.
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}:{number}: not UTF-8, at byte {error.start + 1} of the line; convert the file, "
-            "for example with iconv"
-        ) from error
+                yield number, decode(path, number, line)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}:{number + 1}: damaged gzip file ({error}); fetch it again"
@@ -128,11 +146,4 @@ def check(paths: Sequence[str]) -> None:
 @functools.cache
 def _count(path: str, limit: int | None, size: int, modified: int) -> int:
     """Number of documents, read up to `limit`; size and time tell when a file has changed."""
-    return sum(1 for _ in _first(documents(path), limit))
-
-
-def _first(texts: Iterable[str], limit: int | None) -> Iterator[str]:
-    for number, text in enumerate(texts):
-        if number == limit:
-            return
-        yield text
+    return sum(1 for _ in itertools.islice(documents(path), limit))

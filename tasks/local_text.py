@@ -23,6 +23,8 @@ from tasks import local_files, preprocessors, vocabulary
 
 TASK = "local_text_span_corruption"
 SPLITS = ("train", "validation")
+# The blanks of `str.strip`, as a regular expression of TensorFlow: its `\s` is ASCII's.
+_BLANK = r"[\s\v\x1c-\x1f\x{85}\p{Z}]"
 
 
 @gin.configurable("local_text")
@@ -40,9 +42,16 @@ def settings(
 
     Returns:
       The arguments by name, patterns as lists.
+
+    Raises:
+      UserError: what should be a path is no string.
     """
     patterns = {"train": train, "validation": validation}
-    lists = {k: [v] if isinstance(v, str) else list(v) for k, v in patterns.items()}
+    lists = {k: list(v) if isinstance(v, list | tuple) else [v] for k, v in patterns.items()}
+    for name, values in (lists | {"vocabulary": [vocabulary or ""]}).items():
+        for value in values:
+            if not isinstance(value, str):
+                raise UserError(f"local_text.{name}={value!r}: give a path in quotes")
     return lists | {"vocabulary": vocabulary}
 
 
@@ -93,8 +102,11 @@ def train_vocabulary(size: int) -> Path:
     """Trains a vocabulary of `size` pieces on the train files; writes it where gin says.
 
     Raises:
-      UserError: no path is set, or there is such a file; no files, or too little text in them.
+      UserError: no path is set, or it cannot be written, or there is such a file; no files, or too
+        little text in them; a size below 1.
     """
+    if size < 1:
+        raise UserError(f"no vocabulary has {size} pieces: give a number, such as 8000")
     path = settings()["vocabulary"]
     if not path:
         raise UserError(
@@ -106,7 +118,12 @@ def train_vocabulary(size: int) -> Path:
         raise UserError(f"local_text.vocabulary='{path}' exists: name another path, or remove it")
     paths = files("train")
     local_files.check(paths)
-    vocabulary.train(_sample(paths), path, size)
+    try:
+        vocabulary.train(_sample(paths), path, size)
+    except OSError as error:
+        raise UserError(
+            f"local_text.vocabulary='{path}' cannot be written: {error.strerror or error}"
+        ) from error
     return path
 
 
@@ -130,6 +147,7 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
     compressed = tf.strings.regex_full_match(path, r".*\.gz")
     is_json = tf.strings.regex_full_match(path, r".*\.jsonl?(\.gz)?")
     lines = tf.data.TextLineDataset(path, tf.where(compressed, "GZIP", ""))
+    ends = f"^{_BLANK}+|{_BLANK}+$"
     # A blank line closes the last block.
     lines = lines.concatenate(tf.data.Dataset.from_tensors("")).enumerate(1)
 
@@ -137,17 +155,24 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
         text = tf.numpy_function(_text_of_line, (path, number, line), tf.string, stateful=False)
         return block, tf.ensure_shape(text, ())
 
-    def close_block(block, line):
-        blank = tf.strings.regex_full_match(line, r"\s*")
+    def close_block(block, number, line):
+        # A byte order mark, as some editors write it.
+        line = tf.cond(
+            number == 1, lambda: tf.strings.regex_replace(line, "^\ufeff", ""), lambda: line
+        )
+        blank = tf.strings.regex_full_match(line, _BLANK + "*")
         block = tf.where(blank, block, tf.strings.join([block, line, "\n"]))
         length = tf.strings.length(block, unit="UTF8_CHAR")
         closed = tf.logical_or(blank, length >= local_files.MAX_CHARACTERS)
-        return tf.where(closed, "", block), tf.where(closed, tf.strings.strip(block), "")
+        text = tf.cond(closed, lambda: tf.strings.regex_replace(block, ends, ""), lambda: "")
+        return tf.where(closed, "", block), text
 
     def step(block, numbered):
         number, line = numbered
         return tf.cond(
-            is_json, lambda: text_of_line(block, number, line), lambda: close_block(block, line)
+            is_json,
+            lambda: text_of_line(block, number, line),
+            lambda: close_block(block, number, line),
         )
 
     texts = lines.scan(tf.constant(""), step)
@@ -155,7 +180,8 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
 
 
 def _text_of_line(path: bytes, number: int, line: bytes) -> bytes:
-    return local_files.text_of_line(path.decode(), number, line).encode()
+    name = path.decode()
+    return local_files.text_of_line(name, number, local_files.decode(name, number, line)).encode()
 
 
 class LocalSource(seqio.FileDataSource):

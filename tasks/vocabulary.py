@@ -104,4 +104,9 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
             # gin has changed since the last use.
             self._sentencepiece_model_file = path
             self._model = None
-        return super()._model_context()
+        try:
+            return super()._model_context()
+        except RuntimeError as error:
+            raise UserError(
+                f"{path}: not a SentencePiece model ({error}); train it anew, or name another"
+            ) from error

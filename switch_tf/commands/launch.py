@@ -1,5 +1,6 @@
 """What `train` and `eval` have in common: flags, checks before TensorFlow, its start."""
 
+import os
 from collections.abc import Sequence
 
 from switch_tf import config, runtime
@@ -33,11 +34,27 @@ def launch(command: str, description: str, argv: Sequence[str]) -> None:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
     macros = config.precheck(args.gin_file, bindings)
     devices = check_mesh(macros)
+    check_checkpoint_paths(macros)
     runtime.start(devices)
     config.load(args.gin_file, bindings)
 
 
 _RUN_FILES = {"train": "pretrain.gin", "eval": "eval.gin"}
+
+
+def check_checkpoint_paths(macros: dict) -> None:
+    """Checks that the checkpoints to be read are there.
+
+    Raises:
+      UserError: naming the macro and the path.
+    """
+    for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
+        path = macros.get(name)
+        if isinstance(path, str) and "://" not in path and not os.path.isdir(path):
+            raise UserError(
+                f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
+                "or such a folder"
+            )
 
 
 def check_mesh(macros: dict) -> int:

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
 
     registry.load_project_modules()
     registry.load_modules(args.module)
-    if args.train_vocabulary:
+    if args.train_vocabulary is not None:
         _train_vocabulary(args)
     elif args.name:
         _show(args)
@@ -131,7 +131,10 @@ def _show_sources(provider, split: str, count: int) -> None:
 
 
 def _show_prepared(provider, split: str, count: int) -> None:
+    from switch_tf.data import features
+
     lengths = config.macro("TASK_FEATURE_LENGTHS", _DEFAULT_LENGTHS)
+    features.check_lengths(lengths)
     # A fixed seed: the same examples each time.
     dataset = provider.get_dataset(lengths, split=split, shuffle=False, seed=0)
     for number, example in enumerate(dataset.take(count).as_numpy_iterator(), 1):

@@ -19,8 +19,9 @@ from switch_tf.training import tensor_files
 _PREFIX = "state"
 _DATA_PREFIX = "data"
 _FOLDER = re.compile(r"checkpoint_(\d+)")
-# What reading a damaged file raises.
-_DAMAGED = (tf.errors.OpError, ValueError, OSError)
+# What reading a damaged file raises; IndexError for one that ends too early.
+_DAMAGED = (tf.errors.OpError, ValueError, OSError, IndexError)
+_OTHER_DATA = "Failed to restore dataset iterator"
 
 
 def _model_variables(model) -> dict[str, tf.Variable]:
@@ -58,9 +59,12 @@ def find(path: str) -> str:
 
 def shapes(path: str) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the model's weights in the checkpoint folder `path`."""
-    reader = tf.train.load_checkpoint(os.path.join(path, _PREFIX))
-    every = reader.get_variable_to_shape_map().items()
+    every = _all_shapes(path).items()
     return {name: tuple(shape) for name, shape in every if not name.startswith("optimizer/")}
+
+
+def _all_shapes(path: str) -> dict[str, list[int]]:
+    return tf.train.load_checkpoint(os.path.join(path, _PREFIX)).get_variable_to_shape_map()
 
 
 def check(path: str, model) -> None:
@@ -87,6 +91,15 @@ def check(path: str, model) -> None:
         raise UserError(
             f"checkpoint '{path}' has {extra[0]}, the model has not: take the gin/models file that "
             "it was trained with, or another MODEL_DIR"
+        )
+
+
+def _check_slots(path: str, optimizer) -> None:
+    missing = sorted(set(_slots(optimizer)) - set(_all_shapes(path)))
+    if missing:
+        raise UserError(
+            f"checkpoint '{path}' has no {missing[0]}: take the optimizer's settings that it was "
+            "trained with, or another MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
         )
 
 
@@ -166,8 +179,13 @@ def _read(path: str, reader: Callable):
     try:
         return reader()
     except _DAMAGED as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"checkpoint '{path}' cannot be read: {line}") from error
+        raise UserError(f"checkpoint '{path}' cannot be read: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error, without TensorFlow's {{function_node ...}}."""
+    lines = re.sub(r"\{\{.*?\}\} ?", "", str(error)).splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 class Checkpoints:
@@ -188,6 +206,7 @@ class Checkpoints:
         self._model_dir = model_dir
         self._keep = keep
         self._model = model
+        self._optimizer = optimizer
         self._config = config
         self._variables = _model_variables(model) | _slots(optimizer)
         self._data = tf.train.Checkpoint(iterator=iterator)
@@ -196,6 +215,12 @@ class Checkpoints:
             for name in os.listdir(model_dir):
                 if name.startswith("checkpoint_") and name.endswith(".partial"):
                     shutil.rmtree(os.path.join(model_dir, name))
+
+    @property
+    def contents(self) -> str:
+        """What a checkpoint holds, in words."""
+        slots = sum(name.startswith("optimizer/") for name in self._variables)
+        return f"{len(self._variables) - slots} variables, {slots} optimizer slots, data position"
 
     def save(self, step: int) -> None:
         """Writes checkpoint_<step>; one that is there already is left alone.
@@ -225,19 +250,26 @@ class Checkpoints:
         A damaged one is set aside as checkpoint_<step>.damaged, aloud.
 
         Raises:
-          UserError: the newest is of another model, or all there are damaged.
+          UserError: the newest is of another model, optimizer or data, or all there are damaged.
         """
         there = steps(self._model_dir)
         for step in reversed(there):
             path = os.path.join(self._model_dir, f"checkpoint_{step}")
             try:
                 check(path, self._model)
+                _check_slots(path, self._optimizer)
                 tensor_files.read(os.path.join(path, _PREFIX), self._variables)
                 with mesh_lib.host():
                     self._data.read(os.path.join(path, _DATA_PREFIX)).assert_consumed()
             except (*_DAMAGED, AssertionError) as error:
-                line = str(error).splitlines()[0]
-                print(f"{path} cannot be read and is set aside as {path}.damaged: {line}")
+                if _OTHER_DATA in str(error):
+                    raise UserError(
+                        f"checkpoint '{path}' is of a run over other data: take its "
+                        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or another MODEL_DIR "
+                        "and this one as INITIAL_CHECKPOINT_PATH"
+                    ) from error
+                print(f"{path} cannot be read and is set aside as {path}.damaged: {_line(error)}")
+                shutil.rmtree(path + ".damaged", ignore_errors=True)
                 os.rename(path, path + ".damaged")
                 continue
             return step
@@ -257,5 +289,6 @@ class _disk_errors:
 
     def __exit__(self, kind, error, _):
         if kind is not None and issubclass(kind, (OSError, tf.errors.OpError)):
-            line = str(error).splitlines()[0]
-            raise UserError(f"cannot write to MODEL_DIR '{self._folder}': {line}") from error
+            raise UserError(
+                f"cannot write to MODEL_DIR '{self._folder}': {_line(error)}"
+            ) from error

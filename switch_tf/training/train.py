@@ -16,7 +16,7 @@ from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data.feed import Feed
-from switch_tf.data.registry import find
+from switch_tf.data.registry import find, prepare
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder, parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
@@ -73,7 +73,9 @@ class Run:
         self.lengths = dict(task_feature_lengths)
         self.batch_size = batch_size
         self.model = model(seed=seed)
-        features_lib.check_vocabulary(find(mixture_or_task_name), self.model.vocab_size)
+        provider = find(mixture_or_task_name)
+        prepare(provider)
+        features_lib.check_vocabulary(provider, self.model.vocab_size)
         with mesh_lib.host():
             batches = features_lib.train_dataset(
                 mixture_or_task_name, split, self.lengths, batch_size, pack, seed, use_cached
@@ -93,12 +95,12 @@ class Run:
         )
         self.step = self._restore(initial_checkpoint_path)
         self.writer = MetricsWriter(model_dir, restored_step=self.step)
+        self.writer.text("operative config", config.operative_config())
         data = (mixture_or_task_name, evaluation.split, self.lengths, batch_size)
         self.teacher_forced = TeacherForced(self.model, mesh, *data, evaluation.batches)
         self.decoded = None
         if evaluation.decode:
             self.decoded = Decoded(self.model, mesh, *data, evaluation.decode_examples)
-        self._stop_signal = None
 
     def _restore(self, initial_checkpoint_path) -> int:
         step = self.checkpoints.restore_latest()
@@ -107,11 +109,15 @@ class Run:
             report = restore_initial(initial_checkpoint_path, self.model, self.optimizer)
         print(describe(self.model, self.optimizer, self.mesh, self.batch_size, self.lengths))
         if step is not None:
-            print(f"resumes from step {step} of {self.model_dir}", flush=True)
+            print(
+                f"resumes from step {step} of {self.model_dir}: {self.checkpoints.contents} "
+                "restored; 0 fresh, 0 skipped",
+                flush=True,
+            )
         elif report is not None:
             print(report, flush=True)
         else:
-            print("starts from initial values", flush=True)
+            print(f"starts from initial values: {self.checkpoints.contents} fresh", flush=True)
         return step or 0
 
     def train(self, train_steps: int, checkpoint_period: int) -> None:
@@ -163,9 +169,9 @@ class Run:
             name = max(logits, key=lambda layer: _order(logits[layer]))
             largest = f"; largest router logit {logits[name]:.3g} in {name}"
         raise UserError(
-            f"loss is {metrics['loss']} at step {self.step}; first not finite: {first}{largest}; "
-            f"the last checkpoint in {self.model_dir} is untouched: lower the learning rate, or "
-            "set DTYPE='float32'"
+            f"loss is {metrics['loss']} at step {self.step + 1}; first not finite: {first}"
+            f"{largest}; the last checkpoint in {self.model_dir} is untouched: lower the learning "
+            "rate, or set DTYPE='float32'"
         )
 
     def _due(self, step: int, train_steps: int) -> bool:

@@ -1,0 +1,134 @@
+"""Each kind of bad input of a run: one line that names the culprit and the mend, status 2."""
+
+import gin
+import pytest
+
+from switch_tf.commands import main as main_module
+from tests.commands.test_main import run_without_tensorflow
+
+MODEL = "--gin_file=models/switch_tiny.gin"
+LAYOUT = "--gin_file=layouts/expert_data.gin"
+PRETRAIN = "--gin_file=runs/pretrain.gin"
+FINETUNE = "--gin_file=runs/finetune.gin"
+DIR = "--gin.MODEL_DIR='/tmp/none'"
+BEFORE_TENSORFLOW = {
+    "no gin file": ([DIR], "--gin_file is missing; see switch-tf train --help"),
+    "a gin file that is not there": (
+        ["--gin_file=models/swich_tiny.gin"],
+        "--gin_file: no file 'models/swich_tiny.gin'; searched in ",
+    ),
+    "an unknown gin name": (
+        [MODEL, PRETRAIN, DIR, "--gin.SwitchRouter.capacty_factor=2.0"],
+        "--gin.SwitchRouter.capacty_factor: 'SwitchRouter' has no parameter 'capacty_factor'; "
+        "nearest: capacity_factor",
+    ),
+    "an unknown macro": (
+        [MODEL, PRETRAIN, DIR, "--gin.TRAIN_STEP=3"],
+        "--gin.TRAIN_STEP: nothing reads a macro 'TRAIN_STEP'; nearest: TRAIN_STEPS",
+    ),
+    "a missing macro": (
+        [MODEL, PRETRAIN],
+        "MODEL_DIR is required: pass --gin.MODEL_DIR=VALUE",
+    ),
+    "a batch that the mesh does not divide": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.BATCH_SIZE=12"],
+        "BATCH_SIZE=12 does not divide over the 8 devices of mesh dimension 'batch': change "
+        "BATCH_SIZE, MESH_SHAPE or LAYOUT_RULES",
+    ),
+    "experts that the mesh does not divide": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.NUM_EXPERTS=6"],
+        "NUM_EXPERTS=6 does not divide over the 8 devices of mesh dimension 'batch': change "
+        "NUM_EXPERTS, MESH_SHAPE or LAYOUT_RULES",
+    ),
+    "a mesh that cannot be read": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch=8'"],
+        "MESH_SHAPE='batch=8': 'batch=8' is not of the form name:value",
+    ),
+    "a layout over a dimension that the mesh lacks": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.LAYOUT_RULES='d_ff:model'"],
+        "LAYOUT_RULES='d_ff:model': the mesh has no dimension 'model', it has batch",
+    ),
+    "an initial checkpoint that is not there": (
+        [MODEL, FINETUNE, DIR, "--gin.INITIAL_CHECKPOINT_PATH='/no/such'"],
+        "INITIAL_CHECKPOINT_PATH='/no/such': no such folder; give a MODEL_DIR that holds "
+        "checkpoint_<step>, or such a folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BEFORE_TENSORFLOW)
+def test_bad_input_is_told_in_one_line_before_tensorflow_starts(case):
+    arguments, message = BEFORE_TENSORFLOW[case]
+    done = run_without_tensorflow("train", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("switch-tf: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def told(capsys):
+    """Runs `switch-tf train` in this process; returns the line on stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main_module.main(["train", MODEL, PRETRAIN, *arguments])
+        assert stop.value.code == 2
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert len(errors) == 1
+        return errors[0].removeprefix("switch-tf: error: ")
+
+    yield run
+    gin.clear_config()
+
+
+LOCAL = (
+    "--gin.MIXTURE_OR_TASK_NAME='local_text_span_corruption'",
+    "--gin.MIXTURE_OR_TASK_MODULE='tasks.local_text'",
+)
+
+
+def test_an_unknown_task_names_the_nearest(told, tmp_path):
+    line = told(
+        f"--gin.MODEL_DIR='{tmp_path}'",
+        "--gin.MIXTURE_OR_TASK_NAME='toy_copi'",
+        "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
+    )
+    assert line.startswith("no task or mixture 'toy_copi' is registered; nearest: toy_copy")
+
+
+def test_a_missing_vocabulary_says_how_to_train_one(told, tmp_path):
+    (tmp_path / "a.txt").write_text("A text.\n")
+    line = told(
+        f"--gin.MODEL_DIR='{tmp_path}'", *LOCAL, f"--gin.local_text.train='{tmp_path}/a.txt'"
+    )
+    assert line.startswith("local_text.vocabulary is not set: ")
+    assert "switch-tf tasks local_text_span_corruption --train_vocabulary=8000" in line
+
+
+def test_a_corrupt_line_of_json_is_named_by_file_and_line(told, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "A text."}\n{"text": \n')
+    line = told(
+        f"--gin.MODEL_DIR='{tmp_path}'", *LOCAL, f"--gin.local_text.train='{tmp_path}/a.jsonl'"
+    )
+    assert line.startswith(f"{tmp_path}/a.jsonl:2: not JSON: ")
+
+
+def test_float16_is_refused(told, tmp_path):
+    line = told(
+        f"--gin.MODEL_DIR='{tmp_path}'",
+        "--gin.DTYPE='float16'",
+        "--gin.MIXTURE_OR_TASK_NAME='toy_copy'",
+        "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
+    )
+    assert line.startswith("DTYPE='float16' is not float32 or bfloat16: T5's activations overflow")
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused(told, tmp_path):
+    line = told(
+        f"--gin.MODEL_DIR='{tmp_path}'",
+        "--gin.VOCAB_SIZE=128",
+        "--gin.MIXTURE_OR_TASK_NAME='toy_copy'",
+        "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
+    )
+    assert "has 359 tokens, the model's vocab_size is 128: set the model's vocab_size to" in line

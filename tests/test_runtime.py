@@ -1,0 +1,86 @@
+import os
+import subprocess
+import sys
+
+import keras
+import pytest
+import tensorflow as tf
+
+from switch_tf import runtime
+from switch_tf.errors import UserError
+
+ALL_TO_ALL = "DTENSOR_USE_ALL_TO_ALL_RELAYOUT"
+
+
+@pytest.fixture
+def not_started(monkeypatch):
+    """This process as one that imported TensorFlow, but did not start."""
+    monkeypatch.setattr(runtime, "_started_devices", None)
+    return monkeypatch
+
+
+def line_of(*arguments):
+    """The text of the UserError that starting raises."""
+    with pytest.raises(UserError) as caught:
+        runtime.start(*arguments)
+    return str(caught.value)
+
+
+def test_start_makes_the_devices_and_sets_the_environment():
+    code = (
+        "import sys\n"
+        "from switch_tf import runtime\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "runtime.start(3)\n"
+        "import os, keras, tensorflow as tf\n"
+        f"print(len(tf.config.list_logical_devices('CPU')), os.environ['{ALL_TO_ALL}'],"
+        "      keras.config.backend(), keras.config.is_traceback_filtering_enabled())"
+    )
+    steered = (ALL_TO_ALL, "KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")
+    environment = {k: v for k, v in os.environ.items() if k not in steered}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["3", "1", "tensorflow", "False"], done.stderr
+
+
+def test_a_second_start_with_no_more_devices_changes_nothing():
+    runtime.start(8)
+    runtime.start(2)
+    assert len(tf.config.list_logical_devices("CPU")) == 8
+
+
+def test_a_second_start_with_more_devices_is_one_line():
+    assert line_of(9) == (
+        "9 devices asked for, but this process started with 8: start a new process"
+    )
+
+
+def test_tensorflow_imported_before_the_start_is_one_line(not_started):
+    not_started.delenv(ALL_TO_ALL)
+    assert line_of(1) == (
+        "tensorflow was imported before switch_tf.runtime.start(): relayouts would lower to "
+        "all-gathers; call start() first"
+    )
+
+
+def test_a_device_type_that_is_not_there_is_one_line(not_started):
+    assert line_of(1, "ABACUS") == (
+        "no ABACUS device on this machine: set DEVICE_TYPE to one that is"
+    )
+
+
+def test_too_few_accelerators_are_one_line(not_started):
+    not_started.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 2)
+    assert line_of(4, "ABACUS") == (
+        "4 ABACUS devices asked for by MESH_SHAPE, 2 there: make MESH_SHAPE smaller"
+    )
+
+
+def test_a_user_error_in_a_layer_comes_out_as_it_is():
+    class Refuses(keras.layers.Layer):
+        def call(self, x):
+            raise UserError("x is wrong: mend it")
+
+    with pytest.raises(UserError) as caught:
+        Refuses()(tf.zeros([1]))
+    assert str(caught.value) == "x is wrong: mend it"

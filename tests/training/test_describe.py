@@ -1,0 +1,148 @@
+import functools
+
+import pytest
+
+from switch_tf.errors import UserError
+from switch_tf.layers.router import SwitchRouter
+from switch_tf.models.encoder_decoder import parameter_count
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.optimizers.schedules import constant
+from switch_tf.training.describe import describe
+from tests.helpers import part_shapes, tiny_model, using
+
+LENGTHS = {"inputs": 16, "targets": 8}
+MIXED = ("batch:2,model:4", "batch:batch,experts:batch,d_ff:model,vocab:model")
+ALL = {
+    "one device": ("batch:1", "batch:batch"),
+    "experts with data": ("batch:8", "batch:batch,experts:batch"),
+    "mixed": MIXED,
+}
+
+
+def described(layout, batch_size=8, capacity_factor=1.25, check=None, **kwargs):
+    """Lines of the description of a tiny model; `check(model, optimizer)` is called beside."""
+    router = functools.partial(
+        SwitchRouter, capacity_factor=capacity_factor, eval_capacity_factor=2.0
+    )
+    with using(layout) as mesh:
+        model = tiny_model(router=router, **({"num_layers": 1, "expert_frequency": 1} | kwargs))
+        optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
+        optimizer.build(model.trainable_variables)
+        if check is not None:
+            check(model, optimizer)
+        return describe(model, optimizer, mesh, batch_size, LENGTHS).splitlines()
+
+
+def cells(lines, first):
+    """Cells of the row that starts with `first`."""
+    (row,) = [line for line in lines if line.split("  ")[0].strip() == first]
+    return [cell.strip() for cell in row.split("  ") if cell.strip()]
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    counts = []
+    lines = described(MIXED, check=lambda model, _: counts.append(parameter_count(model)))
+    return lines, counts[0]
+
+
+def test_the_model_and_the_mesh_come_first(mixed):
+    lines, parameters = mixed
+    assert lines[:2] == [
+        f"model: {parameters:,} parameters, 1 + 1 layers, computes in float32",
+        "mesh: batch 2, model 4; rules: batch -> batch, experts -> batch, d_ff -> model, "
+        "vocab -> model",
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, axes, shape, layout, size",
+    [
+        # Of 8 x 16 x 32 floats of 4 bytes, an eighth.
+        ("experts/wi", "experts d_model d_ff", "8x16x32", "batch - model", "2,048"),
+        ("experts/wo", "experts d_ff d_model", "8x32x16", "batch model -", "2,048"),
+        ("router/kernel", "d_model -", "16x8", "- -", "512"),
+    ],
+)
+def test_a_weight_is_shown_with_axes_shape_layout_and_bytes(mixed, name, axes, shape, layout, size):
+    path = f"model/encoder/layer_0/feed_forward/switch_ffn/{name}"
+    assert cells(mixed[0], path) == [path, axes, shape, layout, size]
+
+
+def test_every_weight_has_a_row():
+    paths = []
+    lines = described(
+        ALL["one device"], check=lambda m, _: paths.extend(v.path for v in m.trainable_variables)
+    )
+    rows = lines[3 : 3 + len(paths)]
+    assert cells(lines, "weight") == ["weight", "axes", "shape", "layout", "bytes/device"]
+    assert [row.split()[0] for row in rows] == paths
+
+
+def held_bytes(variable):
+    """Bytes that one device really holds of a Keras variable."""
+    (shape,) = part_shapes(variable)
+    total = 4
+    for size in shape:
+        total *= size
+    return total
+
+
+@pytest.mark.parametrize("layout", ALL)
+def test_the_bytes_are_those_that_a_device_holds(layout):
+    sums = []
+
+    def check(model, optimizer):
+        weights = model.trainable_variables
+        slots = [_Held(slot) for slot in optimizer.slots.values()]
+        sums.extend(sum(map(held_bytes, variables)) for variables in (weights, slots))
+
+    lines = described(ALL[layout], batch_size=16, check=check)
+    expected = f"per device: weights {sums[0]:,} bytes, optimizer slots {sums[1]:,} bytes"
+    assert expected in lines
+
+
+class _Held:
+    """A slot with the attribute of a Keras variable that `part_shapes` reads."""
+
+    def __init__(self, value):
+        self.value = value
+
+
+def test_groups_and_capacities_of_each_switch_layer_are_shown(mixed):
+    lines, _ = mixed
+    columns = ["switch layer", "experts", "groups", "group size", "capacity", "in eval", "coef."]
+    assert cells(lines, "switch layer") == columns
+    # 16 tokens a group over 8 experts: 2.5 at 1.25, rounded down, and 4 at 2.0.
+    for stack, groups in (("encoder", "8"), ("decoder", "4")):
+        path = f"model/{stack}/layer_0/feed_forward/switch_ffn"
+        assert cells(lines, path) == [path, "8", groups, "16", "2", "4", "0.01"]
+
+
+@pytest.mark.parametrize("factor, cut", [(8.0, False), (8.5, True), (20.0, True)])
+def test_a_capacity_that_is_cut_is_said(factor, cut):
+    lines = described(ALL["one device"], capacity_factor=factor)
+    path = "model/encoder/layer_0/feed_forward/switch_ffn"
+    assert cells(lines, path)[4] == "16"
+    said = f"CAPACITY_FACTOR={factor} asks for more than a group holds: cut to 16"
+    assert (said in lines) == cut
+    assert any("cut to" in line for line in lines) == cut
+
+
+def test_a_dense_model_is_said_to_be_dense():
+    lines = described(ALL["one device"], expert_frequency=0, dtype="bfloat16")
+    assert lines[-1] == "no switch layers: the model is dense"
+    assert lines[0].endswith("computes in bfloat16")
+
+
+def test_a_mesh_without_rules_is_said_to_have_none():
+    assert described(("batch:2", ""))[1] == "mesh: batch 2; rules: none"
+
+
+def test_groups_that_do_not_divide_are_one_line():
+    with pytest.raises(UserError) as caught:
+        described(ALL["experts with data"], batch_size=8)
+    assert str(caught.value) == (
+        "GROUP_SIZE=16 and GROUPS_MULTIPLE=1 make 4 groups of a batch of 8 x 8 tokens, which do "
+        "not divide over 8 devices: set GROUPS_MULTIPLE=8"
+    )

@@ -1,0 +1,171 @@
+import functools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.switch_ffn import SwitchFFN
+from switch_tf.mesh import to_numpy
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.optimizers.schedules import rsqrt
+from switch_tf.training.step import EvalStep, TrainStep
+from tests.helpers import VOCAB, place_features, put, random_features, using
+
+STEPS = 20
+EXPERTS = "batch:batch,experts:batch"
+MODEL = "heads:model,d_ff:model,vocab:model"
+LAYOUTS = [
+    *((f"batch:{n}", "batch:batch") for n in (2, 4, 8)),
+    *((f"batch:{n}", EXPERTS) for n in (2, 4, 8)),
+    *((f"model:{n}", MODEL) for n in (2, 4, 8)),
+    *((f"batch:{n},model:{m}", f"{EXPERTS},{MODEL}") for n, m in ((2, 2), (4, 2), (2, 4))),
+]
+
+
+def build(dtype="float32", capacity_factor=1.25, dropout_rate=0.0, jitter=0.0):
+    """A model of 1 + 1 layers, both sparse, that groups alike on every mesh."""
+    router = functools.partial(SwitchRouter, capacity_factor=capacity_factor, jitter=jitter)
+    switch_ffn = functools.partial(SwitchFFN, 8, group_size=16, groups_multiple=8, router=router)
+    model = TransformerEncoderDecoder(
+        VOCAB,
+        d_model=16,
+        d_kv=4,
+        num_heads=8,
+        d_ff=32,
+        num_layers=1,
+        expert_frequency=1,
+        switch_ffn=switch_ffn,
+        dropout_rate=dropout_rate,
+        dtype=dtype,
+    )
+    model.build()
+    return model
+
+
+def batch(seed=0):
+    arrays = random_features(seed=seed)
+    arrays["decoder_loss_weights"] = (arrays["decoder_target_tokens"] > 0).astype(np.int32)
+    return arrays
+
+
+def train_step(model, mesh, seed=3):
+    optimizer = Adafactor(rsqrt(warmup_steps=100))
+    optimizer.build(model.trainable_variables)
+    return TrainStep(model, optimizer, mesh, z_loss_coef=1e-4, seed=seed)
+
+
+@functools.cache
+def losses(layout):
+    with using(layout) as mesh:
+        step = train_step(build(), mesh)
+        return [step(place_features(batch(i % 4)), i)["loss"] for i in range(STEPS)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_every_mesh_gives_the_loss_curve_of_one_device(layout):
+    expected = losses(("batch:1", EXPERTS))
+    assert expected[-1] < expected[0] - 0.5
+    np.testing.assert_allclose(losses(layout), expected, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def spread():
+    """A mesh with experts and batch on four devices."""
+    with using(("batch:4", EXPERTS)) as mesh:
+        yield mesh
+
+
+@pytest.fixture(scope="module")
+def stepped(spread):
+    """A model in bfloat16 with dropout and jitter, and its step."""
+    model = build(dtype="bfloat16", dropout_rate=0.2, jitter=1e-2)
+    return model, train_step(model, spread)
+
+
+def weights(model):
+    return {v.path: to_numpy(v.value.read_value()) for v in model.trainable_variables}
+
+
+def test_a_step_reports_the_figures_of_the_batch(stepped):
+    model, step = stepped
+    arrays = batch()
+    figures = step(place_features(arrays), 0)
+    assert figures["tokens"] == arrays["decoder_loss_weights"].sum()
+    assert figures["not_finite"] == []
+    assert figures["learning_rate"] == pytest.approx(0.1)
+    assert -figures["nlp"] == pytest.approx(math.log(VOCAB), abs=1.5)
+    weighted = sum(layer["weighted_loss"] for layer in figures["routing"].values())
+    expected = -figures["nlp"] + figures["z_loss"] + weighted
+    assert figures["loss"] == pytest.approx(expected, rel=1e-5)
+    assert list(figures["routing"]) == [
+        f"model/{stack}/layer_0/feed_forward/switch_ffn" for stack in ("encoder", "decoder")
+    ]
+    for layer in figures["routing"].values():
+        assert layer["load_E"].sum() == pytest.approx(1.0, abs=1e-5)
+        assert 0.0 <= layer["dropped"] < 1.0
+        assert 0.9 < layer["load_balancing_loss"] < 8.0
+
+
+def test_weights_stay_float32_in_a_bfloat16_model(stepped):
+    model, _ = stepped
+    assert {v.value.dtype for v in model.trainable_variables} == {tf.float32}
+
+
+def test_noise_is_a_function_of_seed_and_step(spread, stepped):
+    model, step = stepped
+    start = weights(model)
+    features = place_features(batch())
+    found = {}
+    for name, number in (("first", 7), ("again", 7), ("later", 8)):
+        for variable in model.trainable_variables:
+            put(variable, start[variable.path])
+        found[name] = step(features, number)["nlp"]
+    assert found["first"] == found["again"]
+    assert found["first"] != found["later"]
+
+
+@pytest.mark.parametrize(
+    "path, first",
+    [
+        ("model/encoder/layer_0/self_attention/attention/query", "model/encoder/layer_0"),
+        ("model/decoder/layer_0/feed_forward/switch_ffn/experts/wo", "model/decoder/layer_0"),
+    ],
+)
+def test_a_loss_that_is_not_finite_names_the_first_layer(spread, path, first):
+    model = build()
+    step = train_step(model, spread)
+    variable = next(v for v in model.trainable_variables if v.path == path)
+    put(variable, np.full(variable.shape, np.nan, np.float32))
+    figures = step(place_features(batch()), 0)
+    assert math.isnan(figures["loss"])
+    assert figures["not_finite"][0] == first
+
+
+def test_evaluation_has_a_capped_and_a_dropless_figure(spread):
+    model = build(capacity_factor=1.0)
+    for block in (*model.encoder.blocks, *model.decoder.blocks):
+        block.feed_forward.layer.router.eval_capacity_factor = 0.25
+    arrays = batch()
+    sums = EvalStep(model, sparse=True)(place_features(arrays))
+    tokens = arrays["encoder_input_tokens"].astype(bool).sum()
+    tokens += arrays["decoder_target_tokens"].astype(bool).sum()
+    assert sums["routed"] == tokens
+    assert 0 < sums["kept"] < tokens
+    assert sums["cross_entropy"] != sums["cross_entropy_dropless"]
+
+    for block in (*model.encoder.blocks, *model.decoder.blocks):
+        block.feed_forward.layer.router.eval_capacity_factor = 8.0
+    roomy = EvalStep(model, sparse=True)(place_features(arrays))
+    assert roomy["kept"] == roomy["routed"] == tokens
+    assert roomy["cross_entropy"] == pytest.approx(sums["cross_entropy_dropless"], rel=1e-6)
+
+
+def test_a_dense_model_has_one_figure(spread):
+    model = TransformerEncoderDecoder(VOCAB, 16, 4, 8, 32, num_layers=1)
+    model.build()
+    sums = EvalStep(model, sparse=False)(place_features(batch()))
+    assert sums["cross_entropy"] == sums["cross_entropy_dropless"]
+    assert sums["kept"] == sums["routed"] == sums["tokens"]

@@ -1,0 +1,195 @@
+import json
+import os
+import re
+import signal
+
+import gin
+import pytest
+
+from switch_tf import config
+from switch_tf.errors import UserError
+from switch_tf.training import checkpoints
+from switch_tf.training.evaluate import evaluate
+from switch_tf.training.progress import Progress
+from switch_tf.training.summaries import read_metrics
+from switch_tf.training.train import train
+from tests import toy_task
+
+FILES = ["models/switch_tiny.gin", "layouts/expert_data.gin"]
+STEPS = 6
+SMALL = {
+    "MESH_SHAPE": "batch:2",
+    "NUM_EXPERTS": 4,
+    "GROUPS_MULTIPLE": 2,
+    "VOCAB_SIZE": 384,
+    "TransformerEncoderDecoder.num_layers": 1,
+    "TransformerEncoderDecoder.d_model": 16,
+    "TransformerEncoderDecoder.d_ff": 32,
+    "MIXTURE_OR_TASK_NAME": "toy_mixture",
+    "MIXTURE_OR_TASK_MODULE": "tests.toy_task",
+    "TASK_FEATURE_LENGTHS": {"inputs": 8, "targets": 8},
+    "BATCH_SIZE": 4,
+}
+RUN = {"TRAIN_STEPS": STEPS, "EVAL_PERIOD": 3, "CHECKPOINT_PERIOD": 3, "DROPOUT_RATE": 0.1}
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
+def load(files, settings):
+    config.load(files, [f"{name}={value!r}" for name, value in settings.items()])
+
+
+def pretrain(model_dir, **settings):
+    load([*FILES, "runs/pretrain.gin"], SMALL | RUN | {"MODEL_DIR": str(model_dir)} | settings)
+    train()
+
+
+def records(model_dir, kind):
+    return [r for r in read_metrics(str(model_dir)) if r["kind"] == kind]
+
+
+def losses(model_dir):
+    return {r["step"]: r["loss"] for r in records(model_dir, "train")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The MODEL_DIR of a run that was never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    pretrain(folder)
+    return folder
+
+
+def test_a_run_logs_each_step_evaluates_each_period_and_keeps_checkpoints(whole):
+    assert list(losses(whole)) == list(range(1, STEPS + 1))
+    evaluated = [(r["step"], r["task"]) for r in records(whole, "evaluation")]
+    tasks = ["toy_copy", "toy_copy_too"]
+    assert evaluated == [(step, task) for step in (3, 6) for task in tasks]
+    assert checkpoints.steps(str(whole)) == [3, 6]
+
+
+def test_the_last_smaller_batch_is_evaluated_too(whole):
+    targets = [len("abcdefgh"[i % 8] * (1 + i % 5)) + 1 for i in range(toy_task.NUM_VALIDATION)]
+    assert {r["tokens"] for r in records(whole, "evaluation")} == {sum(targets)}
+
+
+def test_run_json_has_what_a_report_needs(whole):
+    facts = json.loads((whole / "run.json").read_text())
+    assert facts["tokens_per_step"] == 4 * 16
+    assert facts["parameters"] > 384 * 16
+    assert 0 < facts["unigram_entropy"]["toy_copy"] < 4
+    assert facts["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
+    whole, tmp_path, monkeypatch, capsys, number
+):
+    update = Progress.update
+
+    def stop_at_two(self, step, *args):
+        update(self, step, *args)
+        if step == 2:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "update", stop_at_two)
+        pretrain(tmp_path)
+    assert checkpoints.steps(str(tmp_path)) == [2]
+    assert "saved step 2; the same command resumes" in capsys.readouterr().err
+    pretrain(tmp_path)
+    output = capsys.readouterr().out
+    assert f"resumes from step 2 of {tmp_path}: " in output
+    assert losses(tmp_path) == losses(whole)
+    assert records(tmp_path, "evaluation") == records(whole, "evaluation")
+
+
+def test_a_signal_during_an_evaluation_stops_it_and_resumes_there(whole, tmp_path, monkeypatch):
+    from switch_tf.training.step import EvalStep
+
+    call = EvalStep.__call__
+
+    def stop(self, features):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return call(self, features)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvalStep, "__call__", stop)
+        pretrain(tmp_path)
+    assert checkpoints.steps(str(tmp_path)) == [3]
+    assert records(tmp_path, "evaluation") == []
+    pretrain(tmp_path)
+    assert records(tmp_path, "evaluation") == records(whole, "evaluation")
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_the_saved_config_alone_runs_the_same_again(whole, tmp_path):
+    load([str(whole / "config.gin")], {"MODEL_DIR": str(tmp_path), "TRAIN_STEPS": 1})
+    train()
+    assert losses(tmp_path)[1] == losses(whole)[1]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_path):
+    with pytest.raises(UserError) as caught:
+        pretrain(tmp_path, CHECKPOINT_PERIOD=1, **{"schedules.rsqrt.scale": 1e30})
+    told = re.match(
+        r"loss is (nan|inf) at step (\d+); first not finite: model/(encoder|decoder)/layer_0; "
+        r"largest router logit \S+ in model/\S+; the last checkpoint in \S+ is untouched: ",
+        str(caught.value),
+    )
+    step = int(told[2])
+    assert 1 < step < STEPS
+    assert list(losses(tmp_path)) == list(range(1, step))
+    assert checkpoints.steps(str(tmp_path))[-1] == step - 1
+
+
+@pytest.fixture(scope="module")
+def finetuned(whole, tmp_path_factory):
+    """A fine-tuning of `whole` with decoded metrics, and its first figures."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    settings = {"MODEL_DIR": str(folder), "INITIAL_CHECKPOINT_PATH": str(whole), "TRAIN_STEPS": 2}
+    load([*FILES, "runs/finetune.gin"], SMALL | settings | {"EVAL_PERIOD": 2})
+    train()
+    return folder
+
+
+def test_fine_tuning_starts_from_the_weights_and_at_a_constant_rate(finetuned, whole):
+    first, second = records(finetuned, "train")
+    assert first["learning_rate"] == second["learning_rate"] == pytest.approx(1e-3)
+    (before,) = {r["nlp"] for r in records(whole, "evaluation") if r["step"] == STEPS}
+    assert first["nlp"] == pytest.approx(before, abs=0.7)
+    assert first["nlp"] > losses(whole)[1] * -1 + 0.3
+
+
+def test_decoded_metrics_are_logged_for_each_task(finetuned):
+    last = records(finetuned, "evaluation")
+    assert [r["task"] for r in last] == ["toy_copy", "toy_copy_too"]
+    assert all(0.0 <= r["accuracy"] <= 100.0 and "nlp_dropless" in r for r in last)
+
+
+def test_fine_tuning_drops_more_inside_the_experts(finetuned):
+    settings = config.precheck([str(finetuned / "config.gin")])
+    assert (settings["DROPOUT_RATE"], settings["EXPERT_DROPOUT_RATE"]) == (0.1, 0.4)
+
+
+def test_eval_of_the_checkpoint_gives_the_figures_of_the_run(whole, tmp_path, capsys):
+    output = tmp_path / "figures.json"
+    settings = {"CHECKPOINT_PATH": str(whole), "evaluate.output_path": str(output)}
+    load([*FILES, "runs/eval.gin"], SMALL | settings | {"Evaluation.decode": False})
+    found = evaluate()
+    assert json.loads(output.read_text()) == found
+    for record in records(whole, "evaluation"):
+        if record["step"] == STEPS:
+            figures = {name: record[name] for name in found[record["task"]]}
+            assert figures == found[record["task"]]
+    assert "toy_copy  nlp -" in capsys.readouterr().out
+
+
+def test_a_model_dir_of_another_model_is_refused_in_one_line(whole):
+    with pytest.raises(UserError, match=r"checkpoint '.*': .* has shape .*, the model's is .*: "):
+        pretrain(whole, **{"TransformerEncoderDecoder.d_ff": 48})
+    assert checkpoints.steps(str(whole)) == [3, 6]
