@@ -80,19 +80,20 @@ def text_of_line(path: str, number: int, line: str) -> str:
 
 
 def decode(path: str, number: int, line: bytes) -> str:
-    """A line as text, without carriage returns, which `tf.data` drops, too.
+    """A line as text, without a byte order mark and carriage returns, as `tf.data` drops these.
 
     Raises:
       UserError: not UTF-8; names `path` and `number`.
     """
     try:
-        # A byte order mark, as some editors write it.
-        return line.decode("utf-8-sig" if number == 1 else "utf-8").replace("\r", "")
+        text = line.decode().replace("\r", "")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}:{number}: not UTF-8, at byte {error.start + 1} of the line; convert the file, "
             "for example with iconv"
         ) from error
+    # A byte order mark, as some editors write it.
+    return text.removeprefix("\ufeff") if number == 1 else text
 
 
 def _blocks(path: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import sentencepiece
 import seqio
+from google.protobuf import message
 from seqio import vocabularies
 
 from switch_tf.errors import UserError
@@ -106,7 +107,7 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
             self._model = None
         try:
             return super()._model_context()
-        except RuntimeError as error:
+        except (RuntimeError, message.DecodeError) as error:
             raise UserError(
                 f"{path}: not a SentencePiece model ({error}); train it anew, or name another"
             ) from error

@@ -187,26 +187,14 @@ def _examples(provider, split, feature_lengths, *, pack, shuffle, seed, num_epoc
         return converter(dataset, task_feature_lengths=feature_lengths)
 
 
-def check_not_empty(provider, split: str, feature_lengths: Mapping[str, int], use_cached=False):
-    """Reads the first example, so that no data is reported before the long work.
-
-    One epoch, because a repeated dataset whose examples are all filtered away never ends.
+def _check_not_empty(examples, provider, split: str) -> None:
+    """Reads the first of `examples` (of one epoch), so that no data is told before the long work.
 
     Raises:
       UserError: there is none, or what the reader reports of the user's files.
     """
-    dataset = _examples(
-        provider,
-        split,
-        feature_lengths,
-        pack=False,
-        shuffle=False,
-        seed=EVAL_SEED,
-        num_epochs=1,
-        use_cached=use_cached,
-    )
     with user_errors(f"'{provider.name}', split '{split}'"):
-        if next(iter(dataset), None) is None:
+        if next(iter(examples), None) is None:
             raise UserError(
                 f"'{provider.name}', split '{split}', gives no example: its source is empty or its "
                 "preprocessors drop all"
@@ -247,17 +235,15 @@ def train_dataset(
     from switch_tf.data import registry
 
     provider = registry.find(name)
-    check_not_empty(provider, split, feature_lengths, use_cached)
-    dataset = _examples(
-        provider,
-        split,
-        feature_lengths,
-        pack=pack,
-        shuffle=True,
-        seed=seed,
-        num_epochs=None,
-        use_cached=use_cached,
-    )
+
+    def examples(**order):
+        return _examples(
+            provider, split, feature_lengths, pack=pack, seed=seed, use_cached=use_cached, **order
+        )
+
+    # One epoch, because a repeated dataset whose examples are all filtered away never ends.
+    _check_not_empty(examples(shuffle=False, num_epochs=1), provider, split)
+    dataset = examples(shuffle=True, num_epochs=None)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
@@ -298,7 +284,6 @@ def eval_dataset(
     provider = registry.find(name)
     if isinstance(provider, seqio.Mixture):
         raise UserError(f"'{name}' is a mixture: evaluate its tasks, each by itself")
-    check_not_empty(provider, split, feature_lengths)
     dataset = _examples(
         provider,
         split,
@@ -309,6 +294,7 @@ def eval_dataset(
         num_epochs=1,
         use_cached=False,
     )
+    _check_not_empty(dataset, provider, split)
     # The same order in each pass, or a limit of batches would see other examples each time.
     dataset = dataset.shuffle(EVAL_SHUFFLE_EXAMPLES, EVAL_SEED, reshuffle_each_iteration=False)
 

@@ -28,14 +28,16 @@ class Size:
     Attributes:
       pretrain: gin file of pre-training.
       seeds: model -> its seeds of pre-training, at least 0.
+      num_experts: of the Switch model.
     """
 
     pretrain: str
     seeds: dict[str, tuple[int, ...]]
+    num_experts: int
 
 
-SHORT = Size("tables/quickstart.gin", {"dense T5": (0, 1), "Switch": (0,)})
-LONG = Size("tables/quickstart_long.gin", {"dense T5": (0, 1), "Switch": (0, 1)})
+SHORT = Size("tables/quickstart.gin", {"dense T5": (0, 1), "Switch": (0,)}, num_experts=8)
+LONG = Size("tables/quickstart_long.gin", {"dense T5": (0, 1), "Switch": (0, 1)}, num_experts=16)
 _FINETUNE = "tables/quickstart_finetune.gin"
 
 
@@ -44,23 +46,24 @@ def arms(size: Size, folder: Path, dtype: str) -> tuple[dict[str, list[Arm]], di
     pretrain, finetune = {}, {}
     for model, files in _MODELS.items():
         place = folder / model.replace(" ", "_").lower()
+        macros = {"DTYPE": dtype}
+        if model == "Switch":
+            macros["NUM_EXPERTS"] = size.num_experts
         pretrain[model] = [
             Arm(
                 f"pre-training {model}, seed {seed}",
                 place / f"pretrain_seed{seed}",
                 (*files, size.pretrain),
-                {"SEED": seed, "DTYPE": dtype},
+                macros | {"SEED": seed},
             )
             for seed in size.seeds[model]
         ]
-        first = pretrain[model][size.seeds[model].index(_SEED_WITH_FINETUNING)]
-        macros = {"DTYPE": dtype, "INITIAL_CHECKPOINT_PATH": str(first.model_dir)}
-        experts = first.settings.get("NUM_EXPERTS")
+        start = str(place / f"pretrain_seed{_SEED_WITH_FINETUNING}")
         finetune[model] = Arm(
             f"fine-tuning {model}",
             place / "finetune",
             (*files, _FINETUNE),
-            macros if experts is None else macros | {"NUM_EXPERTS": experts},
+            macros | {"INITIAL_CHECKPOINT_PATH": start},
         )
     return pretrain, finetune
 

@@ -177,7 +177,7 @@ def loss_of(logits, features):
 
 @pytest.mark.parametrize("frequency", [0, 1])
 def test_packed_and_unpacked_texts_have_the_same_loss_without_dropping(frequency):
-    model = tiny_model(expert_frequency=frequency)
+    model = tiny_model(num_layers=2 - frequency, expert_frequency=frequency)
     packed, unpacked = packed_features(), unpacked_features()
     logits, _ = run(model, packed, dropless=True)
     apart, _ = run(model, unpacked, dropless=True)
@@ -195,7 +195,8 @@ def test_packed_and_unpacked_texts_have_the_same_loss_without_dropping(frequency
 def test_what_follows_a_position_does_not_change_its_logits(frequency, room):
     # Groups of one sequence: a token beyond another's end is routed apart from it.
     router = functools.partial(SwitchRouter, eval_capacity_factor=room)
-    model = tiny_model(expert_frequency=frequency, group_size=None, router=router)
+    sizes = {"num_layers": 2 - frequency, "expert_frequency": frequency}
+    model = tiny_model(group_size=None, router=router, **sizes)
     features = random_features(batch=2)
     suffix = {name: value.copy() for name, value in features.items()}
     suffix["decoder_input_tokens"][:, 5:] = [[3, 4, 60]]
@@ -216,7 +217,7 @@ def test_every_earlier_target_is_seen():
 
 
 def test_more_padding_changes_no_token():
-    model = tiny_model(expert_frequency=1)
+    model = tiny_model(num_layers=1, expert_frequency=1)
     features = random_features(batch=2)
     longer = {name: np.pad(value, [(0, 0), (0, 8)]) for name, value in features.items()}
     before, _ = run(model, features, dropless=True)

@@ -15,7 +15,7 @@ from switch_tf.errors import UserError
 from tasks import local_files, local_text, vocabulary
 
 TASK = seqio.TaskRegistry.get("local_text_span_corruption")
-LENGTHS = {"inputs": 32, "targets": 12}
+LENGTHS = {"inputs": 32, "targets": 8}
 # Every kind of blank and of line end, a byte order mark, and letters of one to four bytes.
 LETTERS = "ab \n\n\n\r\t\v\f\x1c\x85\xa0\u2028\u3000\ufeffé\U0001f600"
 MISSING = (
@@ -37,9 +37,7 @@ def _forget_gin():
 
 
 def texts(start, stop):
-    return [
-        f"the red cat of number {i} and the blue dog go to green hills" for i in range(start, stop)
-    ]
+    return [f"the red cat {i} and the blue dog go to green hills" for i in range(start, stop)]
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def expected_documents(split):
     return [text for path in local_text.files(split) for text in local_files.documents(path)]
 
 
-@pytest.fixture(scope="module", params=["a.txt", "a.txt.gz", "a.jsonl", "a.json.gz"])
+@pytest.fixture(scope="module", params=["a.txt", "a.json.gz"])
 def rewritten(request, tmp_path_factory):
     """A path, and a dataset that reads the file anew each time; cuts at six characters."""
     path = tmp_path_factory.mktemp("rewritten") / request.param
@@ -81,8 +79,8 @@ def rewritten(request, tmp_path_factory):
         yield path, local_text._read(tf.constant(str(path)))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(parts=st.lists(st.text(LETTERS, max_size=30), max_size=4), seed=st.randoms())
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(parts=st.lists(st.text(LETTERS, max_size=60), max_size=5), seed=st.randoms())
 def test_the_dataset_holds_the_documents_of_the_file(rewritten, parts, seed):
     path, dataset = rewritten
     if ".json" in path.name:
@@ -120,13 +118,13 @@ def task_dataset():
     return TASK.get_dataset(LENGTHS, "train", shuffle=True, seed=1, num_epochs=None)
 
 
-@pytest.mark.parametrize("make, read_before", [(source_dataset, 70), (task_dataset, 100)])
+@pytest.mark.parametrize("make, read_before", [(source_dataset, 70), (task_dataset, 30)])
 def test_a_checkpoint_restores_the_position(trained, tmp_path, make, read_before):
     iterator = iter(make())
     for _ in range(read_before):
         next(iterator)
     path = tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / "position"))
-    expected = [next(iterator) for _ in range(50)]
+    expected = [next(iterator) for _ in range(20)]
     restored = iter(make())
     tf.train.Checkpoint(iterator=restored).read(path).assert_consumed()
     for example in expected:
@@ -139,9 +137,8 @@ def test_examples_are_of_the_asked_lengths_and_end(trained):
     for name, length in LENGTHS.items():
         assert {len(example[name]) for example in examples} == {length}
         assert {example[name][-1] for example in examples} == {1}
-        assert all(
-            "<extra_id_0>" in local_text.VOCABULARY.decode(e[name].tolist()) for e in examples
-        )
+        decoded = [local_text.VOCABULARY.decode(example[name].tolist()) for example in examples]
+        assert all("<extra_id_0>" in text for text in decoded)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -280,7 +277,7 @@ def test_a_vocabulary_is_trained_on_the_start_of_each_file(folder, monkeypatch):
         (
             40,
             "validation.txt/new.model",
-            "local_text.vocabulary='{}' cannot be written: Not a directory",
+            "local_text.vocabulary='{}' cannot be written: File exists",
         ),
     ],
 )

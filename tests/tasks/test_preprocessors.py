@@ -42,7 +42,7 @@ def fill(example):
 
 
 def test_the_masked_spans_fill_the_gaps_of_the_joined_documents():
-    documents = [list(range(3, 103)), list(range(103, 133)), list(range(133, 253))]
+    documents = [list(range(3, 103)), list(range(103, 133)), list(range(133, 203))]
     examples = corrupt(documents, {"inputs": 64, "targets": 20})
     assert len(examples) > 1
     assert [t for e in examples for t in fill(e)] == sum(documents, [])
