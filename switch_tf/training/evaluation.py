@@ -58,7 +58,7 @@ class TeacherForced:
         self, model, mesh, mixture_or_task_name, split, feature_lengths, batch_size, num_batches
     ):
         self._mesh = mesh
-        self._step = EvalStep(model, sparse=model.expert_frequency > 0)
+        self._step = EvalStep(model)
         with mesh_lib.host():
             self._datasets = features_lib.eval_datasets(
                 mixture_or_task_name, split, feature_lengths, batch_size, num_batches

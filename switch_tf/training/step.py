@@ -125,13 +125,11 @@ class EvalStep:
     """Teacher-forced sums of one batch, at the evaluation capacity and without dropping.
 
     Args:
-      model: called with features.
-      sparse: whether it has Switch layers; else both figures are one.
+      model: called with features; where it has no Switch layer, both figures are one.
     """
 
-    def __init__(self, model, sparse: bool):
+    def __init__(self, model):
         self._model = model
-        self._sparse = sparse
         self._run = tf.function(self._trace, autograph=False)
 
     def __call__(self, features) -> dict[str, float]:
@@ -146,7 +144,7 @@ class EvalStep:
         with routing_lib.collect() as reports:
             entropy, correct, tokens = self._forward(features)
         dropless, routed, kept = entropy, tokens, tokens
-        if self._sparse:
+        if reports:
             routed = _total([r.routing.nonpadding_GS for r in reports])
             kept = _total([r.routing.kept_GS for r in reports])
             with routing_lib.collect(), routing_lib.dropless():

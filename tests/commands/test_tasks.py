@@ -96,14 +96,14 @@ def test_examples_are_shown_raw_as_ids_and_decoded(shown):
         "targets: é",
         "number: 1",
         "--- command_first test: tokenised 1",
-        "inputs ids (2): 100 101",
+        "inputs ids (3): 100 101 1",
         "inputs decoded: ab",
-        "targets ids (2): 198 172",
+        "targets ids (3): 198 172 1",
         "targets decoded: é",
         "--- command_first test: tokenised 2",
-        "inputs ids (1): 102",
+        "inputs ids (2): 102 1",
         "inputs decoded: c",
-        "targets ids (2): 198 172",
+        "targets ids (3): 198 172 1",
         "targets decoded: é",
     ]
 
@@ -136,8 +136,8 @@ def test_the_same_examples_are_shown_each_time(shown):
 
 
 def test_examples_are_cut_to_the_lengths_that_gin_gives_or_to_the_default(shown):
-    cut = shown("command_second", "--gin.TASK_FEATURE_LENGTHS={'inputs': 4, 'targets': 1}")
-    assert "inputs decoded: long" in cut and "targets ids (1): 198" in cut
+    cut = shown("command_second", "--gin.TASK_FEATURE_LENGTHS={'inputs': 5, 'targets': 3}")
+    assert "inputs decoded: long" in cut and "inputs ids (5): 111 114 113 106 1" in cut
     assert any(line.startswith("inputs ids (128): ") for line in shown("command_second"))
 
 
@@ -204,8 +204,8 @@ def files(tmp_path):
 
 
 def test_a_vocabulary_is_trained_and_then_used(shown, files, tmp_path):
-    assert shown("--train_vocabulary=40", *files) == [
-        f"wrote {tmp_path}/vocabulary.model: 40 pieces"
+    assert shown("--train_vocabulary=34", *files) == [
+        f"wrote {tmp_path}/vocabulary.model: 34 pieces"
     ]
     lines = shown(LOCAL_TEXT, "--num_examples=1", *files)
     assert lines[:3] == [
@@ -213,7 +213,7 @@ def test_a_vocabulary_is_trained_and_then_used(shown, files, tmp_path):
         "text: the red cat 0 and the blue dog go to green hills",
         f"--- {LOCAL_TEXT} train: tokenised 1",
     ]
-    assert re.fullmatch(r"targets ids \(29\): 139 .* 1", lines[5])
+    assert re.fullmatch(r"targets ids \(29\): 133 .* 1", lines[5])
     assert lines[6].startswith("targets decoded: <extra_id_0>")
 
 
@@ -229,7 +229,7 @@ def test_a_vocabulary_that_is_missing_is_one_line_that_says_how_to_train_one(ref
 def test_a_bad_line_of_a_file_is_one_line_and_status_2(
     shown, refused, files, tmp_path, monkeypatch, checked_bytes
 ):
-    shown("--train_vocabulary=40", *files)
+    shown("--train_vocabulary=34", *files)
     monkeypatch.setattr(local_files, "CHECKED_BYTES", checked_bytes)
     monkeypatch.setattr(local_files, "CHECKED_DOCUMENTS", 1)
     path = tmp_path / "b.jsonl"
@@ -239,7 +239,7 @@ def test_a_bad_line_of_a_file_is_one_line_and_status_2(
 
 
 def test_the_docstring_tasks_are_shown_from_a_corpus_made_on_the_way(shown, tmp_path, monkeypatch):
-    body = "Counts the apples and pears of orchard"
+    body = "Counts the sized apples:pears of an orchard"
     documents = [
         pydocs_parse.Document(f"{body}.\n\n{body} number {i}.", name, "n")
         for name in pydocs_examples.LABELS
@@ -251,7 +251,7 @@ def test_the_docstring_tasks_are_shown_from_a_corpus_made_on_the_way(shown, tmp_
         "pydocs_summary",
         "--num_examples=1",
         f"--gin.pydocs.cache_folder='{tmp_path}'",
-        "--gin.pydocs.vocabulary_size=40",
+        "--gin.pydocs.vocabulary_size=33",
     )
     assert lines[1:3] == [f"text: {body} number 0.", f"summary: {body}."]
     assert f"inputs decoded: summarize: {body} number 0." in lines

@@ -149,7 +149,7 @@ def test_evaluation_has_a_capped_and_a_dropless_figure(spread):
     for block in (*model.encoder.blocks, *model.decoder.blocks):
         block.feed_forward.layer.router.eval_capacity_factor = 0.25
     arrays = batch()
-    sums = EvalStep(model, sparse=True)(place_features(arrays))
+    sums = EvalStep(model)(place_features(arrays))
     tokens = arrays["encoder_input_tokens"].astype(bool).sum()
     tokens += arrays["decoder_target_tokens"].astype(bool).sum()
     assert sums["routed"] == tokens
@@ -158,14 +158,15 @@ def test_evaluation_has_a_capped_and_a_dropless_figure(spread):
 
     for block in (*model.encoder.blocks, *model.decoder.blocks):
         block.feed_forward.layer.router.eval_capacity_factor = 8.0
-    roomy = EvalStep(model, sparse=True)(place_features(arrays))
+    roomy = EvalStep(model)(place_features(arrays))
     assert roomy["kept"] == roomy["routed"] == tokens
     assert roomy["cross_entropy"] == pytest.approx(sums["cross_entropy_dropless"], rel=1e-6)
 
 
-def test_a_dense_model_has_one_figure(spread):
-    model = TransformerEncoderDecoder(VOCAB, 16, 4, 8, 32, num_layers=1)
+@pytest.mark.parametrize("frequency", [0, 2])
+def test_a_model_without_sparse_layers_has_one_figure(spread, frequency):
+    model = TransformerEncoderDecoder(VOCAB, 16, 4, 8, 32, num_layers=1, expert_frequency=frequency)
     model.build()
-    sums = EvalStep(model, sparse=False)(place_features(batch()))
+    sums = EvalStep(model)(place_features(batch()))
     assert sums["cross_entropy"] == sums["cross_entropy_dropless"]
     assert sums["kept"] == sums["routed"] == sums["tokens"]

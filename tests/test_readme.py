@@ -1,0 +1,82 @@
+"""Every `switch-tf` command of the README runs, in its order, at a small size."""
+
+import re
+import shlex
+from pathlib import Path
+
+import gin
+import pytest
+
+from switch_tf.commands import main as main_module
+from tasks import pydocs, pydocs_corpus, pydocs_parse
+from tests.tasks.conftest import make_documents
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+LINES = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
+COMMANDS = [shlex.split(line)[1:] for line in LINES if line.startswith("switch-tf ")]
+# What keeps a command of each kind small; a later flag of the same name wins.
+SMALL_MODEL = [
+    "--gin.TransformerEncoderDecoder.num_layers=1",
+    "--gin.TransformerEncoderDecoder.d_model=16",
+    "--gin.pydocs.vocabulary_size=150",
+]
+SMALL = {
+    "train": [*SMALL_MODEL, "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8"],
+    "eval": [*SMALL_MODEL, "--gin.BATCH_SIZE=8", "--gin.Evaluation.batches=1"],
+    "tasks": ["--gin.pydocs.vocabulary_size=150"],
+}
+DECODES = ["--gin.Evaluation.decode_examples=2", "--gin.Evaluation.batches=1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with data of the user's own, and a small corpus of docstrings."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "data").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setattr(pydocs_parse, "find_libraries", dict)
+        patch.setattr(pydocs_parse, "parse_libraries", lambda *_, **__: make_documents())
+        yield folder
+    gin.clear_config()
+    pydocs_corpus._read.cache_clear()
+    pydocs._columns.cache_clear()
+
+
+def own_text(folder):
+    """Files of the kind that the README's commands name."""
+    import gzip
+    import json
+
+    lines = [json.dumps({"text": d.text}) for d in make_documents(400)]
+    (folder / "data/a.json.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+
+
+def test_the_readme_shows_each_kind_of_command():
+    assert {command[0] for command in COMMANDS} == {"train", "eval", "tasks"}
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)))
+def test_a_command_of_the_readme_runs(folder, number, capsys):
+    command = list(COMMANDS[number])
+    own_text(folder)
+    small = list(SMALL[command[0]])
+    if "--gin_file=runs/finetune.gin" in command or command[0] == "eval":
+        small += DECODES
+    if any("train_vocabulary" in argument for argument in command):
+        command = [re.sub("=8000$", "=150", argument) for argument in command]
+    main_module.main([*command, *small])
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", re.findall(r"^(scripts/\S+)", "\n".join(LINES), re.MULTILINE))
+def test_a_script_of_the_readme_is_there_and_can_be_run(script):
+    assert (ROOT / script).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))
+def test_a_link_of_the_readme_leads_somewhere(target):
+    assert (ROOT / target).exists()
