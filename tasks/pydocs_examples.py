@@ -5,6 +5,7 @@ too, so only the validation documents are new to a fine-tuned model.
 """
 
 import dataclasses
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,8 @@ class Difficulty:
     Attributes:
       same_library: whether the wrong summary is of the same library, so that its topic and style
         give nothing away.
-      shared_words: least number of content words that the right summary has in common with what is
-        shown of the body.
+      shared_words: least number of content words that the right summary has in common with the
+        passage of the body that is shown, the one that has most of them.
       lure_words: largest number that the wrong one has.
     """
 
@@ -31,9 +32,11 @@ class Difficulty:
 
 # Set for models of a few million parameters and tokens: the wrong summary is of another library and
 # shares no content word with the body, so a model that only compares words gets all of them right.
-DIFFICULTY = Difficulty(same_library=False, shared_words=2, lure_words=0)
-# Shown of a body: with two summaries this is within 96 tokens of the default vocabulary, mostly.
-BODY_CHARACTERS = 120
+DIFFICULTY = Difficulty(same_library=False, shared_words=3, lure_words=0)
+# Shown of a body: with two summaries this is within 96 tokens of the default vocabulary.
+BODY_CHARACTERS = 80
+# Searched for the passage that is shown.
+_SEARCHED_CHARACTERS = 600
 LONG_BODY_CHARACTERS = 320
 SUMMARY_CHARACTERS = range(20, 91)
 # The largest, but for those whose validation documents are few: see `library`.
@@ -72,6 +75,31 @@ def shorten(text: str, characters: int) -> str:
     if len(text) <= characters:
         return text
     return text[: characters + 1].rpartition(" ")[0] or text[:characters]
+
+
+def passage(text: str, wanted: set[str], characters: int) -> str:
+    """The first part of `text`, of at most `characters`, that has most of the words `wanted`.
+
+    It starts and ends at words; a text is put on one line first.
+    """
+    words = text[:_SEARCHED_CHARACTERS].split()
+    found = [_content_of(word) & wanted for word in words]
+    best, most = " ".join(words[:1]), -1
+    for first in range(len(words)):
+        length, seen, end = -1, set(), first
+        while end < len(words) and length + 1 + len(words[end]) <= characters:
+            length += 1 + len(words[end])
+            seen |= found[end]
+            end += 1
+        if end > first and len(seen) > most:
+            best, most = " ".join(words[first:end]), len(seen)
+    return best
+
+
+# The same few thousand words make up most of the corpus.
+@functools.cache
+def _content_of(word: str) -> frozenset[str]:
+    return frozenset(content_words(word))
 
 
 def content_words(text: str) -> set[str]:
@@ -151,7 +179,7 @@ def _pairs(documents: Sequence[Document]) -> Iterator[_Pair]:
     usable = [d for d in documents if len(d.parts[0]) in SUMMARY_CHARACTERS]
     words = [content_words(d.parts[0]) for d in usable]
     for i, document in enumerate(usable):
-        body = shorten(document.parts[1], BODY_CHARACTERS)
+        body = passage(document.parts[1], words[i], BODY_CHARACTERS)
         body_words = content_words(body)
         if len(words[i] & body_words) < DIFFICULTY.shared_words:
             continue

@@ -27,7 +27,9 @@ def documents(corpus):
 
 
 def by_body(documents):
-    return {pydocs_examples.shorten(d.parts[1], 200): d for d in documents}
+    return {
+        pydocs_examples.shorten(d.parts[1], pydocs_examples.BODY_CHARACTERS): d for d in documents
+    }
 
 
 def test_copa_offers_the_summary_of_the_text_and_one_of_another():
@@ -113,7 +115,10 @@ def test_library_has_each_label_equally_often_and_in_turn(documents):
     examples = pydocs_examples.library(documents)
     assert [e["label"] for e in examples] == list(range(len(LABELS))) * (len(examples) // 8)
     assert [e["idx"] for e in examples] == list(range(len(examples)))
-    libraries = {pydocs_examples.shorten(d.text, 320): d.library for d in documents}
+    libraries = {
+        pydocs_examples.shorten(d.text, pydocs_examples.LONG_BODY_CHARACTERS): d.library
+        for d in documents
+    }
     assert all(libraries[e["text"]] == LABELS[e["label"]] for e in examples)
     counts = collections.Counter(d.library for d in documents)
     assert len(examples) == 8 * min(counts.values())
