@@ -6,7 +6,6 @@ missing before the long start.
 
 import contextlib
 import importlib
-import logging
 import os
 import re
 import sys
@@ -61,7 +60,7 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     if module:
         _import(module, settings.macros["MIXTURE_OR_TASK_MODULE"].where)
     for name in files:
-        with _one_line(name), _quiet_search():
+        with _one_line(name), _files_only():
             gin.parse_config_file(str(gin_files.find(name, "--gin_file")))
     for binding in bindings:
         with _one_line(f"--gin.{binding}"):
@@ -215,17 +214,18 @@ def _import(module: str, where: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_search():
-    """Drops the ERROR line that gin logs for each include that is not in the first folder."""
+def _files_only():
+    """Keeps gin from looking for includes in Python packages as well.
 
-    def keep(record):
-        return not str(record.msg).startswith("Path not found")
-
-    logging.getLogger().addFilter(keep)
+    `gin_files` does not, and a folder `runs` in the working directory passes for a package of that
+    name, at which gin fails.
+    """
+    readers = list(gin.config._FILE_READERS)
+    gin.config._FILE_READERS[:] = readers[:1]
     try:
         yield
     finally:
-        logging.getLogger().removeFilter(keep)
+        gin.config._FILE_READERS[:] = readers
 
 
 @contextlib.contextmanager

@@ -55,6 +55,10 @@ def start(num_devices: int = 1, device_type: str = "CPU") -> None:
         tf.config.set_logical_device_configuration(
             physical[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
         )
+        # Devices work side by side: where they are as many as the cores, an op that is split over
+        # cores, too, only waits for them (a step of eight devices on two cores takes 1.3 times).
+        cores = len(os.sched_getaffinity(0))
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // num_devices))
     elif len(physical) < num_devices:
         raise UserError(
             f"{num_devices} {device_type} devices asked for by MESH_SHAPE, {len(physical)} there: "

@@ -205,6 +205,16 @@ def test_load_sets_what_the_users_own_module_declares(folder, caplog):
     assert str(caught.value).startswith("--gin.users_funktion.c=1: No configurable matching")
 
 
+def test_a_folder_named_like_one_of_ours_does_not_hide_it(tmp_path, monkeypatch):
+    # Python takes the folder for a package, and gin would look for its includes in there.
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config.load(["models/t5_tiny.gin", "runs/pretrain.gin"], ["MODEL_DIR='x'"])
+    assert config.macro("TRAIN_STEPS") == 1000
+    gin.clear_config()
+
+
 def test_the_operative_config_alone_configures_the_same_run(folder):
     write(folder / "another_module.py", "import gin\n@gin.configurable\ndef run_it(a): return a\n")
     write(folder / "run.gin", "A = {'x': 1}\nrun_it.a = %A\n")

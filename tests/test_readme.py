@@ -20,12 +20,12 @@ COMMANDS = [shlex.split(line)[1:] for line in LINES if line.startswith("switch-t
 SMALL_MODEL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
     "--gin.TransformerEncoderDecoder.d_model=16",
-    "--gin.pydocs.vocabulary_size=150",
+    "--gin.pydocs.vocabulary_size=120",
 ]
 SMALL = {
     "train": [*SMALL_MODEL, "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8"],
     "eval": [*SMALL_MODEL, "--gin.BATCH_SIZE=8", "--gin.Evaluation.batches=1"],
-    "tasks": ["--gin.pydocs.vocabulary_size=150"],
+    "tasks": ["--gin.pydocs.vocabulary_size=120"],
 }
 DECODES = ["--gin.Evaluation.decode_examples=2", "--gin.Evaluation.batches=1"]
 
@@ -67,7 +67,7 @@ def test_a_command_of_the_readme_runs(folder, number, capsys):
     if "--gin_file=runs/finetune.gin" in command or command[0] == "eval":
         small += DECODES
     if any("train_vocabulary" in argument for argument in command):
-        command = [re.sub("=8000$", "=150", argument) for argument in command]
+        command = [re.sub("=8000$", "=120", argument) for argument in command]
     main_module.main([*command, *small])
     assert capsys.readouterr().out
 

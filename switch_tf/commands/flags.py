@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import sys
 from collections.abc import Sequence
 
 from switch_tf.errors import UserError
@@ -22,10 +23,18 @@ class Parser(argparse.ArgumentParser):
         Raises:
           UserError: a flag or an argument that is unknown, missing or malformed.
         """
+        args = sys.argv[1:] if args is None else args
+        # First: argparse would name an argument that is missing beside a flag that is misspelt.
+        for argument in args:
+            if argument.startswith("--") and argument.partition("=")[0] not in self._flags():
+                raise UserError(self._unknown(argument))
         namespace, unknown = self.parse_known_args(args, namespace)
         if unknown:
             raise UserError(self._unknown(unknown[0]))
         return namespace
+
+    def _flags(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
 
     def error(self, message):
         """Raises `UserError`; argparse would print its usage, too."""
@@ -35,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         if not argument.startswith("-"):
             return f"unexpected argument '{argument}'; see {self.prog} --help"
         flag = argument.partition("=")[0]
-        known = [name for action in self._actions for name in action.option_strings]
+        known = self._flags()
         known += [_GIN_PREFIX + "NAME"] if "--gin_file" in known else []
         close = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
         return f"unknown flag '{flag}'; " + (

@@ -25,7 +25,8 @@ def make_documents(count=2000):
     for i in range(count):
         library = i % len(pydocs_examples.LABELS)
         a, b, c = random_words.sample(WORDS[library], 3)
-        text = f"Makes the {a} and the {b} {i}.\n\nThe {a}, {b} and {c} of {library} number {i}."
+        summary = f"Makes the {a}, the {b} and the {c} {i}."
+        text = f"{summary}\n\nThe {a}, {b} and {c} of {library} number {i}."
         documents.append(Document(text, pydocs_examples.LABELS[library], f"f{i}"))
     return sorted(documents, key=lambda d: d.key)
 

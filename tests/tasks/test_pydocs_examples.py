@@ -8,9 +8,9 @@ from tasks import pydocs_corpus, pydocs_examples
 from tasks.pydocs_examples import LABELS
 from tasks.pydocs_parse import Document
 
-ALPHA = "Adds the alpha and the bravo."
-ALPHA_BODY = "An alpha and a\n  bravo are added."
-HOTEL = "Sorts the hotels of india."
+ALPHA = "Adds the alpha, the bravo and the delta."
+ALPHA_BODY = "An alpha, a bravo\n  and a delta are added."
+HOTEL = "Sorts the hotels of india by order."
 HOTEL_BODY = "Hotels of India in their order."
 
 
@@ -34,7 +34,7 @@ def by_body(documents):
 
 def test_copa_offers_the_summary_of_the_text_and_one_of_another():
     examples = pydocs_examples.copa(TWO)
-    assert [e["text"] for e in examples] == ["An alpha and a bravo are added.", HOTEL_BODY]
+    assert [e["text"] for e in examples] == ["An alpha, a bravo and a delta are added.", HOTEL_BODY]
     assert [e["idx"] for e in examples] == [0, 1]
     for example, summary in zip(examples, (ALPHA, HOTEL), strict=True):
         assert {example["choice1"], example["choice2"]} == {ALPHA, HOTEL}
@@ -54,7 +54,7 @@ def test_rte_has_the_right_summary_and_a_wrong_one_by_turns():
     first, second = pydocs_examples.rte(TWO)
     assert first == {
         "summary": ALPHA,
-        "text": "An alpha and a bravo are added.",
+        "text": "An alpha, a bravo and a delta are added.",
         "label": 0,
         "idx": 0,
     }
@@ -146,7 +146,7 @@ def test_a_library_without_documents_leaves_no_example():
 
 def test_summary_pairs_the_body_with_its_summary():
     assert pydocs_examples.summary([*TWO, document(ALPHA, HOTEL_BODY)]) == [
-        {"text": "An alpha and a bravo are added.", "summary": ALPHA},
+        {"text": "An alpha, a bravo and a delta are added.", "summary": ALPHA},
         {"text": HOTEL_BODY, "summary": HOTEL},
     ]
 
