@@ -46,6 +46,11 @@ def check_lengths(feature_lengths: Mapping[str, int]) -> None:
     Raises:
       UserError: naming the feature and TASK_FEATURE_LENGTHS.
     """
+    if not isinstance(feature_lengths, Mapping):
+        raise UserError(
+            f"{FEATURE_LENGTHS}={feature_lengths!r} is no dict: give {{'inputs': ..., "
+            "'targets': ...}"
+        )
     for name in TASK_FEATURES:
         if name not in feature_lengths:
             raise UserError(

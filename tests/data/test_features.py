@@ -184,6 +184,7 @@ def test_error_of_a_reader_becomes_one_line():
 @pytest.mark.parametrize(
     "lengths, message",
     [
+        (5, "TASK_FEATURE_LENGTHS=5 is no dict: give {'inputs': "),
         ({"inputs": 8}, "no length for 'targets'"),
         ({"inputs": 8, "targets": 0}, "length 0 of 'targets' is no number >= 1"),
         ({"inputs": 8.5, "targets": 8}, "length 8.5 of 'inputs' is no number >= 1"),
