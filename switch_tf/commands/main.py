@@ -10,10 +10,10 @@ from switch_tf.commands.flags import Parser
 from switch_tf.errors import UserError
 
 COMMANDS = {
-    "train": "pre-train, fine-tune or distil a model",
-    "eval": "evaluate checkpoints, or a file of predictions",
+    "train": "pre-train or fine-tune a model",
+    "eval": "evaluate a checkpoint",
     "tasks": "list tasks and mixtures, or show examples of one",
-    "reproduce": "run the experiments of the paper at a size that fits the machine",
+    "reproduce": "run an experiment of several runs, and make its table and picture",
 }
 _USAGE_ERROR = 2
 # What a shell reports of a process ended by SIGINT: 128 + 2.

@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--long",
         action="store_true",
-        help="two hours, to where the Switch model wins by more than chance",
+        help="about an hour: sixteen experts, four times the tokens, a second seed of each model",
     )
     parser.add_argument("--output_dir", help="runs and report go there (runs/NAME)")
     args = parser.parse_args(argv)

@@ -96,23 +96,16 @@ def _train_vocabulary(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    import tensorflow as tf
-
-    from switch_tf.data import registry
+    from switch_tf.data import features, registry
 
     provider = registry.find(args.name)
     if args.split not in provider.splits:
         splits = ", ".join(str(split) for split in provider.splits)
         raise UserError(f"'{args.name}' has no split '{args.split}'; it has {splits}")
     registry.prepare(provider)
-    try:
+    with features.user_errors(f"'{args.name}', split '{args.split}'"):
         _show_sources(provider, args.split, args.num_examples)
         _show_prepared(provider, args.split, args.num_examples)
-    except tf.errors.OpError as error:
-        known = registry.user_error_in(error)
-        if known is None:
-            raise
-        raise known from error
 
 
 def _show_sources(provider, split: str, count: int) -> None:

@@ -193,7 +193,7 @@ def _examples(provider, split, feature_lengths, *, pack, shuffle, seed, num_epoc
 
 
 def _check_not_empty(examples, provider, split: str) -> None:
-    """Reads the first of `examples` (of one epoch), so that no data is told before the long work.
+    """Reads the first of `examples` (of one epoch), so that an empty source is told at once.
 
     Raises:
       UserError: there is none, or what the reader reports of the user's files.

@@ -2,7 +2,6 @@
 
 import importlib
 import pkgutil
-import re
 from collections.abc import Sequence
 
 from switch_tf.errors import UserError
@@ -75,15 +74,3 @@ def prepare(provider) -> None:
         for feature in task.output_features.values():
             if hasattr(feature.vocabulary, "load_model"):
                 feature.vocabulary.load_model()
-
-
-def user_error_in(error: Exception) -> UserError | None:
-    """The `UserError` that Python code inside a tf.data pipeline raised, if it did.
-
-    tf.data hands on such an error as an op's, with a traceback in its message.
-
-    Args:
-      error: a `tf.errors.OpError`.
-    """
-    found = re.search(r"UserError: (.+)", str(error))
-    return UserError(found[1]) if found else None

@@ -10,7 +10,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from switch_tf.data import registry
+from switch_tf.data import features, registry
 from switch_tf.errors import UserError
 from tasks import local_files, local_text, vocabulary
 
@@ -214,7 +214,9 @@ def test_a_bad_line_that_only_the_run_meets_has_the_error_of_the_check(folder, m
     with pytest.raises(UserError) as expected:
         list(local_files.documents(str(path)))
     assert str(expected.value).startswith(f"{path}:2: ")
-    assert str(registry.user_error_in(raised.value)) == str(expected.value)
+    with pytest.raises(UserError) as told, features.user_errors("data"):
+        raise raised.value
+    assert str(told.value) == str(expected.value)
 
 
 def test_without_a_vocabulary_the_error_says_how_to_train_one(folder):
