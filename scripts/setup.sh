@@ -26,9 +26,10 @@ setup() {
     setup_say ".venv is up to date"
     return
   fi
-  if [[ ! -x .venv/bin/python ]]; then
+  # pip comes last: without it an earlier attempt was interrupted.
+  if [[ ! -x .venv/bin/pip ]]; then
     setup_say "making .venv"
-    "$python" -m venv .venv || return 1
+    "$python" -m venv --clear .venv || return 1
   fi
   setup_say "installing $(grep -c '==' requirements.txt) packages from the lock (a minute or two)"
   .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \

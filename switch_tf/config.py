@@ -55,10 +55,10 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     settings, used = _checked(files, bindings)
     gin.clear_config()
     for module in sorted({c.module for c in used if c.module}):
-        _import(module, f"configurables of {module}")
+        import_module(module, f"configurables of {module}")
     module = settings.literals().get("MIXTURE_OR_TASK_MODULE")
     if module:
-        _import(module, settings.macros["MIXTURE_OR_TASK_MODULE"].where)
+        import_module(module, settings.macros["MIXTURE_OR_TASK_MODULE"].where)
     for name in files:
         with _one_line(name), _files_only():
             gin.parse_config_file(str(gin_files.find(name, "--gin_file")))
@@ -205,7 +205,16 @@ def _working_directory_on_path():
         sys.path[:] = before
 
 
-def _import(module: str, where: str) -> None:
+def import_module(module: str, where: str) -> None:
+    """Imports a module, also from the working directory.
+
+    Args:
+      module: its dotted name.
+      where: what gave the name, for the error.
+
+    Raises:
+      UserError: no such module.
+    """
     with _working_directory_on_path():
         try:
             importlib.import_module(module)

@@ -19,9 +19,7 @@ import numpy as np
 from switch_tf.errors import UserError
 
 # Every axis name that a weight or an activation may be declared with.
-AXIS_NAMES = (
-    "batch length groups group_size experts expert_capacity d_model d_ff heads d_kv vocab buckets"
-).split()
+AXIS_NAMES = ("batch length experts d_model d_ff heads d_kv vocab buckets").split()
 
 
 def parse_pairs(text: str, what: str) -> list[tuple[str, str]]:
@@ -30,6 +28,8 @@ def parse_pairs(text: str, what: str) -> list[tuple[str, str]]:
     Raises:
       UserError: an item without exactly one colon, or a name twice.
     """
+    if not isinstance(text, str):
+        raise UserError(f"{what}={text!r} is no text: give it as 'name:value,...', in quotes")
     pairs = []
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, colon, value = (piece.strip() for piece in item.partition(":"))

@@ -50,7 +50,7 @@ def start(num_devices: int = 1, device_type: str = "CPU") -> None:
     keras.config.disable_traceback_filtering()
     physical = tf.config.list_physical_devices(device_type)
     if not physical:
-        raise UserError(f"no {device_type} device on this machine: set DEVICE_TYPE to one that is")
+        raise UserError(f"no {device_type} device on this machine")
     if device_type == "CPU":
         tf.config.set_logical_device_configuration(
             physical[0], [tf.config.LogicalDeviceConfiguration()] * num_devices

@@ -132,11 +132,19 @@ def _add_supervised(name: str, to_text, postprocess_fn, metric_fns) -> None:
     )
 
 
+# T5's order is that of the names. Between the choices, the text has one on either side of it, and a
+# model that knows only which way it looks can tell them apart.
+_FEATURE_NAMES = {"pydocs_copa": ["choice1", "text", "choice2"]}
 for _name, _labels in pydocs_examples.LABEL_NAMES.items():
-    # The form of T5's SuperGLUE tasks: "pydocs_copa choice1: ... choice2: ... text: ...".
+    # The form of T5's SuperGLUE tasks: "pydocs_copa choice1: ... text: ... choice2: ...".
     _add_supervised(
         _name,
-        functools.partial(t5_preprocessors.glue, benchmark_name=_name, label_names=list(_labels)),
+        functools.partial(
+            t5_preprocessors.glue,
+            benchmark_name=_name,
+            label_names=list(_labels),
+            feature_names=_FEATURE_NAMES.get(_name),
+        ),
         functools.partial(postprocessors.string_label_to_class_id, label_classes=list(_labels)),
         [metrics.accuracy],
     )
@@ -149,10 +157,8 @@ _add_supervised(
 
 FINETUNE_TASKS = tuple(pydocs_examples.MAKERS)
 # To compare two texts is learnt slower than the rest, and each such example tells one bit.
-_COMPARING = ("pydocs_copa", "pydocs_rte")
-seqio.MixtureRegistry.add(
-    "pydocs_finetune", [(name, 3.0 if name in _COMPARING else 1.0) for name in FINETUNE_TASKS]
-)
+_RATES = {"pydocs_copa": 7.0, "pydocs_rte": 4.5, "pydocs_library": 0.5, "pydocs_summary": 3.0}
+seqio.MixtureRegistry.add("pydocs_finetune", list(_RATES.items()))
 
 
 def chance_levels() -> dict[str, dict[str, float]]:

@@ -20,8 +20,8 @@ class Difficulty:
     Attributes:
       same_library: whether the wrong summary is of the same library, so that its topic and style
         give nothing away.
-      shared_words: least number of content words that the right summary has in common with the
-        passage of the body that is shown, the one that has most of them.
+      shared_words: least number of content words that the right summary has in common with a
+        passage of the body for it to be shown.
       lure_words: largest number that the wrong one has.
     """
 
@@ -31,14 +31,17 @@ class Difficulty:
 
 
 # Set for models of a few million parameters and tokens: the wrong summary is of another library and
-# shares no content word with the body, so a model that only compares words gets all of them right.
-DIFFICULTY = Difficulty(same_library=False, shared_words=3, lure_words=0)
-# Shown of a body: with two summaries this is within 96 tokens of the default vocabulary.
-BODY_CHARACTERS = 80
-# Searched for the passage that is shown.
-_SEARCHED_CHARACTERS = 600
+# shares no content word with the passage, so a model that only compares words gets most right.
+DIFFICULTY = Difficulty(same_library=False, shared_words=2, lure_words=0)
+# Shown of a body: with two summaries this is mostly within 80 tokens of the default vocabulary.
+PASSAGE_CHARACTERS = 60
 LONG_BODY_CHARACTERS = 320
-SUMMARY_CHARACTERS = range(20, 91)
+SUMMARY_CHARACTERS = range(15, 71)
+# Searched for passages to show, and the most that are shown of one document, in as many examples:
+# few passages are learnt by heart.
+_SEARCHED_CHARACTERS = 1500
+_PASSAGES = 6
+_SUMMARY_PASSAGES = 2
 # The largest, but for those whose validation documents are few: see `library`.
 LABELS = ("tensorflow", "transformers", "scipy", "pandas", "sklearn", "matplotlib", "jax", "nltk")
 # Names and usual short names, which would give the label away.
@@ -53,20 +56,19 @@ _COMMON = frozenset(
     "over return returns same should some such than that their them then there these this those "
     "true used uses using value values when where whether which will with".split()
 )
-# Documents tried as a source of the wrong summary before one is given up.
+# Documents tried as the other of a pair.
 _TRIES = 50
 _CHOICES = ("choice1", "choice2")
 _ENTAILMENT = ("entailment", "not_entailment")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pair:
-    """A summary, what is shown of its body, and a summary that belongs to another body."""
+class _Shown:
+    """A document's summary, and a passage of its body that has words of the summary."""
 
-    document: Document
+    library: str
     summary: str
-    body: str
-    lure: str
+    passage: str
 
 
 def shorten(text: str, characters: int) -> str:
@@ -77,23 +79,28 @@ def shorten(text: str, characters: int) -> str:
     return text[: characters + 1].rpartition(" ")[0] or text[:characters]
 
 
-def passage(text: str, wanted: set[str], characters: int) -> str:
-    """The first part of `text`, of at most `characters`, that has most of the words `wanted`.
+def passages(text: str, wanted: set[str], difficulty: Difficulty) -> list[str]:
+    """Parts of `text` that have most of the words `wanted`, best first; they do not overlap.
 
-    It starts and ends at words; a text is put on one line first.
+    Each starts and ends at words and has at most `PASSAGE_CHARACTERS`; a text is put on one line
+    first. At most `_PASSAGES`, and only those with enough of the words to be shown.
     """
     words = text[:_SEARCHED_CHARACTERS].split()
     found = [_content_of(word) & wanted for word in words]
-    best, most = " ".join(words[:1]), -1
+    windows = []
     for first in range(len(words)):
         length, seen, end = -1, set(), first
-        while end < len(words) and length + 1 + len(words[end]) <= characters:
+        while end < len(words) and length + 1 + len(words[end]) <= PASSAGE_CHARACTERS:
             length += 1 + len(words[end])
             seen |= found[end]
             end += 1
-        if end > first and len(seen) > most:
-            best, most = " ".join(words[first:end]), len(seen)
-    return best
+        if len(seen) >= difficulty.shared_words:
+            windows.append((-len(seen), first, end))
+    chosen = []
+    for _, first, end in sorted(windows):
+        if len(chosen) < _PASSAGES and all(end <= a or b <= first for a, b in chosen):
+            chosen.append((first, end))
+    return [" ".join(words[first:end]) for first, end in chosen]
 
 
 # The same few thousand words make up most of the corpus.
@@ -108,23 +115,29 @@ def content_words(text: str) -> set[str]:
 
 
 def copa(documents: Sequence[Document]) -> list[dict]:
-    """Which of two summaries is this text's? As COPA: `choice1`, `choice2`, `text`, `label`."""
-    examples = []
-    for pair in _pairs(documents):
-        label = _bit(pair.document)
-        choices = (pair.lure, pair.summary) if label else (pair.summary, pair.lure)
-        example = dict(zip(_CHOICES, choices, strict=True))
-        examples.append(example | {"text": pair.body, "label": label})
-    return _numbered(examples)
+    """Which of two summaries is this text's? As COPA: `choice1`, `choice2`, `text`, `label`.
+
+    Each two choices come twice, with a text of either: they give nothing away by themselves.
+    """
+    return _numbered(
+        [
+            {"choice1": pair[0].summary, "choice2": pair[1].summary, "text": of.passage, "label": i}
+            for pair in _pairs(documents)
+            for i, of in enumerate(pair)
+        ]
+    )
 
 
 def rte(documents: Sequence[Document]) -> list[dict]:
-    """Does this summary belong to this text? As RTE: `summary`, `text`, `label`; half are 0."""
-    # By turns, so that the classes are equal to one example.
+    """Does this summary belong to this text? As RTE: `summary`, `text`, `label`.
+
+    Each summary and each text come once with either label.
+    """
     return _numbered(
         [
-            {"summary": pair.lure if i % 2 else pair.summary, "text": pair.body, "label": i % 2}
-            for i, pair in enumerate(_pairs(documents))
+            {"summary": pair[i].summary, "text": pair[j].passage, "label": int(i != j)}
+            for pair in _pairs(documents)
+            for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))
         ]
     )
 
@@ -152,47 +165,49 @@ def library(documents: Sequence[Document]) -> list[dict]:
 
 
 def summary(documents: Sequence[Document]) -> list[dict]:
-    """The summary of this text: `text`, `summary`."""
-    return [
-        {"text": shorten(d.parts[1], LONG_BODY_CHARACTERS), "summary": d.parts[0]}
-        for d in documents
-        if len(d.parts[0]) in SUMMARY_CHARACTERS and _says_something(d)
-    ]
+    """The summary of this text: `text`, a passage near to it, and `summary`."""
+    rounds = _shown(tuple(documents), DIFFICULTY)[:_SUMMARY_PASSAGES]
+    return _numbered([{"text": s.passage, "summary": s.summary} for r in rounds for s in r])
 
 
 def _numbered(examples: list[dict]) -> list[dict]:
     return [example | {"idx": i} for i, example in enumerate(examples)]
 
 
-def _bit(document: Document) -> int:
-    """A coin toss that is independent of the split, which uses the start of the key."""
-    return int(document.key[-1], 16) % 2
+# Three tasks show the same passages.
+@functools.lru_cache(maxsize=2)
+def _shown(documents: tuple[Document, ...], difficulty: Difficulty) -> list[list[_Shown]]:
+    """Documents with their best passage, then those that have a second, and so on."""
+    rounds = [[] for _ in range(_PASSAGES)]
+    # By their hash: neighbours are alike.
+    for document in sorted(documents, key=lambda d: d.key):
+        head, body = document.parts
+        if len(head) in SUMMARY_CHARACTERS:
+            for r, text in enumerate(passages(body, content_words(head), difficulty)):
+                rounds[r].append(_Shown(document.library, head, text))
+    return rounds
 
 
-def _says_something(document: Document) -> bool:
-    body, head = (content_words(part) for part in reversed(document.parts))
-    return len(head & body) >= DIFFICULTY.shared_words
+def _pairs(documents: Sequence[Document]) -> Iterator[tuple[_Shown, _Shown]]:
+    """Two documents by two, such that the summary of neither fits the passage of the other."""
+    for shown in _shown(tuple(documents), DIFFICULTY):
+        waiting = []
+        for one in shown:
+            for i, other in enumerate(waiting[:_TRIES]):
+                if _differ(one, other):
+                    yield waiting.pop(i), one
+                    break
+            else:
+                waiting.append(one)
 
 
-def _pairs(documents: Sequence[Document]) -> Iterator[_Pair]:
-    """The documents whose summary can be told from another's, each with such another."""
-    usable = [d for d in documents if len(d.parts[0]) in SUMMARY_CHARACTERS]
-    words = [content_words(d.parts[0]) for d in usable]
-    for i, document in enumerate(usable):
-        body = passage(document.parts[1], words[i], BODY_CHARACTERS)
-        body_words = content_words(body)
-        if len(words[i] & body_words) < DIFFICULTY.shared_words:
-            continue
-        # From a place that the document's hash gives: neighbours would pair up otherwise.
-        start = int(document.key[-8:], 16)
-        for step in range(_TRIES):
-            j = (start + step) % len(usable)
-            same = usable[j].library == document.library
-            if j == i or same != DIFFICULTY.same_library:
-                continue
-            if len(words[j] & body_words) <= DIFFICULTY.lure_words:
-                yield _Pair(document, document.parts[0], body, usable[j].parts[0])
-                break
+def _differ(one: _Shown, other: _Shown) -> bool:
+    if (one.library == other.library) != DIFFICULTY.same_library or one.summary == other.summary:
+        return False
+    return all(
+        len(content_words(a.summary) & content_words(b.passage)) <= DIFFICULTY.lure_words
+        for a, b in ((one, other), (other, one))
+    )
 
 
 LABEL_NAMES = {"pydocs_copa": _CHOICES, "pydocs_rte": _ENTAILMENT, "pydocs_library": LABELS}

@@ -42,14 +42,17 @@ def launch(command: str, description: str, argv: Sequence[str]) -> None:
 _RUN_FILES = {"train": "pretrain.gin", "eval": "eval.gin"}
 
 
-def check_checkpoint_paths(macros: dict) -> None:
+def check_checkpoint_paths(given: dict) -> None:
     """Checks that the checkpoints to be read are there.
+
+    Args:
+      given: macro -> value, of `config.precheck`.
 
     Raises:
       UserError: naming the macro and the path.
     """
     for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
-        path = macros.get(name)
+        path = given.get(name)
         if isinstance(path, str) and "://" not in path and not os.path.isdir(path):
             raise UserError(
                 f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
@@ -57,11 +60,12 @@ def check_checkpoint_paths(macros: dict) -> None:
             )
 
 
-def check_mesh(macros: dict) -> int:
+def check_mesh(given: dict) -> int:
     """Checks mesh, layout rules, experts and batch against each other; needs no TensorFlow.
 
     Args:
-      macros: of `config.precheck`.
+      given: macro -> value, of `config.precheck`. Not called `macros`: to read one here is no use
+        of it, and a macro that nothing uses is an error.
 
     Returns:
       The number of devices.
@@ -69,13 +73,13 @@ def check_mesh(macros: dict) -> int:
     Raises:
       UserError: naming the setting and the mend.
     """
-    shape = mesh_lib.parse_mesh_shape(macros.get("MESH_SHAPE", "batch:1"))
-    rules = mesh_lib.parse_layout_rules(macros.get("LAYOUT_RULES", "batch:batch"), shape)
+    shape = mesh_lib.parse_mesh_shape(given.get("MESH_SHAPE", "batch:1"))
+    rules = mesh_lib.parse_layout_rules(given.get("LAYOUT_RULES", "batch:batch"), shape)
     sizes = {}
-    if isinstance(macros.get("BATCH_SIZE"), int):
-        sizes["batch"] = (macros["BATCH_SIZE"], "BATCH_SIZE")
-    if isinstance(macros.get("NUM_EXPERTS"), int):
-        sizes["experts"] = (macros["NUM_EXPERTS"], "NUM_EXPERTS")
+    if isinstance(given.get("BATCH_SIZE"), int):
+        sizes["batch"] = (given["BATCH_SIZE"], "BATCH_SIZE")
+    if isinstance(given.get("NUM_EXPERTS"), int):
+        sizes["experts"] = (given["NUM_EXPERTS"], "NUM_EXPERTS")
     mesh_lib.check_divides(rules, shape, sizes)
     total = 1
     for size in shape.values():

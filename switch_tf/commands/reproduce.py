@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--long",
         action="store_true",
-        help="about an hour: sixteen experts, four times the tokens, a second seed of each model",
+        help="three times the steps, sixteen experts, a second seed of each model",
     )
     parser.add_argument("--output_dir", help="runs and report go there (runs/NAME)")
     args = parser.parse_args(argv)

@@ -28,7 +28,8 @@ def main(argv: Sequence[str]) -> None:
     from switch_tf.data import registry
 
     registry.load_project_modules()
-    registry.load_modules(args.module)
+    for module in args.module:
+        config.import_module(module, "--module")
     if args.train_vocabulary is not None:
         _train_vocabulary(args)
     elif args.name:

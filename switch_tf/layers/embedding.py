@@ -10,7 +10,7 @@ class Embedding(Layer):
     """A table [vocab, d_model].
 
     Args:
-      vocab_size: rows, padded by the model to a size that the mesh divides.
+      vocab_size: rows; a mesh that spreads `vocab` divides them.
       d_model: columns.
     """
 

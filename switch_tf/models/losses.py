@@ -2,28 +2,59 @@
 
 import tensorflow as tf
 
+# T5X's names. The first weighs each token alike, the second each sequence, so that in a mixture a
+# task of long targets does not drown one of labels.
+LOSS_NORMALIZING_FACTORS = ("NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE")
 
-def cross_entropy(logits_BLV, targets_BL, weights_BL, z_loss_coef: float = 0.0):
-    """Sums over tokens; the caller divides.
+
+def per_sequence(weights_BL, segments_BL=None):
+    """Weights that sum to one over each sequence: 1 / (its tokens), 0 for padding.
+
+    Args:
+      weights_BL: [batch, length], 1 or, for padding, 0.
+      segments_BL: [batch, length], which sequence of its row a token belongs to; None: one a row.
+
+    Returns:
+      float32 [batch, length].
+    """
+    weights_BL = tf.cast(weights_BL, tf.float32)
+    if segments_BL is None:
+        tokens_BL = tf.reduce_sum(weights_BL, axis=1, keepdims=True)
+    else:
+        same_BLM = tf.cast(segments_BL[:, :, None] == segments_BL[:, None, :], tf.float32)
+        tokens_BL = tf.einsum("blm,bm->bl", same_BLM, weights_BL)
+    return weights_BL / tf.maximum(tokens_BL, 1.0)
+
+
+def cross_entropy(
+    logits_BLV, targets_BL, weights_BL, z_loss_coef: float = 0.0, loss_weights_BL=None
+):
+    """Sums over tokens, and the loss, their weighted mean.
 
     Args:
       logits_BLV: float32 [batch, length, vocab].
       targets_BL: int32 [batch, length].
       weights_BL: [batch, length], 0 for padding.
       z_loss_coef: weight of log(Z)², which keeps the logits near zero (Mesh-TensorFlow: 1e-4).
+      loss_weights_BL: [batch, length], of a token in the loss; None: `weights_BL`.
 
     Returns:
       Sum of the cross-entropy in nats, sum of the weighted z-loss, number of correct tokens, sum
-      of the weights; float32 scalars.
+      of the weights, and the loss: the mean of both by `loss_weights_BL`; float32 scalars.
     """
     weights_BL = tf.cast(weights_BL, tf.float32)
+    if loss_weights_BL is None:
+        loss_weights_BL = weights_BL
     entropy_BL = tf.nn.sparse_softmax_cross_entropy_with_logits(targets_BL, logits_BLV)
-    z_loss = tf.zeros([])
+    z_loss_BL = tf.zeros_like(entropy_BL)
     if z_loss_coef:
-        log_z_BL = tf.reduce_logsumexp(logits_BLV, axis=-1)
-        z_loss = z_loss_coef * tf.reduce_sum(tf.square(log_z_BL) * weights_BL)
+        z_loss_BL = z_loss_coef * tf.square(tf.reduce_logsumexp(logits_BLV, axis=-1))
     guess_BL = tf.argmax(logits_BLV, axis=-1, output_type=tf.int32)
     correct_BL = tf.cast(guess_BL == targets_BL, tf.float32)
-    sums_B3 = tf.stack([entropy_BL * weights_BL, correct_BL * weights_BL, weights_BL], axis=-1)
-    entropy, correct, tokens = tf.unstack(tf.reduce_sum(sums_B3, axis=[0, 1]))
-    return entropy, z_loss, correct, tokens
+    counted = [value_BL * weights_BL for value_BL in (entropy_BL, z_loss_BL, correct_BL)]
+    weighed = [(entropy_BL + z_loss_BL) * loss_weights_BL, loss_weights_BL]
+    columns_BL6 = tf.stack([*counted, weights_BL, *weighed], axis=-1)
+    entropy, z_loss, correct, tokens, loss, weight = tf.unstack(
+        tf.reduce_sum(columns_BL6, axis=[0, 1])
+    )
+    return entropy, z_loss, correct, tokens, loss / tf.maximum(weight, 1.0)

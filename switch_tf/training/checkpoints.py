@@ -265,8 +265,8 @@ class Checkpoints:
                 if _OTHER_DATA in str(error):
                     raise UserError(
                         f"checkpoint '{path}' is of a run over other data: take its "
-                        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or another MODEL_DIR "
-                        "and this one as INITIAL_CHECKPOINT_PATH"
+                        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and train.pack, or another "
+                        "MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
                     ) from error
                 print(f"{path} cannot be read and is set aside as {path}.damaged: {_line(error)}")
                 shutil.rmtree(path + ".damaged", ignore_errors=True)

@@ -55,7 +55,18 @@ def _weights(model, optimizer, mesh):
 
 
 def _switch_layers(model, batch_size, lengths):
-    rows = [("switch layer", "experts", "groups", "group size", "capacity", "in eval", "coef.")]
+    rows = [
+        (
+            "switch layer",
+            "experts",
+            "groups",
+            "group size",
+            "capacity",
+            "in eval",
+            "coef.",
+            "z coef.",
+        )
+    ]
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
         for block in stack.blocks:
             if not block.sparse:
@@ -71,6 +82,7 @@ def _switch_layers(model, batch_size, lengths):
                     group_size,
                     *capacities,
                     layer.router.load_balancing_coef,
+                    layer.router.z_loss_coef,
                 )
             )
     if len(rows) == 1:

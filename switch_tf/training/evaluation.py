@@ -76,13 +76,18 @@ class TeacherForced:
           stop: asked between batches.
 
         Returns:
-          Task -> nlp, nlp_dropless (minus nats per target token), accuracy, dropped (share of the
-          tokens at the evaluation capacity), tokens (target tokens).
+          Task -> nlp, nlp_dropless (minus nats per target token), token_accuracy, dropped (share of
+          the tokens at the evaluation capacity), tokens (target tokens).
 
         Raises:
           Stopped: `stop` said so.
         """
         return {task: self._evaluate(batches, stop) for task, batches in self._datasets.items()}
+
+    def nlp(self, batch) -> float:
+        """NLP of one batch as the feed gives it."""
+        sums = self._step(batch)
+        return -sums["cross_entropy"] / max(sums["tokens"], 1.0)
 
     def _evaluate(self, batches, stop):
         feed, sums = Feed(batches, self._mesh), {}
@@ -99,7 +104,7 @@ class TeacherForced:
         return {
             "nlp": -sums["cross_entropy"] / tokens,
             "nlp_dropless": -sums["cross_entropy_dropless"] / tokens,
-            "accuracy": sums["correct"] / tokens,
+            "token_accuracy": sums["correct"] / tokens,
             "dropped": 1.0 - sums["kept"] / max(sums["routed"], 1.0),
             "tokens": sums["tokens"],
         }

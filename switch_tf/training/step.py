@@ -6,10 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.dropout import step_seed
 from switch_tf.layers.watch import watch
-from switch_tf.models.losses import cross_entropy
+from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
 
 _SCALARS = ("loss", "cross_entropy", "z_loss", "correct", "tokens", "learning_rate")
 
@@ -34,9 +35,27 @@ class TrainStep:
       mesh: the mesh in use.
       z_loss_coef: of the softmax (Mesh-TensorFlow: 1e-4).
       seed: of dropout and jitter, with the step mixed in.
+      loss_normalizing_factor: one of `LOSS_NORMALIZING_FACTORS`.
+
+    Raises:
+      UserError: it is none of them.
     """
 
-    def __init__(self, model, optimizer, mesh, z_loss_coef: float, seed: int):
+    def __init__(
+        self,
+        model,
+        optimizer,
+        mesh,
+        z_loss_coef: float,
+        seed: int,
+        loss_normalizing_factor: str = LOSS_NORMALIZING_FACTORS[0],
+    ):
+        if loss_normalizing_factor not in LOSS_NORMALIZING_FACTORS:
+            raise UserError(
+                f"loss_normalizing_factor='{loss_normalizing_factor}' is none of "
+                + ", ".join(LOSS_NORMALIZING_FACTORS)
+            )
+        self._loss_normalizing_factor = loss_normalizing_factor
         self._model = model
         self._optimizer = optimizer
         self._mesh = mesh
@@ -73,10 +92,13 @@ class TrainStep:
             ):
                 logits_BLV = self._model(features, training=True)
             targets_BL = features["decoder_target_tokens"]
-            entropy, z_loss, correct, tokens = cross_entropy(
-                logits_BLV, targets_BL, features["decoder_loss_weights"], self._z_loss_coef
+            weights_BL, loss_weights_BL = features["decoder_loss_weights"], None
+            if self._loss_normalizing_factor == "AVERAGE_PER_SEQUENCE":
+                segments_BL = features.get("decoder_segment_ids")
+                loss_weights_BL = per_sequence(weights_BL, segments_BL)
+            entropy, z_loss, correct, tokens, loss = cross_entropy(
+                logits_BLV, targets_BL, weights_BL, self._z_loss_coef, loss_weights_BL
             )
-            loss = (entropy + z_loss) / tf.maximum(tokens, 1.0)
             for report in reports:
                 loss += report.loss()
         gradients = tape.gradient(loss, [variable.value for variable in variables])
@@ -153,7 +175,7 @@ class EvalStep:
 
     def _forward(self, features):
         logits_BLV = self._model(features, training=False)
-        entropy, _, correct, tokens = cross_entropy(
+        entropy, _, correct, tokens, _ = cross_entropy(
             logits_BLV, features["decoder_target_tokens"], features["decoder_loss_weights"]
         )
         return entropy, correct, tokens

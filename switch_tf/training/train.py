@@ -46,6 +46,7 @@ class Run:
       keep_checkpoints: how many are kept.
       initial_checkpoint_path: where a new run's weights come from; None: from the seed.
       z_loss_coef: of the softmax.
+      loss_normalizing_factor: what the loss is a mean over, as `TrainStep`.
       evaluation: an `Evaluation`.
     """
 
@@ -65,6 +66,7 @@ class Run:
         keep_checkpoints: int,
         initial_checkpoint_path: str | None,
         z_loss_coef: float,
+        loss_normalizing_factor: str,
         evaluation: Evaluation,
     ):
         self.mesh = mesh
@@ -84,7 +86,9 @@ class Run:
         self.model.build()
         self.optimizer = optimizer()
         self.optimizer.build(self.model.trainable_variables)
-        self.train_step = TrainStep(self.model, self.optimizer, mesh, z_loss_coef, seed)
+        self.train_step = TrainStep(
+            self.model, self.optimizer, mesh, z_loss_coef, seed, loss_normalizing_factor
+        )
         self.checkpoints = Checkpoints(
             model_dir,
             keep_checkpoints,
@@ -94,6 +98,7 @@ class Run:
             config=config.operative_config,
         )
         self.step = self._restore(initial_checkpoint_path)
+        print(f"loss: {loss_normalizing_factor}, softmax z-loss coefficient {z_loss_coef}")
         self.writer = MetricsWriter(model_dir, restored_step=self.step)
         self.writer.text("operative config", config.operative_config())
         data = (mixture_or_task_name, evaluation.split, self.lengths, batch_size)
@@ -126,25 +131,40 @@ class Run:
         Raises:
           UserError: a loss that is not finite; the last checkpoint stays as it is.
         """
+        batch = None
         with _Signals() as signals, Progress(train_steps, self.step) as progress:
             try:
                 if self.step and self._due(self.step, train_steps) and not self._evaluated():
                     self.evaluate(train_steps, signals.stopped)
                 while self.step < train_steps and not signals.stopped():
-                    self._advance(progress)
+                    batch = self._advance(progress)
                     if self.step % checkpoint_period == 0 or self.step == train_steps:
-                        self.checkpoints.save(self.step)
+                        self._save(batch)
                     if self._due(self.step, train_steps):
                         self.evaluate(train_steps, signals.stopped)
             except Stopped:
                 pass
+            finally:
+                self.writer.close()
             if signals.stopped() and self.step < train_steps:
-                self.checkpoints.save(self.step)
+                self._save(batch)
                 progress.say(
                     f"{signals.name} received: saved step {self.step}; the same command resumes"
                 )
 
-    def _advance(self, progress) -> None:
+    def _save(self, batch) -> None:
+        """Saves, unless the last update left weights that a run could not go on from."""
+        nlp = self.teacher_forced.nlp(batch) if batch is not None else 0.0
+        if not math.isfinite(nlp):
+            raise UserError(
+                f"step {self.step} left weights whose loss is {-nlp}: they are not saved, and the "
+                f"last checkpoint in {self.model_dir} is untouched: lower the learning rate, or "
+                "set DTYPE='float32'"
+            )
+        self.checkpoints.save(self.step)
+
+    def _advance(self, progress):
+        """Makes one step, and returns its batch."""
         started = time.perf_counter()
         batch = self.feed.next()
         metrics = self.train_step(batch, self.step)
@@ -158,6 +178,7 @@ class Run:
         }
         self.writer.train(self.step, metrics, rates)
         progress.update(self.step, metrics, rates)
+        return batch
 
     def _check_finite(self, metrics) -> None:
         if math.isfinite(metrics["loss"]):
@@ -245,6 +266,7 @@ def train(
     keep_checkpoints: int = 3,
     initial_checkpoint_path: str | None = None,
     z_loss_coef: float = 1e-4,
+    loss_normalizing_factor: str = "NUM_REAL_TARGET_TOKENS",
     evaluation: Callable[[], Evaluation] = Evaluation,
 ) -> None:
     """Trains a model, or goes on with the run in `model_dir`.
@@ -260,6 +282,14 @@ def train(
     Raises:
       UserError: what does not fit, before any step; a loss that is not finite.
     """
+    evaluation = evaluation()
+    _check_counts(
+        TRAIN_STEPS=train_steps,
+        BATCH_SIZE=batch_size,
+        CHECKPOINT_PERIOD=checkpoint_period,
+        EVAL_PERIOD=evaluation.period,
+        **{"train.keep_checkpoints": keep_checkpoints},
+    )
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
     features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
     with mesh_lib.use(mesh):
@@ -278,10 +308,17 @@ def train(
             keep_checkpoints=keep_checkpoints,
             initial_checkpoint_path=initial_checkpoint_path,
             z_loss_coef=z_loss_coef,
-            evaluation=evaluation(),
+            loss_normalizing_factor=loss_normalizing_factor,
+            evaluation=evaluation,
         )
         _write_facts(run, mesh_shape, layout_rules)
         run.train(train_steps, checkpoint_period)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"{name}={value!r}: give a whole number of at least 1")
 
 
 def _write_facts(run: Run, mesh_shape: str, layout_rules: str) -> None:

@@ -144,14 +144,14 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
     source = f"from {__name__} import add_task\nadd_task('command_own', ['d'], [])\n"
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
     (tmp_path / "command_own_tasks.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
     try:
         assert "inputs decoded: d" in shown("command_own", "--module=command_own_tasks")
     finally:
         seqio.TaskRegistry.remove("command_own")
         sys.modules.pop("command_own_tasks", None)
     assert refused("command_own", "--module=command_other_tasks").startswith(
-        "MIXTURE_OR_TASK_MODULE: cannot import 'command_other_tasks'"
+        "--module: cannot import 'command_other_tasks'"
     )
 
 

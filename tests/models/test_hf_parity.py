@@ -68,7 +68,7 @@ def run(request):
             with tf.GradientTape() as tape, routing.collect() as reports:
                 logits = model(features, training=True)
                 targets = features["decoder_target_tokens"]
-                entropy, _, _, tokens = cross_entropy(logits, targets, weights)
+                entropy, _, _, tokens, _ = cross_entropy(logits, targets, weights)
                 loss = entropy / tokens
             blocks = [x_BLM for path, x_BLM in hidden if "/encoder/" in path]
             found = {f"encoder_hidden_{i + 1}": x for i, x in enumerate(blocks[:-1])}

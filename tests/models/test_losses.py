@@ -4,7 +4,7 @@ import tensorflow as tf
 from scipy import special
 
 from switch_tf.mesh import to_numpy
-from switch_tf.models.losses import cross_entropy
+from switch_tf.models.losses import cross_entropy, per_sequence
 from tests.helpers import compiled, place, using
 
 Z_LOSS = 0.1
@@ -30,7 +30,8 @@ def by_hand(logits_BLV, targets_BL, weights_BL):
     chosen_BL = np.take_along_axis(logits_BLV, targets_BL[..., None], -1)[..., 0]
     correct_BL = logits_BLV.argmax(-1) == targets_BL
     per_token = [log_z_BL - chosen_BL, Z_LOSS * log_z_BL**2, correct_BL, np.ones_like(weights_BL)]
-    return [(value_BL * weights_BL).sum() for value_BL in per_token]
+    sums = [(value_BL * weights_BL).sum() for value_BL in per_token]
+    return [*sums, (sums[0] + sums[1]) / sums[3]]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -51,7 +52,8 @@ def test_without_a_coefficient_there_is_no_z_loss():
     with_it = [float(value) for value in cross_entropy(*arrays, Z_LOSS)]
     without = [float(value) for value in cross_entropy(*arrays)]
     assert with_it[1] > 0.0 and without[1] == 0.0
-    assert with_it[::2] == without[::2] and with_it[3] == without[3]
+    assert with_it[0::2][:2] == without[0::2][:2] and with_it[3] == without[3]
+    assert with_it[4] > without[4]
 
 
 def test_a_token_of_weight_zero_counts_nowhere():
@@ -68,13 +70,13 @@ def test_a_token_of_weight_zero_counts_nowhere():
 def test_nothing_but_padding_gives_zeros():
     logits_BLV, targets_BL, weights_BL = example()
     sums = cross_entropy(logits_BLV, targets_BL, 0 * weights_BL, Z_LOSS)
-    assert [float(value) for value in sums] == [0.0] * 4
+    assert [float(value) for value in sums] == [0.0] * 5
 
 
 def test_the_z_loss_pulls_every_logit_toward_zero():
     logits = tf.Variable(np.full([1, 1, 4], 5.0, np.float32))
     with tf.GradientTape() as tape:
-        _, z_loss, _, _ = cross_entropy(logits, np.array([[2]]), np.ones([1, 1]), Z_LOSS)
+        _, z_loss, _, _, _ = cross_entropy(logits, np.array([[2]]), np.ones([1, 1]), Z_LOSS)
     # d/dx of c log(Z)^2 is 2 c log(Z) p, with p = 1/4.
     expected = 2 * Z_LOSS * (5.0 + np.log(4.0)) / 4
     np.testing.assert_allclose(tape.gradient(z_loss, logits), np.full([1, 1, 4], expected), 1e-5)
@@ -85,3 +87,22 @@ def test_integer_weights_are_taken_as_numbers():
     floats = cross_entropy(logits_BLV, targets_BL, weights_BL)
     integers = cross_entropy(logits_BLV, targets_BL, weights_BL.astype(np.int32))
     assert [float(value) for value in floats] == [float(value) for value in integers]
+
+
+def test_per_sequence_each_sequence_weighs_one_packed_or_not():
+    weights_BL = np.array([[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [0] * 6], np.float32)
+    expected = np.array([[0.25] * 4 + [0.0] * 2, [1.0] + [0.0] * 5, [0.0] * 6])
+    np.testing.assert_allclose(per_sequence(weights_BL), expected)
+    packed = np.array([[1, 1, 1, 1, 2, 0]], np.float32)
+    weights = (packed > 0).astype(np.float32)
+    np.testing.assert_allclose(per_sequence(weights, packed), [[0.25] * 4 + [1.0, 0.0]])
+
+
+def test_loss_weights_change_the_loss_and_no_sum():
+    arrays = example()
+    loss_weights_BL = per_sequence(arrays[2]).numpy() * np.array([[1.0], [0.0], [0.0], [0.0]])
+    plain = [float(value) for value in cross_entropy(*arrays, Z_LOSS)]
+    weighed = [float(value) for value in cross_entropy(*arrays, Z_LOSS, loss_weights_BL)]
+    assert weighed[:4] == plain[:4]
+    first = by_hand(*(array[:1] for array in arrays))
+    assert weighed[4] == pytest.approx(first[4], rel=1e-5)

@@ -26,70 +26,93 @@ def documents(corpus):
     return pydocs_corpus.documents("train")
 
 
-def by_body(documents):
-    return {
-        pydocs_examples.shorten(d.parts[1], pydocs_examples.BODY_CHARACTERS): d for d in documents
-    }
+ALPHA_TEXT = "An alpha, a bravo and a delta are added."
+
+
+def summaries_by_text(documents):
+    """Text -> the summaries of the documents whose body has it."""
+    bodies = [(" ".join(d.parts[1].split()), d) for d in documents]
+    return lambda text: {d.parts[0] for body, d in bodies if text in body}
 
 
 def test_copa_offers_the_summary_of_the_text_and_one_of_another():
-    examples = pydocs_examples.copa(TWO)
-    assert [e["text"] for e in examples] == ["An alpha, a bravo and a delta are added.", HOTEL_BODY]
-    assert [e["idx"] for e in examples] == [0, 1]
-    for example, summary in zip(examples, (ALPHA, HOTEL), strict=True):
-        assert {example["choice1"], example["choice2"]} == {ALPHA, HOTEL}
-        assert example["choice2" if example["label"] else "choice1"] == summary
+    first, second = pydocs_examples.copa(TWO)
+    choices = {"choice1": first["choice1"], "choice2": first["choice2"]}
+    assert set(choices.values()) == {ALPHA, HOTEL}
+    texts = {ALPHA: ALPHA_TEXT, HOTEL: HOTEL_BODY}
+    assert first == choices | {"text": texts[choices["choice1"]], "label": 0, "idx": 0}
+    assert second == choices | {"text": texts[choices["choice2"]], "label": 1, "idx": 1}
 
 
-def test_the_labels_of_copa_are_a_coin_toss_that_the_text_decides(documents):
-    examples = pydocs_examples.copa(documents)
-    assert len(examples) > 1000
-    assert 0.45 < sum(e["label"] for e in examples) / len(examples) < 0.55
-    labels = {e["text"]: e["label"] for e in examples}
-    again = pydocs_examples.copa(list(reversed(documents[:500])))
-    assert again and all(labels[e["text"]] == e["label"] for e in again)
-
-
-def test_rte_has_the_right_summary_and_a_wrong_one_by_turns():
-    first, second = pydocs_examples.rte(TWO)
-    assert first == {
-        "summary": ALPHA,
-        "text": "An alpha, a bravo and a delta are added.",
-        "label": 0,
-        "idx": 0,
+def test_rte_has_each_summary_with_its_text_and_with_another():
+    examples = pydocs_examples.rte(TWO)
+    assert {(e["summary"], e["text"]): e["label"] for e in examples} == {
+        (ALPHA, ALPHA_TEXT): 0,
+        (HOTEL, HOTEL_BODY): 0,
+        (ALPHA, HOTEL_BODY): 1,
+        (HOTEL, ALPHA_TEXT): 1,
     }
-    assert second == {"summary": ALPHA, "text": HOTEL_BODY, "label": 1, "idx": 1}
+    assert [e["idx"] for e in examples] == list(range(4))
 
 
-def test_the_classes_of_rte_are_equal_to_one_example(documents):
-    count = collections.Counter(e["label"] for e in pydocs_examples.rte(documents))
-    assert abs(count[0] - count[1]) <= 1 and count[0] > 500
+def test_a_part_of_an_example_alone_says_nothing_of_its_label(documents):
+    for maker, columns in (
+        (pydocs_examples.copa, ("choice1", "choice2")),
+        (pydocs_examples.rte, ("summary",)),
+        (pydocs_examples.rte, ("text",)),
+    ):
+        examples = maker(documents)
+        assert len(examples) > 1000
+        labels = collections.defaultdict(list)
+        for example in examples:
+            labels[tuple(example[name] for name in columns)].append(example["label"])
+        assert all(2 * sum(values) == len(values) for values in labels.values())
 
 
 def test_the_wrong_summary_is_of_another_library_and_shares_no_content_word(documents):
-    owners = by_body(documents)
-    libraries = {d.parts[0]: d.library for d in documents}
-    for example in pydocs_examples.copa(documents):
+    # A summary of several libraries belongs to each of them.
+    libraries = collections.defaultdict(set)
+    for d in documents:
+        libraries[d.parts[0]].add(d.library)
+    for example in pydocs_examples.copa(documents)[:500]:
         right, wrong = example["choice1"], example["choice2"]
         if example["label"]:
             right, wrong = wrong, right
-        assert right == owners[example["text"]].parts[0]
-        assert libraries[wrong] != libraries[right]
-        body_words = pydocs_examples.content_words(example["text"])
-        assert len(pydocs_examples.content_words(right) & body_words) >= 2
-        assert not pydocs_examples.content_words(wrong) & body_words
+        assert len(libraries[wrong] | libraries[right]) > 1
+        words = pydocs_examples.content_words(example["text"])
+        assert len(pydocs_examples.content_words(right) & words) >= 2
+        assert not pydocs_examples.content_words(wrong) & words
+
+
+def test_the_right_summary_is_that_of_the_text(documents):
+    owners = summaries_by_text(documents)
+    for example in pydocs_examples.copa(documents)[:100]:
+        assert example["choice2" if example["label"] else "choice1"] in owners(example["text"])
+    for example in pydocs_examples.summary(documents)[:100]:
+        assert example["summary"] in owners(example["text"])
 
 
 def test_a_harder_difficulty_takes_the_wrong_summary_from_the_same_library(documents, monkeypatch):
     harder = pydocs_examples.Difficulty(same_library=True, shared_words=2, lure_words=1)
     monkeypatch.setattr(pydocs_examples, "DIFFICULTY", harder)
-    owners = by_body(documents)
-    libraries = {d.parts[0]: d.library for d in documents}
-    wrong = [e for e in pydocs_examples.rte(documents) if e["label"]]
-    assert wrong
-    for example in wrong:
-        assert libraries[example["summary"]] == owners[example["text"]].library
-        assert example["summary"] != owners[example["text"]].parts[0]
+    libraries = collections.defaultdict(set)
+    for d in documents:
+        libraries[d.parts[0]].add(d.library)
+    examples = pydocs_examples.copa(documents)
+    assert examples
+    assert all(libraries[e["choice1"]] & libraries[e["choice2"]] for e in examples)
+
+
+def test_passages_do_not_overlap_and_the_best_comes_first():
+    words = {"alpha", "bravo", "delta"}
+    text = "alpha bravo " + "x " * 60 + "alpha bravo\ndelta " + "y " * 60 + "delta " + "z " * 60
+    easy = pydocs_examples.DIFFICULTY
+    found = pydocs_examples.passages(text, words, easy)
+    assert [len(words & set(passage.split())) for passage in found] == [3, 2]
+    assert all(len(p) <= pydocs_examples.PASSAGE_CHARACTERS for p in found)
+    assert all(p in " ".join(text.split()) for p in found)
+    assert pydocs_examples.passages(text, {"alpha"}, easy) == []
+    assert pydocs_examples.passages("", words, easy) == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +127,7 @@ def test_a_harder_difficulty_takes_the_wrong_summary_from_the_same_library(docum
         # The other summary has a word of the body.
         [document(ALPHA, ALPHA_BODY + HOTEL_BODY), document(HOTEL, HOTEL_BODY + "Bravo.", "nltk")],
         # Summaries too short and too long.
-        [document("Alpha and bravo.", ALPHA_BODY), document(HOTEL[:-1] * 4 + ".", HOTEL_BODY, "a")],
+        [document("Alpha, bravo.", ALPHA_BODY), document(HOTEL[:-1] * 4 + ".", HOTEL_BODY, "a")],
     ],
 )
 def test_documents_that_cannot_be_told_apart_give_no_example(documents):
@@ -144,11 +167,12 @@ def test_a_library_without_documents_leaves_no_example():
     assert pydocs_examples.library([Document("text", name, "n") for name in LABELS[1:]]) == []
 
 
-def test_summary_pairs_the_body_with_its_summary():
-    assert pydocs_examples.summary([*TWO, document(ALPHA, HOTEL_BODY)]) == [
-        {"text": "An alpha, a bravo and a delta are added.", "summary": ALPHA},
-        {"text": HOTEL_BODY, "summary": HOTEL},
-    ]
+def test_summary_pairs_the_passage_with_its_summary():
+    examples = pydocs_examples.summary([*TWO, document(ALPHA, HOTEL_BODY)])
+    assert {(e["text"], e["summary"]) for e in examples} == {
+        (ALPHA_TEXT, ALPHA),
+        (HOTEL_BODY, HOTEL),
+    }
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)

@@ -327,8 +327,8 @@ def test_other_data_are_one_line_and_nothing_is_set_aside(tmp_path):
     run = small_run(tmp_path, dataset=numbers().shuffle(5))
     assert line_of(run.checkpoints.restore_latest) == (
         f"checkpoint '{tmp_path / 'checkpoint_2'}' is of a run over other data: take its "
-        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or another MODEL_DIR and this one as "
-        "INITIAL_CHECKPOINT_PATH"
+        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and train.pack, or another MODEL_DIR "
+        "and this one as INITIAL_CHECKPOINT_PATH"
     )
     assert checkpoints.steps(str(tmp_path)) == [1, 2]
 

@@ -111,12 +111,13 @@ class _Held:
 
 def test_groups_and_capacities_of_each_switch_layer_are_shown(mixed):
     lines, _ = mixed
-    columns = ["switch layer", "experts", "groups", "group size", "capacity", "in eval", "coef."]
+    columns = ["switch layer", "experts", "groups", "group size", "capacity", "in eval"]
+    columns += ["coef.", "z coef."]
     assert cells(lines, "switch layer") == columns
     # 16 tokens a group over 8 experts: 2.5 at 1.25, rounded down, and 4 at 2.0.
     for stack, groups in (("encoder", "8"), ("decoder", "4")):
         path = f"model/{stack}/layer_0/feed_forward/switch_ffn"
-        assert cells(lines, path) == [path, "8", groups, "16", "2", "4", "0.01"]
+        assert cells(lines, path) == [path, "8", groups, "16", "2", "4", "0.01", "0.0"]
 
 
 @pytest.mark.parametrize("factor, cut", [(8.0, False), (8.5, True), (20.0, True)])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from switch_tf.errors import UserError
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
@@ -170,3 +171,31 @@ def test_a_model_without_sparse_layers_has_one_figure(spread, frequency):
     sums = EvalStep(model)(place_features(batch()))
     assert sums["cross_entropy"] == sums["cross_entropy_dropless"]
     assert sums["kept"] == sums["routed"] == sums["tokens"]
+
+
+def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
+    arrays = batch()
+    arrays["decoder_loss_weights"][0, 2:] = 0
+    with using(("batch:2,model:2", "batch:batch,vocab:model")) as mesh:
+        model = build(capacity_factor=8.0)
+        optimizer = Adafactor(rsqrt(warmup_steps=100))
+        optimizer.build(model.trainable_variables)
+        kind = "AVERAGE_PER_SEQUENCE"
+        step = TrainStep(model, optimizer, mesh, 0.0, seed=3, loss_normalizing_factor=kind)
+        evaluation = EvalStep(model)
+        expected = []
+        for row in range(len(arrays["decoder_loss_weights"])):
+            only = dict(arrays)
+            only["decoder_loss_weights"] = np.zeros_like(arrays["decoder_loss_weights"])
+            only["decoder_loss_weights"][row] = arrays["decoder_loss_weights"][row]
+            sums = evaluation(place_features(only))
+            expected.append(sums["cross_entropy_dropless"] / sums["tokens"])
+        figures = step(place_features(arrays), 0)
+        routed = sum(layer["weighted_loss"] for layer in figures["routing"].values())
+    assert figures["loss"] - routed == pytest.approx(np.mean(expected), rel=1e-4)
+    assert -figures["nlp"] != pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_an_unknown_normalizing_factor_is_told():
+    with pytest.raises(UserError, match="'TOKENS' is none of NUM_REAL_TARGET_TOKENS, AVERAGE"):
+        TrainStep(None, None, None, 0.0, seed=0, loss_normalizing_factor="TOKENS")

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ from switch_tf import config
 from switch_tf.errors import UserError
 from switch_tf.training import checkpoints
 from switch_tf.training.evaluate import evaluate
+from switch_tf.training.evaluation import TeacherForced
 from switch_tf.training.progress import Progress
 from switch_tf.training.summaries import read_metrics
 from switch_tf.training.train import train
@@ -109,16 +111,14 @@ def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
 
 
 def test_a_signal_during_an_evaluation_stops_it_and_resumes_there(whole, tmp_path, monkeypatch):
-    from switch_tf.training.step import EvalStep
+    run = TeacherForced.run
 
-    call = EvalStep.__call__
-
-    def stop(self, features):
+    def stop(self, stopped):
         os.kill(os.getpid(), signal.SIGTERM)
-        return call(self, features)
+        return run(self, stopped)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EvalStep, "__call__", stop)
+        patch.setattr(TeacherForced, "run", stop)
         pretrain(tmp_path)
     assert checkpoints.steps(str(tmp_path)) == [3]
     assert records(tmp_path, "evaluation") == []
@@ -135,7 +135,7 @@ def test_the_saved_config_alone_runs_the_same_again(whole, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_path):
     with pytest.raises(UserError) as caught:
-        pretrain(tmp_path, CHECKPOINT_PERIOD=1, **{"schedules.rsqrt.scale": 1e30})
+        pretrain(tmp_path, CHECKPOINT_PERIOD=STEPS, **{"schedules.rsqrt.scale": 1e30})
     told = re.match(
         r"loss is (nan|inf) at step (\d+); first not finite: model/(encoder|decoder)/layer_0; "
         r"largest router logit \S+ in model/\S+; the last checkpoint in \S+ is untouched: ",
@@ -144,7 +144,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_p
     step = int(told[2])
     assert 1 < step < STEPS
     assert list(losses(tmp_path)) == list(range(1, step))
-    assert checkpoints.steps(str(tmp_path))[-1] == step - 1
+    assert checkpoints.steps(str(tmp_path)) == []
+
+
+def test_weights_that_a_run_could_not_go_on_from_are_not_saved(tmp_path):
+    pretrain(tmp_path, TRAIN_STEPS=1, CHECKPOINT_PERIOD=1)
+    with pytest.raises(UserError, match=r"step \d+ left weights whose loss is (nan|inf): they are"):
+        pretrain(tmp_path, CHECKPOINT_PERIOD=1, **{"schedules.rsqrt.scale": 1e30})
+    assert checkpoints.steps(str(tmp_path)) == [1]
+    pretrain(tmp_path, TRAIN_STEPS=2)
+    assert math.isfinite(losses(tmp_path)[2])
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("TRAIN_STEPS", "9"), ("EVAL_PERIOD", 0), ("CHECKPOINT_PERIOD", 0), ("BATCH_SIZE", 1.5)],
+)
+def test_counts_are_checked_before_anything_is_made(tmp_path, name, value):
+    with pytest.raises(UserError, match=f"{name}={value!r}: give a whole number of at least 1"):
+        pretrain(tmp_path / "run", **{name: value})
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
