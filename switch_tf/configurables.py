@@ -27,11 +27,13 @@ class Configurable:
       selector: complete name, such as `switch_tf.layers.router.SwitchRouter`.
       module: the Python module whose import registers it; None for gin's own.
       parameters: names of its parameters; None if it takes any, or that cannot be told.
+      bases: names of the classes to which it hands its further keywords.
     """
 
     selector: str
     module: str | None
     parameters: frozenset[str] | None
+    bases: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +64,13 @@ def read_module(text: str, module: str) -> Source:
                 call = decorator if isinstance(decorator, ast.Call) else None
                 if _gin_name(call.func if call else decorator) in ("configurable", "register"):
                     selector = _selector(node.name, module, _arguments(call, "name module"))
-                    # The further keywords of our layers are Keras's, and not for gin.
+                    # The further keywords of our layers are those of our layer that they extend,
+                    # and Keras's, which are not for gin.
                     ours = isinstance(decorator, ast.Name)
                     takes = _parameters(node, any_keyword=not ours)
-                    configurables.append(Configurable(selector, module, takes))
+                    is_class = ours and isinstance(node, ast.ClassDef)
+                    bases = tuple(ast.unparse(base) for base in node.bases) if is_class else ()
+                    configurables.append(Configurable(selector, module, takes, bases))
         elif isinstance(node, ast.Call) and _gin_name(node.func) == "external_configurable":
             given = _arguments(node, "fn name module")
             own_name = ast.unparse(node.args[0]).rpartition(".")[2]
@@ -87,7 +92,20 @@ def project_source() -> Source:
             parts = path.relative_to(root).with_suffix("").parts
             module = ".".join(parts).removesuffix(".__init__")
             sources.append(read_module(path.read_text(encoding="utf-8"), module))
-    return merge(sources)
+    everything = merge(sources)
+    return dataclasses.replace(everything, configurables=_inherit(everything.configurables))
+
+
+def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...]:
+    """The same, each with the parameters of its bases among them."""
+    by_name = {c.selector.rpartition(".")[2]: c for c in configurables}
+
+    def parameters(configurable):
+        own = configurable.parameters
+        known = [by_name[base] for base in configurable.bases if base in by_name]
+        return own if own is None else own.union(*(parameters(base) or () for base in known))
+
+    return tuple(dataclasses.replace(c, parameters=parameters(c)) for c in configurables)
 
 
 def module_source(module: str) -> Source | None:

@@ -277,3 +277,12 @@ def test_a_macro_that_nothing_reads_is_found(tmp_path):
     path = tmp_path / "a.gin"
     path.write_text("READ = 1\nLEFT = 2\nx.y = [%READ]\n")
     assert unread_macros(tmp_path) == {f"{path}:2: LEFT"}
+
+
+def test_a_layer_takes_the_parameters_of_the_layer_that_it_extends():
+    source = configurables.project_source()
+    found = {c.selector.rpartition(".")[2]: c.parameters for c in source.configurables}
+    assert {"policy", "capacity_factor"} <= found["SwitchRouter"]
+    assert {"second_policy", "capacity_factor"} <= found["Top2Router"]
+    assert "policy" not in found["Router"]
+    assert "dtype" not in found["SwitchRouter"]

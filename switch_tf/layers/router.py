@@ -1,19 +1,25 @@
-"""The Switch router: each token goes to the expert of its highest probability (paper, Sec. 2.1)."""
+"""The routers' base, and the Switch router: a token goes to one expert (paper, Sec. 2.1)."""
 
 import tensorflow as tf
 
+from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import Layer, configurable
 from switch_tf.layers.dropout import layer_seed
 from switch_tf.layers.initializers import TruncatedNormal
 
+# Exploration policies of the paper's Table 11, by Mesh-TensorFlow's names.
+POLICIES = ("argmax", "sample", "input_dropout", "input_jitter")
+
 
 @configurable
-class SwitchRouter(Layer):
-    """Top-1 routing: h = x W, p = softmax(h), expert = argmax p, gate = p[expert].
+class Router(Layer):
+    """What all routers share: logits h = x W, p = softmax(h), capacities, losses.
 
     Its own dtype policy is float32 whatever the model's: in bfloat16 the softmax's rounding
     destabilises training (paper, Sec. 2.4, "selective precision"). Keras casts the input on entry.
+    A subclass is one method, `choose`. In gin, `Router.capacity_factor` and so on hold for all
+    routers.
 
     Args:
       num_experts: E.
@@ -23,9 +29,11 @@ class SwitchRouter(Layer):
       absolute_capacity: tokens an expert takes from a group, in place of the factors.
       load_balancing_coef: alpha of the load-balancing loss.
       z_loss_coef: weight of the mean squared log-partition function of the logits.
-      jitter: in training the input is multiplied by uniform(1 - jitter, 1 + jitter).
       init_scale: s of the fan-in initialisation.
     """
+
+    # Whether a token that an expert took tries no other.
+    once = False
 
     def __init__(
         self,
@@ -36,7 +44,6 @@ class SwitchRouter(Layer):
         absolute_capacity=None,
         load_balancing_coef=1e-2,
         z_loss_coef=0.0,
-        jitter=1e-2,
         init_scale=0.1,
         **kwargs,
     ):
@@ -48,7 +55,6 @@ class SwitchRouter(Layer):
         self.absolute_capacity = absolute_capacity
         self.load_balancing_coef = load_balancing_coef
         self.z_loss_coef = z_loss_coef
-        self.jitter = jitter
         self.init_scale = init_scale
 
     def build(self, input_shape, nonpadding_shape=None):
@@ -77,60 +83,152 @@ class SwitchRouter(Layer):
         Args:
           x_GSM: [groups, group_size, d_model], cast to float32 on entry.
           nonpadding_GS: 1 for a token, 0 for padding, which takes no slot; None: all are tokens.
-          training: whether to jitter, and which capacity factor holds.
+          training: whether to explore, and which capacity factor holds.
 
         Returns:
           `Routing`.
         """
-        logits_GSE = self._logits(x_GSM, training)
-        probabilities_GSE = tf.nn.softmax(logits_GSE)
+        x_GSM = self.explore(x_GSM, training)
+        logits_GSE = tf.einsum("GSM,ME->GSE", x_GSM, self.read(self.kernel))
         if nonpadding_GS is None:
             nonpadding_GS = tf.ones_like(logits_GSE[..., 0])
-        expert_index_GS = tf.argmax(probabilities_GSE, axis=-1, output_type=tf.int32)
-        chosen_GSE = tf.one_hot(expert_index_GS, self.num_experts)
-        mask_GSE = chosen_GSE * tf.expand_dims(nonpadding_GS, -1)
-        # Exclusive, so that the first token of an expert has place 0.
-        before_GSE = tf.cumsum(mask_GSE, axis=1, exclusive=True)
-        position_GS = tf.reduce_sum(before_GSE * mask_GSE, axis=-1)
-        capacity = self.capacity(x_GSM.shape[1], training)
-        kept_GS = (position_GS < capacity) & (nonpadding_GS > 0)
-        gate_GS = tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1)
+        return self.route(logits_GSE, nonpadding_GS, training)
+
+    def explore(self, x_GSM, training):
+        """The input with this router's noise, if any."""
+        return x_GSM
+
+    def route(self, logits_GSE, nonpadding_GS, training):
+        """`Routing` by logits."""
+        probabilities_GSE = tf.nn.softmax(logits_GSE)
+        choices = self.choose(logits_GSE, probabilities_GSE, training)
+        expert_index_GKS, wanted_GKS, gate_GKS, counted_GSE = choices
+        wanted_GKS *= tf.stack([nonpadding_GS] * wanted_GKS.shape[1], axis=1)
+        capacity = self.capacity(logits_GSE.shape[1], training)
+        position_GKS, kept_GKS = routing_lib.place(
+            expert_index_GKS, wanted_GKS, self.num_experts, capacity, self.once
+        )
         return routing_lib.Routing(
-            expert_index_GS=expert_index_GS,
-            position_GS=tf.cast(position_GS, tf.int32),
-            kept_GS=kept_GS,
-            gate_GS=gate_GS * tf.cast(kept_GS, tf.float32),
+            expert_index_GKS=expert_index_GKS,
+            position_GKS=position_GKS,
+            kept_GKS=kept_GKS,
+            gate_GKS=gate_GKS * tf.cast(kept_GKS, tf.float32),
+            chosen_GSE=counted_GSE,
             logits_GSE=logits_GSE,
             probabilities_GSE=probabilities_GSE,
             nonpadding_GS=nonpadding_GS,
-            load_balancing_loss_G=load_balancing_loss(probabilities_GSE, chosen_GSE, nonpadding_GS),
+            load_balancing_loss_G=self.balance(
+                probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS
+            ),
             num_experts=self.num_experts,
             capacity=capacity,
         )
 
-    def _logits(self, x_GSM, training):
-        if training and self.jitter:
-            noise_GSM = tf.random.stateless_uniform(
-                x_GSM.shape, layer_seed(self), 1.0 - self.jitter, 1.0 + self.jitter
-            )
-            x_GSM = x_GSM * noise_GSM
-        return tf.einsum("GSM,ME->GSE", x_GSM, self.read(self.kernel))
+    def balance(self, probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS):
+        """The load-balancing loss of each group."""
+        return load_balancing_loss(probabilities_GSE, counted_GSE, nonpadding_GS)
+
+    def choose(self, logits_GSE, probabilities_GSE, training):
+        """The experts that each token is to visit, before any capacity.
+
+        Returns:
+          expert_index_GKS int32; wanted_GKS float32, 0 for choices not made; gate_GKS float32;
+          counted_GSE float32, what the load-balancing loss counts, rows that sum to 1.
+        """
+        raise NotImplementedError
 
     def get_config(self):
         """Constructor arguments."""
         names = (
             "num_experts capacity_factor eval_capacity_factor min_capacity absolute_capacity "
-            "load_balancing_coef z_loss_coef jitter init_scale"
+            "load_balancing_coef z_loss_coef init_scale"
         )
+        return super().get_config() | {name: getattr(self, name) for name in names.split()}
+
+
+@configurable
+class SwitchRouter(Router):
+    """Top-1 routing: expert = argmax p, gate = p[expert] (paper, Eq. 2).
+
+    Args:
+      num_experts: E.
+      policy: how training explores, one of `POLICIES` (paper, Table 11): `argmax` not at all,
+        `sample` draws the expert from softmax(h / temperature), `input_dropout` and `input_jitter`
+        change the router's input.
+      eval_policy: the same in evaluation.
+      jitter: `input_jitter` multiplies the input by uniform(1 - jitter, 1 + jitter).
+      input_dropout_rate: of `input_dropout`.
+      temperature: of `sample`.
+      **kwargs: of `Router`.
+
+    Raises:
+      UserError: an unknown policy.
+    """
+
+    def __init__(
+        self,
+        num_experts,
+        policy="input_jitter",
+        eval_policy="argmax",
+        jitter=1e-2,
+        input_dropout_rate=0.1,
+        temperature=1.0,
+        **kwargs,
+    ):
+        super().__init__(num_experts, **kwargs)
+        for name, value in (("policy", policy), ("eval_policy", eval_policy)):
+            if value not in POLICIES:
+                raise UserError(f"SwitchRouter.{name}='{value}' is none of {', '.join(POLICIES)}")
+        self.policy = policy
+        self.eval_policy = eval_policy
+        self.jitter = jitter
+        self.input_dropout_rate = input_dropout_rate
+        self.temperature = temperature
+
+    def explore(self, x_GSM, training):
+        """The input with jitter or dropout, where the policy says so."""
+        policy = self._policy(training)
+        if policy == "input_jitter" and self.jitter:
+            low, high = 1.0 - self.jitter, 1.0 + self.jitter
+            return x_GSM * tf.random.stateless_uniform(x_GSM.shape, layer_seed(self), low, high)
+        if policy == "input_dropout":
+            keep = 1.0 - self.input_dropout_rate
+            noise_GSM = tf.random.stateless_uniform(x_GSM.shape, layer_seed(self))
+            return x_GSM * tf.cast(noise_GSM < keep, tf.float32) / keep
+        return x_GSM
+
+    def choose(self, logits_GSE, probabilities_GSE, training):
+        """One expert a token."""
+        scores_GSE = probabilities_GSE
+        if self._policy(training) == "sample":
+            # The Gumbel trick: argmax of logits + noise draws from their softmax.
+            uniform_GSE = tf.random.stateless_uniform(
+                logits_GSE.shape, layer_seed(self), minval=1e-20, maxval=1.0
+            )
+            gumbel_GSE = -tf.math.log(-tf.math.log(uniform_GSE))
+            scores_GSE = tf.stop_gradient(logits_GSE) / self.temperature + gumbel_GSE
+        expert_index_GS = tf.argmax(scores_GSE, axis=-1, output_type=tf.int32)
+        chosen_GSE = tf.one_hot(expert_index_GS, self.num_experts)
+        # Stacked: on a mesh, the gradient of a new axis in the middle is an all-gather.
+        gate_G1S = tf.stack([tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1)], axis=1)
+        expert_index_G1S = tf.stack([expert_index_GS], axis=1)
+        return expert_index_G1S, tf.ones_like(gate_G1S), gate_G1S, chosen_GSE
+
+    def _policy(self, training):
+        return self.policy if training else self.eval_policy
+
+    def get_config(self):
+        """Constructor arguments."""
+        names = "policy eval_policy jitter input_dropout_rate temperature"
         return super().get_config() | {name: getattr(self, name) for name in names.split()}
 
 
 def load_balancing_loss(probabilities_GSE, chosen_GSE, nonpadding_GS):
     """E · sum_i f_i P_i of each group, times its share of tokens (paper, Eq. 4-6).
 
-    f_i is the share of positions whose highest probability is expert i, P_i the mean probability
-    of expert i. Without padding a balanced load gives 1.0. As in Mesh-TensorFlow, both are means
-    over all positions, padding too, and the product is scaled by the share that is not padding.
+    f_i is the share of positions that choose expert i, P_i the mean probability of expert i.
+    Without padding a balanced load gives 1.0. As in Mesh-TensorFlow, both are means over all
+    positions, padding too, and the product is scaled by the share that is not padding.
 
     Args:
       probabilities_GSE: the router's probabilities.

@@ -13,13 +13,16 @@ NUM_SCALARS = 7
 class Routing:
     """A router's decision for every token of every group.
 
+    K is the number of experts that a token may visit: 1 in a Switch layer. An expert's buffer is
+    filled by the first choices of all tokens, then by the second ones, each in token order.
     Logits are x · W before the softmax, probabilities after it; the two never share a name.
 
     Attributes:
-      expert_index_GS: int32, the chosen expert.
-      position_GS: int32, the token's place in that expert's buffer, by token order in the group.
-      kept_GS: bool, False for tokens beyond the capacity and for padding.
-      gate_GS: float32, the chosen expert's probability; 0 where not kept.
+      expert_index_GKS: int32, the k-th chosen expert.
+      position_GKS: int32, the token's place in that expert's buffer.
+      kept_GKS: bool, False for choices beyond the capacity, and for padding.
+      gate_GKS: float32, weight of the expert's output; 0 where not kept.
+      chosen_GSE: float32, the router's assignment before any capacity: the rows sum to 1.
       logits_GSE: float32.
       probabilities_GSE: float32.
       nonpadding_GS: float32, 1 for a token, 0 for padding.
@@ -29,16 +32,54 @@ class Routing:
       capacity: C, tokens an expert takes from a group.
     """
 
-    expert_index_GS: tf.Tensor
-    position_GS: tf.Tensor
-    kept_GS: tf.Tensor
-    gate_GS: tf.Tensor
+    expert_index_GKS: tf.Tensor
+    position_GKS: tf.Tensor
+    kept_GKS: tf.Tensor
+    gate_GKS: tf.Tensor
+    chosen_GSE: tf.Tensor
     logits_GSE: tf.Tensor
     probabilities_GSE: tf.Tensor
     nonpadding_GS: tf.Tensor
     load_balancing_loss_G: tf.Tensor
     num_experts: int
     capacity: int
+
+    @property
+    def kept_GS(self) -> tf.Tensor:
+        """bool, whether any expert took the token."""
+        return tf.reduce_any(self.kept_GKS, axis=1)
+
+
+def place(expert_index_GKS, wanted_GKS, num_experts: int, capacity: int, once: bool = False):
+    """Places in the experts' buffers, choice by choice, each in token order.
+
+    Args:
+      expert_index_GKS: int32, the k-th chosen expert.
+      wanted_GKS: float32, 1 for a choice that counts, 0 for padding and choices not made.
+      num_experts: E.
+      capacity: C.
+      once: whether a token that an expert took makes no further choice.
+
+    Returns:
+      position_GKS int32 and kept_GKS bool, as `Routing` has them.
+    """
+    positions, kept, filled_GE = [], [], 0.0
+    free_GS = tf.ones_like(wanted_GKS[:, 0])
+    for k in range(expert_index_GKS.shape[1]):
+        wanted_GS = wanted_GKS[:, k] * free_GS
+        mask_GSE = tf.one_hot(expert_index_GKS[:, k], num_experts) * tf.expand_dims(wanted_GS, -1)
+        # Exclusive, so that the first token of an expert has place 0.
+        before_GSE = tf.cumsum(mask_GSE, axis=1, exclusive=True) + filled_GE
+        position_GS = tf.reduce_sum(before_GSE * mask_GSE, axis=-1)
+        kept_GS = (position_GS < capacity) & (wanted_GS > 0)
+        positions.append(tf.cast(position_GS, tf.int32))
+        kept.append(kept_GS)
+        if k + 1 < expert_index_GKS.shape[1]:
+            took_GSE = mask_GSE * tf.expand_dims(tf.cast(kept_GS, tf.float32), -1)
+            filled_GE += tf.reduce_sum(took_GSE, axis=1, keepdims=True)
+            if once:
+                free_GS *= 1.0 - tf.cast(kept_GS, tf.float32)
+    return tf.stack(positions, axis=1), tf.stack(kept, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +116,6 @@ class Report:
         One vector, so that a mesh reduces it with one all-reduce.
         """
         r = self.routing
-        chosen_GSE = tf.one_hot(r.expert_index_GS, r.num_experts)
         log_probability_GSE = tf.nn.log_softmax(r.logits_GSE)
         entropy_GS = -tf.reduce_sum(r.probabilities_GSE * log_probability_GSE, axis=-1)
         per_token_GSN = tf.stack(
@@ -83,12 +123,12 @@ class Report:
                 tf.ones_like(entropy_GS),
                 tf.cast(r.kept_GS, tf.float32),
                 entropy_GS,
-                tf.reduce_max(r.probabilities_GSE, axis=-1),
+                tf.reduce_sum(r.probabilities_GSE * r.chosen_GSE, axis=-1),
                 self._square_log_z_GS(),
             ],
             axis=-1,
         )
-        per_token_GSN = tf.concat([chosen_GSE, per_token_GSN], axis=-1)
+        per_token_GSN = tf.concat([r.chosen_GSE, per_token_GSN], axis=-1)
         per_token_GSN *= tf.expand_dims(r.nonpadding_GS, -1)
         balance_G = r.load_balancing_loss_G
         share_G = tf.maximum(tf.reduce_mean(r.nonpadding_GS, axis=1), 1e-9)

@@ -1,19 +1,24 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from switch_tf.errors import UserError
 from switch_tf.layers import routing
 from switch_tf.layers.dropout import step_seed
 from switch_tf.layers.router import SwitchRouter, load_balancing_loss
 from switch_tf.layers.switch_ffn import SwitchFFN
 from tests.helpers import compiled
 
+argmax_router = functools.partial(SwitchRouter, jitter=0.0)
 
-def router_of_logits(num_experts, **kwargs):
+
+def router_of_logits(num_experts, kind=argmax_router, **kwargs):
     """A router whose logits are its input."""
-    router = SwitchRouter(num_experts, **({"jitter": 0.0} | kwargs))
+    router = kind(num_experts, **kwargs)
     router.build((None, None, num_experts))
     router.kernel.assign(np.eye(num_experts, dtype=np.float32))
     return router
@@ -34,15 +39,15 @@ def test_a_collapsed_router_has_a_load_balancing_loss_of_the_number_of_experts()
 
 def test_a_tie_goes_to_the_first_expert():
     decision = router_of_logits(3)(np.zeros([1, 4, 3], np.float32))
-    assert decision.expert_index_GS.numpy().tolist() == [[0, 0, 0, 0]]
+    assert decision.expert_index_GKS.numpy().tolist() == [[[0, 0, 0, 0]]]
 
 
 def test_the_gate_is_the_probability_of_the_chosen_expert_and_0_for_the_dropped():
     logits_GSE = np.log(np.float32([[[1, 3], [1, 3], [3, 1]]]))
     decision = router_of_logits(2, absolute_capacity=1)(logits_GSE)
-    np.testing.assert_allclose(decision.gate_GS, [[0.75, 0.0, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(decision.gate_GKS, [[[0.75, 0.0, 0.75]]], rtol=1e-6)
     assert decision.kept_GS.numpy().tolist() == [[True, False, True]]
-    assert decision.position_GS.numpy().tolist() == [[0, 1, 0]]
+    assert decision.position_GKS.numpy().tolist() == [[[0, 1, 0]]]
 
 
 def gradient_of_the_router(coefficient):
@@ -138,3 +143,55 @@ def test_statistics_say_what_the_router_did():
     np.testing.assert_allclose(figures["weighted_loss"], 0.5 * (1.0 + 0.75) / 2, rtol=1e-6)
     np.testing.assert_allclose(figures["weighted_loss"], report.loss(), rtol=1e-6)
     np.testing.assert_allclose(report.max_logit(), np.log(3.0), rtol=1e-6)
+
+
+def run_in_steps(router, logits_GSE, steps, training=True, of="expert_index_GKS"):
+    """A field of the routing of the same logits, step by step."""
+
+    @compiled
+    def run(seed):
+        with step_seed(seed):
+            return getattr(router(logits_GSE, training=training), of)
+
+    return np.stack([run(tf.constant([0, step])).numpy() for step in range(steps)])
+
+
+def test_sampling_draws_by_the_softmax_at_the_temperature():
+    logits_GSE = np.tile(np.log(np.float32([1, 2, 5])), (1, 2000, 1))
+    for temperature, shares in ((1.0, [1 / 8, 2 / 8, 5 / 8]), (0.5, [1 / 30, 4 / 30, 25 / 30])):
+        router = router_of_logits(3, SwitchRouter, policy="sample", temperature=temperature)
+        drawn = run_in_steps(router, logits_GSE, 2)
+        np.testing.assert_allclose(np.bincount(drawn.ravel()) / drawn.size, shares, atol=0.03)
+        assert (drawn[0] != drawn[1]).any()
+        assert (run_in_steps(router, logits_GSE, 1, training=False) == 2).all()
+
+
+def test_the_gate_of_a_sampled_expert_is_its_probability():
+    logits_GSE = np.tile(np.log(np.float32([1, 3])), (1, 50, 1))
+    decision = router_of_logits(2, SwitchRouter, policy="sample", absolute_capacity=50)(
+        logits_GSE, training=True
+    )
+    expected = np.float32([0.25, 0.75])[decision.expert_index_GKS]
+    np.testing.assert_allclose(decision.gate_GKS, expected, rtol=1e-6)
+
+
+def test_input_dropout_zeroes_inputs_and_scales_the_rest():
+    router = router_of_logits(4, SwitchRouter, policy="input_dropout", input_dropout_rate=0.25)
+    x_GSM = np.ones([2, 500, 4], np.float32)
+    seen = router(x_GSM, training=True).logits_GSE.numpy()
+    assert set(np.unique(seen)) == {0.0, np.float32(1 / 0.75)}
+    assert 0.72 < (seen > 0).mean() < 0.78
+    assert (router(x_GSM).logits_GSE.numpy() == 1.0).all()
+
+
+def test_policies_of_training_and_evaluation_are_chosen_apart():
+    router = router_of_logits(4, SwitchRouter, policy="argmax", eval_policy="input_jitter")
+    x_GSM = np.ones([2, 8, 4], np.float32)
+    assert (router(x_GSM, training=True).logits_GSE.numpy() == 1.0).all()
+    assert (router(x_GSM).logits_GSE.numpy() != 1.0).any()
+
+
+@pytest.mark.parametrize("name", ["policy", "eval_policy"])
+def test_an_unknown_policy_is_told(name):
+    with pytest.raises(UserError, match=f"SwitchRouter.{name}='max' is none of argmax, sample"):
+        SwitchRouter(4, **{name: "max"})

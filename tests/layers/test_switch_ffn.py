@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
+from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
@@ -26,33 +27,50 @@ GOLDEN_RUNS = {
     "switch_group64": (1.0, {"group_size": 64}),
     "switch_zloss_train": (1.25, {"training": True, "z_loss_coef": 1e-5}),
     "switch_jitter_eval": (1.0, {"min_capacity": 4}),
+    "top_2_all": (2.0, {"kind": Top2Router, "second_policy": "all"}),
+    "top_2_all_cf1": (1.0, {"kind": Top2Router, "second_policy": "all"}),
+    "top_2_all_pad_train": (
+        1.25,
+        {"kind": Top2Router, "second_policy": "all", "training": True},
+    ),
+    "top_2_none": (2.0, {"kind": Top2Router, "second_policy": "none"}),
+    "top_2_threshold": (2.0, {"kind": Top2Router, "second_policy": "threshold"}),
+    "ntlb_cf1": (1.0, {"kind": NoTokenLeftBehindRouter}),
+    "ntlb_cf0.5_pad": (0.5, {"kind": NoTokenLeftBehindRouter}),
 }
+# Name of Mesh-TensorFlow's gating, in the names of its weights.
+GATINGS = {SwitchRouter: "switch", Top2Router: "top_2", NoTokenLeftBehindRouter: "ntlb"}
 LAYOUTS = {
     "plain": None,
     "experts with data": ("batch:4", "batch:batch,experts:batch"),
     "mixed": ("batch:2,model:2", "batch:batch,experts:batch,d_ff:model"),
     "experts beside data": ("batch:2,model:4", "batch:batch,experts:model"),
 }
-ON_MESHES = ("switch_argmax_cf1.0", "switch_argmax_pad_train", "switch_geglu")
+ON_MESHES = (
+    "switch_argmax_cf1.0",
+    "switch_argmax_pad_train",
+    "switch_geglu",
+    "top_2_all_pad_train",
+)
 PARITY = [(name, "plain") for name in GOLDEN_RUNS]
 PARITY += [(name, layout) for name in ON_MESHES for layout in LAYOUTS if layout != "plain"]
 
 
-def run_golden(name, training=False, activation="relu", group_size=32, **router_options):
+def run_golden(
+    name, training=False, activation="relu", group_size=32, kind=SwitchRouter, **router_options
+):
     """(array of Mesh-TensorFlow, ours) by name."""
     with np.load(GOLDEN / f"mesh_tf/{name}.npz") as arrays:
         golden = dict(arrays)
     factor = GOLDEN_RUNS[name][0]
+    if kind is SwitchRouter:
+        router_options["jitter"] = 0.0
     router = functools.partial(
-        SwitchRouter,
-        capacity_factor=factor,
-        eval_capacity_factor=factor,
-        jitter=0.0,
-        **router_options,
+        kind, capacity_factor=factor, eval_capacity_factor=factor, **router_options
     )
     layer = SwitchFFN(8, 24, activation, group_size=group_size, router=router)
     layer.build(golden["inputs"].shape)
-    kernels = {"switch_gating": layer.router.kernel, "wo": layer.experts.wo}
+    kernels = {f"{GATINGS[kind]}_gating": layer.router.kernel, "wo": layer.experts.wo}
     kernels |= {variable.name: variable for variable in layer.experts.wi}
     for key, variable in kernels.items():
         put(variable, golden[f"var/{key}/kernel"])
@@ -162,7 +180,7 @@ def test_routing_is_float32_inside_a_bfloat16_layer():
         with routing.collect() as reports:
             y_BLM = layer(x_BLM)
         decision = reports[0].routing
-        fields = ("logits_GSE", "probabilities_GSE", "gate_GS", "load_balancing_loss_G")
+        fields = ("logits_GSE", "probabilities_GSE", "gate_GKS", "load_balancing_loss_G")
         seen.update(
             {name: getattr(decision, name).dtype for name in fields}, loss=reports[0].loss()
         )

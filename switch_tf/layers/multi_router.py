@@ -1,0 +1,175 @@
+"""Routers by which a token may visit or try several experts: top-2, top-k, no token left behind."""
+
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+from switch_tf.layers.base import configurable
+from switch_tf.layers.dropout import layer_seed
+from switch_tf.layers.router import Router, load_balancing_loss
+
+SECOND_POLICIES = ("all", "none", "threshold", "random")
+
+
+def _best(probabilities_GSE, k):
+    """Indices and probabilities of the k likeliest experts, [groups, k, group_size]."""
+    rest_GSE, indices, gates = tf.stop_gradient(probabilities_GSE), [], []
+    # One by one: the gradient of top_k scatters, for which a mesh gathers all groups.
+    for _ in range(k):
+        index_GS = tf.argmax(rest_GSE, axis=-1, output_type=tf.int32)
+        chosen_GSE = tf.one_hot(index_GS, probabilities_GSE.shape[-1])
+        indices.append(index_GS)
+        gates.append(tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1))
+        rest_GSE -= 2.0 * chosen_GSE
+    return tf.stack(indices, axis=1), tf.stack(gates, axis=1)
+
+
+@configurable
+class TopKRouter(Router):
+    """Each token visits its k likeliest experts, whose gates are made to sum to 1.
+
+    Args:
+      num_experts: E.
+      k: experts a token.
+      normalize_gates: whether the gates sum to 1; else they are the probabilities.
+      **kwargs: of `Router`; a capacity factor of k has room for an even split.
+
+    Raises:
+      UserError: fewer experts than k.
+    """
+
+    def __init__(self, num_experts, k=2, normalize_gates=True, **kwargs):
+        super().__init__(num_experts, **kwargs)
+        if not 1 <= k <= num_experts:
+            raise UserError(f"{type(self).__name__}.k={k} of num_experts={num_experts}: lower k")
+        self.k = k
+        self.normalize_gates = normalize_gates
+
+    def choose(self, logits_GSE, probabilities_GSE, training):
+        """k experts a token; the load-balancing loss counts them alike."""
+        expert_index_GKS, gate_GKS = _best(probabilities_GSE, self.k)
+        if self.normalize_gates:
+            gate_GKS /= tf.reduce_sum(gate_GKS, axis=1, keepdims=True) + 1e-9
+        counted_GSE = tf.reduce_mean(tf.one_hot(expert_index_GKS, self.num_experts), axis=1)
+        return expert_index_GKS, tf.ones_like(gate_GKS), gate_GKS, counted_GSE
+
+    def get_config(self):
+        """Constructor arguments."""
+        return super().get_config() | {"k": self.k, "normalize_gates": self.normalize_gates}
+
+
+@configurable
+class Top2Router(Router):
+    """Mesh-TensorFlow's top-2 gating, of the paper's MoE-Base (GShard, Lepikhin et al., 2020).
+
+    The load-balancing loss counts first choices. Gates are normalised over both choices before the
+    second is given up.
+
+    Args:
+      num_experts: E, at least 2.
+      second_policy: which second choices are made: "all", "none", "threshold" (gate above
+        `second_threshold`), "random" (with probability gate / `second_threshold`).
+      second_threshold: of those two.
+      second_place_loss: whether half a load-balancing loss of the second choices is added.
+      **kwargs: of `Router`.
+
+    Raises:
+      UserError: an unknown policy; a single expert.
+    """
+
+    def __init__(
+        self,
+        num_experts,
+        second_policy="random",
+        second_threshold=0.2,
+        second_place_loss=False,
+        **kwargs,
+    ):
+        super().__init__(num_experts, **kwargs)
+        if second_policy not in SECOND_POLICIES:
+            raise UserError(
+                f"Top2Router.second_policy='{second_policy}' is none of "
+                + ", ".join(SECOND_POLICIES)
+            )
+        if num_experts < 2:
+            raise UserError(f"Top2Router has num_experts={num_experts}: give it 2 or more")
+        self.second_policy = second_policy
+        self.second_threshold = second_threshold
+        self.second_place_loss = second_place_loss
+
+    def choose(self, logits_GSE, probabilities_GSE, training):
+        """Two experts a token, the second if the policy says so."""
+        expert_index_G2S, gate_G2S = _best(probabilities_GSE, 2)
+        gate_G2S /= tf.reduce_sum(gate_G2S, axis=1, keepdims=True) + 1e-9
+        second_GS = gate_G2S[:, 1]
+        made_GS = {
+            "all": lambda: tf.ones_like(second_GS),
+            "none": lambda: tf.zeros_like(second_GS),
+            "threshold": lambda: tf.cast(second_GS > self.second_threshold, tf.float32),
+            "random": lambda: self._drawn(second_GS),
+        }[self.second_policy]()
+        wanted_G2S = tf.stack([tf.ones_like(made_GS), made_GS], axis=1)
+        first_GSE = tf.one_hot(expert_index_G2S[:, 0], self.num_experts)
+        return expert_index_G2S, wanted_G2S, gate_G2S, first_GSE
+
+    def _drawn(self, second_GS):
+        uniform_GS = tf.random.stateless_uniform(second_GS.shape, layer_seed(self))
+        probability_GS = tf.stop_gradient(second_GS) / max(self.second_threshold, 1e-9)
+        return tf.cast(uniform_GS < probability_GS, tf.float32)
+
+    def balance(self, probabilities_GSE, counted_GSE, expert_index_G2S, nonpadding_GS):
+        """The first choices' loss, and half the second ones' where that is asked for.
+
+        Mesh-TensorFlow leaves padding out of both means here, unlike in its Switch gating.
+        """
+        everything_GS = tf.ones_like(nonpadding_GS)
+        nonpadding_GS1 = tf.expand_dims(nonpadding_GS, -1)
+        loss_G = load_balancing_loss(
+            probabilities_GSE * nonpadding_GS1, counted_GSE * nonpadding_GS1, everything_GS
+        )
+        if not self.second_place_loss:
+            return loss_G
+        rest_GSE = probabilities_GSE * (1.0 - counted_GSE)
+        rest_GSE /= tf.reduce_sum(rest_GSE, axis=-1, keepdims=True) + 1e-9
+        second_GSE = tf.one_hot(expert_index_G2S[:, 1], self.num_experts)
+        return loss_G + 0.5 * load_balancing_loss(
+            rest_GSE * nonpadding_GS1, second_GSE * nonpadding_GS1, everything_GS
+        )
+
+    def get_config(self):
+        """Constructor arguments."""
+        names = ("second_policy", "second_threshold", "second_place_loss")
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+
+@configurable
+class NoTokenLeftBehindRouter(Router):
+    """A token whose expert is full tries its next likeliest one (paper, Appendix B).
+
+    The gate is the probability of the expert that took it.
+
+    Args:
+      num_experts: E.
+      k: experts that are tried.
+      **kwargs: of `Router`.
+
+    Raises:
+      UserError: fewer experts than k.
+    """
+
+    once = True
+
+    def __init__(self, num_experts, k=4, **kwargs):
+        super().__init__(num_experts, **kwargs)
+        if not 1 <= k <= num_experts:
+            raise UserError(f"{type(self).__name__}.k={k} of num_experts={num_experts}: lower k")
+        self.k = k
+
+    def choose(self, logits_GSE, probabilities_GSE, training):
+        """k experts to try in turn; the load-balancing loss counts them alike, as Mesh-TF's."""
+        expert_index_GKS, gate_GKS = _best(probabilities_GSE, self.k)
+        counted_GSE = tf.reduce_mean(tf.one_hot(expert_index_GKS, self.num_experts), axis=1)
+        return expert_index_GKS, tf.ones_like(gate_GKS), gate_GKS, counted_GSE
+
+    def get_config(self):
+        """Constructor arguments."""
+        return super().get_config() | {"k": self.k}
