@@ -14,7 +14,7 @@ from switch_tf.errors import UserError
 from switch_tf.mesh import Mesh
 from tests.helpers import using
 
-AXES = "batch, length, groups, group_size, experts, expert_capacity, d_model, d_ff, heads, d_kv, "
+AXES = "batch, length, experts, d_model, d_ff, heads, d_kv, "
 AXES += "vocab, buckets"
 NOT_A_SIZE = "is not a number >= 1"
 BAD_SHAPES = {

@@ -83,7 +83,7 @@ def test_the_table_has_every_figure_of_both_models_and_chance(found):
 
 def test_the_verdict_weighs_the_gain_against_what_seeds_do(found):
     learned, compared = report.verdicts(found)
-    assert learned == "both models are at least 1.90 nats better than the unigram entropy"
+    assert learned == "the worst run is +1.90 nats against the unigram entropy"
     assert compared == "Switch is +0.500 nats against dense T5: more than seeds alone do (0.100)"
 
 
@@ -99,7 +99,7 @@ def test_it_is_written_as_table_picture_and_data(found, tmp_path):
 def test_the_picture_draws_every_curve_and_the_unigram_entropy(found):
     curves, load, _ = found.draw().axes
     labels = [line.get_label() for line in curves.lines]
-    assert labels == ["dense T5", "dense T5, seed 1", "Switch", "unigram entropy of the text"]
+    assert labels == ["dense T5", "dense T5, seed 1", "Switch", "unigram entropy of the targets"]
     assert list(curves.lines[-1].get_ydata()) == [-6.0, -6.0]
     assert [text.get_text() for text in load.get_yticklabels()] == ["encoder 0", "decoder 0"]
 
