@@ -33,6 +33,8 @@ from switch_tf.training.progress import Progress
 from switch_tf.training.step import TrainStep
 from switch_tf.training.summaries import MetricsWriter
 
+_COUNTS = "TRAIN_STEPS BATCH_SIZE CHECKPOINT_PERIOD EVAL_PERIOD train.keep_checkpoints".split()
+
 
 class Run:
     """A model in training and all that belongs to it.
@@ -283,13 +285,7 @@ def train(
       UserError: what does not fit, before any step; a loss that is not finite.
     """
     evaluation = evaluation()
-    _check_counts(
-        TRAIN_STEPS=train_steps,
-        BATCH_SIZE=batch_size,
-        CHECKPOINT_PERIOD=checkpoint_period,
-        EVAL_PERIOD=evaluation.period,
-        **{"train.keep_checkpoints": keep_checkpoints},
-    )
+    _check_counts(train_steps, batch_size, checkpoint_period, evaluation.period, keep_checkpoints)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
     features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
     with mesh_lib.use(mesh):
@@ -315,8 +311,9 @@ def train(
         run.train(train_steps, checkpoint_period)
 
 
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
+def _check_counts(*counts: int) -> None:
+    """Checks the values of `_COUNTS`."""
+    for name, value in zip(_COUNTS, counts, strict=True):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r}: give a whole number of at least 1")
 
