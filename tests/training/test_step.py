@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf.errors import UserError
+from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
@@ -13,7 +14,7 @@ from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import rsqrt
 from switch_tf.training.step import EvalStep, TrainStep
-from tests.helpers import VOCAB, place_features, put, random_features, using
+from tests.helpers import VOCAB, place_features, put, random_features, tiny_model, using
 
 STEPS = 20
 EXPERTS = "batch:batch,experts:batch"
@@ -199,3 +200,11 @@ def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
 def test_an_unknown_normalizing_factor_is_told():
     with pytest.raises(UserError, match="'TOKENS' is none of NUM_REAL_TARGET_TOKENS, AVERAGE"):
         TrainStep(None, None, None, 0.0, seed=0, loss_normalizing_factor="TOKENS")
+
+
+def test_a_router_that_draws_does_so_alike_in_every_evaluation():
+    with using(("batch:2", EXPERTS)):
+        router = functools.partial(Top2Router, second_policy="random", second_threshold=0.9)
+        model = tiny_model(router=router)
+        evaluation, features = EvalStep(model), place_features(batch())
+        assert evaluation(features) == evaluation(features)
