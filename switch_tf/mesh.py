@@ -19,7 +19,7 @@ import numpy as np
 from switch_tf.errors import UserError
 
 # Every axis name that a weight or an activation may be declared with.
-AXIS_NAMES = ("batch length experts d_model d_ff heads d_kv vocab buckets").split()
+AXIS_NAMES = "batch length experts d_model d_ff heads d_kv vocab buckets".split()
 
 
 def parse_pairs(text: str, what: str) -> list[tuple[str, str]]:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     from switch_tf.data import registry
     from switch_tf.reproduce import quickstart, report
 
-    registry.load_modules(["tasks.pydocs"])
+    registry.load_project_modules()
     registry.prepare(registry.find("pydocs_finetune"))
     found = quickstart.run(quickstart.LONG if args.long else quickstart.SHORT, folder)
     found.write(folder)

@@ -104,6 +104,19 @@ def check_split(provider, split: str) -> None:
         raise UserError(f"'{provider.name}' has no split '{split}', it has " + ", ".join(splits))
 
 
+def prepare(mixture_or_task_name: str, vocab_size: int) -> None:
+    """Makes what a task or mixture reads, and checks it against the model.
+
+    Raises:
+      UserError: no such task or mixture, and as `registry.prepare` and `check_vocabulary`.
+    """
+    from switch_tf.data import registry
+
+    provider = registry.find(mixture_or_task_name)
+    registry.prepare(provider)
+    check_vocabulary(provider, vocab_size)
+
+
 def check_vocabulary(provider, vocab_size: int) -> None:
     """Checks the vocabulary of each task of a task or mixture against the model.
 

@@ -2,7 +2,6 @@
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
 
 from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
@@ -10,26 +9,11 @@ from switch_tf.gin_files import nearest
 PROJECT_TASKS = "tasks"
 
 
-def load_modules(modules: Sequence[str]) -> None:
-    """Imports modules, which registers their tasks.
-
-    Raises:
-      UserError: no such module.
-    """
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"MIXTURE_OR_TASK_MODULE: cannot import '{module}' ({error}): give a module that "
-                "registers tasks, such as 'tasks.pydocs'"
-            ) from error
-
-
 def load_project_modules() -> None:
-    """Imports all that `tasks/` holds."""
+    """Imports all that `tasks/` holds, which registers its tasks."""
     package = importlib.import_module(PROJECT_TASKS)
-    load_modules([f"{PROJECT_TASKS}.{m.name}" for m in pkgutil.iter_modules(package.__path__)])
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{PROJECT_TASKS}.{module.name}")
 
 
 def names() -> list[str]:

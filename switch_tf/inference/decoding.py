@@ -7,7 +7,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.attention import Cache
 from switch_tf.layers.base import lay_out
-from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.dropout import fixed_seed
 from switch_tf.models.transformer import new_caches
 
 EOS_ID = 1
@@ -57,7 +57,7 @@ class GreedyDecoder:
         return np.pad(decoded, [(0, 0), (0, self._max_length - decoded.shape[1])])
 
     def _trace_first(self, tokens_BT):
-        with routing_lib.collect(), routing_lib.dropless(), step_seed(tf.zeros([2], tf.int32)):
+        with routing_lib.collect(), routing_lib.dropless(), fixed_seed():
             memory_BTM = self._model.encode({"encoder_input_tokens": tokens_BT})
         model = self._model
         shape = [tokens_BT.shape[0], self._max_length, model.num_heads, model.d_kv]
@@ -85,7 +85,7 @@ class GreedyDecoder:
             "decoder_input_tokens": last_B1,
             "decoder_target_tokens": going_B1,
         }
-        with routing_lib.collect(), routing_lib.dropless(), step_seed(tf.zeros([2], tf.int32)):
+        with routing_lib.collect(), routing_lib.dropless(), fixed_seed():
             logits_B1V = self._model.decode(features, memory_BTM, caches, position)
         token_B1 = tf.argmax(logits_B1V, axis=-1, output_type=tf.int32) * going_B1
         return {

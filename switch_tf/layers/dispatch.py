@@ -117,14 +117,12 @@ class EinsumDispatcher:
         return tf.einsum("GSEC,GECM->GSM", self._slots_GSEC(routing, gate_GKS), y_GECM)
 
     def _slots_GSEC(self, routing, weight_GKS):
-        """A weight at the slot of each kept choice, 0 elsewhere."""
-        total_GSEC = 0.0
+        """A weight, 0 for a choice not kept, at the slot of each choice; 0 elsewhere."""
+        total_GSEC, dtype = 0.0, weight_GKS.dtype
         for k in range(weight_GKS.shape[1]):
-            dtype = weight_GKS.dtype
-            kept_GS = tf.cast(routing.kept_GKS[:, k], dtype) * weight_GKS[:, k]
             experts_GSE = tf.one_hot(
                 routing.expert_index_GKS[:, k], routing.num_experts, dtype=dtype
-            ) * tf.expand_dims(kept_GS, -1)
+            ) * tf.expand_dims(weight_GKS[:, k], -1)
             places_GSC = tf.one_hot(routing.position_GKS[:, k], routing.capacity, dtype=dtype)
             total_GSEC += tf.einsum("GSE,GSC->GSEC", experts_GSE, places_GSC)
         return total_GSEC

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from switch_tf.layers.base import configurable
-from switch_tf.layers.router import Router
+from switch_tf.layers.router import Router, one_choice
 
 
 @configurable
@@ -24,11 +24,8 @@ class UniformRouter(Router):
 
     def choose(self, logits_GSE, probabilities_GSE, training):
         """One expert a token; its gate is the probability, as a router that learns has it."""
-        first_GS = tf.argmax(logits_GSE, axis=-1, output_type=tf.int32)
-        expert_index_GS = tf.zeros_like(first_GS) + self.experts(logits_GSE.shape[1])
-        chosen_GSE = tf.one_hot(expert_index_GS, self.num_experts)
-        gate_G1S = tf.stack([tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1)], axis=1)
-        return tf.stack([expert_index_GS], axis=1), tf.ones_like(gate_G1S), gate_G1S, chosen_GSE
+        everywhere_GS = tf.zeros_like(logits_GSE[..., 0], tf.int32)
+        return one_choice(everywhere_GS + self.experts(logits_GSE.shape[1]), probabilities_GSE)
 
 
 @configurable

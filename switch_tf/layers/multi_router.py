@@ -23,6 +23,21 @@ def _best(probabilities_GSE, k):
     return tf.stack(indices, axis=1), tf.stack(gates, axis=1)
 
 
+def _best_alike(probabilities_GSE, k):
+    """`_best`, and the share of its choices that each expert has of a token."""
+    expert_index_GKS, gate_GKS = _best(probabilities_GSE, k)
+    one_hot_GKSE = tf.one_hot(expert_index_GKS, probabilities_GSE.shape[-1])
+    return expert_index_GKS, gate_GKS, tf.reduce_mean(one_hot_GKSE, axis=1)
+
+
+def _checked_k(router, k):
+    if not 1 <= k <= router.num_experts:
+        raise UserError(
+            f"{type(router).__name__}.k={k} of num_experts={router.num_experts}: lower k"
+        )
+    return k
+
+
 @configurable
 class TopKRouter(Router):
     """Each token visits its k likeliest experts, whose gates are made to sum to 1.
@@ -39,17 +54,14 @@ class TopKRouter(Router):
 
     def __init__(self, num_experts, k=2, normalize_gates=True, **kwargs):
         super().__init__(num_experts, **kwargs)
-        if not 1 <= k <= num_experts:
-            raise UserError(f"{type(self).__name__}.k={k} of num_experts={num_experts}: lower k")
-        self.k = k
+        self.k = _checked_k(self, k)
         self.normalize_gates = normalize_gates
 
     def choose(self, logits_GSE, probabilities_GSE, training):
         """k experts a token; the load-balancing loss counts them alike."""
-        expert_index_GKS, gate_GKS = _best(probabilities_GSE, self.k)
+        expert_index_GKS, gate_GKS, counted_GSE = _best_alike(probabilities_GSE, self.k)
         if self.normalize_gates:
             gate_GKS /= tf.reduce_sum(gate_GKS, axis=1, keepdims=True) + 1e-9
-        counted_GSE = tf.reduce_mean(tf.one_hot(expert_index_GKS, self.num_experts), axis=1)
         return expert_index_GKS, tf.ones_like(gate_GKS), gate_GKS, counted_GSE
 
     def get_config(self):
@@ -160,14 +172,11 @@ class NoTokenLeftBehindRouter(Router):
 
     def __init__(self, num_experts, k=4, **kwargs):
         super().__init__(num_experts, **kwargs)
-        if not 1 <= k <= num_experts:
-            raise UserError(f"{type(self).__name__}.k={k} of num_experts={num_experts}: lower k")
-        self.k = k
+        self.k = _checked_k(self, k)
 
     def choose(self, logits_GSE, probabilities_GSE, training):
         """k experts to try in turn; the load-balancing loss counts them alike, as Mesh-TF's."""
-        expert_index_GKS, gate_GKS = _best(probabilities_GSE, self.k)
-        counted_GSE = tf.reduce_mean(tf.one_hot(expert_index_GKS, self.num_experts), axis=1)
+        expert_index_GKS, gate_GKS, counted_GSE = _best_alike(probabilities_GSE, self.k)
         return expert_index_GKS, tf.ones_like(gate_GKS), gate_GKS, counted_GSE
 
     def get_config(self):

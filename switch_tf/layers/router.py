@@ -208,11 +208,7 @@ class SwitchRouter(Router):
             gumbel_GSE = -tf.math.log(-tf.math.log(uniform_GSE))
             scores_GSE = tf.stop_gradient(logits_GSE) / self.temperature + gumbel_GSE
         expert_index_GS = tf.argmax(scores_GSE, axis=-1, output_type=tf.int32)
-        chosen_GSE = tf.one_hot(expert_index_GS, self.num_experts)
-        # Stacked: on a mesh, the gradient of a new axis in the middle is an all-gather.
-        gate_G1S = tf.stack([tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1)], axis=1)
-        expert_index_G1S = tf.stack([expert_index_GS], axis=1)
-        return expert_index_G1S, tf.ones_like(gate_G1S), gate_G1S, chosen_GSE
+        return one_choice(expert_index_GS, probabilities_GSE)
 
     def _policy(self, training):
         return self.policy if training else self.eval_policy
@@ -221,6 +217,19 @@ class SwitchRouter(Router):
         """Constructor arguments."""
         names = "policy eval_policy jitter input_dropout_rate temperature"
         return super().get_config() | {name: getattr(self, name) for name in names.split()}
+
+
+def one_choice(expert_index_GS, probabilities_GSE):
+    """What `Router.choose` returns where a token visits one expert, with its probability as gate.
+
+    Args:
+      expert_index_GS: int32.
+      probabilities_GSE: the router's probabilities.
+    """
+    chosen_GSE = tf.one_hot(expert_index_GS, probabilities_GSE.shape[-1])
+    # Stacked: on a mesh, the gradient of a new axis in the middle is an all-gather.
+    gate_G1S = tf.stack([tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1)], axis=1)
+    return tf.stack([expert_index_GS], axis=1), tf.ones_like(gate_G1S), gate_G1S, chosen_GSE
 
 
 def load_balancing_loss(probabilities_GSE, chosen_GSE, nonpadding_GS):

@@ -8,7 +8,6 @@ import gin
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
-from switch_tf.data.registry import find, prepare
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.training import checkpoints
 from switch_tf.training.evaluation import Decoded, Evaluation, TeacherForced, figures_line
@@ -51,9 +50,7 @@ def evaluate(
     what = evaluation()
     with mesh_lib.use(mesh):
         network = model()
-        provider = find(mixture_or_task_name)
-        prepare(provider)
-        features_lib.check_vocabulary(provider, network.vocab_size)
+        features_lib.prepare(mixture_or_task_name, network.vocab_size)
         network.build()
         checkpoints.restore_model(path, network)
         print(f"restored {path}", flush=True)

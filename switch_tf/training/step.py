@@ -8,7 +8,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.dropout import fixed_seed, step_seed
 from switch_tf.layers.watch import watch
 from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
 
@@ -163,18 +163,13 @@ class EvalStep:
         return dict(zip(names, values, strict=True))
 
     def _trace(self, features):
-        # A router that draws does so alike in every evaluation.
-        with step_seed(tf.zeros([2], tf.int32)):
-            return self._figures(features)
-
-    def _figures(self, features):
-        with routing_lib.collect() as reports:
+        with fixed_seed(), routing_lib.collect() as reports:
             entropy, correct, tokens = self._forward(features)
         dropless, routed, kept = entropy, tokens, tokens
         if reports:
             routed = _total([r.routing.nonpadding_GS for r in reports])
             kept = _total([r.routing.kept_GS for r in reports])
-            with routing_lib.collect(), routing_lib.dropless():
+            with fixed_seed(), routing_lib.collect(), routing_lib.dropless():
                 dropless, _, _ = self._forward(features)
         return tf.stack([entropy, correct, tokens, dropless, routed, kept])
 

@@ -16,7 +16,6 @@ from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data.feed import Feed
-from switch_tf.data.registry import find, prepare
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder, parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
@@ -77,9 +76,7 @@ class Run:
         self.lengths = dict(task_feature_lengths)
         self.batch_size = batch_size
         self.model = model(seed=seed)
-        provider = find(mixture_or_task_name)
-        prepare(provider)
-        features_lib.check_vocabulary(provider, self.model.vocab_size)
+        features_lib.prepare(mixture_or_task_name, self.model.vocab_size)
         with mesh_lib.host():
             batches = features_lib.train_dataset(
                 mixture_or_task_name, split, self.lengths, batch_size, pack, seed, use_cached
