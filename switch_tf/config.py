@@ -30,7 +30,7 @@ def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> dict[str, An
       bindings: `NAME=value` or `name.parameter=value`, as in `--gin.NAME=value`.
 
     Returns:
-      Macro name -> value, of the macros whose value is a literal.
+      Value by macro name or `configurable.parameter`, of those whose value is a literal.
 
     Raises:
       UserError: a file not found, a syntax error, an unknown configurable or parameter, a macro

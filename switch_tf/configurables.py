@@ -202,7 +202,8 @@ def _parameters(
         if not init:
             is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
             if node.bases or node.keywords:
-                return None
+                # Of our layers, those of the base; else anything.
+                return None if any_keyword else frozenset()
             fields = [f.target.id for f in node.body if isinstance(f, ast.AnnAssign)]
             return frozenset(fields if is_dataclass else [])
         node, skip = init[0], 1

@@ -73,11 +73,18 @@ class Settings:
         return [*self.bindings.values(), *self.macros.values()]
 
     def literals(self) -> dict[str, Any]:
-        """Macro name -> value, where no `@reference` is in it; `%macros` are filled in."""
+        """Value by macro name or `configurable.parameter`; `%macros` are filled in.
+
+        Without those that have an `@reference` in them, and without scoped parameters.
+        """
+        values = {name: setting.value for name, setting in self.macros.items()}
+        for (scope, name, parameter), setting in self.bindings.items():
+            if not scope:
+                values[f"{name.rpartition('.')[2]}.{parameter}"] = setting.value
         found = {}
-        for name in self.macros:
+        for name, value in values.items():
             with contextlib.suppress(LookupError, RecursionError):
-                found[name] = self._literal(Macro(name))
+                found[name] = self._literal(value)
         return found
 
     def _literal(self, value: Any) -> Any:

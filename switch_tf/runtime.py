@@ -7,6 +7,7 @@ so nothing else in the project touches these settings.
 import contextlib
 import os
 import sys
+import tempfile
 
 from absl import logging as absl_logging
 
@@ -15,11 +16,21 @@ from switch_tf.errors import UserError
 _started_devices: int | None = None
 
 
-def start(num_devices: int = 1, device_type: str = "CPU") -> None:
+# What DTensor writes after each of its passes, where `lowered_functions` says.
+_DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
+_DUMP_FOLDER = "TF_DUMP_GRAPH_PREFIX"
+
+
+def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = False) -> None:
     """Starts TensorFlow with `num_devices` logical devices of `device_type`.
 
     Sets what environment variables steer (all-to-all relayouts, log level) and splits the CPU into
     logical devices. A second call with the same or a smaller number of devices does nothing.
+
+    Args:
+      num_devices: of the mesh.
+      device_type: "CPU", "GPU" or "TPU".
+      shows_lowered: whether `lowered_functions` is to work; compiling takes longer within it.
 
     Raises:
       UserError: TensorFlow was started before, or with fewer devices, or there are not so many.
@@ -41,6 +52,8 @@ def start(num_devices: int = 1, device_type: str = "CPU") -> None:
     # all-to-all (Sec. 5).
     os.environ["DTENSOR_USE_ALL_TO_ALL_RELAYOUT"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if shows_lowered:
+        os.environ["TF_CPP_VMODULE"] = _DUMPS
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with _quiet_import():
         import keras
@@ -67,6 +80,28 @@ def start(num_devices: int = 1, device_type: str = "CPU") -> None:
     tf.get_logger().setLevel("ERROR")
     absl_logging.set_verbosity(absl_logging.ERROR)
     _started_devices = num_devices
+
+
+@contextlib.contextmanager
+def lowered_functions():
+    """Yields a folder that gets the MLIR text of what DTensor compiles within the context.
+
+    A file for each pass over each function, named in the order of the passes.
+
+    Raises:
+      RuntimeError: `start` was not told of it.
+    """
+    if os.environ.get("TF_CPP_VMODULE") != _DUMPS:
+        raise RuntimeError("runtime.start(shows_lowered=True) was not called")
+    before = os.environ.get(_DUMP_FOLDER)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[_DUMP_FOLDER] = folder
+        try:
+            yield folder
+        finally:
+            del os.environ[_DUMP_FOLDER]
+            if before is not None:
+                os.environ[_DUMP_FOLDER] = before
 
 
 @contextlib.contextmanager

@@ -157,7 +157,7 @@ _add_supervised(
 
 FINETUNE_TASKS = tuple(pydocs_examples.MAKERS)
 # To compare two texts is learnt slower than the rest, and each such example tells one bit.
-_RATES = {"pydocs_copa": 7.0, "pydocs_rte": 4.5, "pydocs_library": 0.5, "pydocs_summary": 3.0}
+_RATES = {"pydocs_copa": 7.0, "pydocs_rte": 4.0, "pydocs_library": 0.5, "pydocs_summary": 1.5}
 seqio.MixtureRegistry.add("pydocs_finetune", list(_RATES.items()))
 
 

@@ -17,4 +17,5 @@ runpy.run_path(str(_OFFLINE / "sitecustomize.py"))
 
 from switch_tf import runtime  # noqa: E402 - the network is blocked first
 
-runtime.start(num_devices=8)
+# The lowered steps are looked at in tests of the planner.
+runtime.start(num_devices=8, shows_lowered=True)

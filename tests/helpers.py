@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import math
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.experimental import dtensor
@@ -43,8 +45,15 @@ def put(variable, value):
 
 
 def part_shapes(variable):
-    """Shapes of what the devices hold of a weight."""
-    return {tuple(part.shape) for part in dtensor.unpack(variable.value.read_value())}
+    """Shapes of what the devices hold of a weight or a slot."""
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    return {tuple(part.shape) for part in dtensor.unpack(value.read_value())}
+
+
+def held_bytes(variable):
+    """Bytes that one device really holds of a float32 weight or slot."""
+    (shape,) = part_shapes(variable)
+    return 4 * math.prod(shape)
 
 
 def error(actual, expected):
@@ -56,14 +65,15 @@ def error(actual, expected):
     return float(np.abs(actual - expected).max() / (scale if scale else 1.0))
 
 
-def tiny_model(num_experts=8, group_size=16, router=None, **kwargs):
-    """A built Switch Transformer of 2 + 2 layers, every other sparse."""
+def tiny_model(num_experts=8, group_size=16, router=None, built=True, **kwargs):
+    """A Switch Transformer of 2 + 2 layers, every other sparse."""
     options = {"group_size": group_size} | ({} if router is None else {"router": router})
     sizes = dict(d_model=16, d_kv=4, num_heads=8, d_ff=32, num_layers=2, expert_frequency=2)
     model = TransformerEncoderDecoder(
         VOCAB, **(sizes | kwargs), switch_ffn=functools.partial(SwitchFFN, num_experts, **options)
     )
-    model.build()
+    if built:
+        model.build()
     return model
 
 

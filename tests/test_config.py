@@ -285,4 +285,6 @@ def test_a_layer_takes_the_parameters_of_the_layer_that_it_extends():
     assert {"policy", "capacity_factor"} <= found["SwitchRouter"]
     assert {"second_policy", "capacity_factor"} <= found["Top2Router"]
     assert "policy" not in found["Router"]
-    assert "dtype" not in found["SwitchRouter"]
+    assert "name" not in found["SwitchRouter"]
+    # Without a constructor of its own.
+    assert found["WorstCaseRouter"] == found["Router"]

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from switch_tf.commands.launch import launch
+from switch_tf.commands.launch import check
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs `evaluate` of the gin configuration."""
-    launch("eval", "Evaluates a checkpoint on a task or on each task of a mixture.", argv)
+    check("eval", "Evaluates a checkpoint on a task or on each task of a mixture.", argv).start()
     from switch_tf.training.evaluate import evaluate
 
     evaluate()

@@ -1,7 +1,9 @@
-"""What `train` and `eval` have in common: flags, checks before TensorFlow, its start."""
+"""What the commands that gin configures have in common: flags, checks before TensorFlow's start."""
 
+import argparse
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from switch_tf import config, runtime
 from switch_tf import mesh as mesh_lib
@@ -9,47 +11,79 @@ from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
 
 
-def launch(command: str, description: str, argv: Sequence[str]) -> None:
-    """Parses flags and gin, checks what can be checked, and starts TensorFlow on the devices.
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """A command line whose gin was checked, before TensorFlow's start.
+
+    Attributes:
+      args: the flags that are not gin's.
+      bindings: `NAME=value` of the others.
+      devices: that the mesh needs.
+    """
+
+    args: argparse.Namespace
+    bindings: list[str]
+    devices: int
+
+    def start(self, devices: int | None = None, shows_lowered: bool = False) -> None:
+        """Starts TensorFlow and loads gin.
+
+        Args:
+          devices: None: those of the mesh.
+          shows_lowered: as `runtime.start`.
+
+        Raises:
+          UserError: too few devices, or what only gin itself can tell.
+        """
+        runtime.start(self.devices if devices is None else devices, shows_lowered=shows_lowered)
+        config.load(self.args.gin_file, self.bindings)
+
+
+def check(
+    command: str, description: str, argv: Sequence[str], flags: Mapping[str, str] = {}
+) -> Launch:
+    """Parses flags and gin, and checks what can be checked without TensorFlow.
 
     Args:
       command: name of the subcommand.
       description: for --help.
       argv: the arguments behind it.
+      flags: name -> help, of flags of its own that take no value.
 
     Raises:
       UserError: anything that does not fit.
     """
     bindings, rest = split_gin_args(argv)
+    model_dir = " --gin.MODEL_DIR=\"'/tmp/model'\"" if command == "train" else ""
     parser = Parser(
         prog=f"switch-tf {command}",
         description=description,
         epilog=f"example:\n  switch-tf {command} --gin_file=models/switch_tiny.gin "
-        f"--gin_file=layouts/expert_data.gin --gin_file=runs/{_RUN_FILES[command]} "
-        "--gin.MODEL_DIR=\"'/tmp/model'\"",
+        f"--gin_file=layouts/expert_data.gin --gin_file=runs/{_RUN_FILES[command]}{model_dir}",
     )
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     add_gin_flags(parser)
     args = parser.parse_args(rest)
     if not args.gin_file:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
-    macros = config.precheck(args.gin_file, bindings)
-    devices = check_mesh(macros)
-    check_checkpoint_paths(macros)
-    runtime.start(devices)
-    config.load(args.gin_file, bindings)
+    given = config.precheck(args.gin_file, bindings)
+    devices = check_mesh(given)
+    check_paths(given)
+    return Launch(args, bindings, devices)
 
 
-_RUN_FILES = {"train": "pretrain.gin", "eval": "eval.gin"}
+_RUN_FILES = {"train": "pretrain.gin", "eval": "eval.gin", "plan": "plan.gin"}
 
 
-def check_checkpoint_paths(given: dict) -> None:
-    """Checks that the checkpoints to be read are there.
+def check_paths(given: dict) -> None:
+    """Checks that the checkpoints and the vocabulary to be read are there.
 
     Args:
-      given: macro -> value, of `config.precheck`.
+      given: as `config.precheck` returns it.
 
     Raises:
-      UserError: naming the macro and the path.
+      UserError: naming the setting and the path.
     """
     for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(name)
@@ -58,14 +92,21 @@ def check_checkpoint_paths(given: dict) -> None:
                 f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
                 "or such a folder"
             )
+    name = "local_text.vocabulary"
+    path = given.get(name)
+    if isinstance(path, str) and "://" not in path and not os.path.isfile(path):
+        raise UserError(
+            f"{name}='{path}': no such file; give a SentencePiece model, or train one: switch-tf "
+            "tasks local_text_span_corruption --train_vocabulary=SIZE, with the same --gin flags"
+        )
 
 
 def check_mesh(given: dict) -> int:
-    """Checks mesh, layout rules, experts and batch against each other; needs no TensorFlow.
+    """Checks mesh, layout rules, batch and widths against each other; needs no TensorFlow.
 
     Args:
-      given: macro -> value, of `config.precheck`. Not called `macros`: to read one here is no use
-        of it, and a macro that nothing uses is an error.
+      given: as `config.precheck` returns it. Not called `macros`: to read one here is no use of
+        it, and a macro that nothing uses is an error.
 
     Returns:
       The number of devices.
@@ -75,11 +116,21 @@ def check_mesh(given: dict) -> int:
     """
     shape = mesh_lib.parse_mesh_shape(given.get("MESH_SHAPE", "batch:1"))
     rules = mesh_lib.parse_layout_rules(given.get("LAYOUT_RULES", "batch:batch"), shape)
+    model = "TransformerEncoderDecoder."
+    settings = {
+        "batch": ["BATCH_SIZE"],
+        "experts": ["NUM_EXPERTS", "SwitchFFN.num_experts"],
+        "heads": [model + "num_heads"],
+        "d_ff": [model + "d_ff"],
+        "d_kv": [model + "d_kv"],
+        "d_model": [model + "d_model"],
+        "vocab": ["VOCAB_SIZE", model + "vocab_size"],
+    }
     sizes = {}
-    if isinstance(given.get("BATCH_SIZE"), int):
-        sizes["batch"] = (given["BATCH_SIZE"], "BATCH_SIZE")
-    if isinstance(given.get("NUM_EXPERTS"), int):
-        sizes["experts"] = (given["NUM_EXPERTS"], "NUM_EXPERTS")
+    for axis, names in settings.items():
+        for name in names:
+            if axis not in sizes and isinstance(given.get(name), int):
+                sizes[axis] = (given[name], name)
     mesh_lib.check_divides(rules, shape, sizes)
     total = 1
     for size in shape.values():

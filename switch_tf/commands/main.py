@@ -13,6 +13,7 @@ from switch_tf.errors import UserError
 COMMANDS = {
     "train": "pre-train or fine-tune a model",
     "eval": "evaluate a checkpoint",
+    "plan": "count and place a model, and show what its step sends, before it runs",
     "tasks": "list tasks and mixtures, or show examples of one",
     "reproduce": "run an experiment of several runs, and make its table and picture",
 }

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from switch_tf.commands.launch import launch
+from switch_tf.commands.launch import check
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs `train` of the gin configuration; the same command resumes it."""
-    launch("train", "Trains a model; the same command again resumes it.", argv)
+    check("train", "Trains a model; the same command again resumes it.", argv).start()
     from switch_tf.training.train import train
 
     train()

@@ -1,6 +1,7 @@
 """The base layer: weights declared with axis names, laid out over the mesh in use."""
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Sequence
 
@@ -12,6 +13,36 @@ from tensorflow.experimental import dtensor
 from switch_tf import mesh as mesh_lib
 
 _seed = [0]
+_declarations: list[list["Declared"]] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Declared:
+    """A weight that is not there.
+
+    Attributes:
+      path: of the variable that it would be.
+      shape: its whole shape.
+      axes: an axis name for each dimension.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+
+
+@contextlib.contextmanager
+def declare_only():
+    """Layers built within it make no weights; yields the list of what they would make.
+
+    So a model of any size can be counted. It cannot be called.
+    """
+    declared: list[Declared] = []
+    _declarations.append(declared)
+    try:
+        yield declared
+    finally:
+        _declarations.pop()
 
 
 def configurable(layer_class):
@@ -67,6 +98,9 @@ class Layer(keras.layers.Layer):
         """
         shape, axes, seed = tuple(shape), tuple(axes), _seed[-1]
         path = f"{self.path}/{name}"
+        if _declarations:
+            _declarations[-1].append(Declared(path, shape, axes))
+            return _declarations[-1][-1]
         mesh = mesh_lib.current()
         if mesh is None:
             everything = tuple(slice(0, n) for n in shape)

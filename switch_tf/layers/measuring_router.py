@@ -10,13 +10,8 @@ from switch_tf.layers.router import Router, one_choice
 class UniformRouter(Router):
     """Token i of a group goes to expert i mod E: perfect balance.
 
-    Args:
-      num_experts: E.
-      **kwargs: of `Router`.
+    Arguments are those of `Router`.
     """
-
-    def __init__(self, num_experts, **kwargs):
-        super().__init__(num_experts, **kwargs)
 
     def experts(self, group_size):
         """int32 [group_size], the expert of each place, whatever the token there."""
@@ -32,13 +27,8 @@ class UniformRouter(Router):
 class WorstCaseRouter(UniformRouter):
     """Every token goes to expert 0, which takes its capacity and drops the rest.
 
-    Args:
-      num_experts: E.
-      **kwargs: of `Router`.
+    Arguments are those of `Router`.
     """
-
-    def __init__(self, num_experts, **kwargs):
-        super().__init__(num_experts, **kwargs)
 
     def experts(self, group_size):
         """int32 [group_size], zeros."""

@@ -140,12 +140,15 @@ class SwitchFFN(Layer):
         if nonpadding_BL is not None and self.mask_padding:
             nonpadding_GS = tf.reshape(tf.cast(nonpadding_BL, tf.float32), [groups, group_size])
         routing = self.router(x_GSM, nonpadding_GS, training=training)
-        x_GECM = self.dispatcher.dispatch(x_GSM, routing)
-        # All-to-all: from each device's groups, all experts, to all groups, each device's experts.
-        x_GECM = lay_out(x_GECM, (self._spare_groups_axis(), "experts", None, None))
+        with tf.name_scope("dispatch"):
+            x_GECM = self.dispatcher.dispatch(x_GSM, routing)
+            # All-to-all: from each device's groups, all experts, to all groups, each device's
+            # experts.
+            x_GECM = lay_out(x_GECM, (self._spare_groups_axis(), "experts", None, None))
         y_GECM = self.experts(x_GECM, training=training)
-        y_GECM = lay_out(y_GECM, ("batch", None, None, None))
-        y_GSM = self.dispatcher.combine(y_GECM, routing)
+        with tf.name_scope("combine"):
+            y_GECM = lay_out(y_GECM, ("batch", None, None, None))
+            y_GSM = self.dispatcher.combine(y_GECM, routing)
         self._report(routing)
         return lay_out(tf.reshape(y_GSM, [batch, length, d_model]), ("batch", "length", None))
 

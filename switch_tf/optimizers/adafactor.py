@@ -43,6 +43,7 @@ class Adafactor(tf.Module):
         decay_exponent: float = 0.8,
         beta1: float = 0.0,
         clipping_threshold: float | None = 1.0,
+        global_norm_clip_threshold: float | None = None,
         multiply_by_parameter_scale: bool = True,
         factored: bool = True,
         min_dim_size_to_factor: int = 128,
@@ -56,6 +57,8 @@ class Adafactor(tf.Module):
           decay_exponent: 0.8 of β above; Mesh-TF's `adafactor_decay_rate_pow`.
           beta1: momentum of the update, in [0, 1); 0 keeps no slot for it.
           clipping_threshold: d above; None does not clip.
+          global_norm_clip_threshold: gradients whose norm, of all variables together, is above it
+            are scaled down to it first; None does not (T5X's name).
           multiply_by_parameter_scale: False leaves max(ε2, RMS(W)) out.
           factored: False keeps the whole second moment of every variable.
           min_dim_size_to_factor: smallest second largest axis that is factored.
@@ -78,6 +81,7 @@ class Adafactor(tf.Module):
         self._decay_exponent = decay_exponent
         self._beta1 = beta1
         self._clipping_threshold = clipping_threshold
+        self._global_norm_clip_threshold = global_norm_clip_threshold
         self._multiply_by_parameter_scale = multiply_by_parameter_scale
         self._factored = factored
         self._min_dim_size_to_factor = min_dim_size_to_factor
@@ -93,23 +97,24 @@ class Adafactor(tf.Module):
         if self.slots:
             raise ValueError("Adafactor.build was called before")
         for variable in variables:
-            shape, everything = tuple(variable.shape), range(len(variable.shape))
-            axes = self._factored_axes(shape)
-            if axes is None:
-                kept = {"v": list(everything)}
-            else:
-                largest, second = axes
-                kept = {
-                    "vr": [axis for axis in everything if axis != largest],
-                    "vc": [axis for axis in everything if axis != second],
-                }
-            if self._beta1:
-                kept["m"] = list(everything)
-            for kind, kept_axes in kept.items():
+            for kind, kept_axes in self.slot_axes(tuple(variable.shape)).items():
                 name = f"{variable.path}/{kind}"
                 if name in self.slots:
                     raise ValueError(f"two variables have the path '{variable.path}'")
                 self.slots[name] = _zeros(variable.value, kept_axes, name)
+
+    def slot_axes(self, shape: tuple[int, ...]) -> dict[str, list[int]]:
+        """Kind of slot -> the axes of a variable of `shape` that it keeps."""
+        everything = list(range(len(shape)))
+        axes = self._factored_axes(shape)
+        kept = {"v": everything}
+        if axes is not None:
+            largest, second = axes
+            kept = {
+                "vr": [axis for axis in everything if axis != largest],
+                "vc": [axis for axis in everything if axis != second],
+            }
+        return kept | ({"m": everything} if self._beta1 else {})
 
     def slots_of(self, variable: keras.Variable) -> dict[str, tf.Variable]:
         """Kind (`v`, `vr`, `vc`, `m`) -> slot of one variable."""
@@ -134,15 +139,16 @@ class Adafactor(tf.Module):
         """
         step = tf.cast(step, tf.float32)
         mixing = (step + 1.0) ** -self._decay_exponent
-        updates = []
         for gradient, variable in zip(gradients, variables, strict=True):
             if gradient is None:
                 raise ValueError(f"'{variable.path}' has no gradient: leave it out of the update")
-            slots = self.slots_of(variable)
-            if not slots:
+            if not self.slots_of(variable):
                 raise ValueError(f"'{variable.path}' has no slots: it was not given to build")
-            gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
-            updates.append(self._precondition(gradient, slots, mixing))
+        gradients = self._clipped([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
+        updates = [
+            self._precondition(gradient, self.slots_of(variable), mixing)
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
         factors = self._factors(updates, variables, self.learning_rate(step))
         for update, variable, factor in zip(updates, variables, factors, strict=True):
             update *= factor
@@ -160,6 +166,15 @@ class Adafactor(tf.Module):
         if not self._factored or len(shape) < 2:
             return None
         return tuple(by_size[:2]) if shape[by_size[1]] >= self._min_dim_size_to_factor else None
+
+    def _clipped(self, gradients):
+        if self._global_norm_clip_threshold is None:
+            return gradients
+        # Stacked before they are added: DTensor joins the all-reduces of the sums into one.
+        halves = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])
+        norm = tf.sqrt(2.0 * tf.reduce_sum(halves))
+        factor = tf.minimum(1.0, self._global_norm_clip_threshold / tf.maximum(norm, 1e-30))
+        return [gradient * factor for gradient in gradients]
 
     def _precondition(self, gradient, slots, mixing):
         """U = G / sqrt(V) with V brought up to date by `mixing` = 1 - β."""
@@ -188,6 +203,11 @@ class Adafactor(tf.Module):
         if self._clipping_threshold is not None:
             factors /= tf.maximum(_rms(updates) / self._clipping_threshold, 1.0)
         return tf.unstack(factors)
+
+
+def zeros_like(value: tf.Variable, name: str) -> tf.Variable:
+    """A float32 variable of zeros, shaped and laid out like `value`."""
+    return _zeros(value, list(range(len(value.shape))), name)
 
 
 def _zeros(value: tf.Variable, axes: list[int], name: str) -> tf.Variable:

@@ -18,6 +18,14 @@ from switch_tf import config
 from switch_tf.errors import UserError
 from switch_tf.training.summaries import read_metrics
 
+# Settings that may differ when a run goes on: how far it goes, what is written when, and, where the
+# folder was moved, its path. Bindings to these macros follow them.
+_MAY_CHANGE = (
+    *("TRAIN_STEPS", "CHECKPOINT_PERIOD", "EVAL_PERIOD", "MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
+    *("train.train_steps", "train.checkpoint_period", "Evaluation.period"),
+    *("train.model_dir", "train.initial_checkpoint_path"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
@@ -43,7 +51,7 @@ class Arm:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The macros of its gin files and flags."""
+        """What its gin files and flags say, as `config.precheck`."""
         return config.precheck(self.gin_files, self.bindings)
 
     @property
@@ -70,13 +78,16 @@ class Arm:
         SIGINT and SIGTERM are handed on: the run saves, and this raises.
 
         Raises:
-          UserError: the run failed or was interrupted; says where its output is.
+          UserError: the run failed or was interrupted, and says where its output is; or what is in
+            its folder was made with other settings.
         """
+        self._check_same_settings()
         if self.is_done():
             print(f"{self.name}: done before, in {self.model_dir}", flush=True)
             return
         print(f"{self.name}: {self.train_steps} steps", flush=True)
         self.model_dir.mkdir(parents=True, exist_ok=True)
+        self._settings_file.write_text(json.dumps(_as_json(self.settings), indent=2))
         command = [sys.executable, "-m", "switch_tf.commands.main", "train"]
         command += [f"--gin_file={name}" for name in self.gin_files]
         command += [f"--gin.{binding}" for binding in self.bindings]
@@ -92,6 +103,28 @@ class Arm:
                 f"{self.name} failed with status {status}: its error stands above, its output in "
                 f"{log}; mend that, and the same command goes on"
             )
+
+    @property
+    def _settings_file(self) -> Path:
+        return self.model_dir / "settings.json"
+
+    def _check_same_settings(self) -> None:
+        """A run of other settings is not taken for this one; more steps, or another log, are no
+        other run.
+        """
+        if not self._settings_file.exists():
+            return
+        then, now = json.loads(self._settings_file.read_text()), _as_json(self.settings)
+        for name in sorted(then.keys() | now.keys()):
+            if then.get(name) != now.get(name) and name not in _MAY_CHANGE:
+                raise UserError(
+                    f"{self.name}: {self.model_dir} was made with {name}={then.get(name)}, and "
+                    f"this is {now.get(name)}: give another --output_dir, or remove that folder"
+                )
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=repr))
 
 
 def _run(command: Sequence[str], output) -> tuple[int, str | None]:

@@ -40,6 +40,23 @@ BEFORE_TENSORFLOW = {
         "NUM_EXPERTS=6 does not divide over the 8 devices of mesh dimension 'batch': change "
         "NUM_EXPERTS, MESH_SHAPE or LAYOUT_RULES",
     ),
+    "heads that the mesh does not divide": (
+        [MODEL, "--gin_file=layouts/model.gin", PRETRAIN, DIR, "--gin.MESH_SHAPE='model:8'"],
+        "TransformerEncoderDecoder.num_heads=4 does not divide over the 8 devices of mesh "
+        "dimension 'model': change TransformerEncoderDecoder.num_heads, MESH_SHAPE or LAYOUT_RULES",
+    ),
+    "a vocabulary that the mesh does not divide": (
+        [MODEL, "--gin_file=layouts/model.gin", PRETRAIN, DIR, "--gin.VOCAB_SIZE=2110"],
+        "VOCAB_SIZE=2110 does not divide over the 4 devices of mesh dimension 'model'",
+    ),
+    "a vocabulary that is not there": (
+        [
+            *(MODEL, PRETRAIN, DIR, "--gin.MIXTURE_OR_TASK_MODULE='tasks.local_text'"),
+            "--gin.local_text.vocabulary='no.model'",
+        ],
+        "local_text.vocabulary='no.model': no such file; give a SentencePiece model, or train one: "
+        "switch-tf tasks local_text_span_corruption --train_vocabulary=SIZE",
+    ),
     "a mesh that cannot be read": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch=8'"],
         "MESH_SHAPE='batch=8': 'batch=8' is not of the form name:value",

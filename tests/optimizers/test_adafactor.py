@@ -198,12 +198,35 @@ def updated(optimizer, value, gradients, mesh=None):
             [[2.95, 4.05]],
         ),
         ({"multiply_by_parameter_scale": False, "beta1": 0.75}, [[3, 4]], [[2.975, 4.025]]),
+        # U is the sign of G whatever its length.
+        (
+            {"multiply_by_parameter_scale": False, "global_norm_clip_threshold": 1e-3},
+            [[3, 4]],
+            [[2.9, 4.1]],
+        ),
     ],
-    ids=["scaled", "scaled_from_zero", "unscaled", "clipped", "momentum"],
+    ids=["scaled", "scaled_from_zero", "unscaled", "clipped", "momentum", "clipped_together"],
 )
 def test_first_update_by_hand(settings, value, expected):
     weight = updated(Adafactor(constant(0.1), **settings), value, [[[7.0, -0.2]]])
     np.testing.assert_allclose(weight, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("threshold, factor", [(None, 1.0), (20.0, 1.0), (6.5, 0.5)])
+@pytest.mark.parametrize("mesh_name", ["one", "mixed"])
+def test_gradients_are_clipped_by_the_norm_of_all_together(mesh_name, threshold, factor):
+    """Of lengths 5 and 12, so 13 together; seen in the second moments."""
+    gradients = [np.diag([3.0, 4.0, 0.0, 0.0]).astype(np.float32), np.float32([12.0, 0, 0, 0])]
+    with use(mesh_name) as mesh:
+        matrix = variable(mesh, "matrix", np.ones([4, 4], np.float32), AXES["matrix"])
+        vector = variable(mesh, "vector", np.ones([4], np.float32), AXES["vector"])
+        optimizer = Adafactor(constant(0.1), global_norm_clip_threshold=threshold)
+        optimizer.build([matrix, vector])
+        run(mesh, optimizer, [matrix, vector], [gradients])
+        # The first step takes the squares as they are.
+        for weight, gradient in zip((matrix, vector), gradients, strict=True):
+            seen = mesh_lib.to_numpy(optimizer.slots_of(weight)["v"])
+            np.testing.assert_allclose(seen, (factor * gradient) ** 2, rtol=1e-5, atol=1e-20)
 
 
 def test_a_gradient_of_zero_changes_nothing():

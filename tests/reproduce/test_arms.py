@@ -64,6 +64,19 @@ def test_what_is_done_is_not_run_again(tmp_path, child, capsys):
     assert capsys.readouterr().out == f"an arm: done before, in {arm.model_dir}\n"
 
 
+def test_a_folder_of_other_settings_is_not_taken_for_this_run(tmp_path, child):
+    def run(command):
+        log(arm, 10)
+        return 0, None
+
+    child(run)
+    arm = make_arm(tmp_path, SEED=0)
+    arm.run()
+    with pytest.raises(UserError, match="was made with SEED=0, and this is 1.*--output_dir"):
+        make_arm(tmp_path, SEED=1).run()
+    make_arm(tmp_path, SEED=0, TRAIN_STEPS=5).run()
+
+
 def test_what_is_not_at_its_last_step_goes_on(tmp_path, child):
     arm = make_arm(tmp_path)
     log(arm, 9)

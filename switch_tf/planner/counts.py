@@ -1,0 +1,72 @@
+"""Parameters, FLOPs and bytes of a model that is not made (paper, Table 9)."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from switch_tf.layers.base import Declared, declare_only
+from switch_tf.mesh import Mesh
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.optimizers.adafactor import Adafactor
+
+_FLOAT32_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a model and its optimizer hold.
+
+    Attributes:
+      model: the model, without weights: it cannot be called.
+      weights: what its weights would be.
+    """
+
+    model: TransformerEncoderDecoder
+    weights: tuple[Declared, ...]
+
+    @classmethod
+    def of(cls, make_model: Callable[[], TransformerEncoderDecoder]) -> "Counts":
+        """Counts of the model that a function makes."""
+        with declare_only() as declared:
+            model = make_model()
+            model.build()
+        return cls(model, tuple(declared))
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(w.shape) for w in self.weights)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Number of those that are spread over the experts."""
+        return sum(math.prod(w.shape) for w in self.weights if "experts" in w.axes)
+
+    def flops(self, lengths: dict[str, int]) -> int:
+        """Forward FLOPs of one sequence: 2 a multiply-add, products only.
+
+        Args:
+          lengths: task feature -> tokens, of `inputs` and `targets`.
+        """
+        return self.model.flops(lengths["inputs"], lengths["targets"])
+
+    def weight_bytes(self, mesh: Mesh) -> int:
+        """Bytes of the weights, float32, on each device.
+
+        Raises:
+          UserError: an axis does not divide over its mesh dimension.
+        """
+        return sum(_bytes(w.shape, w.axes, mesh) for w in self.weights)
+
+    def slot_bytes(self, mesh: Mesh, optimizer: Adafactor) -> int:
+        """Bytes of the optimizer's slots, float32, on each device."""
+        return sum(
+            _bytes([w.shape[i] for i in kept], [w.axes[i] for i in kept], mesh)
+            for w in self.weights
+            for kept in optimizer.slot_axes(w.shape).values()
+        )
+
+
+def _bytes(shape, axes, mesh) -> int:
+    ways = math.prod(mesh.ways(axis) for axis in axes if axis is not None)
+    return _FLOAT32_BYTES * math.prod(shape) // ways

@@ -1,0 +1,133 @@
+"""`switch-tf plan`: prints what a configuration needs and sends."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import gin
+import numpy as np
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data import features as features_lib
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.planner import lowered
+from switch_tf.planner.counts import Counts
+from switch_tf.planner.dtypes import stage_dtypes
+from switch_tf.training.describe import table
+from switch_tf.training.step import TrainStep
+
+_SHOWN_WEIGHTS = 8
+
+
+@gin.configurable(denylist=["collectives", "dtypes"])
+def plan(
+    collectives: bool = False,
+    dtypes: bool = False,
+    task_feature_lengths: dict[str, int] = gin.REQUIRED,
+    batch_size: int = gin.REQUIRED,
+    model: Callable[[], TransformerEncoderDecoder] = TransformerEncoderDecoder,
+    optimizer: Callable[[], Adafactor] = Adafactor,
+    mesh_shape: str = "batch:1",
+    layout_rules: str = "batch:batch",
+) -> None:
+    """Prints parameters, FLOPs and bytes, from shapes alone; and what is asked for beside.
+
+    Args:
+      collectives: whether to list what crosses devices in a training step, which is compiled.
+      dtypes: whether to list the precision of each stage of its Switch layers.
+      task_feature_lengths: {"inputs": tokens, "targets": tokens}.
+      batch_size: sequences a step, all devices together.
+      model, optimizer: functions making them.
+      mesh_shape, layout_rules: as `mesh.parse_mesh_shape` and `mesh.parse_layout_rules`.
+
+    Raises:
+      UserError: sizes that do not fit each other.
+    """
+    shape = mesh_lib.parse_mesh_shape(mesh_shape)
+    on_paper = mesh_lib.Mesh(shape, mesh_lib.parse_layout_rules(layout_rules, shape), None)
+    features_lib.check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
+    for line in _counted(Counts.of(model), optimizer(), on_paper, task_feature_lengths):
+        print(line)
+    if not (collectives or dtypes):
+        return
+    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
+    with mesh_lib.use(mesh):
+        step, features = training_step(model(), optimizer(), mesh, batch_size, task_feature_lengths)
+        arguments = step.arguments(features, 0)
+        if dtypes:
+            graph = step.function.get_concrete_function(*arguments).graph
+            print("\nprecision of the Switch layers, by stage")
+            print(*dtype_table(stage_dtypes(graph)), sep="\n")
+        if collectives:
+            print("\nwhat crosses devices in a training step, bytes that each device puts in")
+            text = lowered.lower(step.function, *arguments)
+            print(*collective_table(lowered.collectives(text)), sep="\n")
+
+
+def training_step(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]):
+    """A step of a model that is made here, and features of random tokens for it.
+
+    Args:
+      model: a `TransformerEncoderDecoder`, not built.
+      optimizer: not built.
+      mesh: in use.
+      batch_size: sequences, all devices together.
+      lengths: task feature -> tokens.
+
+    Returns:
+      `TrainStep`, and features on the mesh.
+    """
+    model.build()
+    optimizer.build(model.trainable_variables)
+    step = TrainStep(model, optimizer, mesh, seed=0)
+    random = np.random.default_rng(0)
+    shapes = {
+        "encoder_input_tokens": lengths["inputs"],
+        "decoder_input_tokens": lengths["targets"],
+        "decoder_target_tokens": lengths["targets"],
+    }
+    arrays = {
+        name: random.integers(3, model.vocab_size, (batch_size, length)).astype(np.int32)
+        for name, length in shapes.items()
+    }
+    arrays["decoder_loss_weights"] = np.ones((batch_size, lengths["targets"]), np.float32)
+    return step, {name: mesh.pack(value, ("batch", None)) for name, value in arrays.items()}
+
+
+def _counted(counts: Counts, optimizer, mesh, lengths) -> Iterator[str]:
+    flops = counts.flops(lengths)
+    yield (f"parameters: {counts.parameters:,}, of them in experts {counts.expert_parameters:,}")
+    yield (
+        f"forward FLOPs: {flops:.4g} a sequence of {lengths['inputs']} + {lengths['targets']} "
+        "tokens"
+    )
+    yield (
+        f"on each of {mesh.size} devices: weights {counts.weight_bytes(mesh):,} bytes, optimizer "
+        f"slots {counts.slot_bytes(mesh, optimizer):,} bytes"
+    )
+    largest = sorted(counts.weights, key=lambda w: -np.prod(w.shape, dtype=np.int64))
+    rows = [("largest weights", "axes", "shape", "split into")]
+    for weight in largest[:_SHOWN_WEIGHTS]:
+        ways = int(np.prod([mesh.ways(axis) for axis in weight.axes if axis]))
+        axes = " ".join(axis or "-" for axis in weight.axes)
+        rows.append((weight.path, axes, "x".join(map(str, weight.shape)), ways))
+    yield from table(rows)
+
+
+def dtype_table(stages) -> Iterator[str]:
+    """Lines of a table of `dtypes.stage_dtypes`."""
+    rows = [("stage", "forward", "backward")]
+    for stage, dtypes in stages.items():
+        rows.append((stage, " ".join(dtypes.forward) or "-", " ".join(dtypes.backward) or "-"))
+    return table(rows)
+
+
+def collective_table(found: list[lowered.Collective]) -> Iterator[str]:
+    """Lines of a table of the collectives, alike ones counted."""
+    rows = [("collective", "dtype", "elements", "devices", "count", "bytes")]
+    for one, count in sorted(Counter(found).items()):
+        rows.append(
+            (one.kind, one.dtype, f"{one.size:,}", one.devices, count, f"{count * one.bytes:,}")
+        )
+    rows.append(("total", "", "", "", len(found), f"{sum(one.bytes for one in found):,}"))
+    return table(rows)

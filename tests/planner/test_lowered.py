@@ -1,0 +1,153 @@
+"""What crosses devices in the training step, in the paper's five layouts (Sec. 5, Fig. 9).
+
+Read off the step as DTensor lowers it, for a model of 2 + 2 layers of which two are sparse, on
+eight devices, in bfloat16.
+"""
+
+import functools
+from collections import Counter
+
+import pytest
+
+from switch_tf import config, runtime
+from switch_tf.layers.router import SwitchRouter
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.optimizers.schedules import constant
+from switch_tf.planner import lowered
+from switch_tf.planner.dtypes import stage_dtypes
+from switch_tf.planner.plan import collective_table, dtype_table, training_step
+from tests.helpers import compiled, place, tiny_model, using
+
+BATCH, LENGTHS, D_MODEL, EXPERTS, GROUP_SIZE = 8, {"inputs": 16, "targets": 8}, 16, 8, 8
+LAYERS = 2
+# Of each layout's file, but for the mesh of model parallelism, there of four devices.
+MESHES = {"model": "model:8"}
+LAYOUTS = ("data", "model", "model_data", "expert_data", "expert_model_data")
+
+
+def layout_of(name):
+    given = config.precheck([f"layouts/{name}.gin"])
+    return MESHES.get(name, given["MESH_SHAPE"]), given["LAYOUT_RULES"]
+
+
+@functools.cache
+def step_of(name):
+    """Collectives and dtypes of one training step in a layout."""
+    with using(layout_of(name)) as mesh:
+        optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
+        model = tiny_model(EXPERTS, GROUP_SIZE, built=False, dtype="bfloat16")
+        step, features = training_step(model, optimizer, mesh, BATCH, LENGTHS)
+        arguments = step.arguments(features, 0)
+        text = lowered.lower(step.function, *arguments)
+        graph = step.function.get_concrete_function(*arguments).graph
+        return lowered.collectives(text), stage_dtypes(graph), mesh.shape
+
+
+def counted(name, kind):
+    return Counter((c.dtype, c.size, c.devices) for c in step_of(name)[0] if c.kind == kind)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_nothing_is_gathered(name):
+    kinds = {one.kind for one in step_of(name)[0]}
+    sends_tokens = {"all-to-all"} if "expert" in name else set()
+    assert kinds == {"all-reduce"} | sends_tokens
+
+
+@pytest.mark.parametrize("name", ["expert_data", "expert_model_data"])
+def test_a_switch_layer_has_two_all_to_alls_forward_and_two_backward(name):
+    """Each of [E, C, d_model] for each of a device's groups, in bfloat16."""
+    ways = step_of(name)[2]["batch"]
+    expected = Counter()
+    for length in LENGTHS.values():
+        groups = BATCH * length // GROUP_SIZE
+        capacity = int(GROUP_SIZE * 1.25 / EXPERTS)
+        size = groups // ways * EXPERTS * capacity * D_MODEL
+        expected["bf16", size, ways] += 4
+    assert counted(name, "all-to-all") == expected
+
+
+@pytest.mark.parametrize("name", ["data", "expert_data"])
+def test_without_model_parallelism_only_gradients_and_figures_are_reduced(name):
+    """Of the weights that every device has: all of them, or all but the experts.
+
+    DTensor joins small all-reduces into one, and rounds its size up.
+    """
+    sizes = counted(name, "all-reduce")
+    activations = BATCH // 8 * LENGTHS["targets"] * D_MODEL
+    assert sum(sizes.values()) <= 5
+    assert all(dtype == "f32" for dtype, _, _ in sizes)
+    assert activations not in {size for _, size, _ in sizes}
+    experts = LAYERS * 2 * EXPERTS * D_MODEL * 32
+    total = {n: sum(s[1] * k for s, k in counted(n, "all-reduce").items()) for n in LAYOUTS}
+    assert total["data"] - total["expert_data"] == experts
+
+
+@pytest.mark.parametrize("name", ["model", "model_data", "expert_model_data"])
+def test_model_parallelism_reduces_activations_of_a_row_of_devices(name):
+    """[B/n, length, d_model] after each attention and each feed-forward layer."""
+    shape = step_of(name)[2]
+    batch = BATCH // shape.get("batch", 1)
+    sizes = counted(name, "all-reduce")
+    encoder = ("f32", batch * LENGTHS["inputs"] * D_MODEL, shape["model"])
+    decoder = ("f32", batch * LENGTHS["targets"] * D_MODEL, shape["model"])
+    # Forward: two a layer of the encoder, three of the decoder; their mirror backward is joined.
+    assert sizes[encoder] >= 2 * LAYERS
+    assert sizes[decoder] >= 3 * LAYERS
+
+
+@pytest.mark.parametrize("name", ["data", "expert_data"])
+def test_the_router_computes_in_float32_and_the_rest_in_bfloat16(name):
+    stages = step_of(name)[1]
+    assert len(stages) == 9
+    for stage, dtypes in stages.items():
+        expected = "float32" if stage.startswith("router/") else "bfloat16"
+        assert dtypes.forward == (expected,), stage
+        assert dtypes.backward == (expected,), stage
+
+
+def test_a_router_in_bfloat16_is_seen():
+    """The paper's Table 2: the arm that diverges."""
+    router = functools.partial(SwitchRouter, dtype="bfloat16")
+    with using(("batch:1", "batch:batch")) as mesh:
+        model = tiny_model(
+            num_layers=1, expert_frequency=1, router=router, dtype="bfloat16", built=False
+        )
+        step, features = training_step(model, Adafactor(constant(0.1)), mesh, BATCH, LENGTHS)
+        arguments = step.arguments(features, 0)
+        stages = stage_dtypes(step.function.get_concrete_function(*arguments).graph)
+    for stage in ("noise", "logits", "probabilities"):
+        assert stages[f"router/{stage}"].forward == ("bfloat16",)
+    assert stages["router/places"].forward == ("float32",)
+
+
+def test_the_tables_have_a_row_for_each_kind_and_stage():
+    found, stages, _ = step_of("expert_data")
+    lines = list(collective_table(found))
+    assert lines[0].split() == ["collective", "dtype", "elements", "devices", "count", "bytes"]
+    assert any(line.split()[:2] == ["all-to-all", "bf16"] for line in lines)
+    assert lines[-1].split() == [
+        "total",
+        str(len(found)),
+        f"{sum(one.bytes for one in found):,}",
+    ]
+    assert [line.split()[0] for line in dtype_table(stages)][1:] == list(stages)
+
+
+def test_a_function_that_was_called_before_is_not_lowered_again():
+    with using(layout_of("data")):
+        x_B = place([1.0] * 8, ("batch",))
+
+        @compiled
+        def double(x_B):
+            return 2.0 * x_B
+
+        assert lowered.collectives(lowered.lower(double, x_B)) == []
+        with pytest.raises(ValueError, match="compiled before"):
+            lowered.lower(double, x_B)
+
+
+def test_without_the_start_for_it_nothing_can_be_lowered(monkeypatch):
+    monkeypatch.delenv("TF_CPP_VMODULE")
+    with pytest.raises(RuntimeError, match="shows_lowered"), runtime.lowered_functions():
+        pass
