@@ -16,10 +16,10 @@ POLICIES = ("argmax", "sample", "input_dropout", "input_jitter")
 class Router(Layer):
     """What all routers share: logits h = x W, p = softmax(h), capacities, losses.
 
-    Its own dtype policy is float32 whatever the model's: in bfloat16 the softmax's rounding
-    destabilises training (paper, Sec. 2.4, "selective precision"). Keras casts the input on entry.
-    A subclass is one method, `choose`. In gin, `Router.capacity_factor` and so on hold for all
-    routers.
+    Its own dtype is float32 whatever the model's: in bfloat16 the softmax's rounding destabilises
+    training (paper, Sec. 2.4, "selective precision"). Keras casts the input on entry. Weights,
+    places and losses are float32 in any case. A subclass is one method, `choose`. In gin,
+    `Router.capacity_factor` and so on hold for all routers.
 
     Args:
       num_experts: E.
@@ -27,9 +27,12 @@ class Router(Layer):
       eval_capacity_factor: the same in evaluation.
       min_capacity: least tokens an expert takes from a group.
       absolute_capacity: tokens an expert takes from a group, in place of the factors.
+      dropless: whether an expert takes a whole group, so that no token is dropped. Experts and
+        all-to-alls then cost num_experts / capacity_factor times as much.
       load_balancing_coef: alpha of the load-balancing loss.
       z_loss_coef: weight of the mean squared log-partition function of the logits.
       init_scale: s of the fan-in initialisation.
+      dtype: of noise, logits and softmax; "bfloat16" is the paper's Table 2, not for use.
     """
 
     # Whether a token that an expert took tries no other.
@@ -42,17 +45,20 @@ class Router(Layer):
         eval_capacity_factor=2.0,
         min_capacity=1,
         absolute_capacity=None,
+        dropless=False,
         load_balancing_coef=1e-2,
         z_loss_coef=0.0,
         init_scale=0.1,
+        dtype="float32",
         **kwargs,
     ):
-        super().__init__(**({"dtype": "float32"} | kwargs))
+        super().__init__(dtype=dtype, **kwargs)
         self.num_experts = num_experts
         self.capacity_factor = capacity_factor
         self.eval_capacity_factor = eval_capacity_factor
         self.min_capacity = min_capacity
         self.absolute_capacity = absolute_capacity
+        self.dropless = dropless
         self.load_balancing_coef = load_balancing_coef
         self.z_loss_coef = z_loss_coef
         self.init_scale = init_scale
@@ -70,7 +76,7 @@ class Router(Layer):
 
     def capacity(self, group_size: int, training: bool) -> int:
         """C, tokens an expert takes from a group of `group_size`."""
-        if routing_lib.is_dropless():
+        if self.dropless or routing_lib.is_dropless():
             return group_size
         if self.absolute_capacity is not None:
             return min(self.absolute_capacity, group_size)
@@ -88,10 +94,12 @@ class Router(Layer):
         Returns:
           `Routing`.
         """
-        x_GSM = self.explore(x_GSM, training)
-        logits_GSE = tf.einsum("GSM,ME->GSE", x_GSM, self.read(self.kernel))
+        with tf.name_scope("noise"):
+            x_GSM = self.explore(x_GSM, training)
+        with tf.name_scope("logits"):
+            logits_GSE = tf.einsum("GSM,ME->GSE", x_GSM, self.read(self.kernel))
         if nonpadding_GS is None:
-            nonpadding_GS = tf.ones_like(logits_GSE[..., 0])
+            nonpadding_GS = tf.ones(logits_GSE.shape[:-1])
         return self.route(logits_GSE, nonpadding_GS, training)
 
     def explore(self, x_GSM, training):
@@ -100,26 +108,33 @@ class Router(Layer):
 
     def route(self, logits_GSE, nonpadding_GS, training):
         """`Routing` by logits."""
-        probabilities_GSE = tf.nn.softmax(logits_GSE)
-        choices = self.choose(logits_GSE, probabilities_GSE, training)
-        expert_index_GKS, wanted_GKS, gate_GKS, counted_GSE = choices
-        wanted_GKS *= tf.stack([nonpadding_GS] * wanted_GKS.shape[1], axis=1)
+        with tf.name_scope("probabilities"):
+            probabilities_GSE = tf.cast(tf.nn.softmax(logits_GSE), tf.float32)
+            logits_GSE = tf.cast(logits_GSE, tf.float32)
+        with tf.name_scope("choice"):
+            choices = self.choose(logits_GSE, probabilities_GSE, training)
+            expert_index_GKS, wanted_GKS, gate_GKS, counted_GSE = choices
         capacity = self.capacity(logits_GSE.shape[1], training)
-        position_GKS, kept_GKS = routing_lib.place(
-            expert_index_GKS, wanted_GKS, self.num_experts, capacity, self.once
-        )
+        with tf.name_scope("places"):
+            wanted_GKS *= tf.stack([nonpadding_GS] * wanted_GKS.shape[1], axis=1)
+            position_GKS, kept_GKS = routing_lib.place(
+                expert_index_GKS, wanted_GKS, self.num_experts, capacity, self.once
+            )
+            gate_GKS *= tf.cast(kept_GKS, tf.float32)
+        with tf.name_scope("load_balancing_loss"):
+            balance_G = self.balance(
+                probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS
+            )
         return routing_lib.Routing(
             expert_index_GKS=expert_index_GKS,
             position_GKS=position_GKS,
             kept_GKS=kept_GKS,
-            gate_GKS=gate_GKS * tf.cast(kept_GKS, tf.float32),
+            gate_GKS=gate_GKS,
             chosen_GSE=counted_GSE,
             logits_GSE=logits_GSE,
             probabilities_GSE=probabilities_GSE,
             nonpadding_GS=nonpadding_GS,
-            load_balancing_loss_G=self.balance(
-                probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS
-            ),
+            load_balancing_loss_G=balance_G,
             num_experts=self.num_experts,
             capacity=capacity,
         )
@@ -134,14 +149,20 @@ class Router(Layer):
         Returns:
           expert_index_GKS int32; wanted_GKS float32, 0 for choices not made; gate_GKS float32;
           counted_GSE float32, what the load-balancing loss counts, rows that sum to 1.
+
+        Raises:
+          UserError: of the base class.
         """
-        raise NotImplementedError
+        raise UserError(
+            "Router itself chooses no experts: set SwitchFFN.router to one that does, such as "
+            "@SwitchRouter"
+        )
 
     def get_config(self):
         """Constructor arguments."""
         names = (
             "num_experts capacity_factor eval_capacity_factor min_capacity absolute_capacity "
-            "load_balancing_coef z_loss_coef init_scale"
+            "dropless load_balancing_coef z_loss_coef init_scale"
         )
         return super().get_config() | {name: getattr(self, name) for name in names.split()}
 
@@ -190,11 +211,12 @@ class SwitchRouter(Router):
         policy = self._policy(training)
         if policy == "input_jitter" and self.jitter:
             low, high = 1.0 - self.jitter, 1.0 + self.jitter
-            return x_GSM * tf.random.stateless_uniform(x_GSM.shape, layer_seed(self), low, high)
+            noise_GSM = tf.random.stateless_uniform(x_GSM.shape, layer_seed(self), low, high)
+            return x_GSM * tf.cast(noise_GSM, x_GSM.dtype)
         if policy == "input_dropout":
             keep = 1.0 - self.input_dropout_rate
             noise_GSM = tf.random.stateless_uniform(x_GSM.shape, layer_seed(self))
-            return x_GSM * tf.cast(noise_GSM < keep, tf.float32) / keep
+            return x_GSM * tf.cast(noise_GSM < keep, x_GSM.dtype) / keep
         return x_GSM
 
     def choose(self, logits_GSE, probabilities_GSE, training):

@@ -57,6 +57,8 @@ class TransformerEncoderDecoder(Layer):
       tied_softmax: whether the logits use the embedding (T5 1.0) or a kernel of their own (1.1).
       dropout_rate: everywhere but inside the experts.
       expert_frequency: 0 dense, 1 all feed-forward layers sparse, 2 every other.
+      encoder_sparse_layers, decoder_sparse_layers: which layers of a stack are sparse, from 0, in
+        place of `expert_frequency`.
       switch_ffn: class or function making the sparse feed-forward layer from `d_ff`, `activation`,
         `expert_dropout_rate`.
       expert_dropout_rate: inside the experts; None: as `dropout_rate`.
@@ -78,6 +80,8 @@ class TransformerEncoderDecoder(Layer):
         tied_softmax=True,
         dropout_rate=0.0,
         expert_frequency=0,
+        encoder_sparse_layers=None,
+        decoder_sparse_layers=None,
         switch_ffn=SwitchFFN,
         expert_dropout_rate=None,
         init_scale=1.0,
@@ -96,20 +100,29 @@ class TransformerEncoderDecoder(Layer):
         self.tied_softmax = tied_softmax
         self.dropout_rate = dropout_rate
         self.expert_frequency = expert_frequency
+        self.encoder_sparse_layers = encoder_sparse_layers
+        self.decoder_sparse_layers = decoder_sparse_layers
         self.switch_ffn = switch_ffn
         self.expert_dropout_rate = expert_dropout_rate
         self.init_scale = init_scale
         self.seed = seed
         policy = self.dtype_policy
         self.embedding = Embedding(vocab_size, d_model, name="embedding", dtype=policy)
-        self.encoder = self._stack("encoder", causal=False)
-        self.decoder = self._stack("decoder", causal=True)
+        self.encoder = self._stack("encoder", encoder_sparse_layers, causal=False)
+        self.decoder = self._stack("decoder", decoder_sparse_layers, causal=True)
         self.softmax = None
         if not tied_softmax:
             self.softmax = Softmax(vocab_size, init_scale, name="softmax", dtype=policy)
 
-    def _stack(self, name, causal):
-        sparse = sparse_layers(self.num_layers, self.expert_frequency)
+    def _stack(self, name, sparse, causal):
+        if sparse is None:
+            sparse = sparse_layers(self.num_layers, self.expert_frequency)
+        absent = [i for i in sparse if i not in range(self.num_layers)]
+        if absent:
+            raise UserError(
+                f"{name}_sparse_layers={sparse}: there is no layer {absent[0]}; the {name} has "
+                f"layers 0 to {self.num_layers - 1}"
+            )
         blocks = [
             Block(
                 attention=self._attention,
@@ -252,7 +265,8 @@ class TransformerEncoderDecoder(Layer):
         """Constructor arguments that are plain values."""
         names = (
             "vocab_size d_model d_kv num_heads d_ff num_layers activation tied_softmax "
-            "dropout_rate expert_frequency expert_dropout_rate init_scale seed"
+            "dropout_rate expert_frequency encoder_sparse_layers decoder_sparse_layers "
+            "expert_dropout_rate init_scale seed"
         )
         config = super().get_config() | {name: getattr(self, name) for name in names.split()}
         return config | {"dtype": "bfloat16" if self.compute_dtype == "bfloat16" else "float32"}

@@ -27,7 +27,12 @@ def per_sequence(weights_BL, segments_BL=None):
 
 
 def cross_entropy(
-    logits_BLV, targets_BL, weights_BL, z_loss_coef: float = 0.0, loss_weights_BL=None
+    logits_BLV,
+    targets_BL,
+    weights_BL,
+    z_loss_coef: float = 0.0,
+    loss_weights_BL=None,
+    normalizer=None,
 ):
     """Sums over tokens, and the loss, their weighted mean.
 
@@ -37,6 +42,7 @@ def cross_entropy(
       weights_BL: [batch, length], 0 for padding.
       z_loss_coef: weight of log(Z)², which keeps the logits near zero (Mesh-TensorFlow: 1e-4).
       loss_weights_BL: [batch, length], of a token in the loss; None: `weights_BL`.
+      normalizer: what the loss is divided by; None: the sum of `loss_weights_BL`, at least 1.
 
     Returns:
       Sum of the cross-entropy in nats, sum of the weighted z-loss, number of correct tokens, sum
@@ -57,4 +63,6 @@ def cross_entropy(
     entropy, z_loss, correct, tokens, loss, weight = tf.unstack(
         tf.reduce_sum(columns_BL6, axis=[0, 1])
     )
-    return entropy, z_loss, correct, tokens, loss / tf.maximum(weight, 1.0)
+    if normalizer is None:
+        normalizer = tf.maximum(weight, 1.0)
+    return entropy, z_loss, correct, tokens, loss / normalizer

@@ -1,6 +1,7 @@
 """What will run, in words and tables, before it runs."""
 
 import math
+from collections.abc import Iterator
 
 from switch_tf.models.encoder_decoder import parameter_count
 
@@ -50,7 +51,7 @@ def _weights(model, optimizer, mesh):
                 f"{size:,}",
             )
         )
-    yield from _table(rows)
+    yield from table(rows)
     yield f"per device: weights {weight_bytes:,} bytes, optimizer slots {slot_bytes:,} bytes"
 
 
@@ -67,12 +68,20 @@ def _switch_layers(model, batch_size, lengths):
             "z coef.",
         )
     ]
+    warnings = []
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
         for block in stack.blocks:
             if not block.sparse:
                 continue
             layer = block.feed_forward.layer
             groups, group_size = layer.groups(batch_size, length)
+            wanted = min(layer.group_size or length, batch_size * length // layer.groups_multiple)
+            if 2 * group_size <= wanted:
+                warnings.append(
+                    f"{layer.path}: groups of {group_size} tokens, not of {wanted}: the "
+                    f"{batch_size} x {length} tokens have no better divisor; round BATCH_SIZE and "
+                    "TASK_FEATURE_LENGTHS"
+                )
             capacities = [layer.router.capacity(group_size, training) for training in (True, False)]
             rows.append(
                 (
@@ -88,10 +97,16 @@ def _switch_layers(model, batch_size, lengths):
     if len(rows) == 1:
         yield "no switch layers: the model is dense"
         return
-    yield from _table(rows)
+    yield from table(rows)
+    yield from warnings
     factor = layer.router.capacity_factor
     wanted = math.floor(group_size * factor / layer.num_experts)
-    if layer.router.absolute_capacity is None and wanted > group_size:
+    if layer.router.dropless:
+        yield (
+            "dropless: no token is dropped; experts and all-to-alls work on "
+            f"{layer.num_experts} slots a token, in place of {factor} at CAPACITY_FACTOR"
+        )
+    elif layer.router.absolute_capacity is None and wanted > group_size:
         yield f"CAPACITY_FACTOR={factor} asks for more than a group holds: cut to {group_size}"
 
 
@@ -101,7 +116,12 @@ def _bytes_per_device(variable) -> int:
     return math.prod(variable.shape) // math.prod(shards) * variable.dtype.size
 
 
-def _table(rows):
+def table(rows) -> Iterator[str]:
+    """Lines of a table, columns wide enough for their cells.
+
+    Args:
+      rows: sequences of cells of any type, one length; the first is the heading.
+    """
     rows = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:

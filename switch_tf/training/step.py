@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import gin
 import numpy as np
 import tensorflow as tf
 
@@ -11,7 +12,10 @@ from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.dropout import fixed_seed, step_seed
 from switch_tf.layers.watch import watch
 from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
+from switch_tf.training.microbatches import Microbatches
 
+# Far apart, so that no part of a step has the seed of another run's.
+_PART_SEEDS = 7919
 _SCALARS = ("loss", "cross_entropy", "z_loss", "correct", "tokens", "learning_rate")
 
 
@@ -26,19 +30,27 @@ class _Columns:
     watched: list[str] = dataclasses.field(default_factory=list)
 
 
+@gin.configurable
 class TrainStep:
     """Forward, backward and update.
+
+    Attributes:
+      function: the compiled step; called with `arguments`.
+      microbatches: as given.
 
     Args:
       model: called with features and `training`.
       optimizer: of `switch_tf.optimizers`, built.
       mesh: the mesh in use.
-      z_loss_coef: of the softmax (Mesh-TensorFlow: 1e-4).
       seed: of dropout and jitter, with the step mixed in.
+      z_loss_coef: of the softmax (Mesh-TensorFlow: 1e-4).
       loss_normalizing_factor: one of `LOSS_NORMALIZING_FACTORS`.
+      microbatches: parts of a batch that go through the model one after the other, their gradients
+        summed: less memory, the same update. As in Mesh-TensorFlow, the routers' losses are means
+        over the parts.
 
     Raises:
-      UserError: it is none of them.
+      UserError: the factor is none of them, or fewer than one part.
     """
 
     def __init__(
@@ -46,15 +58,21 @@ class TrainStep:
         model,
         optimizer,
         mesh,
-        z_loss_coef: float,
         seed: int,
+        z_loss_coef: float = 1e-4,
         loss_normalizing_factor: str = LOSS_NORMALIZING_FACTORS[0],
+        microbatches: int = 1,
     ):
         if loss_normalizing_factor not in LOSS_NORMALIZING_FACTORS:
             raise UserError(
                 f"loss_normalizing_factor='{loss_normalizing_factor}' is none of "
                 + ", ".join(LOSS_NORMALIZING_FACTORS)
             )
+        if not isinstance(microbatches, int) or microbatches < 1:
+            raise UserError(
+                f"TrainStep.microbatches={microbatches!r}: give a whole number of at least 1"
+            )
+        self.microbatches = microbatches
         self._loss_normalizing_factor = loss_normalizing_factor
         self._model = model
         self._optimizer = optimizer
@@ -63,7 +81,12 @@ class TrainStep:
         self._seed = seed
         self._columns = _Columns()
         # Autograph would rewrite Python that is meant to run while tracing, and wrap its errors.
-        self._run = tf.function(self._trace, autograph=False)
+        self.function = tf.function(self._train_step, autograph=False)
+        self._parts = None
+        if microbatches > 1:
+            self._parts = Microbatches(microbatches, mesh, model.trainable_variables)
+            self._add_gradients = tf.function(self._add_gradients_of_part, autograph=False)
+            self._update = tf.function(self._update_by_sums, autograph=False)
 
     def __call__(self, features, step: int) -> dict:
         """Updates the model and returns the step's figures.
@@ -77,12 +100,70 @@ class TrainStep:
           `routing`: layer -> figures of `routing.unpack_statistics` and max_logit; `not_finite`:
           names of the layers whose output has inf or NaN, in order.
         """
-        # Not integers: DTensor takes small ones for constants and compiles the second step anew.
-        seed_and_step = self._mesh.pack(np.array([self._seed, step], np.float64), (None,))
-        return self._unpack(mesh_lib.to_numpy(self._run(features, seed_and_step)))
+        if self._parts is None:
+            return self._unpack(mesh_lib.to_numpy(self.function(*self.arguments(features, step))))
+        figures = []
+        for part in range(self.microbatches):
+            arguments = self.arguments(features, step, part)
+            figures.append(mesh_lib.to_numpy(self._add_gradients(*arguments)))
+        self._update(self.arguments(features, step)[1])
+        return self._unpack(self._whole(np.stack(figures)))
 
-    def _trace(self, features, seed_and_step):
+    def describe(self) -> str:
+        """The objective, in a line."""
+        return (
+            f"loss: {self._loss_normalizing_factor}, softmax z-loss coefficient "
+            f"{self._z_loss_coef}; micro-batches: {self.microbatches}"
+        )
+
+    def arguments(self, features, step: int, *part: int) -> tuple:
+        """What `function` is called with; arguments as `__call__`."""
+        # Not integers: DTensor takes small ones for constants and compiles the second step anew.
+        numbers = np.array([self._seed, step, *part], np.float64)
+        return features, self._mesh.pack(numbers, (None,))
+
+    def _train_step(self, features, seed_and_step):
         seed_and_step = tf.cast(seed_and_step, tf.int32)
+        gradients, figures = self._gradients(features, seed_and_step)
+        self._optimizer.apply(gradients, self._model.trainable_variables, seed_and_step[1])
+        return figures
+
+    def _add_gradients_of_part(self, features, seed_step_part):
+        numbers = tf.cast(seed_step_part, tf.int32)
+        part, share = numbers[2], 1.0 / self.microbatches
+        weights_BL = self._loss_weights(features)
+        normalizer = tf.maximum(tf.reduce_sum(weights_BL), 1.0)
+        # Each part draws its own noise.
+        seed_and_step = tf.stack([numbers[0] + part * _PART_SEEDS, numbers[1]])
+        features = self._parts.part(features, part)
+        gradients, figures = self._gradients(features, seed_and_step, normalizer, share)
+        self._parts.add(gradients)
+        return figures
+
+    def _update_by_sums(self, seed_and_step):
+        step = tf.cast(seed_and_step, tf.int32)[1]
+        self._optimizer.apply(self._parts.take(), self._model.trainable_variables, step)
+
+    def _whole(self, parts: np.ndarray) -> np.ndarray:
+        """The figures of a batch from those of its parts, [parts, figures]."""
+        whole, scalars = parts.sum(axis=0), len(_SCALARS)
+        whole[_SCALARS.index("learning_rate")] = parts[0, _SCALARS.index("learning_rate")]
+        widths = [experts + routing_lib.NUM_SCALARS for _, experts, _ in self._columns.layers]
+        means = slice(scalars, scalars + sum(widths))
+        largest = slice(means.stop, means.stop + len(widths))
+        whole[means] = parts[:, means].mean(axis=0)
+        whole[largest] = parts[:, largest].max(axis=0)
+        return whole
+
+    def _loss_weights(self, features):
+        """[batch, length], what each token weighs in the loss."""
+        weights_BL = features["decoder_loss_weights"]
+        if self._loss_normalizing_factor == "AVERAGE_PER_SEQUENCE":
+            return per_sequence(weights_BL, features.get("decoder_segment_ids"))
+        return tf.cast(weights_BL, tf.float32)
+
+    def _gradients(self, features, seed_and_step, normalizer=None, share=1.0):
+        """Gradients, and the vector of figures; `share` is that of the batch in the features."""
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
             with (
@@ -91,22 +172,20 @@ class TrainStep:
                 watch() as watched,
             ):
                 logits_BLV = self._model(features, training=True)
-            targets_BL = features["decoder_target_tokens"]
-            weights_BL, loss_weights_BL = features["decoder_loss_weights"], None
-            if self._loss_normalizing_factor == "AVERAGE_PER_SEQUENCE":
-                segments_BL = features.get("decoder_segment_ids")
-                loss_weights_BL = per_sequence(weights_BL, segments_BL)
             entropy, z_loss, correct, tokens, loss = cross_entropy(
-                logits_BLV, targets_BL, weights_BL, self._z_loss_coef, loss_weights_BL
+                logits_BLV,
+                features["decoder_target_tokens"],
+                features["decoder_loss_weights"],
+                self._z_loss_coef,
+                self._loss_weights(features),
+                normalizer,
             )
             for report in reports:
-                loss += report.loss()
+                loss += share * report.loss()
         gradients = tape.gradient(loss, [variable.value for variable in variables])
-        step = seed_and_step[1]
-        self._optimizer.apply(gradients, variables, step)
-        rate = tf.cast(self._optimizer.learning_rate(step), tf.float32)
+        rate = tf.cast(self._optimizer.learning_rate(seed_and_step[1]), tf.float32)
         scalars = tf.stack([loss, entropy, z_loss, correct, tokens, rate])
-        return tf.concat([scalars, *self._observe(reports, watched)], axis=0)
+        return gradients, tf.concat([scalars, *self._observe(reports, watched)], axis=0)
 
     def _observe(self, reports, watched):
         self._columns.layers = [

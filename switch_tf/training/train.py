@@ -28,6 +28,7 @@ from switch_tf.training.evaluation import (
     TeacherForced,
     figures_line,
 )
+from switch_tf.training.load_watch import LoadWatch
 from switch_tf.training.progress import Progress
 from switch_tf.training.step import TrainStep
 from switch_tf.training.summaries import MetricsWriter
@@ -46,8 +47,6 @@ class Run:
       seed: of initial values, data order, dropout.
       keep_checkpoints: how many are kept.
       initial_checkpoint_path: where a new run's weights come from; None: from the seed.
-      z_loss_coef: of the softmax.
-      loss_normalizing_factor: what the loss is a mean over, as `TrainStep`.
       evaluation: an `Evaluation`.
     """
 
@@ -66,8 +65,6 @@ class Run:
         use_cached: bool,
         keep_checkpoints: int,
         initial_checkpoint_path: str | None,
-        z_loss_coef: float,
-        loss_normalizing_factor: str,
         evaluation: Evaluation,
     ):
         self.mesh = mesh
@@ -75,6 +72,7 @@ class Run:
         self.evaluation = evaluation
         self.lengths = dict(task_feature_lengths)
         self.batch_size = batch_size
+        self.load_watch = LoadWatch()
         self.model = model(seed=seed)
         features_lib.prepare(mixture_or_task_name, self.model.vocab_size)
         with mesh_lib.host():
@@ -85,9 +83,8 @@ class Run:
         self.model.build()
         self.optimizer = optimizer()
         self.optimizer.build(self.model.trainable_variables)
-        self.train_step = TrainStep(
-            self.model, self.optimizer, mesh, z_loss_coef, seed, loss_normalizing_factor
-        )
+        self.train_step = TrainStep(self.model, self.optimizer, mesh, seed)
+        self._check_microbatches()
         self.checkpoints = Checkpoints(
             model_dir,
             keep_checkpoints,
@@ -97,7 +94,7 @@ class Run:
             config=config.operative_config,
         )
         self.step = self._restore(initial_checkpoint_path)
-        print(f"loss: {loss_normalizing_factor}, softmax z-loss coefficient {z_loss_coef}")
+        print(self.train_step.describe())
         self.writer = MetricsWriter(model_dir, restored_step=self.step)
         self.writer.text("operative config", config.operative_config())
         data = (mixture_or_task_name, evaluation.split, self.lengths, batch_size)
@@ -106,12 +103,21 @@ class Run:
         if evaluation.decode:
             self.decoded = Decoded(self.model, mesh, *data, evaluation.decode_examples)
 
+    def _check_microbatches(self) -> None:
+        parts, ways = self.train_step.microbatches, self.mesh.ways("batch")
+        if self.batch_size % (parts * ways):
+            raise UserError(
+                f"BATCH_SIZE={self.batch_size} does not divide into {parts} micro-batches of whole "
+                f"examples on {ways} devices: change BATCH_SIZE or TrainStep.microbatches"
+            )
+
     def _restore(self, initial_checkpoint_path) -> int:
         step = self.checkpoints.restore_latest()
         report = None
         if step is None and initial_checkpoint_path:
             report = restore_initial(initial_checkpoint_path, self.model, self.optimizer)
-        print(describe(self.model, self.optimizer, self.mesh, self.batch_size, self.lengths))
+        routed = self.batch_size // self.train_step.microbatches
+        print(describe(self.model, self.optimizer, self.mesh, routed, self.lengths))
         if step is not None:
             print(
                 f"resumes from step {step} of {self.model_dir}: {self.checkpoints.contents} "
@@ -177,6 +183,9 @@ class Run:
         }
         self.writer.train(self.step, metrics, rates)
         progress.update(self.step, metrics, rates)
+        loads = {name: layer["load_E"] for name, layer in metrics["routing"].items()}
+        for warning in self.load_watch.see(loads):
+            progress.say(f"step {self.step}  {warning}")
         return batch
 
     def _check_finite(self, metrics) -> None:
@@ -264,8 +273,6 @@ def train(
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 3,
     initial_checkpoint_path: str | None = None,
-    z_loss_coef: float = 1e-4,
-    loss_normalizing_factor: str = "NUM_REAL_TARGET_TOKENS",
     evaluation: Callable[[], Evaluation] = Evaluation,
 ) -> None:
     """Trains a model, or goes on with the run in `model_dir`.
@@ -300,8 +307,6 @@ def train(
             use_cached=use_cached,
             keep_checkpoints=keep_checkpoints,
             initial_checkpoint_path=initial_checkpoint_path,
-            z_loss_coef=z_loss_coef,
-            loss_normalizing_factor=loss_normalizing_factor,
             evaluation=evaluation,
         )
         _write_facts(run, mesh_shape, layout_rules)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
 from switch_tf.layers.dropout import step_seed
-from switch_tf.layers.router import SwitchRouter, load_balancing_loss
+from switch_tf.layers.router import POLICIES, SwitchRouter, load_balancing_loss
 from switch_tf.layers.switch_ffn import SwitchFFN
 from tests.helpers import compiled
 
@@ -105,6 +105,36 @@ def test_training_and_evaluation_have_capacities_of_their_own(training, expected
     assert router.capacity(32, training) == expected
     with routing.dropless():
         assert router.capacity(32, training) == 32
+
+
+def test_a_dropless_router_has_room_for_a_whole_group():
+    logits_GSE = np.tile(np.float32([100, 0, 0, 0]), (2, 8, 1))
+    for training in (True, False):
+        decision = router_of_logits(4, dropless=True)(logits_GSE, training=training)
+        assert decision.capacity == 8
+        assert decision.kept_GS.numpy().all()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_in_bfloat16_noise_logits_and_softmax_round_and_places_do_not(policy):
+    x_GSM = np.random.default_rng(0).normal(size=(1, 600, 2)).astype(np.float32)
+    x_GSM[..., 0] = np.abs(x_GSM[..., 0]) + 100.0
+    router = router_of_logits(2, SwitchRouter, policy=policy, dtype="bfloat16", dropless=True)
+
+    @compiled
+    def run(x_GSM):
+        with step_seed(tf.constant([0, 1])):
+            decision = router(x_GSM, training=True)
+        return decision.logits_GSE, decision.probabilities_GSE, decision.position_GKS
+
+    *rounded, position_GKS = run(x_GSM)
+    assert router.kernel.value.dtype == tf.float32
+    for value in rounded:
+        assert value.dtype == tf.float32
+        np.testing.assert_array_equal(value, tf.cast(tf.cast(value, tf.bfloat16), tf.float32))
+    if policy != "input_dropout":
+        # All to one expert: beyond 256 places a bfloat16 would miss some.
+        assert position_GKS.numpy().tolist() == [[list(range(600))]]
 
 
 def test_an_absolute_capacity_is_cut_to_the_group():

@@ -137,6 +137,20 @@ def test_sparse_layers_stand_in_both_stacks(num_layers, frequency, sparse):
     assert paths == [f"model/{end}" for end in ends]
 
 
+def test_the_sparse_layers_of_each_stack_may_be_listed():
+    model = tiny_model(num_layers=3, encoder_sparse_layers=(0, 2), decoder_sparse_layers=())
+    _, paths = run(model, random_features(batch=2))
+    ends = [f"layer_{i}/feed_forward/switch_ffn" for i in (0, 2)]
+    assert paths == [f"model/encoder/{end}" for end in ends]
+
+
+def test_a_sparse_layer_that_is_not_there_is_named():
+    with pytest.raises(
+        UserError, match=r"decoder_sparse_layers=\(2,\): there is no layer 2; .* 0 to 1"
+    ):
+        tiny_model(num_layers=2, decoder_sparse_layers=(2,))
+
+
 # Two pairs of texts in one row, and each pair in a row of its own.
 
 PAIRS = [([5, 9, 33, 7, 1], [8, 21, 1]), ([40, 12, 6, 1], [11, 50, 51, 30, 1])]

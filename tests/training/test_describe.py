@@ -8,7 +8,7 @@ from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
 from switch_tf.training.describe import describe
-from tests.helpers import part_shapes, tiny_model, using
+from tests.helpers import held_bytes, tiny_model, using
 
 LENGTHS = {"inputs": 16, "targets": 8}
 MIXED = ("batch:2,model:4", "batch:batch,experts:batch,d_ff:model,vocab:model")
@@ -19,7 +19,7 @@ ALL = {
 }
 
 
-def described(layout, batch_size=8, capacity_factor=1.25, check=None, **kwargs):
+def described(layout, batch_size=8, capacity_factor=1.25, check=None, lengths=LENGTHS, **kwargs):
     """Lines of the description of a tiny model; `check(model, optimizer)` is called beside."""
     router = functools.partial(
         SwitchRouter, capacity_factor=capacity_factor, eval_capacity_factor=2.0
@@ -30,7 +30,7 @@ def described(layout, batch_size=8, capacity_factor=1.25, check=None, **kwargs):
         optimizer.build(model.trainable_variables)
         if check is not None:
             check(model, optimizer)
-        return describe(model, optimizer, mesh, batch_size, LENGTHS).splitlines()
+        return describe(model, optimizer, mesh, batch_size, lengths).splitlines()
 
 
 def cells(lines, first):
@@ -79,34 +79,18 @@ def test_every_weight_has_a_row():
     assert [row.split()[0] for row in rows] == paths
 
 
-def held_bytes(variable):
-    """Bytes that one device really holds of a Keras variable."""
-    (shape,) = part_shapes(variable)
-    total = 4
-    for size in shape:
-        total *= size
-    return total
-
-
 @pytest.mark.parametrize("layout", ALL)
 def test_the_bytes_are_those_that_a_device_holds(layout):
     sums = []
 
     def check(model, optimizer):
         weights = model.trainable_variables
-        slots = [_Held(slot) for slot in optimizer.slots.values()]
+        slots = optimizer.slots.values()
         sums.extend(sum(map(held_bytes, variables)) for variables in (weights, slots))
 
     lines = described(ALL[layout], batch_size=16, check=check)
     expected = f"per device: weights {sums[0]:,} bytes, optimizer slots {sums[1]:,} bytes"
     assert expected in lines
-
-
-class _Held:
-    """A slot with the attribute of a Keras variable that `part_shapes` reads."""
-
-    def __init__(self, value):
-        self.value = value
 
 
 def test_groups_and_capacities_of_each_switch_layer_are_shown(mixed):
@@ -118,6 +102,15 @@ def test_groups_and_capacities_of_each_switch_layer_are_shown(mixed):
     for stack, groups in (("encoder", "8"), ("decoder", "4")):
         path = f"model/{stack}/layer_0/feed_forward/switch_ffn"
         assert cells(lines, path) == [path, "8", groups, "16", "2", "4", "0.01", "0.0"]
+
+
+def test_groups_far_smaller_than_asked_for_are_said():
+    lines = described(ALL["one device"], batch_size=1, lengths={"inputs": 34, "targets": 16})
+    # 34 tokens have no divisor from 3 to 16 but 2.
+    assert [line for line in lines if "groups of" in line] == [
+        "model/encoder/layer_0/feed_forward/switch_ffn: groups of 2 tokens, not of 16: the 1 x 34 "
+        "tokens have no better divisor; round BATCH_SIZE and TASK_FEATURE_LENGTHS"
+    ]
 
 
 @pytest.mark.parametrize("factor, cut", [(8.0, False), (8.5, True), (20.0, True)])

@@ -56,7 +56,7 @@ def batch(seed=0):
 def train_step(model, mesh, seed=3):
     optimizer = Adafactor(rsqrt(warmup_steps=100))
     optimizer.build(model.trainable_variables)
-    return TrainStep(model, optimizer, mesh, z_loss_coef=1e-4, seed=seed)
+    return TrainStep(model, optimizer, mesh, seed)
 
 
 @functools.cache
@@ -182,7 +182,7 @@ def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
         optimizer = Adafactor(rsqrt(warmup_steps=100))
         optimizer.build(model.trainable_variables)
         kind = "AVERAGE_PER_SEQUENCE"
-        step = TrainStep(model, optimizer, mesh, 0.0, seed=3, loss_normalizing_factor=kind)
+        step = TrainStep(model, optimizer, mesh, 3, 0.0, loss_normalizing_factor=kind)
         evaluation = EvalStep(model)
         expected = []
         for row in range(len(arrays["decoder_loss_weights"])):
@@ -199,7 +199,7 @@ def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
 
 def test_an_unknown_normalizing_factor_is_told():
     with pytest.raises(UserError, match="'TOKENS' is none of NUM_REAL_TARGET_TOKENS, AVERAGE"):
-        TrainStep(None, None, None, 0.0, seed=0, loss_normalizing_factor="TOKENS")
+        TrainStep(None, None, None, 0, loss_normalizing_factor="TOKENS")
 
 
 def test_a_router_that_draws_does_so_alike_in_every_evaluation():

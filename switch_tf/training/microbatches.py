@@ -1,0 +1,56 @@
+"""Gradients of a batch summed part by part: less memory for activations, the same update."""
+
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from switch_tf.layers.base import lay_out
+from switch_tf.mesh import Mesh
+from switch_tf.optimizers.adafactor import zeros_like
+
+
+class Microbatches:
+    """Parts of a batch, and sums of their gradients that lie where the variables lie.
+
+    Args:
+      count: number of parts.
+      mesh: the mesh in use.
+      variables: those that get gradients.
+    """
+
+    def __init__(self, count: int, mesh: Mesh, variables: Sequence[keras.Variable]):
+        self.count = count
+        self.sums = [zeros_like(v.value, f"{v.path}/gradient") for v in variables]
+        self._ways = mesh.ways("batch")
+
+    def part(self, features: dict, index) -> dict:
+        """Features of one part, of each device's examples as many, so that none are sent.
+
+        Args:
+          features: [batch, length] each.
+          index: int32 scalar, which part.
+        """
+        return {name: self._part(x_BL, index) for name, x_BL in features.items()}
+
+    def _part(self, x_BL, index):
+        batch, length = x_BL.shape
+        each = batch // self._ways // self.count
+        x_WPBL = tf.reshape(x_BL, [self._ways, self.count, each, length])
+        chosen_P = tf.one_hot(index, self.count, dtype=tf.float32)
+        # A product, not a gather: ids are far below what float32 holds exactly.
+        x_WBL = tf.einsum("WPBL,P->WBL", tf.cast(x_WPBL, tf.float32), chosen_P)
+        x_BL = tf.reshape(tf.cast(tf.round(x_WBL), x_BL.dtype), [self._ways * each, length])
+        return lay_out(x_BL, ("batch", None))
+
+    def add(self, gradients: Sequence[tf.Tensor]) -> None:
+        """Adds the gradients of a part."""
+        for total, gradient in zip(self.sums, gradients, strict=True):
+            total.assign_add(tf.cast(tf.convert_to_tensor(gradient), tf.float32), read_value=False)
+
+    def take(self) -> list[tf.Tensor]:
+        """The sums, which start from zero again."""
+        values = [tf.identity(total.read_value()) for total in self.sums]
+        for total, value in zip(self.sums, values, strict=True):
+            total.assign_sub(value, read_value=False)
+        return values

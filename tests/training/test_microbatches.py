@@ -1,0 +1,103 @@
+import functools
+
+import numpy as np
+import pytest
+
+from switch_tf.layers.router import SwitchRouter
+from switch_tf.mesh import to_numpy
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.optimizers.schedules import constant
+from switch_tf.training.step import TrainStep
+from tests.helpers import place_features, random_features, tiny_model, using
+
+LAYOUTS = {
+    "one device": ("batch:1", "batch:batch"),
+    "experts with data": ("batch:4", "batch:batch,experts:batch"),
+    "with a model dimension": (
+        "batch:2,model:2",
+        "batch:batch,experts:batch,heads:model,d_ff:model,vocab:model",
+    ),
+}
+
+
+@functools.cache
+def trained(layout, microbatches, factor="NUM_REAL_TARGET_TOKENS", dropout_rate=0.0):
+    """Figures of three steps, and the weights and sums after them.
+
+    Groups are sequences or halves of one, so that a part has the groups of the whole.
+    """
+    with using(LAYOUTS[layout]) as mesh:
+        model = tiny_model(
+            group_size=8,
+            router=functools.partial(SwitchRouter, jitter=0.0),
+            num_layers=1,
+            expert_frequency=1,
+            dropout_rate=dropout_rate,
+        )
+        optimizer = Adafactor(constant(0.01))
+        optimizer.build(model.trainable_variables)
+        step = TrainStep(model, optimizer, mesh, 0, 1e-4, factor, microbatches)
+        figures = []
+        for i in range(3):
+            arrays = random_features(seed=i)
+            arrays["decoder_loss_weights"] = (arrays["decoder_target_tokens"] > 0).astype(np.int32)
+            figures.append(step(place_features(arrays), i))
+        weights = {v.path: to_numpy(v) for v in model.trainable_variables}
+        return figures, weights, step
+
+
+@pytest.mark.parametrize("factor", ["NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"])
+@pytest.mark.parametrize(
+    "layout, parts",
+    [
+        ("one device", 2),
+        ("one device", 8),
+        ("experts with data", 2),
+        ("with a model dimension", 4),
+    ],
+)
+def test_parts_give_the_updates_of_the_whole(layout, parts, factor):
+    whole, weights, _ = trained(layout, 1, factor)
+    figures, weights_of_parts, _ = trained(layout, parts, factor)
+    for one, other in zip(whole, figures, strict=True):
+        for name in ("loss", "nlp", "z_loss", "tokens", "accuracy", "learning_rate"):
+            assert other[name] == pytest.approx(one[name], rel=2e-5), name
+        for layer, expected in one["routing"].items():
+            np.testing.assert_allclose(
+                other["routing"][layer]["load_E"], expected["load_E"], atol=1e-6
+            )
+            for name in ("load_balancing_loss", "weighted_loss", "dropped", "max_logit"):
+                assert other["routing"][layer][name] == pytest.approx(expected[name], rel=1e-4)
+    for path, expected in weights.items():
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(weights_of_parts[path], expected, atol=2e-5 * scale, rtol=0)
+
+
+def test_sums_lie_where_their_variables_lie_and_start_anew():
+    with using(LAYOUTS["experts with data"]):
+        step = trained("experts with data", 2)[2]
+        sums = step._parts.sums
+        for total, variable in zip(sums, step._model.trainable_variables, strict=True):
+            assert total.layout.sharding_specs == variable.value.layout.sharding_specs
+            assert not to_numpy(total).any()
+
+
+def test_a_run_with_dropout_made_again_has_the_same_losses():
+    runs = [trained.__wrapped__("one device", 2, dropout_rate=0.5)[0] for _ in range(2)]
+    assert [f["loss"] for f in runs[0]] == [f["loss"] for f in runs[1]]
+    assert runs[0][0]["loss"] != trained("one device", 2)[0][0]["loss"]
+
+
+def test_each_part_draws_noise_of_its_own():
+    """Two parts of the same sequences: with the same noise, their losses would be one."""
+    arrays = random_features(batch=2)
+    arrays = {name: np.concatenate([x, x]) for name, x in arrays.items()}
+    arrays["decoder_loss_weights"] = (arrays["decoder_target_tokens"] > 0).astype(np.int32)
+    with using(LAYOUTS["one device"]) as mesh:
+        model = tiny_model(group_size=8, num_layers=1, dropout_rate=0.5)
+        optimizer = Adafactor(constant(0.0))
+        optimizer.build(model.trainable_variables)
+        step = TrainStep(model, optimizer, mesh, 0, microbatches=2)
+        features = place_features(arrays)
+        parts = [to_numpy(step._add_gradients(*step.arguments(features, 0, i))) for i in (0, 1)]
+    assert parts[0][0] != parts[1][0]
