@@ -25,6 +25,7 @@ SMALL_MODEL = [
 SMALL = {
     "train": [*SMALL_MODEL, "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8"],
     "eval": [*SMALL_MODEL, "--gin.BATCH_SIZE=8", "--gin.Evaluation.batches=1"],
+    "plan": ["--gin.BATCH_SIZE=2048", "--gin.TASK_FEATURE_LENGTHS={'inputs':8,'targets':4}"],
     "tasks": ["--gin.pydocs.vocabulary_size=120"],
 }
 DECODES = ["--gin.Evaluation.decode_examples=2", "--gin.Evaluation.batches=1"]
@@ -35,6 +36,7 @@ def folder(tmp_path_factory):
     """A working directory with data of the user's own, and a small corpus of docstrings."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "data").mkdir()
+    (folder / "held_out").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
@@ -52,11 +54,12 @@ def own_text(folder):
     import json
 
     lines = [json.dumps({"text": d.text}) for d in make_documents(400)]
-    (folder / "data/a.json.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    for name, part in (("data", lines[:300]), ("held_out", lines[300:])):
+        (folder / name / "a.json.gz").write_bytes(gzip.compress("\n".join(part).encode()))
 
 
 def test_the_readme_shows_each_kind_of_command():
-    assert {command[0] for command in COMMANDS} == {"train", "eval", "tasks"}
+    assert {command[0] for command in COMMANDS} == {"train", "eval", "plan", "tasks"}
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)))

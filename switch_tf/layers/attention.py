@@ -93,7 +93,8 @@ class Attention(Layer):
         if bias is not None:
             logits_BHLT += tf.cast(bias, logits_BHLT.dtype)
         weights_BHLT = tf.nn.softmax(logits_BHLT)
-        weights_BHLT = self.dropout(weights_BHLT, training=training)
+        axes = ("batch", "heads", None, None)
+        weights_BHLT = self.dropout(weights_BHLT, axes=axes, training=training)
         attended_BLHK = tf.einsum("BHLT,BTHK->BLHK", weights_BHLT, value_BTHK)
         y_BLM = tf.einsum("BLHK,HKM->BLM", attended_BLHK, self.read(self.output_kernel))
         return lay_out(y_BLM, ("batch", "length", None))

@@ -5,7 +5,8 @@ import zlib
 
 import tensorflow as tf
 
-from switch_tf.layers.base import Layer
+from switch_tf import mesh as mesh_lib
+from switch_tf.layers.base import Layer, lay_out
 
 _seeds: list = []
 
@@ -20,6 +21,11 @@ def step_seed(seed):
         _seeds.pop()
 
 
+def current_seed():
+    """The seed of the innermost `step_seed`; one drawn now outside of any."""
+    return _seeds[-1] if _seeds else tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+
+
 def fixed_seed():
     """Within it, layers that draw do so alike at every call: for evaluation and decoding."""
     return step_seed(tf.zeros([2], tf.int32))
@@ -28,9 +34,32 @@ def fixed_seed():
 def layer_seed(layer) -> tf.Tensor:
     """int32 [2]: the step's seed with the layer's path mixed in; random outside `step_seed`."""
     if not _seeds:
-        return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+        return current_seed()
     path_hash = zlib.crc32(layer.path.encode()) & 0x7FFFFFFF
-    return tf.bitwise.bitwise_xor(_seeds[-1], tf.constant([path_hash, 0], tf.int32))
+    return tf.bitwise.bitwise_xor(current_seed(), tf.constant([path_hash, 0], tf.int32))
+
+
+def uniform(layer, shape, axes, low: float = 0.0, high: float = 1.0):
+    """Noise from the step's seed and the layer's path, float32, laid out over the mesh in use.
+
+    Drawn by the batch's mesh dimension alone, and cut by the others after that. Were one noise
+    drawn by two dimensions and another by one, DTensor (TensorFlow 2.21) would seed the second as
+    the first, and devices that should hold the same noise would not.
+
+    Args:
+      layer: whose path it is.
+      shape: of the noise.
+      axes: an axis name for each dimension.
+      low, high: its range.
+    """
+    noise = tf.random.stateless_uniform(shape, layer_seed(layer), low, high)
+    mesh = mesh_lib.current()
+    if mesh is None:
+        return noise
+    axes = [None if n == 1 else axis for axis, n in zip(axes, shape, strict=True)]
+    by_batch = mesh.rules.get("batch", "")
+    first = [axis if mesh.rules.get(axis) == by_batch else None for axis in axes]
+    return lay_out(lay_out(noise, first), axes)
 
 
 class Dropout(Layer):
@@ -46,12 +75,21 @@ class Dropout(Layer):
         self.rate = rate
         self.broadcast_length = broadcast_length
 
-    def call(self, x, training=False):
-        """x: any shape [batch, length, ...]; returns the same shape."""
+    def call(self, x, axes, training=False):
+        """Drops values.
+
+        Args:
+          x: any shape [batch, length, ...].
+          axes: an axis name for each dimension, by which the noise is laid out.
+          training: False: x itself.
+
+        Returns:
+          The shape of x.
+        """
         if not training or self.rate == 0.0:
             return x
         shape = [1 if self.broadcast_length and i == 1 else n for i, n in enumerate(x.shape)]
-        noise = tf.random.stateless_uniform(shape, layer_seed(self))
+        noise = uniform(self, shape, axes)
         keep = tf.cast(noise >= self.rate, x.dtype)
         return x * keep * tf.cast(1.0 / (1.0 - self.rate), x.dtype)
 

@@ -68,7 +68,8 @@ class FeedForward(Layer):
     def call(self, x_BLM, training=False):
         """x_BLM: [batch, length, d_model]; returns the same shape."""
         hiddens = [tf.einsum("BLM,MF->BLF", x_BLM, self.read(wi_MF)) for wi_MF in self.wi]
-        hidden_BLF = self.dropout(activate(hiddens), training=training)
+        axes = ("batch", "length", "d_ff")
+        hidden_BLF = self.dropout(activate(hiddens), axes=axes, training=training)
         y_BLM = tf.einsum("BLF,FM->BLM", hidden_BLF, self.read(self.wo))
         return lay_out(y_BLM, ("batch", "length", None))
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import Layer, configurable
-from switch_tf.layers.dropout import layer_seed
+from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
 
 # Exploration policies of the paper's Table 11, by Mesh-TensorFlow's names.
@@ -139,6 +139,10 @@ class Router(Layer):
             capacity=capacity,
         )
 
+    def uniform(self, shape, low=0.0, high=1.0):
+        """Noise of a shape [groups, ...], drawn from the step's seed and the layer's path."""
+        return uniform(self, shape, ("batch", *[None] * (len(shape) - 1)), low, high)
+
     def balance(self, probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS):
         """The load-balancing loss of each group."""
         return load_balancing_loss(probabilities_GSE, counted_GSE, nonpadding_GS)
@@ -211,11 +215,11 @@ class SwitchRouter(Router):
         policy = self._policy(training)
         if policy == "input_jitter" and self.jitter:
             low, high = 1.0 - self.jitter, 1.0 + self.jitter
-            noise_GSM = tf.random.stateless_uniform(x_GSM.shape, layer_seed(self), low, high)
+            noise_GSM = self.uniform(x_GSM.shape, low, high)
             return x_GSM * tf.cast(noise_GSM, x_GSM.dtype)
         if policy == "input_dropout":
             keep = 1.0 - self.input_dropout_rate
-            noise_GSM = tf.random.stateless_uniform(x_GSM.shape, layer_seed(self))
+            noise_GSM = self.uniform(x_GSM.shape)
             return x_GSM * tf.cast(noise_GSM < keep, x_GSM.dtype) / keep
         return x_GSM
 
@@ -224,9 +228,7 @@ class SwitchRouter(Router):
         scores_GSE = probabilities_GSE
         if self._policy(training) == "sample":
             # The Gumbel trick: argmax of logits + noise draws from their softmax.
-            uniform_GSE = tf.random.stateless_uniform(
-                logits_GSE.shape, layer_seed(self), minval=1e-20, maxval=1.0
-            )
+            uniform_GSE = self.uniform(logits_GSE.shape, 1e-20)
             gumbel_GSE = -tf.math.log(-tf.math.log(uniform_GSE))
             scores_GSE = tf.stop_gradient(logits_GSE) / self.temperature + gumbel_GSE
         expert_index_GS = tf.argmax(scores_GSE, axis=-1, output_type=tf.int32)

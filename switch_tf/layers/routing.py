@@ -90,15 +90,19 @@ class Report:
       name: the layer's path.
       routing: its decision.
       load_balancing_coef, z_loss_coef: weights of the two losses.
+      known_loss: the loss where it was made before, with its gradient; see `rematerialize`.
     """
 
     name: str
     routing: Routing
     load_balancing_coef: float
     z_loss_coef: float
+    known_loss: tf.Tensor | None = None
 
     def loss(self):
         """The weighted load-balancing loss (mean over groups) and z-loss (mean over tokens)."""
+        if self.known_loss is not None:
+            return self.known_loss
         r = self.routing
         loss = self.load_balancing_coef * tf.reduce_mean(r.load_balancing_loss_G)
         if self.z_loss_coef:

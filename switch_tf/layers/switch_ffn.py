@@ -49,7 +49,8 @@ class Experts(Layer):
     def call(self, x_GECM, training=False):
         """x_GECM: [groups, experts, expert_capacity, d_model]; returns the same shape."""
         hiddens = [tf.einsum("GECM,EMF->GECF", x_GECM, self.read(wi_EMF)) for wi_EMF in self.wi]
-        hidden_GECF = self.dropout(activate(hiddens), training=training)
+        axes = (_spare_groups_axis(), "experts", None, "d_ff")
+        hidden_GECF = self.dropout(activate(hiddens), axes=axes, training=training)
         return tf.einsum("GECF,EFM->GECM", hidden_GECF, self.read(self.wo))
 
     def get_config(self):
@@ -144,7 +145,7 @@ class SwitchFFN(Layer):
             x_GECM = self.dispatcher.dispatch(x_GSM, routing)
             # All-to-all: from each device's groups, all experts, to all groups, each device's
             # experts.
-            x_GECM = lay_out(x_GECM, (self._spare_groups_axis(), "experts", None, None))
+            x_GECM = lay_out(x_GECM, (_spare_groups_axis(), "experts", None, None))
         y_GECM = self.experts(x_GECM, training=training)
         with tf.name_scope("combine"):
             y_GECM = lay_out(y_GECM, ("batch", None, None, None))
@@ -173,12 +174,6 @@ class SwitchFFN(Layer):
             )
         return groups, group_size
 
-    def _spare_groups_axis(self):
-        """`batch` if the groups can stay spread while the experts are, else None."""
-        mesh = mesh_lib.current()
-        rules = mesh.rules if mesh else {}
-        return None if rules.get("batch") == rules.get("experts") else "batch"
-
     def _report(self, routing):
         report = routing_lib.Report(
             self.path, routing, self.router.load_balancing_coef, self.router.z_loss_coef
@@ -204,3 +199,10 @@ class SwitchFFN(Layer):
             "mask_padding init_scale"
         )
         return super().get_config() | {name: getattr(self, name) for name in names.split()}
+
+
+def _spare_groups_axis():
+    """`batch` if the groups can stay spread while the experts are, else None."""
+    mesh = mesh_lib.current()
+    rules = mesh.rules if mesh else {}
+    return None if rules.get("batch") == rules.get("experts") else "batch"

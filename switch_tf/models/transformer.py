@@ -7,7 +7,10 @@ from switch_tf.layers.base import Layer
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.norm import RMSNorm
 from switch_tf.layers.relative_position import RelativePositionBias
+from switch_tf.layers.rematerialize import rematerialize
 from switch_tf.layers.watch import see
+
+_ACTIVATION = ("batch", "length", None)
 
 
 class Residual(Layer):
@@ -51,7 +54,7 @@ class Residual(Layer):
         }
         given = {name: value for name, value in given.items() if value is not None}
         y_BLM = self.layer(self.norm(x_BLM), training=training, **given)
-        return x_BLM + self.dropout(y_BLM, training=training)
+        return x_BLM + self.dropout(y_BLM, axes=_ACTIVATION, training=training)
 
 
 class Block(Layer):
@@ -128,10 +131,13 @@ class Stack(Layer):
       num_heads: heads of the position bias.
       causal: decoder (True) or encoder (False).
       dropout_rate: on the input and the output.
+      rematerialize: whether, in training, the activations within a block are made again in the
+        backward pass in place of being kept.
     """
 
-    def __init__(self, blocks, num_heads, causal, dropout_rate=0.0, **kwargs):
+    def __init__(self, blocks, num_heads, causal, dropout_rate=0.0, rematerialize=False, **kwargs):
         super().__init__(**kwargs)
+        self.rematerialize = rematerialize
         policy = self.dtype_policy
         self.causal = causal
         self.blocks = blocks
@@ -187,18 +193,27 @@ class Stack(Layer):
         memory_bias = None
         if memory_allowed is not None:
             memory_bias = mask_bias(memory_allowed, bias.dtype)
-        x_BLM = self.input_dropout(x_BLM, training=training)
+        x_BLM = self.input_dropout(x_BLM, axes=_ACTIVATION, training=training)
         for i, block in enumerate(self.blocks):
-            x_BLM = block(
-                x_BLM,
-                bias=bias,
-                memory_BTM=memory_BTM,
-                memory_bias=memory_bias,
-                nonpadding_BL=nonpadding_BL,
-                caches=(None, None) if caches is None else caches[i],
-                training=training,
-            )
-        return self.output_dropout(self.norm(x_BLM), training=training)
+            given = {
+                "memory_bias": memory_bias,
+                "nonpadding_BL": nonpadding_BL,
+                "caches": (None, None) if caches is None else caches[i],
+                "training": training,
+            }
+            if self.rematerialize and training:
+                x_BLM = _rematerialized(block, x_BLM, bias, memory_BTM, given)
+            else:
+                x_BLM = block(x_BLM, bias=bias, memory_BTM=memory_BTM, **given)
+        return self.output_dropout(self.norm(x_BLM), axes=_ACTIVATION, training=training)
+
+
+def _rematerialized(block, x_BLM, bias, memory_BTM, given):
+    def run(x_BLM, bias, memory_BTM=None):
+        return block(x_BLM, bias=bias, memory_BTM=memory_BTM, **given)
+
+    others = () if memory_BTM is None else (memory_BTM,)
+    return rematerialize(run, x_BLM, bias, *others)
 
 
 def new_caches(num_blocks: int, key_BTHK, position) -> list[tuple[Cache, Cache]]:

@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.experimental import dtensor
 
+from switch_tf.layers.attention import Attention
 from switch_tf.layers.dropout import Dropout, step_seed
-from switch_tf.mesh import to_numpy
+from switch_tf.mesh import places, to_numpy
+from switch_tf.models.transformer import Residual
 from tests.helpers import compiled, place, using
 
 ONES = np.ones([16, 32, 64], np.float32)
+AXES = ("batch", "length", None)
 
 
 def dropped(layer, x=ONES, seed=(3, 5), layout=None):
@@ -15,7 +19,7 @@ def dropped(layer, x=ONES, seed=(3, 5), layout=None):
     @compiled
     def run(x, seed):
         with step_seed(seed):
-            return layer(x, training=True)
+            return layer(x, axes=AXES, training=True)
 
     with using(layout):
         y = run(place(x, ["batch"]), place(np.int32(seed)))
@@ -53,4 +57,50 @@ def test_one_mask_serves_all_positions_where_it_is_broadcast():
 
 def test_nothing_is_dropped_in_evaluation_or_at_rate_zero():
     for layer, training in ((Dropout(0.5), False), (Dropout(0.0), True)):
-        np.testing.assert_array_equal(layer(tf.constant(ONES), training=training), ONES)
+        y = layer(tf.constant(ONES), axes=AXES, training=training)
+        np.testing.assert_array_equal(y, ONES)
+
+
+MESHES = {
+    "no mesh": None,
+    "model": ("model:4", "heads:model"),
+    "model and data": ("batch:2,model:4", "batch:batch,heads:model"),
+}
+
+
+@pytest.mark.parametrize("layout", MESHES)
+def test_devices_that_hold_the_same_draw_the_same(layout):
+    """In an attention block, whose two noises are spread over one and over two mesh dimensions.
+
+    The gradient says how the loss changes, and the devices of a row have one output: neither was
+    so where DTensor spread each noise as it found best.
+    """
+    random = np.random.default_rng(0)
+    x_BLM, weight_BLM = random.normal(size=(2, 8, 8, 16)).astype(np.float32)
+    with using(MESHES[layout]):
+        block = Residual(Attention(8, 4, 0.3, name="attention"), 0.3, name="block")
+        block.build(x_BLM.shape)
+
+        @compiled
+        def run(x_BLM, weight_BLM):
+            with tf.GradientTape() as tape:
+                tape.watch(x_BLM)
+                with step_seed(tf.constant([3, 4])):
+                    y_BLM = block(x_BLM, training=True)
+                loss = tf.reduce_sum(tf.square(y_BLM) * weight_BLM)
+            return loss, tape.gradient(loss, x_BLM), y_BLM
+
+        def at(x_BLM):
+            return run(place(x_BLM, ["batch"]), place(weight_BLM, ["batch"]))
+
+        _, gradient, y_BLM = at(x_BLM)
+        gradient_BLM = to_numpy(gradient)
+        slope = np.linalg.norm(gradient_BLM)
+        ahead, behind = (
+            float(to_numpy(at(x_BLM + move * gradient_BLM / slope)[0])) for move in (1e-2, -1e-2)
+        )
+        assert (ahead - behind) / 2e-2 == pytest.approx(slope, rel=1e-3)
+        if layout != "no mesh":
+            found = {}
+            for where, part in zip(places(y_BLM), dtensor.unpack(y_BLM), strict=True):
+                np.testing.assert_array_equal(found.setdefault(str(where), part), part)

@@ -1,0 +1,72 @@
+"""Activations made again in the backward pass, not kept for it (Chen et al., 2016)."""
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from switch_tf.layers import routing as routing_lib
+from switch_tf.layers.base import lay_out
+from switch_tf.layers.dropout import current_seed, step_seed
+from switch_tf.layers.watch import watch
+
+
+def rematerialize(function: Callable, x, *others):
+    """`function(x, *others)`, whose backward pass runs it again from the inputs.
+
+    Noise is the same in both runs. Switch layers report once; their losses keep their gradient.
+
+    Args:
+      function: of tensors, to a tensor of x's shape; it may read variables.
+      x: [batch, length, d_model].
+      *others: further tensors that get a gradient.
+
+    Returns:
+      The function's value.
+    """
+    seed, outer = current_seed(), routing_lib.collector()
+    reported: list[routing_lib.Report] = []
+
+    @tf.custom_gradient
+    def run(*inputs):
+        with routing_lib.collect() as reports:
+            y = function(*inputs)
+        reported.extend(reports)
+        loss = _total_loss(reports)
+
+        def gradient(dy, dloss, variables=()):
+            # Where dy is a number, the input. Without something of the backward pass in it, the
+            # compiler would see the same operations twice and keep the first.
+            dy = lay_out(dy, ("batch", "length", None))
+            again = tf.where(tf.math.is_nan(dy), dy, inputs[0])
+            fresh = [
+                lay_out(again, ("batch", "length", None)),
+                *(tf.identity(value) for value in inputs[1:]),
+            ]
+            with tf.GradientTape() as tape:
+                tape.watch(fresh)
+                with step_seed(seed), routing_lib.collect() as reports, watch():
+                    y = function(*fresh)
+                    loss = _total_loss(reports)
+            gradients = tape.gradient(
+                [y, loss],
+                [*fresh, *variables],
+                [dy, dloss],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            return gradients[: len(fresh)], gradients[len(fresh) :]
+
+        return (y, loss), gradient
+
+    y, loss = run(x, *others)
+    for i, report in enumerate(reported):
+        # The layers' losses as one, with its gradient: the reports' own tensors have none.
+        known = loss if i == 0 else tf.zeros_like(loss)
+        report = dataclasses.replace(report, known_loss=known)
+        if outer is not None:
+            outer.append(report)
+    return y
+
+
+def _total_loss(reports):
+    return tf.add_n([report.loss() for report in reports]) if reports else tf.zeros([])

@@ -1,0 +1,102 @@
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from switch_tf.layers import routing
+from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.watch import watch
+from switch_tf.mesh import to_numpy
+from tests.helpers import compiled, error, place_features, put, random_features, tiny_model, using
+
+TABLE = "model/embedding/table"
+LAYOUTS = {
+    "no mesh": None,
+    "experts with data": ("batch:8", "batch:batch,experts:batch"),
+    "with a model dimension": (
+        "batch:2,model:4",
+        "batch:batch,experts:batch,heads:model,d_ff:model,vocab:model",
+    ),
+}
+
+
+@functools.cache
+def gradients_of(layout, rematerialize, dtype="float32", coefficient=1.0, move=0.0):
+    """Loss, gradients, layers that reported and layers that were watched.
+
+    Args:
+      move: how far the embedding is moved along its gradient first.
+    """
+    with using(LAYOUTS[layout]):
+        model = tiny_model(
+            group_size=8,
+            num_layers=1,
+            expert_frequency=1,
+            dropout_rate=0.3,
+            rematerialize=rematerialize,
+            dtype=dtype,
+        )
+        variables = model.trainable_variables
+        if move:
+            along = gradients_of(layout, rematerialize)[1][TABLE]
+            table = model.embedding.table
+            put(table, to_numpy(table) + move * along / np.linalg.norm(along))
+        names, watched = [], []
+
+        @compiled
+        def run(features):
+            with tf.GradientTape() as tape:
+                with (
+                    step_seed(tf.constant([3, 4])),
+                    routing.collect() as reports,
+                    watch() as seen,
+                ):
+                    logits = model(features, training=True)
+                loss = tf.reduce_mean(tf.square(logits))
+                for report in reports:
+                    loss += coefficient * report.loss()
+            names.extend(report.name for report in reports)
+            watched.extend(name for name, _ in seen)
+            return loss, *tape.gradient(loss, [v.value for v in variables])
+
+        loss, *gradients = run(place_features(random_features()))
+        found = {
+            v.path: to_numpy(tf.convert_to_tensor(g))
+            for v, g in zip(variables, gradients, strict=True)
+        }
+        return float(to_numpy(loss)), found, names, watched
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_loss_gradients_and_reports_are_those_without_it(layout):
+    kept, made_again = (gradients_of(layout, again) for again in (False, True))
+    assert made_again[0] == pytest.approx(kept[0], rel=1e-6)
+    for path, expected in kept[1].items():
+        assert np.abs(expected).max() > 0, path
+        assert error(made_again[1][path], expected) < 1e-5, path
+    assert made_again[2] == kept[2]
+    assert made_again[3] == kept[3]
+
+
+@pytest.mark.parametrize("layout", ["no mesh", "with a model dimension"])
+def test_the_noise_is_the_same_when_made_again(layout):
+    """Else the gradient would not say how the loss changes."""
+    ahead, behind = (gradients_of(layout, True, move=move)[0] for move in (1e-2, -1e-2))
+    slope = np.linalg.norm(gradients_of(layout, True)[1][TABLE])
+    assert (ahead - behind) / 2e-2 == pytest.approx(slope, rel=0.01)
+
+
+def test_the_load_balancing_loss_reaches_the_router_through_it():
+    path = "model/encoder/layer_0/feed_forward/switch_ffn/router/kernel"
+    with_loss, without = (
+        gradients_of("no mesh", True, coefficient=coefficient)[1][path]
+        for coefficient in (1.0, 0.0)
+    )
+    assert np.abs(with_loss - without).max() > 1e-6
+
+
+def test_it_works_in_bfloat16():
+    kept, made_again = (gradients_of("no mesh", again, "bfloat16") for again in (False, True))
+    for path, expected in kept[1].items():
+        assert error(made_again[1][path], expected) < 1e-2, path
