@@ -46,8 +46,12 @@ def declare_only():
 
 
 def configurable(layer_class):
-    """`gin.configurable` for Keras layers: keeps the signature that Keras reads at construction."""
+    """`gin.configurable` for Keras layers, which Keras can then save and load, too.
+
+    It keeps the signature that Keras reads at construction.
+    """
     signature = inspect.signature(layer_class.__init__)
+    layer_class = keras.saving.register_keras_serializable("switch_tf")(layer_class)
     layer_class = gin.configurable(layer_class)
     layer_class.__init__.__signature__ = signature
     return layer_class
@@ -70,6 +74,12 @@ def lay_out(x, axes: Sequence[str | None]):
     """
     mesh = mesh_lib.current()
     return x if mesh is None else dtensor.relayout(x, mesh.layout(axes))
+
+
+def sizes(x) -> list:
+    """The shape of x; where Keras leaves a size open, as a scalar tensor."""
+    dynamic = None if None not in x.shape else tf.shape(x)
+    return [dynamic[i] if size is None else size for i, size in enumerate(x.shape)]
 
 
 class Layer(keras.layers.Layer):

@@ -14,6 +14,8 @@ neither direction scatters, and the cost does not grow with the group size as th
 import gin
 import tensorflow as tf
 
+from switch_tf.layers.base import sizes
+
 
 @tf.custom_gradient
 def _take(x_GNM, source_GP, back_GN):
@@ -47,7 +49,7 @@ class GatherDispatcher:
           x_GSM: [groups, group_size, d_model].
           routing: `Routing`.
         """
-        groups, _, d_model = x_GSM.shape
+        groups, _, d_model = sizes(x_GSM)
         slot_GN, choice_GP = self._slots_choices(routing)
         choices = routing.kept_GKS.shape[1]
         x_GNM = x_GSM if choices == 1 else tf.tile(x_GSM, [1, choices, 1])
@@ -61,9 +63,9 @@ class GatherDispatcher:
           y_GECM: [groups, experts, expert_capacity, d_model].
           routing: `Routing`.
         """
-        groups, _, _, d_model = y_GECM.shape
+        groups, experts, capacity, d_model = sizes(y_GECM)
         slot_GN, choice_GP = self._slots_choices(routing)
-        y_GPM = tf.reshape(y_GECM, [groups, -1, d_model])
+        y_GPM = tf.reshape(y_GECM, [groups, experts * capacity, d_model])
         y_GNM = _take(y_GPM, slot_GN, choice_GP)
         # The gate is cast back before it meets the experts' output (selective precision).
         gate_GN = _flat(tf.cast(routing.gate_GKS, y_GPM.dtype))
@@ -78,7 +80,7 @@ class GatherDispatcher:
         are filled, so that a stable sort by expert puts each at its position.
         """
         experts, capacity = routing.num_experts, routing.capacity
-        groups, choices, group_size = routing.kept_GKS.shape
+        groups, choices, group_size = sizes(routing.kept_GKS)
         last = choices * group_size - 1
         expert_GN, kept_GN = _flat(routing.expert_index_GKS), _flat(routing.kept_GKS)
         slot_GN = expert_GN * capacity + _flat(routing.position_GKS)

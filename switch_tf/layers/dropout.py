@@ -6,7 +6,7 @@ import zlib
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.layers.base import Layer, lay_out
+from switch_tf.layers.base import Layer, lay_out, sizes
 
 _seeds: list = []
 
@@ -88,7 +88,7 @@ class Dropout(Layer):
         """
         if not training or self.rate == 0.0:
             return x
-        shape = [1 if self.broadcast_length and i == 1 else n for i, n in enumerate(x.shape)]
+        shape = [1 if self.broadcast_length and i == 1 else n for i, n in enumerate(sizes(x))]
         noise = uniform(self, shape, axes)
         keep = tf.cast(noise >= self.rate, x.dtype)
         return x * keep * tf.cast(1.0 / (1.0 - self.rate), x.dtype)

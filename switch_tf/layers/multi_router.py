@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from switch_tf.errors import UserError
-from switch_tf.layers.base import configurable
+from switch_tf.layers.base import configurable, sizes
 from switch_tf.layers.router import Router, load_balancing_loss
 
 SECOND_POLICIES = ("all", "none", "threshold", "random")
@@ -123,7 +123,7 @@ class Top2Router(Router):
         return expert_index_G2S, wanted_G2S, gate_G2S, first_GSE
 
     def _drawn(self, second_GS):
-        uniform_GS = self.uniform(second_GS.shape)
+        uniform_GS = self.uniform(sizes(second_GS))
         probability_GS = tf.stop_gradient(second_GS) / max(self.second_threshold, 1e-9)
         return tf.cast(uniform_GS < probability_GS, tf.float32)
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, configurable
+from switch_tf.layers.base import Layer, configurable, sizes
 from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
 
@@ -63,7 +63,7 @@ class Router(Layer):
         self.z_loss_coef = z_loss_coef
         self.init_scale = init_scale
 
-    def build(self, input_shape, nonpadding_shape=None):
+    def build(self, input_shape):
         """input_shape: [groups, group_size, d_model]."""
         d_model = input_shape[-1]
         # The experts axis of the router is never sharded: every device routes its own tokens.
@@ -99,7 +99,7 @@ class Router(Layer):
         with tf.name_scope("logits"):
             logits_GSE = tf.einsum("GSM,ME->GSE", x_GSM, self.read(self.kernel))
         if nonpadding_GS is None:
-            nonpadding_GS = tf.ones(logits_GSE.shape[:-1])
+            nonpadding_GS = tf.ones_like(logits_GSE[..., 0], tf.float32)
         return self.route(logits_GSE, nonpadding_GS, training)
 
     def explore(self, x_GSM, training):
@@ -215,11 +215,11 @@ class SwitchRouter(Router):
         policy = self._policy(training)
         if policy == "input_jitter" and self.jitter:
             low, high = 1.0 - self.jitter, 1.0 + self.jitter
-            noise_GSM = self.uniform(x_GSM.shape, low, high)
+            noise_GSM = self.uniform(sizes(x_GSM), low, high)
             return x_GSM * tf.cast(noise_GSM, x_GSM.dtype)
         if policy == "input_dropout":
             keep = 1.0 - self.input_dropout_rate
-            noise_GSM = self.uniform(x_GSM.shape)
+            noise_GSM = self.uniform(sizes(x_GSM))
             return x_GSM * tf.cast(noise_GSM < keep, x_GSM.dtype) / keep
         return x_GSM
 
@@ -228,7 +228,7 @@ class SwitchRouter(Router):
         scores_GSE = probabilities_GSE
         if self._policy(training) == "sample":
             # The Gumbel trick: argmax of logits + noise draws from their softmax.
-            uniform_GSE = self.uniform(logits_GSE.shape, 1e-20)
+            uniform_GSE = self.uniform(sizes(logits_GSE), 1e-20)
             gumbel_GSE = -tf.math.log(-tf.math.log(uniform_GSE))
             scores_GSE = tf.stop_gradient(logits_GSE) / self.temperature + gumbel_GSE
         expert_index_GS = tf.argmax(scores_GSE, axis=-1, output_type=tf.int32)

@@ -1,16 +1,19 @@
 """The Switch feed-forward layer: route, dispatch, experts, combine (paper, Fig. 2)."""
 
+import keras
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, configurable, lay_out
-from switch_tf.layers.dispatch import GatherDispatcher
+from switch_tf.layers.base import Layer, configurable, lay_out, sizes
+from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.feed_forward import activate, check_activation, input_kernels
 from switch_tf.layers.initializers import TruncatedNormal
 from switch_tf.layers.router import SwitchRouter
+
+_DISPATCHERS = {kind.__name__: kind for kind in (GatherDispatcher, EinsumDispatcher)}
 
 
 class Experts(Layer):
@@ -116,7 +119,7 @@ class SwitchFFN(Layer):
             dtype=self.dtype_policy,
         )
 
-    def build(self, input_shape, nonpadding_shape=None):
+    def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""
         d_model = input_shape[-1]
         self.router.build((None, None, d_model))
@@ -134,7 +137,7 @@ class SwitchFFN(Layer):
           [batch, length, d_model]; exactly 0 for dropped tokens and padding. The load-balancing
           loss goes to `routing.collect`, or without one to Keras (`layer.losses`).
         """
-        batch, length, d_model = x_BLM.shape
+        batch, length, d_model = sizes(x_BLM)
         groups, group_size = self.groups(batch, length)
         x_GSM = lay_out(tf.reshape(x_BLM, [groups, group_size, d_model]), ("batch", None, None))
         nonpadding_GS = None
@@ -156,9 +159,19 @@ class SwitchFFN(Layer):
     def groups(self, batch: int, length: int) -> tuple[int, int]:
         """Number of groups and tokens a group, the same on every mesh.
 
+        A batch of a size that Keras leaves open is grouped by sequences.
+
         Raises:
-          UserError: the groups do not divide over the devices that the batch is spread over.
+          UserError: the groups do not divide over the devices that the batch is spread over; a
+            group size for a batch of open size.
         """
+        if not isinstance(batch, int):
+            if self.group_size is not None or self.groups_multiple > 1:
+                raise UserError(
+                    f"SwitchFFN.group_size={self.group_size} needs to know the batch: give "
+                    "keras.Input a batch_size, or leave group_size and groups_multiple out"
+                )
+            return batch, length
         tokens = batch * length
         groups = -(-tokens // (length if self.group_size is None else self.group_size))
         while (tokens % groups or groups % self.groups_multiple) and groups < tokens:
@@ -198,7 +211,30 @@ class SwitchFFN(Layer):
             "num_experts d_ff activation expert_dropout_rate group_size groups_multiple "
             "mask_padding init_scale"
         )
-        return super().get_config() | {name: getattr(self, name) for name in names.split()}
+        parts = {
+            "router": keras.saving.get_registered_name(type(self.router)),
+            "router_config": self.router.get_config(),
+            "dispatcher": type(self.dispatcher).__name__,
+        }
+        return super().get_config() | {name: getattr(self, name) for name in names.split()} | parts
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer that `get_config` is of, with a router of its own.
+
+        Raises:
+          UserError: a dispatcher that is not of this project.
+        """
+        config = dict(config)
+        router = keras.saving.get_registered_object(config.pop("router"))
+        router_config, name = config.pop("router_config"), config.pop("dispatcher")
+        if name not in _DISPATCHERS:
+            raise UserError(f"dispatcher '{name}' is none of {', '.join(_DISPATCHERS)}")
+        return cls(
+            **config,
+            router=lambda **_: router.from_config(router_config),
+            dispatcher=_DISPATCHERS[name],
+        )
 
 
 def _spare_groups_axis():

@@ -272,14 +272,30 @@ class TransformerEncoderDecoder(Layer):
         return total
 
     def get_config(self):
-        """Constructor arguments that are plain values."""
+        """Constructor arguments; `switch_ffn` by the first sparse layer, of which all are alike."""
         names = (
             "vocab_size d_model d_kv num_heads d_ff num_layers activation tied_softmax "
             "dropout_rate expert_frequency encoder_sparse_layers decoder_sparse_layers "
             "expert_dropout_rate init_scale rematerialize seed"
         )
         config = super().get_config() | {name: getattr(self, name) for name in names.split()}
-        return config | {"dtype": "bfloat16" if self.compute_dtype == "bfloat16" else "float32"}
+        config["dtype"] = "bfloat16" if self.compute_dtype == "bfloat16" else "float32"
+        blocks = self.encoder.blocks + self.decoder.blocks
+        sparse = [block.feed_forward.layer for block in blocks if block.sparse]
+        return config | {"switch_ffn": sparse[0].get_config() if sparse else None}
+
+    @classmethod
+    def from_config(cls, config):
+        """The model that `get_config` is of."""
+        config = dict(config)
+        layer = config.pop("switch_ffn")
+        if layer is None:
+            return cls(**config)
+
+        def switch_ffn(**given):
+            return SwitchFFN.from_config(layer | given)
+
+        return cls(**config, switch_ffn=switch_ffn)
 
 
 def same_segment(query_BL, key_BT):

@@ -5,6 +5,7 @@ import pytest
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
+from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.mesh import to_numpy
 from switch_tf.models.encoder_decoder import (
@@ -287,11 +288,21 @@ def test_a_sparse_models_flops_hardly_grow_with_its_experts():
     assert (few - dense, many - dense) == (2 * router, 64 * router)
 
 
-def test_a_dense_model_is_rebuilt_from_its_config():
-    model = tiny_model(expert_frequency=0, tied_softmax=False, seed=5, dtype="bfloat16")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"expert_frequency": 0, "tied_softmax": False},
+        {"router": functools.partial(Top2Router, second_policy="all", capacity_factor=2.0)},
+        {"encoder_sparse_layers": (), "decoder_sparse_layers": (1,), "rematerialize": True},
+    ],
+    ids=["dense", "top-2", "by list"],
+)
+def test_a_model_is_rebuilt_from_its_config(settings):
+    model = tiny_model(**settings, seed=5, dtype="bfloat16")
     again = TransformerEncoderDecoder.from_config(model.get_config())
     again.build()
     assert again.compute_dtype == "bfloat16"
+    assert again.get_config() == model.get_config()
     for ours, theirs in zip(again.trainable_variables, model.trainable_variables, strict=True):
         assert ours.path == theirs.path
         assert to_numpy(ours).tobytes() == to_numpy(theirs).tobytes()

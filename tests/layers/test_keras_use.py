@@ -1,0 +1,71 @@
+"""Our layers in a user's own Keras model: functional, compiled, fitted, saved and loaded."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from switch_tf.errors import UserError
+from switch_tf.layers.dispatch import EinsumDispatcher
+from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, TopKRouter
+from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.switch_ffn import SwitchFFN
+
+KINDS = {
+    "switch": {},
+    "jitter, dropout and einsum": {
+        "router": functools.partial(SwitchRouter, policy="input_jitter", jitter=0.1),
+        "dispatcher": EinsumDispatcher,
+        "expert_dropout_rate": 0.1,
+    },
+    "top-k": {"router": functools.partial(TopKRouter, k=3, capacity_factor=3.0)},
+    "no token left behind": {"router": functools.partial(NoTokenLeftBehindRouter, k=2)},
+}
+
+
+def functional(**kwargs):
+    inputs = keras.Input((12, 16))
+    hidden = inputs + SwitchFFN(4, 32, name="switch", **kwargs)(inputs)
+    outputs = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling1D()(hidden))
+    return keras.Model(inputs, outputs)
+
+
+def data():
+    x = np.random.default_rng(0).normal(size=(40, 12, 16)).astype(np.float32)
+    return x, x.mean(axis=(1, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_functional_model_is_fitted_saved_and_loaded(kind, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = functional(**KINDS[kind])
+    model.compile("adam", "mse")
+    x, y = data()
+    before = model.get_layer("switch").experts.wo.numpy()
+    # The last batch of an epoch is smaller: the layer takes any.
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0)
+    assert np.abs(model.get_layer("switch").experts.wo.numpy() - before).max() > 0
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    again = keras.models.load_model(path)
+    assert again.get_layer("switch").get_config() == model.get_layer("switch").get_config()
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_the_load_balancing_loss_is_part_of_keras_loss():
+    x, y = data()
+    found = []
+    for coefficient in (0.0, 1.0):
+        keras.utils.set_random_seed(0)
+        router = functools.partial(SwitchRouter, load_balancing_coef=coefficient, policy="argmax")
+        model = functional(router=router)
+        model.compile("adam", "mse")
+        found.append(model.evaluate(x, y, batch_size=40, verbose=0))
+    # Near 1 where the load is even; the rest of the loss is small.
+    assert found[1] - found[0] > 0.9
+
+
+def test_groups_of_a_size_need_a_batch_of_known_size():
+    with pytest.raises(UserError, match="group_size=24 needs to know the batch"):
+        functional(group_size=24)
