@@ -17,6 +17,8 @@ from gin.selector_map import SelectorMap
 # A call of `config.macro`, or a look-up in a dict named `macros`, as `precheck` returns it.
 _MACRO_READ = re.compile(r"""\bmacros?(?:\(|\[|\.get\()\s*["'](\w+)["']""")
 PACKAGES = ("switch_tf", "tasks")
+# Not ours, but in the operative config of every run whose task uses them.
+_LIBRARIES = ("t5.data.preprocessors", "t5.data.utils")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +86,10 @@ def read_module(text: str, module: str) -> Source:
 
 @functools.cache
 def project_source() -> Source:
-    """What the modules of `switch_tf` and `tasks` declare."""
+    """What the modules of `switch_tf` and `tasks` declare, and those of T5 that tasks use."""
     root = Path(__file__).parent.parent
     sources = [Source(_GIN_OWN, frozenset(), frozenset())]
+    sources += filter(None, map(module_source, _LIBRARIES))
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts

@@ -279,6 +279,16 @@ def test_a_macro_that_nothing_reads_is_found(tmp_path):
     assert unread_macros(tmp_path) == {f"{path}:2: LEFT"}
 
 
+def test_what_a_tasks_preprocessors_put_into_the_operative_config_is_known(tmp_path):
+    """As a run on span corruption saves it."""
+    path = tmp_path / "config.gin"
+    path.write_text("random_spans_helper.verbose = False\nrandom_spans_helper.speed = 1\n")
+    assert "config.gin:2: 'random_spans_helper' has no parameter 'speed'" in error_of([str(path)])
+    path.write_text("random_spans_helper.verbose = False\n")
+    config.load([str(path)])
+    gin.clear_config()
+
+
 def test_a_layer_takes_the_parameters_of_the_layer_that_it_extends():
     source = configurables.project_source()
     found = {c.selector.rpartition(".")[2]: c.parameters for c in source.configurables}

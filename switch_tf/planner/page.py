@@ -51,8 +51,8 @@ _ACTIVATIONS = {
     "tokens between layers": ("batch", "length", "d_model"),
     "attention weights": ("batch", "heads", "length", "length"),
     "hidden layer, dense": ("batch", "length", "d_ff"),
-    "experts' buffers": ("experts", "expert_capacity", "d_model"),
-    "hidden layer of experts": ("experts", "expert_capacity", "d_ff"),
+    "experts' buffers": ("groups", "experts", "expert_capacity", "d_model"),
+    "hidden layer of experts": ("groups", "experts", "expert_capacity", "d_ff"),
 }
 
 
@@ -108,10 +108,13 @@ def section(name: str, measured: Measured) -> Iterator[str]:
 
 
 def _places(mesh) -> Iterator[tuple[str, str, str]]:
+    rules = dict(mesh.rules)
+    # Groups are parts of the batch, and are spread as it is, unless the experts take its place.
+    if rules.get("batch") != rules.get("experts") and "batch" in rules:
+        rules["groups"] = rules["batch"]
     for kind, tensors in (("weight", _WEIGHTS), ("activation", _ACTIVATIONS)):
         for name, axes in tensors.items():
-            known = [axis if axis in mesh.rules else None for axis in axes]
-            over = [mesh.rules[axis] for axis in known if axis is not None]
+            over = [rules[axis] for axis in axes if axis in rules]
             text = " ".join(axis or "-" for axis in axes)
             yield f"{kind}: {name}", text, ", ".join(over) or "every device has all"
 

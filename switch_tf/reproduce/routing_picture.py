@@ -73,13 +73,13 @@ def draw(pieces: list[str], routing, path: Path) -> None:
     figure, (top, bottom) = pyplot.subplots(
         2, 1, figsize=(11, 5.5), gridspec_kw={"height_ratios": [3, 1.4]}
     )
-    image = top.imshow(probabilities_ES, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    image = top.imshow(probabilities_ES, cmap="Blues", vmin=0, aspect="auto")
     for column, i in enumerate(shown):
         expert = int(routing.expert_index_GKS[0, 0, i])
         kept = bool(routing.kept_GKS[0, 0, i])
         text = str(int(routing.position_GKS[0, 0, i])) if kept else "×"
         color = (
-            "crimson" if not kept else "white" if probabilities_ES[expert, column] > 0.5 else "k"
+            "crimson" if not kept else "white" if probabilities_ES[expert, column] > 0.35 else "k"
         )
         top.text(column, expert, text, ha="center", va="center", fontsize=8, color=color)
     top.set_xticks(range(len(shown)), [pieces[i] for i in shown], rotation=90, fontsize=7)
