@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--long",
         action="store_true",
-        help="three times the steps, sixteen experts, a second seed of each model",
+        help="4,000 steps, sixteen experts, a second seed of each model: over an hour",
     )
     parser.add_argument("--output_dir", help="runs and report go there (runs/NAME)")
     args = parser.parse_args(argv)

@@ -99,8 +99,9 @@ class Router(Layer):
         with tf.name_scope("logits"):
             logits_GSE = tf.einsum("GSM,ME->GSE", x_GSM, self.read(self.kernel))
         if nonpadding_GS is None:
-            nonpadding_GS = tf.ones_like(logits_GSE[..., 0], tf.float32)
-        return self.route(logits_GSE, nonpadding_GS, training)
+            nonpadding_GS = tf.ones_like(logits_GSE[..., 0])
+        # Keras has cast it to the router's dtype.
+        return self.route(logits_GSE, tf.cast(nonpadding_GS, tf.float32), training)
 
     def explore(self, x_GSM, training):
         """The input with this router's noise, if any."""
