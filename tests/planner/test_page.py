@@ -1,0 +1,46 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from switch_tf import config, mesh
+from switch_tf.planner import page
+from switch_tf.planner.lowered import Collective
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+FOUND = [Collective("all-to-all", "bf16", 10, 4), Collective("all-to-all", "bf16", 10, 4)]
+
+
+def on_paper(name):
+    given = config.precheck([f"layouts/{name}.gin"])
+    shape = mesh.parse_mesh_shape("model:8" if name == "model" else given["MESH_SHAPE"])
+    return mesh.Mesh(shape, mesh.parse_layout_rules(given["LAYOUT_RULES"], shape), None)
+
+
+@pytest.mark.parametrize("name", page.LAYOUTS)
+def test_the_page_says_where_each_tensor_lies_in_the_layout_as_it_is(name):
+    written = Counter((DOCS / "sharding.md").read_text().splitlines())
+    section = list(page.section(name, page.Measured(on_paper(name), [])))
+    assert Counter(section) - written == Counter()
+    assert (DOCS / f"sharding_{name}.png").exists()
+
+
+def test_collectives_that_are_alike_share_a_row():
+    lines = list(page.section("data", page.Measured(on_paper("data"), FOUND)))
+    assert "| all-to-all | bf16 | 10 | 4 | 2 | 40 |" in lines
+
+
+def test_experts_buffers_lie_by_groups_where_the_experts_do_not_take_their_place():
+    rows = {
+        name: "\n".join(page.section(name, page.Measured(on_paper(name), [])))
+        for name in ("data", "model_data", "expert_data")
+    }
+    buffers = "| activation: experts' buffers | groups experts expert_capacity d_model | "
+    for text in rows.values():
+        assert buffers + "batch |" in text
+
+
+def test_a_picture_is_drawn(tmp_path):
+    path = tmp_path / "picture.png"
+    page.draw(page.Measured(on_paper("expert_model_data"), []), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
