@@ -20,6 +20,8 @@ COMMANDS = {
 _USAGE_ERROR = 2
 # What a shell reports of a process ended by SIGINT: 128 + 2.
 _INTERRUPTED = 130
+# The same for SIGPIPE.
+_READER_GONE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("switch-tf: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # What reads the output, such as `head`, has enough; nor may Python's last flush complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(_READER_GONE)
 
 
 def entry() -> None:

@@ -132,3 +132,14 @@ def test_an_unknown_flag_names_the_nearest():
         parser.parse_args(["--gin-file=a.gin"])
     with pytest.raises(UserError, match="^unexpected argument 'x'; see switch-tf train --help$"):
         parser.parse_args(["x"])
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    code = (
+        "from switch_tf.commands import main as m; m._run = lambda _: [print('x' * 99) for _ in "
+        "range(9999)]; m.main([])"
+    )
+    command = f'"{sys.executable}" -c "{code}" | head -1; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert done.stdout == "x" * 99 + "\n"
