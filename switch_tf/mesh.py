@@ -126,9 +126,8 @@ class Mesh:
         """
         from tensorflow.experimental import dtensor
 
-        shape = parse_mesh_shape(mesh_shape)
-        rules = parse_layout_rules(layout_rules, shape)
-        size = math.prod(shape.values())
+        mesh = cls.on_paper(mesh_shape, layout_rules)
+        size = mesh.size
         there = dtensor.num_local_devices(device_type)
         # create_mesh over absent devices crashes the process, so they are counted first.
         if size > there:
@@ -137,7 +136,18 @@ class Mesh:
                 "make it smaller"
             )
         devices = [f"{device_type}:{i}" for i in range(size)]
-        return cls(shape, rules, dtensor.create_mesh(list(shape.items()), devices=devices))
+        made = dtensor.create_mesh(list(mesh.shape.items()), devices=devices)
+        return cls(mesh.shape, mesh.rules, made)
+
+    @classmethod
+    def on_paper(cls, mesh_shape: str, layout_rules: str = "") -> Mesh:
+        """A mesh without devices, of any size: says what would lie where.
+
+        Raises:
+          UserError: malformed text.
+        """
+        shape = parse_mesh_shape(mesh_shape)
+        return cls(shape, parse_layout_rules(layout_rules, shape), None)
 
     @property
     def size(self) -> int:

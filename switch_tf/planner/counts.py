@@ -67,6 +67,10 @@ class Counts:
         )
 
 
+def parts(axes, mesh: Mesh) -> int:
+    """Number of parts that a tensor with these axis names is split into."""
+    return math.prod(mesh.ways(axis) for axis in axes)
+
+
 def _bytes(shape, axes, mesh) -> int:
-    ways = math.prod(mesh.ways(axis) for axis in axes if axis is not None)
-    return _FLOAT32_BYTES * math.prod(shape) // ways
+    return _FLOAT32_BYTES * math.prod(shape) // parts(axes, mesh)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,3 +92,11 @@ def collectives(text: str) -> list[Collective]:
             )
         )
     return found
+
+
+def rows(found: list[Collective]) -> list[tuple]:
+    """Cells of a table: kind, dtype, elements, devices, count, and bytes of alike ones together."""
+    return [
+        (one.kind, one.dtype, f"{one.size:,}", one.devices, count, f"{count * one.bytes:,}")
+        for one, count in sorted(Counter(found).items())
+    ]

@@ -8,7 +8,6 @@ eight CPU devices, and writes what it finds.
 
 import dataclasses
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from switch_tf import config, runtime
 from switch_tf import mesh as mesh_lib
+from switch_tf.planner import lowered
 
 LAYOUTS = {
     "data": "Every device has all weights, and a part of the batch.",
@@ -73,7 +73,6 @@ def measure(name: str) -> Measured:
     """Compiles a step in the layout gin/layouts/`name`.gin, on eight devices."""
     from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
     from switch_tf.optimizers.adafactor import Adafactor
-    from switch_tf.planner import lowered
     from switch_tf.planner.plan import training_step
 
     files = ["models/switch_tiny.gin", f"layouts/{name}.gin", "runs/plan.gin"]
@@ -98,13 +97,10 @@ def section(name: str, measured: Measured) -> Iterator[str]:
     yield from (f"## {name}", "", LAYOUTS[name], "", f"Mesh {shape}; {rules}.", "")
     yield from (f"![what each device holds](sharding_{name}.png)", "")
     yield from _table(("what", "axes", "over"), _places(mesh))
-    rows = [
-        (one.kind, one.dtype, f"{one.size:,}", one.devices, count, f"{count * one.bytes:,}")
-        for one, count in sorted(Counter(measured.found).items())
-    ]
     yield "Crosses devices in one training step; bytes are what each device puts in:"
     yield ""
-    yield from _table(("operation", "dtype", "elements", "devices", "count", "bytes"), rows)
+    heading = ("operation", "dtype", "elements", "devices", "count", "bytes")
+    yield from _table(heading, lowered.rows(measured.found))
 
 
 def _places(mesh) -> Iterator[tuple[str, str, str]]:

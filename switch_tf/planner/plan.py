@@ -1,6 +1,6 @@
 """`switch-tf plan`: prints what a configuration needs and sends."""
 
-from collections import Counter
+import math
 from collections.abc import Callable, Iterator
 
 import gin
@@ -11,7 +11,7 @@ from switch_tf.data import features as features_lib
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.planner import lowered
-from switch_tf.planner.counts import Counts
+from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
 from switch_tf.training.describe import table
 from switch_tf.training.step import TrainStep
@@ -43,8 +43,7 @@ def plan(
     Raises:
       UserError: sizes that do not fit each other.
     """
-    shape = mesh_lib.parse_mesh_shape(mesh_shape)
-    on_paper = mesh_lib.Mesh(shape, mesh_lib.parse_layout_rules(layout_rules, shape), None)
+    on_paper = mesh_lib.Mesh.on_paper(mesh_shape, layout_rules)
     features_lib.check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
     for line in _counted(Counts.of(model), optimizer(), on_paper, task_feature_lengths):
         print(line)
@@ -105,12 +104,12 @@ def _counted(counts: Counts, optimizer, mesh, lengths) -> Iterator[str]:
         f"on each of {mesh.size} devices: weights {counts.weight_bytes(mesh):,} bytes, optimizer "
         f"slots {counts.slot_bytes(mesh, optimizer):,} bytes"
     )
-    largest = sorted(counts.weights, key=lambda w: -np.prod(w.shape, dtype=np.int64))
+    largest = sorted(counts.weights, key=lambda w: -math.prod(w.shape))
     rows = [("largest weights", "axes", "shape", "split into")]
     for weight in largest[:_SHOWN_WEIGHTS]:
-        ways = int(np.prod([mesh.ways(axis) for axis in weight.axes if axis]))
         axes = " ".join(axis or "-" for axis in weight.axes)
-        rows.append((weight.path, axes, "x".join(map(str, weight.shape)), ways))
+        split = parts(weight.axes, mesh)
+        rows.append((weight.path, axes, "x".join(map(str, weight.shape)), split))
     yield from table(rows)
 
 
@@ -125,9 +124,6 @@ def dtype_table(stages) -> Iterator[str]:
 def collective_table(found: list[lowered.Collective]) -> Iterator[str]:
     """Lines of a table of the collectives, alike ones counted."""
     rows = [("collective", "dtype", "elements", "devices", "count", "bytes")]
-    for one, count in sorted(Counter(found).items()):
-        rows.append(
-            (one.kind, one.dtype, f"{one.size:,}", one.devices, count, f"{count * one.bytes:,}")
-        )
+    rows += lowered.rows(found)
     rows.append(("total", "", "", "", len(found), f"{sum(one.bytes for one in found):,}"))
     return table(rows)

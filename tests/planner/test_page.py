@@ -13,8 +13,8 @@ FOUND = [Collective("all-to-all", "bf16", 10, 4), Collective("all-to-all", "bf16
 
 def on_paper(name):
     given = config.precheck([f"layouts/{name}.gin"])
-    shape = mesh.parse_mesh_shape("model:8" if name == "model" else given["MESH_SHAPE"])
-    return mesh.Mesh(shape, mesh.parse_layout_rules(given["LAYOUT_RULES"], shape), None)
+    shape = "model:8" if name == "model" else given["MESH_SHAPE"]
+    return mesh.Mesh.on_paper(shape, given["LAYOUT_RULES"])
 
 
 @pytest.mark.parametrize("name", page.LAYOUTS)
