@@ -181,6 +181,8 @@ def _options():
     # Not the symbolic checkpoint, which is smaller when packed but makes reading 15 to 30 times
     # slower, and refuses cached datasets.
     options.experimental_symbolic_checkpoint = False
+    # SeqIO maps a dozen times an example; one map in their place takes a third less time.
+    options.experimental_optimization.map_fusion = True
     return options
 
 

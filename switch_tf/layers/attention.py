@@ -48,6 +48,9 @@ class Attention(Layer):
       init_scale: s of the fan-in initialisation (paper, Sec. 2.4).
     """
 
+    # Those that a subclass makes its inputs with.
+    switch_layers = ()
+
     def __init__(self, num_heads, d_kv, dropout_rate=0.0, init_scale=1.0, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
@@ -59,21 +62,23 @@ class Attention(Layer):
     def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""
         d_model = input_shape[-1]
-        shape = (d_model, self.num_heads, self.d_kv)
-        axes = ("d_model", "heads", "d_kv")
-        # T5 folds the usual 1 / sqrt(d_kv) of the logits into the queries' initialisation.
-        query_init = TruncatedNormal.fan_in(self.init_scale / self.d_kv, d_model)
-        kernel_init = TruncatedNormal.fan_in(self.init_scale, d_model)
+        self.build_inputs(d_model)
+        shape, axes = (self.num_heads, self.d_kv, d_model), ("heads", "d_kv", "d_model")
         output_init = TruncatedNormal.fan_in(self.init_scale, self.num_heads * self.d_kv)
-        self.query = self.weight("query", shape, axes, query_init)
-        self.key = self.weight("key", shape, axes, kernel_init)
-        self.value = self.weight("value", shape, axes, kernel_init)
-        self.output_kernel = self.weight(
-            "output", shape[1:] + shape[:1], axes[1:] + axes[:1], output_init
-        )
+        self.output_kernel = self.weight("output", shape, axes, output_init)
         self.dropout.build(None)
 
-    def call(self, x_BLM, memory_BTM=None, bias=None, cache=None, training=False):
+    def build_inputs(self, d_model: int):
+        """Creates what `make_query` and `make_key_value` use."""
+        shape, axes = (d_model, self.num_heads, self.d_kv), ("d_model", "heads", "d_kv")
+        inits = input_initializers(self.init_scale, d_model, self.d_kv)
+        self.query, self.key, self.value = (
+            self.weight(name, shape, axes, init) for name, init in inits.items()
+        )
+
+    def call(
+        self, x_BLM, memory_BTM=None, bias=None, cache=None, nonpadding_BL=None, training=False
+    ):
         """Attends from x to memory.
 
         Args:
@@ -82,13 +87,15 @@ class Attention(Layer):
           bias: added to the logits, broadcast to [batch, heads, length, memory length]: position
             bias and masks.
           cache: `Cache` while decoding; then length is 1 and the cache is updated.
+          nonpadding_BL: 1 for a token of x, 0 for padding; a Switch layer wants to know.
           training: whether to drop attention weights.
 
         Returns:
           [batch, length, d_model].
         """
-        query_BLHK = tf.einsum("BLM,MHK->BLHK", x_BLM, self.read(self.query))
-        key_BTHK, value_BTHK = self._keys_values(x_BLM, memory_BTM, cache)
+        query_BLHK = self.make_query(x_BLM, nonpadding_BL, training)
+        source = (x_BLM if memory_BTM is None else memory_BTM, nonpadding_BL, training)
+        key_BTHK, value_BTHK = self._keys_values(source, cache)
         logits_BHLT = tf.einsum("BLHK,BTHK->BHLT", query_BLHK, key_BTHK)
         if bias is not None:
             logits_BHLT += tf.cast(bias, logits_BHLT.dtype)
@@ -99,13 +106,21 @@ class Attention(Layer):
         y_BLM = tf.einsum("BLHK,HKM->BLM", attended_BLHK, self.read(self.output_kernel))
         return lay_out(y_BLM, ("batch", "length", None))
 
-    def _keys_values(self, x_BLM, memory_BTM, cache):
+    def make_query(self, x_BLM, nonpadding_BL, training):
+        """[batch, length, heads, d_kv]."""
+        return tf.einsum("BLM,MHK->BLHK", x_BLM, self.read(self.query))
+
+    def make_key_value(self, x_BTM, nonpadding_BT, training):
+        """Two of [batch, memory length, heads, d_kv]."""
+        key_BTHK = tf.einsum("BTM,MHK->BTHK", x_BTM, self.read(self.key))
+        return key_BTHK, tf.einsum("BTM,MHK->BTHK", x_BTM, self.read(self.value))
+
+    def _keys_values(self, source, cache):
+        """Those of the source, `make_key_value`'s arguments, or what the cache has of it."""
         crosses = cache is not None and cache.position is None
         if crosses and cache.key_BTHK is not None:
             return cache.key_BTHK, cache.value_BTHK
-        source_BTM = x_BLM if memory_BTM is None else memory_BTM
-        key_BTHK = tf.einsum("BTM,MHK->BTHK", source_BTM, self.read(self.key))
-        value_BTHK = tf.einsum("BTM,MHK->BTHK", source_BTM, self.read(self.value))
+        key_BTHK, value_BTHK = self.make_key_value(*source)
         if crosses:
             cache.key_BTHK, cache.value_BTHK = key_BTHK, value_BTHK
         elif cache is not None:
@@ -126,6 +141,16 @@ class Attention(Layer):
             "dropout_rate": self.dropout_rate,
             "init_scale": self.init_scale,
         }
+
+
+def input_initializers(init_scale: float, d_model: int, d_kv: int) -> dict:
+    """Initialisers of the kernels of `query`, `key` and `value`.
+
+    T5 folds the usual 1 / sqrt(d_kv) of the logits into the queries'.
+    """
+    kernel_init = TruncatedNormal.fan_in(init_scale, d_model)
+    query_init = TruncatedNormal.fan_in(init_scale / d_kv, d_model)
+    return {"query": query_init, "key": kernel_init, "value": kernel_init}
 
 
 def mask_bias(allowed, dtype):

@@ -17,7 +17,7 @@ class UniformRouter(Router):
         """int32 [group_size], the expert of each place, whatever the token there."""
         return tf.range(group_size) % self.num_experts
 
-    def choose(self, logits_GSE, probabilities_GSE, training):
+    def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """One expert a token; its gate is the probability, as a router that learns has it."""
         everywhere_GS = tf.zeros_like(logits_GSE[..., 0], tf.int32)
         return one_choice(everywhere_GS + self.experts(logits_GSE.shape[1]), probabilities_GSE)

@@ -56,7 +56,7 @@ class TopKRouter(Router):
         self.k = _checked_k(self, k)
         self.normalize_gates = normalize_gates
 
-    def choose(self, logits_GSE, probabilities_GSE, training):
+    def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """k experts a token; the load-balancing loss counts them alike."""
         expert_index_GKS, gate_GKS, counted_GSE = _best_alike(probabilities_GSE, self.k)
         if self.normalize_gates:
@@ -107,7 +107,7 @@ class Top2Router(Router):
         self.second_threshold = second_threshold
         self.second_place_loss = second_place_loss
 
-    def choose(self, logits_GSE, probabilities_GSE, training):
+    def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """Two experts a token, the second if the policy says so."""
         expert_index_G2S, gate_G2S = _best(probabilities_GSE, 2)
         gate_G2S /= tf.reduce_sum(gate_G2S, axis=1, keepdims=True) + 1e-9
@@ -173,7 +173,7 @@ class NoTokenLeftBehindRouter(Router):
         super().__init__(num_experts, **kwargs)
         self.k = _checked_k(self, k)
 
-    def choose(self, logits_GSE, probabilities_GSE, training):
+    def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """k experts to try in turn; the load-balancing loss counts them alike, as Mesh-TF's."""
         expert_index_GKS, gate_GKS, counted_GSE = _best_alike(probabilities_GSE, self.k)
         return expert_index_GKS, tf.ones_like(gate_GKS), gate_GKS, counted_GSE

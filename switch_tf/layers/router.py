@@ -37,6 +37,8 @@ class Router(Layer):
 
     # Whether a token that an expert took tries no other.
     once = False
+    # Whether it may stand in a decoder: whether a token is taken whatever comes after it.
+    in_decoder = True
 
     def __init__(
         self,
@@ -78,6 +80,10 @@ class Router(Layer):
         """C, tokens an expert takes from a group of `group_size`."""
         if self.dropless or routing_lib.is_dropless():
             return group_size
+        return self.limited_capacity(group_size, training)
+
+    def limited_capacity(self, group_size: int, training: bool) -> int:
+        """`capacity` where tokens may be dropped."""
         if self.absolute_capacity is not None:
             return min(self.absolute_capacity, group_size)
         factor = self.capacity_factor if training else self.eval_capacity_factor
@@ -110,17 +116,15 @@ class Router(Layer):
     def route(self, logits_GSE, nonpadding_GS, training):
         """`Routing` by logits."""
         with tf.name_scope("probabilities"):
-            probabilities_GSE = tf.cast(tf.nn.softmax(logits_GSE), tf.float32)
+            probabilities_GSE = tf.cast(self.normalize(logits_GSE, nonpadding_GS), tf.float32)
             logits_GSE = tf.cast(logits_GSE, tf.float32)
         with tf.name_scope("choice"):
-            choices = self.choose(logits_GSE, probabilities_GSE, training)
+            choices = self.choose(logits_GSE, probabilities_GSE, nonpadding_GS, training)
             expert_index_GKS, wanted_GKS, gate_GKS, counted_GSE = choices
         capacity = self.capacity(logits_GSE.shape[1], training)
         with tf.name_scope("places"):
             wanted_GKS *= tf.stack([nonpadding_GS] * wanted_GKS.shape[1], axis=1)
-            position_GKS, kept_GKS = routing_lib.place(
-                expert_index_GKS, wanted_GKS, self.num_experts, capacity, self.once
-            )
+            position_GKS, kept_GKS = self.place(expert_index_GKS, wanted_GKS, capacity)
             gate_GKS *= tf.cast(kept_GKS, tf.float32)
         with tf.name_scope("load_balancing_loss"):
             balance_G = self.balance(
@@ -144,12 +148,27 @@ class Router(Layer):
         """Noise of a shape [groups, ...], drawn from the step's seed and the layer's path."""
         return uniform(self, shape, ("batch", *[None] * (len(shape) - 1)), low, high)
 
+    def normalize(self, logits_GSE, nonpadding_GS):
+        """Probabilities by logits."""
+        return tf.nn.softmax(logits_GSE)
+
+    def place(self, expert_index_GKS, wanted_GKS, capacity: int):
+        """Places in the experts' buffers, as `routing.place`."""
+        return routing_lib.place(
+            expert_index_GKS, wanted_GKS, self.num_experts, capacity, self.once
+        )
+
     def balance(self, probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS):
         """The load-balancing loss of each group."""
         return load_balancing_loss(probabilities_GSE, counted_GSE, nonpadding_GS)
 
-    def choose(self, logits_GSE, probabilities_GSE, training):
+    def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """The experts that each token is to visit, before any capacity.
+
+        Args:
+          logits_GSE, probabilities_GSE: float32.
+          nonpadding_GS: 1 for a token, 0 for padding, which is masked after the choice, too.
+          training: whether to explore.
 
         Returns:
           expert_index_GKS int32; wanted_GKS float32, 0 for choices not made; gate_GKS float32;
@@ -159,7 +178,7 @@ class Router(Layer):
           UserError: of the base class.
         """
         raise UserError(
-            "Router itself chooses no experts: set SwitchFFN.router to one that does, such as "
+            "Router itself chooses no experts: set SwitchLayer.router to one that does, such as "
             "@SwitchRouter"
         )
 
@@ -224,7 +243,7 @@ class SwitchRouter(Router):
             return x_GSM * tf.cast(noise_GSM < keep, x_GSM.dtype) / keep
         return x_GSM
 
-    def choose(self, logits_GSE, probabilities_GSE, training):
+    def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """One expert a token."""
         scores_GSE = probabilities_GSE
         if self._policy(training) == "sample":

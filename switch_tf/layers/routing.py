@@ -22,9 +22,10 @@ class Routing:
       position_GKS: int32, the token's place in that expert's buffer.
       kept_GKS: bool, False for choices beyond the capacity, and for padding.
       gate_GKS: float32, weight of the expert's output; 0 where not kept.
-      chosen_GSE: float32, the router's assignment before any capacity: the rows sum to 1.
+      chosen_GSE: float32, the router's assignment before any capacity: the rows sum to 1, where
+        experts pick tokens to 1 on average.
       logits_GSE: float32.
-      probabilities_GSE: float32.
+      probabilities_GSE: float32, whose rows sum to 1 in all routers but `ExpertSelectionRouter`.
       nonpadding_GS: float32, 1 for a token, 0 for padding.
       load_balancing_loss_G: float32, unweighted; 1.0 where the load is balanced and no position
         is padding.
@@ -120,8 +121,8 @@ class Report:
         One vector, so that a mesh reduces it with one all-reduce.
         """
         r = self.routing
-        log_probability_GSE = tf.nn.log_softmax(r.logits_GSE)
-        entropy_GS = -tf.reduce_sum(r.probabilities_GSE * log_probability_GSE, axis=-1)
+        log_p_GSE = tf.nn.log_softmax(r.logits_GSE)
+        entropy_GS = -tf.reduce_sum(tf.exp(log_p_GSE) * log_p_GSE, axis=-1)
         per_token_GSN = tf.stack(
             [
                 tf.ones_like(entropy_GS),

@@ -1,5 +1,7 @@
 """The T5 / Switch Transformer encoder-decoder (paper, Sec. 2; T5: Raffel et al., 2020)."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -8,6 +10,7 @@ from switch_tf.layers.attention import Attention
 from switch_tf.layers.base import Layer, configurable, model_seed
 from switch_tf.layers.embedding import Embedding, Softmax
 from switch_tf.layers.feed_forward import FeedForward
+from switch_tf.layers.switch_attention import SwitchAttention
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.models.transformer import Block, Stack
 
@@ -59,8 +62,10 @@ class TransformerEncoderDecoder(Layer):
       expert_frequency: 0 dense, 1 all feed-forward layers sparse, 2 every other.
       encoder_sparse_layers, decoder_sparse_layers: which layers of a stack are sparse, from 0, in
         place of `expert_frequency`.
-      switch_ffn: class or function making the sparse feed-forward layer from `d_ff`, `activation`,
-        `expert_dropout_rate`.
+      switch_ffn: class or function making the feed-forward layer of a sparse layer from `d_ff`,
+        `activation`, `expert_dropout_rate`; None: it is dense.
+      switch_attention: the same for its self-attention, such as `SwitchAttention` (paper,
+        Appendix A).
       expert_dropout_rate: inside the experts; None: as `dropout_rate`.
       init_scale: s of the fan-in initialisation of everything but the embedding; the paper sets
         0.1 (Sec. 2.4), T5 1.0.
@@ -85,6 +90,7 @@ class TransformerEncoderDecoder(Layer):
         encoder_sparse_layers=None,
         decoder_sparse_layers=None,
         switch_ffn=SwitchFFN,
+        switch_attention=None,
         expert_dropout_rate=None,
         init_scale=1.0,
         rematerialize=False,
@@ -106,6 +112,7 @@ class TransformerEncoderDecoder(Layer):
         self.encoder_sparse_layers = encoder_sparse_layers
         self.decoder_sparse_layers = decoder_sparse_layers
         self.switch_ffn = switch_ffn
+        self.switch_attention = switch_attention
         self.expert_dropout_rate = expert_dropout_rate
         self.init_scale = init_scale
         self.rematerialize = rematerialize
@@ -130,15 +137,17 @@ class TransformerEncoderDecoder(Layer):
         blocks = [
             Block(
                 attention=self._attention,
-                feed_forward=self._switch_ffn() if i in sparse else self._feed_forward(),
+                feed_forward=self._feed_forward(i in sparse),
                 crosses=causal,
-                sparse=i in sparse,
+                self_attention=self._self_attention if i in sparse else None,
                 dropout_rate=self.dropout_rate,
                 name=f"layer_{i}",
                 dtype=self.dtype_policy,
             )
             for i in range(self.num_layers)
         ]
+        if causal:
+            _check_causal(blocks)
         return Stack(
             blocks,
             self.num_heads,
@@ -149,36 +158,30 @@ class TransformerEncoderDecoder(Layer):
             dtype=self.dtype_policy,
         )
 
-    def _attention(self, name):
-        return Attention(
-            self.num_heads,
-            self.d_kv,
-            self.dropout_rate,
-            self.init_scale,
+    def _attention(self, name, kind=Attention):
+        return kind(
+            num_heads=self.num_heads,
+            d_kv=self.d_kv,
+            dropout_rate=self.dropout_rate,
+            init_scale=self.init_scale,
             name=name,
             dtype=self.dtype_policy,
         )
 
-    def _feed_forward(self):
-        return FeedForward(
-            self.d_ff,
-            self.activation,
-            self.dropout_rate,
-            self.init_scale,
-            name="ffn",
-            dtype=self.dtype_policy,
-        )
+    def _self_attention(self, name):
+        return self._attention(name, self.switch_attention or Attention)
 
-    def _switch_ffn(self):
-        rate = self.dropout_rate if self.expert_dropout_rate is None else self.expert_dropout_rate
-        return self.switch_ffn(
+    def _feed_forward(self, sparse):
+        shared = dict(
             d_ff=self.d_ff,
             activation=self.activation,
-            expert_dropout_rate=rate,
             init_scale=self.init_scale,
-            name="switch_ffn",
             dtype=self.dtype_policy,
         )
+        if not sparse or self.switch_ffn is None:
+            return FeedForward(dropout_rate=self.dropout_rate, name="ffn", **shared)
+        rate = self.dropout_rate if self.expert_dropout_rate is None else self.expert_dropout_rate
+        return self.switch_ffn(expert_dropout_rate=rate, name="switch_ffn", **shared)
 
     def build(self, input_shape=None):
         """Creates every weight; their shapes do not depend on the input's."""
@@ -272,7 +275,7 @@ class TransformerEncoderDecoder(Layer):
         return total
 
     def get_config(self):
-        """Constructor arguments; `switch_ffn` by the first sparse layer, of which all are alike."""
+        """Constructor arguments; Switch layers by the first sparse one, of which all are alike."""
         names = (
             "vocab_size d_model d_kv num_heads d_ff num_layers activation tied_softmax "
             "dropout_rate expert_frequency encoder_sparse_layers decoder_sparse_layers "
@@ -281,21 +284,39 @@ class TransformerEncoderDecoder(Layer):
         config = super().get_config() | {name: getattr(self, name) for name in names.split()}
         config["dtype"] = "bfloat16" if self.compute_dtype == "bfloat16" else "float32"
         blocks = self.encoder.blocks + self.decoder.blocks
-        sparse = [block.feed_forward.layer for block in blocks if block.sparse]
-        return config | {"switch_ffn": sparse[0].get_config() if sparse else None}
+        sparse = [block for block in blocks if block.switch_layers]
+        config |= {"switch_ffn": None, "switch_attention": None}
+        if sparse and self.switch_ffn is not None:
+            config["switch_ffn"] = sparse[0].feed_forward.layer.get_config()
+        if sparse and self.switch_attention is not None:
+            config["switch_attention"] = sparse[0].self_attention.layer.get_config()
+        return config
 
     @classmethod
     def from_config(cls, config):
         """The model that `get_config` is of."""
         config = dict(config)
-        layer = config.pop("switch_ffn")
-        if layer is None:
-            return cls(**config)
+        for name, kind in (("switch_ffn", SwitchFFN), ("switch_attention", SwitchAttention)):
+            if config[name] is not None:
+                config[name] = functools.partial(_of_config, kind, config[name])
+        return cls(**config)
 
-        def switch_ffn(**given):
-            return SwitchFFN.from_config(layer | given)
 
-        return cls(**config, switch_ffn=switch_ffn)
+def _of_config(kind, layer, **given):
+    return kind.from_config(layer | given)
+
+
+def _check_causal(blocks) -> None:
+    """Checks that no router of a decoder sees tokens to come, unless it was asked to."""
+    for block in blocks:
+        for layer in block.switch_layers:
+            if not layer.router.in_decoder:
+                name = type(layer.router).__name__
+                raise UserError(
+                    f"{name} looks at the tokens to come, and the decoder has it in {block.name}: "
+                    f"set TransformerEncoderDecoder.decoder_sparse_layers=() or "
+                    f"{name}.in_decoder=True"
+                )
 
 
 def same_segment(query_BL, key_BT):

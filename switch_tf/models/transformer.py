@@ -8,6 +8,7 @@ from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.norm import RMSNorm
 from switch_tf.layers.relative_position import RelativePositionBias
 from switch_tf.layers.rematerialize import rematerialize
+from switch_tf.layers.switch_layer import SwitchLayer
 from switch_tf.layers.watch import see
 
 _ACTIVATION = ("batch", "length", None)
@@ -64,21 +65,35 @@ class Block(Layer):
       attention: function name -> `Attention`.
       feed_forward: a `FeedForward` or `SwitchFFN`.
       crosses: whether there is attention to the encoder.
-      sparse: whether `feed_forward` is a Switch layer, which wants to know the padding.
+      self_attention: another function for that of the block itself; None: `attention`.
       dropout_rate: of the residual branches.
     """
 
-    def __init__(self, attention, feed_forward, crosses, sparse, dropout_rate=0.0, **kwargs):
+    def __init__(
+        self,
+        attention,
+        feed_forward,
+        crosses,
+        self_attention=None,
+        dropout_rate=0.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         shared = {"dropout_rate": dropout_rate, "dtype": self.dtype_policy}
-        self.sparse = sparse
-        self.self_attention = Residual(attention("attention"), name="self_attention", **shared)
+        own = (self_attention or attention)("attention")
+        self.self_attention = Residual(own, name="self_attention", **shared)
         self.cross_attention = None
         if crosses:
             self.cross_attention = Residual(
                 attention("attention"), name="cross_attention", **shared
             )
         self.feed_forward = Residual(feed_forward, name="feed_forward", **shared)
+
+    @property
+    def switch_layers(self) -> list[SwitchLayer]:
+        """The Switch layers of the block, in the order of the computation."""
+        layers = [*self.self_attention.layer.switch_layers, self.feed_forward.layer]
+        return [layer for layer in layers if isinstance(layer, SwitchLayer)]
 
     def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""
@@ -111,14 +126,16 @@ class Block(Layer):
         Returns:
           [batch, length, d_model].
         """
-        x_BLM = self.self_attention(x_BLM, bias=bias, cache=caches[0], training=training)
+        x_BLM = self.self_attention(
+            x_BLM, bias=bias, cache=caches[0], nonpadding_BL=nonpadding_BL, training=training
+        )
         if self.cross_attention is not None:
             x_BLM = self.cross_attention(
                 x_BLM, memory_BTM, bias=memory_bias, cache=caches[1], training=training
             )
-        x_BLM = self.feed_forward(
-            x_BLM, nonpadding_BL=nonpadding_BL if self.sparse else None, training=training
-        )
+        # A dense layer works on padding, too.
+        known_BL = nonpadding_BL if isinstance(self.feed_forward.layer, SwitchLayer) else None
+        x_BLM = self.feed_forward(x_BLM, nonpadding_BL=known_BL, training=training)
         see(self.path, x_BLM)
         return x_BLM
 

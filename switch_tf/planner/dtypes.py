@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-# The name scopes of `Router` and `SwitchFFN`, in the order of the computation.
+# The name scopes of `Router` and `SwitchLayer`, in the order of the computation.
 STAGES = (
     "router/noise",
     "router/logits",
@@ -15,7 +15,9 @@ STAGES = (
     "experts",
     "combine",
 )
-_LAYER = re.compile(r"(?:^|/)switch_ffn(?:_\d+)?/(?P<rest>.+)")
+_LAYER = re.compile(
+    r"(?:^|/)(?:switch_ffn|attention(?:_\d+)?/(?:query|key_value))(?:_\d+)?/(?P<rest>.+)"
+)
 _NUMBER = re.compile(r"_\d+(?=/|$)")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 

@@ -114,8 +114,13 @@ class Report:
 
 
 def short_name(layer: str) -> str:
-    """`encoder 0` of `model/encoder/layer_0/feed_forward/switch_ffn`."""
-    return " ".join(layer.split("/")[1:3]).replace("layer_", "")
+    """`encoder 0` of `model/encoder/layer_0/feed_forward/switch_ffn`.
+
+    `encoder 0 query` of a Switch layer of attention.
+    """
+    _, stack, block, kind, *_, last = layer.split("/")
+    parts = [stack, block.removeprefix("layer_")]
+    return " ".join(parts if kind == "feed_forward" else [*parts, last])
 
 
 def make(pretrain: Mapping[str, Sequence[Arm]], finetune: Mapping[str, Arm]) -> Report:

@@ -70,10 +70,7 @@ def _switch_layers(model, batch_size, lengths):
     ]
     warnings = []
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
-        for block in stack.blocks:
-            if not block.sparse:
-                continue
-            layer = block.feed_forward.layer
+        for layer in (layer for block in stack.blocks for layer in block.switch_layers):
             groups, group_size = layer.groups(batch_size, length)
             wanted = min(layer.group_size or length, batch_size * length // layer.groups_multiple)
             if 2 * group_size <= wanted:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
+from switch_tf.layers.group_router import ExpertSelectionRouter, SwitchMaxRouter
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
@@ -37,9 +38,17 @@ GOLDEN_RUNS = {
     "top_2_threshold": (2.0, {"kind": Top2Router, "second_policy": "threshold"}),
     "ntlb_cf1": (1.0, {"kind": NoTokenLeftBehindRouter}),
     "ntlb_cf0.5_pad": (0.5, {"kind": NoTokenLeftBehindRouter}),
+    "switch_max": (1.0, {"kind": SwitchMaxRouter}),
+    "expert_selection": (1.0, {"kind": ExpertSelectionRouter}),
 }
 # Name of Mesh-TensorFlow's gating, in the names of its weights.
-GATINGS = {SwitchRouter: "switch", Top2Router: "top_2", NoTokenLeftBehindRouter: "ntlb"}
+GATINGS = {
+    SwitchRouter: "switch",
+    Top2Router: "top_2",
+    NoTokenLeftBehindRouter: "ntlb",
+    SwitchMaxRouter: "switch_max",
+    ExpertSelectionRouter: "expert_selection",
+}
 LAYOUTS = {
     "plain": None,
     "experts with data": ("batch:4", "batch:batch,experts:batch"),
@@ -51,6 +60,8 @@ ON_MESHES = (
     "switch_argmax_pad_train",
     "switch_geglu",
     "top_2_all_pad_train",
+    "switch_max",
+    "expert_selection",
 )
 PARITY = [(name, "plain") for name in GOLDEN_RUNS]
 PARITY += [(name, layout) for name in ON_MESHES for layout in LAYOUTS if layout != "plain"]
@@ -63,7 +74,7 @@ def run_golden(
     with np.load(GOLDEN / f"mesh_tf/{name}.npz") as arrays:
         golden = dict(arrays)
     factor = GOLDEN_RUNS[name][0]
-    if kind is SwitchRouter:
+    if issubclass(kind, SwitchRouter):
         router_options["jitter"] = 0.0
     router = functools.partial(
         kind, capacity_factor=factor, eval_capacity_factor=factor, **router_options

@@ -1,0 +1,175 @@
+"""Switch attention: experts make queries, keys and values (paper, Appendix A, Table 10)."""
+
+import functools
+
+import tensorflow as tf
+
+from switch_tf.layers.attention import Attention, input_initializers
+from switch_tf.layers.base import Layer, configurable, lay_out, sizes
+from switch_tf.layers.switch_layer import SwitchLayer
+
+
+class ProjectionExperts(Layer):
+    """E times some of attention's three input kernels, each applied to its own buffer of tokens.
+
+    Args:
+      num_experts: E.
+      kernels: which, of "query", "key", "value".
+      num_heads, d_kv: heads, and the width of one.
+      init_scale: s of the fan-in initialisation.
+    """
+
+    def __init__(self, num_experts, kernels, num_heads, d_kv, init_scale=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.num_experts = num_experts
+        self.kernel_names = tuple(kernels)
+        self.num_heads = num_heads
+        self.d_kv = d_kv
+        self.init_scale = init_scale
+
+    def build(self, input_shape):
+        """input_shape: [groups, experts, expert_capacity, d_model]."""
+        d_model = input_shape[-1]
+        shape = (self.num_experts, d_model, self.num_heads, self.d_kv)
+        axes = ("experts", "d_model", "heads", "d_kv")
+        inits = input_initializers(self.init_scale, d_model, self.d_kv)
+        self.kernels = [self.weight(n, shape, axes, inits[n]) for n in self.kernel_names]
+
+    def call(self, x_GECM, training=False):
+        """[groups, experts, expert_capacity, kernels · heads · d_kv], kernel by kernel."""
+        groups, experts, capacity, _ = sizes(x_GECM)
+        products = []
+        for kernel_EMHK in self.kernels:
+            y_GECHK = tf.einsum("GECM,EMHK->GECHK", x_GECM, self.read(kernel_EMHK))
+            width = self.num_heads * self.d_kv
+            products.append(tf.reshape(y_GECHK, [groups, experts, capacity, width]))
+        return tf.concat(products, axis=-1)
+
+
+@configurable
+class SwitchProjection(SwitchLayer):
+    """A Switch layer whose experts are linear: queries, or keys and values, of one expert a token.
+
+    Args:
+      num_experts: E.
+      kernels: which, of "query", "key", "value".
+      num_heads, d_kv: heads, and the width of one.
+      **kwargs: of `SwitchLayer`.
+    """
+
+    def __init__(self, num_experts, kernels, num_heads, d_kv, **kwargs):
+        super().__init__(num_experts, **kwargs)
+        self.kernel_names = tuple(kernels)
+        self.num_heads = num_heads
+        self.d_kv = d_kv
+        self.experts = ProjectionExperts(
+            num_experts,
+            kernels,
+            num_heads,
+            d_kv,
+            self.init_scale,
+            name="experts",
+            dtype=self.dtype_policy,
+        )
+
+    def call(self, x_BLM, nonpadding_BL=None, training=False):
+        """One of [batch, length, heads, d_kv] for each kernel; 0 for dropped tokens and padding.
+
+        Arguments are those of `SwitchLayer.call`.
+        """
+        y_BLN = super().call(x_BLM, nonpadding_BL, training=training)
+        shape = [*sizes(y_BLN)[:2], self.num_heads, self.d_kv]
+        axes = ("batch", "length", "heads", None)
+        # Whole on every device, or DTensor would split what heads already spread.
+        parts = [
+            lay_out(part_BLN, ("batch", "length", None))
+            for part_BLN in tf.split(y_BLN, len(self.kernel_names), axis=-1)
+        ]
+        return [lay_out(tf.reshape(part_BLN, shape), axes) for part_BLN in parts]
+
+    def flops(self, d_model: int, length: int) -> int:
+        """Forward FLOPs of one sequence: router, and one expert a token."""
+        width = self.num_heads * self.d_kv * len(self.kernel_names)
+        return 2 * length * d_model * (self.num_experts + width)
+
+    def get_config(self):
+        """Constructor arguments."""
+        names = ("num_heads", "d_kv")
+        config = super().get_config() | {name: getattr(self, name) for name in names}
+        return config | {"kernels": self.kernel_names}
+
+
+@configurable
+class SwitchAttention(Attention):
+    """Self-attention in which one Switch layer makes queries, another keys and values (Fig. 10).
+
+    A dropped token asks nothing (its query is 0, so that it attends to all alike) and is found by
+    nobody in particular (its key and value are 0).
+
+    Args:
+      num_heads, d_kv, dropout_rate, init_scale: of `Attention`.
+      projection: class or function making the Switch layers from `kernels`, `num_heads`, `d_kv`,
+        `init_scale`.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        d_kv,
+        dropout_rate=0.0,
+        init_scale=0.1,
+        projection=SwitchProjection,
+        **kwargs,
+    ):
+        super().__init__(num_heads, d_kv, dropout_rate, init_scale, **kwargs)
+        make = functools.partial(
+            projection,
+            num_heads=num_heads,
+            d_kv=d_kv,
+            init_scale=init_scale,
+            dtype=self.dtype_policy,
+        )
+        self.query_layer = make(kernels=("query",), name="query")
+        self.key_value_layer = make(kernels=("key", "value"), name="key_value")
+
+    @property
+    def switch_layers(self):
+        """That of queries, and that of keys and values."""
+        return self.query_layer, self.key_value_layer
+
+    def build_inputs(self, d_model):
+        """Creates both Switch layers' weights."""
+        self.query_layer.build((None, None, d_model))
+        self.key_value_layer.build((None, None, d_model))
+
+    def make_query(self, x_BLM, nonpadding_BL, training):
+        """[batch, length, heads, d_kv]."""
+        return self.query_layer(x_BLM, nonpadding_BL, training=training)[0]
+
+    def make_key_value(self, x_BTM, nonpadding_BT, training):
+        """Two of [batch, length, heads, d_kv]."""
+        return self.key_value_layer(x_BTM, nonpadding_BT, training=training)
+
+    def flops(self, d_model: int, length: int, memory_length: int) -> int:
+        """Forward FLOPs of one sequence: one expert a token, products only."""
+        routers = 2 * d_model * self.query_layer.num_experts * (length + memory_length)
+        return super().flops(d_model, length, memory_length) + routers
+
+    def get_config(self):
+        """Constructor arguments."""
+        layer = self.query_layer.get_config()
+        shared = {"name", "kernels", "num_heads", "d_kv", "init_scale", "dtype"}
+        return super().get_config() | {
+            "projection": {name: value for name, value in layer.items() if name not in shared}
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer that `get_config` is of."""
+        config = dict(config)
+        projection = config.pop("projection")
+
+        def make(**given):
+            return SwitchProjection.from_config(projection | given)
+
+        return cls(**config, projection=make)

@@ -1,0 +1,175 @@
+"""What all Switch layers share: route, dispatch, experts, combine (paper, Fig. 2)."""
+
+import keras
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
+from switch_tf.layers import routing as routing_lib
+from switch_tf.layers.base import Layer, configurable, lay_out, sizes
+from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
+from switch_tf.layers.router import SwitchRouter
+
+_DISPATCHERS = {kind.__name__: kind for kind in (GatherDispatcher, EinsumDispatcher)}
+
+
+@configurable
+class SwitchLayer(Layer):
+    """A layer of E experts, of which each token visits one; a subclass makes `experts`.
+
+    Under layout rules that send `batch` and `experts` to one mesh dimension, the two relayouts
+    around the experts are all-to-alls of [E, C, d_model] a group in the compute dtype.
+
+    Attributes:
+      experts: a layer from [groups, experts, expert_capacity, d_model] to the same with another
+        last dimension.
+
+    Args:
+      num_experts: E.
+      group_size: S, most tokens routed together; a divisor of the tokens is taken. None: each
+        sequence is a group.
+      groups_multiple: the number of groups is a multiple of it, whatever the mesh, so that all
+        meshes whose batch ways divide it group alike.
+      mask_padding: whether padding is kept out of the experts (Hugging Face routes it).
+      init_scale: s of the fan-in initialisation of router and experts (paper: 0.1).
+      router: class or function making the router from `num_experts` and `init_scale`.
+      dispatcher: class or function making the dispatcher.
+    """
+
+    experts: Layer
+
+    def __init__(
+        self,
+        num_experts,
+        group_size=None,
+        groups_multiple=1,
+        mask_padding=True,
+        init_scale=0.1,
+        router=SwitchRouter,
+        dispatcher=GatherDispatcher,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_experts = num_experts
+        self.group_size = group_size
+        self.groups_multiple = groups_multiple
+        self.mask_padding = mask_padding
+        self.init_scale = init_scale
+        self.router = router(num_experts=num_experts, init_scale=init_scale, name="router")
+        self.dispatcher = dispatcher()
+
+    def build(self, input_shape):
+        """input_shape: [batch, length, d_model]."""
+        d_model = input_shape[-1]
+        self.router.build((None, None, d_model))
+        self.experts.build((None, self.num_experts, None, d_model))
+
+    def call(self, x_BLM, nonpadding_BL=None, training=False):
+        """Applies one expert to each token.
+
+        Args:
+          x_BLM: [batch, length, d_model].
+          nonpadding_BL: 1 for a token, 0 for padding; None: all are tokens.
+          training: dropout, jitter, and which capacity factor holds.
+
+        Returns:
+          [batch, length, d_model], or another last dimension by the experts; exactly 0 for dropped
+          tokens and padding. The load-balancing loss goes to `routing.collect`, or without one to
+          Keras (`layer.losses`).
+        """
+        batch, length, d_model = sizes(x_BLM)
+        groups, group_size = self.groups(batch, length)
+        x_GSM = lay_out(tf.reshape(x_BLM, [groups, group_size, d_model]), ("batch", None, None))
+        nonpadding_GS = None
+        if nonpadding_BL is not None and self.mask_padding:
+            nonpadding_GS = tf.reshape(tf.cast(nonpadding_BL, tf.float32), [groups, group_size])
+        routing = self.router(x_GSM, nonpadding_GS, training=training)
+        with tf.name_scope("dispatch"):
+            x_GECM = self.dispatcher.dispatch(x_GSM, routing)
+            # All-to-all: from each device's groups, all experts, to all groups, each device's
+            # experts.
+            x_GECM = lay_out(x_GECM, (spare_groups_axis(), "experts", None, None))
+        y_GECN = self.experts(x_GECM, training=training)
+        with tf.name_scope("combine"):
+            y_GECN = lay_out(y_GECN, ("batch", None, None, None))
+            y_GSN = self.dispatcher.combine(y_GECN, routing)
+        self._report(routing)
+        y_BLN = tf.reshape(y_GSN, [batch, length, y_GSN.shape[-1]])
+        return lay_out(y_BLN, ("batch", "length", None))
+
+    def groups(self, batch: int, length: int) -> tuple[int, int]:
+        """Number of groups and tokens a group, the same on every mesh.
+
+        A batch of a size that Keras leaves open is grouped by sequences.
+
+        Raises:
+          UserError: the groups do not divide over the devices that the batch is spread over; a
+            group size for a batch of open size.
+        """
+        if not isinstance(batch, int):
+            if self.group_size is not None or self.groups_multiple > 1:
+                name = f"{type(self).__name__}.group_size"
+                raise UserError(
+                    f"{name}={self.group_size} needs to know the batch: give "
+                    "keras.Input a batch_size, or leave group_size and groups_multiple out"
+                )
+            return batch, length
+        tokens = batch * length
+        groups = -(-tokens // (length if self.group_size is None else self.group_size))
+        while (tokens % groups or groups % self.groups_multiple) and groups < tokens:
+            groups += 1
+        group_size = tokens // groups
+        mesh = mesh_lib.current()
+        ways = mesh.ways("batch") if mesh else 1
+        if groups % ways:
+            raise UserError(
+                f"GROUP_SIZE={self.group_size} and GROUPS_MULTIPLE={self.groups_multiple} make "
+                f"{groups} groups of a batch of {batch} x {length} tokens, which do not divide "
+                f"over {ways} devices: set GROUPS_MULTIPLE={ways}"
+            )
+        return groups, group_size
+
+    def _report(self, routing):
+        report = routing_lib.Report(
+            self.path, routing, self.router.load_balancing_coef, self.router.z_loss_coef
+        )
+        collector = routing_lib.collector()
+        if collector is None:
+            self.add_loss(report.loss())
+        else:
+            collector.append(report)
+
+    def get_config(self):
+        """Constructor arguments."""
+        names = "num_experts group_size groups_multiple mask_padding init_scale"
+        parts = {
+            "router": keras.saving.get_registered_name(type(self.router)),
+            "router_config": self.router.get_config(),
+            "dispatcher": type(self.dispatcher).__name__,
+        }
+        return super().get_config() | {name: getattr(self, name) for name in names.split()} | parts
+
+    @classmethod
+    def from_config(cls, config):
+        """The layer that `get_config` is of, with a router of its own.
+
+        Raises:
+          UserError: a dispatcher that is not of this project.
+        """
+        config = dict(config)
+        router = keras.saving.get_registered_object(config.pop("router"))
+        router_config, name = config.pop("router_config"), config.pop("dispatcher")
+        if name not in _DISPATCHERS:
+            raise UserError(f"dispatcher '{name}' is none of {', '.join(_DISPATCHERS)}")
+        return cls(
+            **config,
+            router=lambda **_: router.from_config(router_config),
+            dispatcher=_DISPATCHERS[name],
+        )
+
+
+def spare_groups_axis():
+    """`batch` if the groups can stay spread while the experts are, else None."""
+    mesh = mesh_lib.current()
+    rules = mesh.rules if mesh else {}
+    return None if rules.get("batch") == rules.get("experts") else "batch"
