@@ -58,7 +58,6 @@ _COMMON = frozenset(
 )
 # Documents tried as the other of a pair.
 _TRIES = 50
-_CHOICES = ("choice1", "choice2")
 _ENTAILMENT = ("entailment", "not_entailment")
 
 
@@ -115,17 +114,23 @@ def content_words(text: str) -> set[str]:
 
 
 def copa(documents: Sequence[Document]) -> list[dict]:
-    """Which of two summaries is this text's? As COPA: `choice1`, `choice2`, `text`, `label`.
+    """Which of two summaries is this text's? As COPA, a row for each choice.
 
-    Each two choices come twice, with a text of either: they give nothing away by themselves.
+    `text`, `choice`, `is_correct`, `idx` of the question, `choice_idx`. Each two choices come
+    twice, with a text of either: they give nothing away by themselves.
     """
-    return _numbered(
-        [
-            {"choice1": pair[0].summary, "choice2": pair[1].summary, "text": of.passage, "label": i}
-            for pair in _pairs(documents)
-            for i, of in enumerate(pair)
-        ]
-    )
+    questions = ((pair, i) for pair in _pairs(documents) for i in range(2))
+    return [
+        {
+            "text": pair[i].passage,
+            "choice": choice.summary,
+            "is_correct": int(i == j),
+            "idx": n,
+            "choice_idx": j,
+        }
+        for n, (pair, i) in enumerate(questions)
+        for j, choice in enumerate(pair)
+    ]
 
 
 def rte(documents: Sequence[Document]) -> list[dict]:
@@ -210,7 +215,8 @@ def _differ(one: _Shown, other: _Shown) -> bool:
     )
 
 
-LABEL_NAMES = {"pydocs_copa": _CHOICES, "pydocs_rte": _ENTAILMENT, "pydocs_library": LABELS}
+# Of the tasks whose answer is a name.
+LABEL_NAMES = {"pydocs_rte": _ENTAILMENT, "pydocs_library": LABELS}
 MAKERS = {
     "pydocs_copa": copa,
     "pydocs_rte": rte,

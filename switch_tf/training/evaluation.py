@@ -11,6 +11,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data.feed import Feed
 from switch_tf.inference.decoding import GreedyDecoder
+from switch_tf.inference.scoring import Scorer
 from switch_tf.training.step import EvalStep
 
 
@@ -111,7 +112,7 @@ class TeacherForced:
 
 
 class Decoded:
-    """The tasks' own metrics on greedily decoded predictions.
+    """The tasks' own metrics, on greedily decoded predictions or on scores of given targets.
 
     Args:
       model: a `TransformerEncoderDecoder`.
@@ -127,8 +128,8 @@ class Decoded:
         self, model, mesh, mixture_or_task_name, split, feature_lengths, batch_size, num_examples
     ):
         self._batch_size = batch_size
-        self._input_length = feature_lengths["inputs"]
         self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"])
+        self._scorer = Scorer(model, mesh)
         self._mesh = mesh
         with mesh_lib.host():
             self._evaluator = seqio.Evaluator(
@@ -155,38 +156,44 @@ class Decoded:
           Stopped: `stop` said so.
         """
 
-        def predict(dataset, model_feature_shapes=None):
-            return self._predict(dataset, stop)
+        def decode(features):
+            return self._decoder(features["encoder_input_tokens"]).tolist()
+
+        def score(features):
+            return self._scorer(features).tolist()
+
+        def of_examples(function):
+            return lambda dataset, *_: self._by_index(function, dataset, stop)
 
         with mesh_lib.host():
             metrics, _ = self._evaluator.evaluate(
-                compute_metrics=True, step=step, predict_fn=predict
+                compute_metrics=True,
+                step=step,
+                predict_fn=of_examples(decode),
+                score_fn=of_examples(score),
             )
         return {
             task: {name: float(getattr(value, "value", value)) for name, value in values.items()}
             for task, values in metrics.result().items()
         }
 
-    def _predict(self, dataset, stop) -> list[tuple[int, list[int]]]:
-        predictions, indices, rows = [], [], []
-        for index, example in dataset.as_numpy_iterator():
-            indices.append(int(index))
-            rows.append(example["encoder_input_tokens"])
-            if len(rows) == self._batch_size:
-                predictions += self._predict_batch(indices, rows, stop)
-                indices, rows = [], []
-        if rows:
-            predictions += self._predict_batch(indices, rows, stop)
-        return predictions
+    def _by_index(self, function, dataset, stop) -> list[tuple]:
+        """(index, output) of each example of a dataset of (index, features), batch by batch.
 
-    def _predict_batch(self, indices, rows, stop):
-        if stop():
-            raise Stopped()
-        batch = np.zeros([self._batch_size, self._input_length], np.int32)
-        batch[: len(rows)] = rows
-        with self._mesh.run():
-            decoded = self._decoder(batch)[: len(rows)]
-        return list(zip(indices, decoded.tolist(), strict=True))
+        Args:
+          function: features of a batch -> a list of an output for each row.
+        """
+        outputs = []
+        # Batches of one size: a mesh wants their rows to divide.
+        for indices, batch in dataset.batch(self._batch_size).as_numpy_iterator():
+            if stop():
+                raise Stopped()
+            missing = self._batch_size - len(indices)
+            features = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in batch.items()}
+            with self._mesh.run():
+                found = function(features)[: len(indices)]
+            outputs += zip(indices.tolist(), found, strict=True)
+        return outputs
 
 
 def figures_line(task: str, metrics: Mapping[str, float]) -> str:

@@ -21,6 +21,7 @@ def examples(name, split="validation", **kwargs):
 
 
 def ids(dataset):
+    """Numbers of examples; of copa, where all rows are right, those of questions."""
     return [int(example["idx"]) for example in dataset.as_numpy_iterator()]
 
 
@@ -39,7 +40,8 @@ def test_the_first_examples_of_validation_are_kept(corpus, monkeypatch):
     everything = pydocs_examples.rte(pydocs_corpus.documents("validation"))
     monkeypatch.setattr(pydocs, "_MAX_VALIDATION", 8)
     for name in SUPERVISED:
-        assert source(name).num_input_examples("validation") == 8
+        rows = 8 * (2 if name == "pydocs_copa" else 1)
+        assert source(name).num_input_examples("validation") == rows
         assert source(name).num_input_examples("train") > 1000
     kept = source("pydocs_rte").columns("validation")["summary"]
     assert [text.decode() for text in kept] == [e["summary"] for e in everything[:8]]
@@ -56,7 +58,7 @@ def test_the_labels_of_the_validation_examples_are_balanced(corpus, monkeypatch)
 @pytest.mark.parametrize(
     "name, form",
     [
-        ("pydocs_copa", "pydocs_copa choice1: {choice1} text: {text} choice2: {choice2}"),
+        ("pydocs_copa", "pydocs_copa text: {text}"),
         ("pydocs_rte", "pydocs_rte summary: {summary} text: {text}"),
         ("pydocs_library", "pydocs_library text: {text}"),
         ("pydocs_summary", "summarize: {text}"),
@@ -70,7 +72,8 @@ def test_inputs_and_targets_are_texts_in_the_form_of_t5(corpus, name, form):
         row = {k: v[i].decode() if isinstance(v[i], bytes) else v[i] for k, v in columns.items()}
         assert example["inputs_pretokenized"].decode() == form.format(**row)
         label_names = pydocs_examples.LABEL_NAMES.get(name)
-        target = label_names[row["label"]] if label_names else row["summary"]
+        answer = row.get("choice", row.get("summary"))
+        target = label_names[row["label"]] if label_names else answer
         assert example["targets_pretokenized"].decode() == target
         tokens = pydocs.VOCABULARY.encode(target)
         assert example["targets"].tolist() == [*tokens, pydocs.VOCABULARY.eos_id]
@@ -84,7 +87,27 @@ def test_a_label_becomes_its_class_and_other_text_none(name):
     assert task.postprocess_fn("of no class") == task.postprocess_fn("") == -1
 
 
-@pytest.mark.parametrize("name", SUPERVISED)
+def test_choices_to_train_on_are_right_and_those_to_rank_have_their_rival(corpus):
+    assert source("pydocs_copa").columns("train")["is_correct"].all()
+    columns = source("pydocs_copa").columns("validation")
+    assert columns["is_correct"].reshape(-1, 2).sum(axis=1).tolist() == [1] * (
+        len(columns["idx"]) // 2
+    )
+
+
+def test_the_choice_with_the_likelier_tokens_is_taken(corpus):
+    task = seqio.TaskRegistry.get("pydocs_copa")
+    found = list(examples("pydocs_copa"))
+    targets = [task.postprocess_fn(0.0, example=e, is_target=True) for e in found]
+    lengths = np.array([len(e["targets"]) for e in found])
+    right = np.array([e["is_correct"] for e in found])
+    (metric,) = task.metric_fns
+    # Nats of a whole answer: per token, twice as many for a right one, or as few.
+    for per_token, accuracy in ((-2.0 + right, 100), (-1.0 - right, 0)):
+        assert metric(targets, list(per_token * lengths)) == {"accuracy": accuracy}
+
+
+@pytest.mark.parametrize("name", (*CLASSIFIED, "pydocs_summary"))
 def test_perfect_predictions_have_100_and_empty_ones_0(corpus, name):
     task = seqio.TaskRegistry.get(name)
     texts = [e["targets_pretokenized"].decode() for e in examples(name)]
@@ -100,7 +123,9 @@ def test_the_mixture_gives_examples_of_all_its_tasks(corpus):
     assert {task.name for task in mixture.tasks} == set(SUPERVISED)
     dataset = mixture.get_dataset(LENGTHS, "train", seed=0).take(200)
     inputs = [example["inputs"].tolist() for example in dataset.as_numpy_iterator()]
-    prefixes = [pydocs.VOCABULARY.encode(text) for text in (*CLASSIFIED, "summarize:")]
+    prefixes = [
+        pydocs.VOCABULARY.encode(text) for text in ("pydocs_copa", *CLASSIFIED, "summarize:")
+    ]
     counts = [sum(ids[: len(prefix)] == prefix for ids in inputs) for prefix in prefixes]
     assert sum(counts) == 200 and min(counts) > 2
 
@@ -164,6 +189,7 @@ def chance(monkeypatch):
             summaries = {"train": train, "validation": validation}[split]
             return {
                 "label": np.array(labels if split == "validation" else [0]),
+                "is_correct": np.array([0, 1, 0, 0]),
                 "summary": np.array([text.encode() for text in summaries], object),
             }
 
@@ -181,7 +207,9 @@ def test_the_chance_level_of_accuracy_is_the_share_of_the_most_frequent_class(
 ):
     levels = chance(labels, ["a"], ["a"])
     assert set(levels) == set(SUPERVISED)
-    assert [levels[name] for name in CLASSIFIED] == [{"accuracy": pytest.approx(percent)}] * 3
+    assert [levels[name] for name in CLASSIFIED] == [{"accuracy": pytest.approx(percent)}] * 2
+    # One right choice in four.
+    assert levels["pydocs_copa"] == {"accuracy": 25}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -35,13 +36,31 @@ def summaries_by_text(documents):
     return lambda text: {d.parts[0] for body, d in bodies if text in body}
 
 
+def questions(documents):
+    """(text, right summary, wrong summary) of the questions of copa."""
+    rows = pydocs_examples.copa(documents)
+    assert [(row["idx"], row["choice_idx"]) for row in rows] == [
+        (i, j) for i in range(len(rows) // 2) for j in range(2)
+    ]
+    for pair in zip(rows[::2], rows[1::2], strict=True):
+        right, wrong = sorted(pair, key=lambda row: -row["is_correct"])
+        assert right["is_correct"] == 1 and wrong["is_correct"] == 0
+        assert right["text"] == wrong["text"]
+        yield right["text"], right["choice"], wrong["choice"]
+
+
 def test_copa_offers_the_summary_of_the_text_and_one_of_another():
-    first, second = pydocs_examples.copa(TWO)
-    choices = {"choice1": first["choice1"], "choice2": first["choice2"]}
-    assert set(choices.values()) == {ALPHA, HOTEL}
-    texts = {ALPHA: ALPHA_TEXT, HOTEL: HOTEL_BODY}
-    assert first == choices | {"text": texts[choices["choice1"]], "label": 0, "idx": 0}
-    assert second == choices | {"text": texts[choices["choice2"]], "label": 1, "idx": 1}
+    assert set(questions(TWO)) == {(ALPHA_TEXT, ALPHA, HOTEL), (HOTEL_BODY, HOTEL, ALPHA)}
+
+
+def test_each_choice_of_copa_is_right_as_often_as_wrong_and_comes_first_as_often(documents):
+    rows = pydocs_examples.copa(documents)
+    assert len(rows) > 1000
+    labels = collections.defaultdict(list)
+    for row in rows:
+        labels[row["choice"]].append(row["is_correct"])
+    assert all(2 * sum(values) == len(values) for values in labels.values())
+    assert 4 * sum(row["is_correct"] for row in rows if row["choice_idx"] == 0) == len(rows)
 
 
 def test_rte_has_each_summary_with_its_text_and_with_another():
@@ -57,7 +76,6 @@ def test_rte_has_each_summary_with_its_text_and_with_another():
 
 def test_a_part_of_an_example_alone_says_nothing_of_its_label(documents):
     for maker, columns in (
-        (pydocs_examples.copa, ("choice1", "choice2")),
         (pydocs_examples.rte, ("summary",)),
         (pydocs_examples.rte, ("text",)),
     ):
@@ -74,20 +92,17 @@ def test_the_wrong_summary_is_of_another_library_and_shares_no_content_word(docu
     libraries = collections.defaultdict(set)
     for d in documents:
         libraries[d.parts[0]].add(d.library)
-    for example in pydocs_examples.copa(documents)[:500]:
-        right, wrong = example["choice1"], example["choice2"]
-        if example["label"]:
-            right, wrong = wrong, right
+    for text, right, wrong in itertools.islice(questions(documents), 500):
         assert len(libraries[wrong] | libraries[right]) > 1
-        words = pydocs_examples.content_words(example["text"])
+        words = pydocs_examples.content_words(text)
         assert len(pydocs_examples.content_words(right) & words) >= 2
         assert not pydocs_examples.content_words(wrong) & words
 
 
 def test_the_right_summary_is_that_of_the_text(documents):
     owners = summaries_by_text(documents)
-    for example in pydocs_examples.copa(documents)[:100]:
-        assert example["choice2" if example["label"] else "choice1"] in owners(example["text"])
+    for text, right, _ in itertools.islice(questions(documents), 100):
+        assert right in owners(text)
     for example in pydocs_examples.summary(documents)[:100]:
         assert example["summary"] in owners(example["text"])
 
@@ -98,9 +113,9 @@ def test_a_harder_difficulty_takes_the_wrong_summary_from_the_same_library(docum
     libraries = collections.defaultdict(set)
     for d in documents:
         libraries[d.parts[0]].add(d.library)
-    examples = pydocs_examples.copa(documents)
-    assert examples
-    assert all(libraries[e["choice1"]] & libraries[e["choice2"]] for e in examples)
+    found = list(questions(documents))
+    assert found
+    assert all(libraries[right] & libraries[wrong] for _, right, wrong in found)
 
 
 def test_passages_do_not_overlap_and_the_best_comes_first():

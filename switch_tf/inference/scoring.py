@@ -1,0 +1,53 @@
+"""Log-likelihoods of given answers, for tasks that rank them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.layers import routing as routing_lib
+from switch_tf.layers.dropout import fixed_seed
+
+FEATURES = (
+    "encoder_input_tokens",
+    "decoder_input_tokens",
+    "decoder_target_tokens",
+    "decoder_loss_weights",
+)
+
+
+class Scorer:
+    """Scores targets as T5's `score` does: the sum of their tokens' log-probabilities, in nats.
+
+    Experts are given room for every token, as in `GreedyDecoder`.
+
+    Args:
+      model: a `TransformerEncoderDecoder`.
+      mesh: the mesh in use.
+    """
+
+    def __init__(self, model, mesh):
+        self._model = model
+        self._mesh = mesh
+        self._run = tf.function(self._trace, autograph=False)
+
+    def __call__(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Scores a batch.
+
+        Args:
+          features: those of `FEATURES`, [batch, length]; the batch divides over the mesh.
+
+        Returns:
+          float32 [batch], 0 for rows without a target.
+        """
+        packed = {name: self._mesh.pack(features[name], ("batch", "length")) for name in FEATURES}
+        return mesh_lib.to_numpy(self._run(packed))
+
+    def _trace(self, features):
+        with routing_lib.collect(), routing_lib.dropless(), fixed_seed():
+            logits_BLV = self._model(features, training=False)
+        targets_BLV = tf.one_hot(features["decoder_target_tokens"], logits_BLV.shape[-1])
+        log_p_BL = tf.reduce_sum(tf.nn.log_softmax(logits_BLV) * targets_BLV, axis=-1)
+        weights_BL = tf.cast(features["decoder_loss_weights"], tf.float32)
+        return tf.reduce_sum(log_p_BL * weights_BL, axis=1)
