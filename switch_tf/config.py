@@ -39,6 +39,23 @@ def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> dict[str, An
     return _checked(files, bindings)[0].literals()
 
 
+def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str], set[str]]:
+    """What is set, as `configurable.parameter`, and the configurables that values refer to.
+
+    Args:
+      files: as for `precheck`.
+      bindings: as for `precheck`.
+
+    Raises:
+      UserError: a file not found, a syntax error.
+    """
+    settings = gin_files.read(files, bindings)
+    bound = {f"{name.rpartition('.')[2]}.{parameter}" for _, name, parameter in settings.bindings}
+    every = (part for value, _ in settings.all() for part in parts(value))
+    references = (part.name for part in every if isinstance(part, Reference))
+    return bound, {name.rpartition("/")[2].rpartition(".")[2] for name in references}
+
+
 def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     """Makes gin's configuration of files and flags; what was loaded before is forgotten.
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.experimental import dtensor
 
+from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
@@ -29,6 +30,17 @@ def using(layout=None):
     else:
         with mesh_lib.use(mesh_lib.Mesh.create(*layout)) as mesh:
             yield mesh
+
+
+# The paper's five (Fig. 9), each a file in gin/layouts.
+LAYOUTS = ("data", "model", "model_data", "expert_data", "expert_model_data")
+
+
+def layout_of(name):
+    """(mesh shape, layout rules) of a layout's file, on eight devices."""
+    given = config.precheck([f"layouts/{name}.gin"])
+    shape = "model:8" if name == "model" else given["MESH_SHAPE"]
+    return shape, given["LAYOUT_RULES"]
 
 
 def place(value, axes=()):

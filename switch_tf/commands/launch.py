@@ -59,7 +59,7 @@ def check(
         prog=f"switch-tf {command}",
         description=description,
         epilog=f"example:\n  switch-tf {command} --gin_file=models/switch_tiny.gin "
-        f"--gin_file=layouts/expert_data.gin --gin_file=runs/{_RUN_FILES[command]}{model_dir}",
+        f"--gin_file=layouts/expert_data.gin --gin_file=runs/{_RUNS[command][1]}{model_dir}",
     )
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
@@ -68,12 +68,35 @@ def check(
     if not args.gin_file:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
     given = config.precheck(args.gin_file, bindings)
+    _check_files(command, args.gin_file, bindings)
     devices = check_mesh(given)
     check_paths(given)
     return Launch(args, bindings, devices)
 
 
-_RUN_FILES = {"train": "pretrain.gin", "eval": "eval.gin", "plan": "plan.gin"}
+# Subcommand -> what gin configures of it, and an example of its gin files.
+_RUNS = {
+    "train": ("train", "pretrain.gin"),
+    "eval": ("evaluate", "eval.gin"),
+    "plan": ("plan", "plan.gin"),
+}
+
+
+def _check_files(command: str, files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Checks that there is a gin file of what is run, and one of its model."""
+    bound, referred = config.names(files, bindings)
+    run, example = _RUNS[command]
+    if f"{run}.batch_size" not in bound:
+        raise UserError(
+            f"no --gin_file sets {run}.batch_size: add --gin_file=runs/{example}, or another of "
+            "gin/runs"
+        )
+    model = "TransformerEncoderDecoder"
+    if model in referred and f"{model}.d_model" not in bound:
+        raise UserError(
+            f"no --gin_file sets {model}.d_model: add --gin_file=models/switch_tiny.gin, or "
+            "another of gin/models"
+        )
 
 
 def check_paths(given: dict) -> None:
@@ -94,7 +117,7 @@ def check_paths(given: dict) -> None:
             )
     name = "local_text.vocabulary"
     path = given.get(name)
-    if isinstance(path, str) and "://" not in path and not os.path.isfile(path):
+    if isinstance(path, str) and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
         raise UserError(
             f"{name}='{path}': no such file; give a SentencePiece model, or train one: switch-tf "
             "tasks local_text_span_corruption --train_vocabulary=SIZE, with the same --gin flags"

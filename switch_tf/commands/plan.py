@@ -6,15 +6,18 @@ from switch_tf.commands.launch import check
 
 _FLAGS = {
     "collectives": "compile one training step on CPU devices, and list what crosses them",
-    "dtypes": "trace one training step, and list in what precision its Switch layers compute",
+    "dtypes": "compile one training step, and list in what precision its Switch layers compute",
+    "memory": "make two training steps on CPU devices, and say what memory they took",
 }
 
 
 def main(argv: Sequence[str]) -> None:
     """Prints the plan of the gin configuration."""
     launch = check("plan", "Counts and places a model, which is not made for it.", argv, _FLAGS)
-    traces = launch.args.collectives or launch.args.dtypes
-    launch.start(None if traces else 1, shows_lowered=launch.args.collectives)
+    asked = {name: getattr(launch.args, name) for name in _FLAGS}
+    launch.start(
+        None if any(asked.values()) else 1, shows_lowered=asked["collectives"] or asked["dtypes"]
+    )
     from switch_tf.planner.plan import plan
 
-    plan(collectives=launch.args.collectives, dtypes=launch.args.dtypes)
+    plan(**asked)

@@ -189,6 +189,7 @@ def _options():
 def _examples(provider, split, feature_lengths, *, pack, shuffle, seed, num_epochs, use_cached):
     """Examples in model features, not batched; `provider` is a task or mixture."""
     import seqio
+    import tensorflow as tf
 
     check_lengths(feature_lengths)
     check_split(provider, split)
@@ -203,6 +204,9 @@ def _examples(provider, split, feature_lengths, *, pack, shuffle, seed, num_epoc
             # A cache would be written, whole, into each checkpoint.
             try_in_mem_cache=False,
         )
+        if "is_correct" in dataset.element_spec:
+            # Of t5's rank classification: wrong answers are to be ranked, not to be likely.
+            dataset = dataset.filter(lambda example: tf.cast(example["is_correct"], tf.bool))
         converter = seqio.EncDecFeatureConverter(pack=pack)
         return converter(dataset, task_feature_lengths=feature_lengths)
 

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from switch_tf import mesh as mesh_lib
 from switch_tf.layers.base import Layer, lay_out
 from switch_tf.layers.initializers import TruncatedNormal
 
@@ -28,8 +29,15 @@ class Embedding(Layer):
 
     def call(self, ids_BL):
         """ids_BL: int32 [batch, length]; returns [batch, length, d_model]."""
-        table_VM = lay_out(self.read(self.table), (None, None))
-        x_BLM = tf.gather(table_VM, ids_BL)
+        table_VM, mesh = self.read(self.table), mesh_lib.current()
+        if mesh is not None and mesh.ways("vocab") > 1:
+            # As Mesh-TensorFlow: rows are summed over devices, where a gather would bring the table
+            # to each of them.
+            one_hot_BLV = tf.one_hot(ids_BL, self.vocab_size, dtype=table_VM.dtype)
+            one_hot_BLV = lay_out(one_hot_BLV, ("batch", "length", "vocab"))
+            x_BLM = tf.einsum("BLV,VM->BLM", one_hot_BLV, table_VM)
+        else:
+            x_BLM = tf.gather(lay_out(table_VM, (None, None)), ids_BL)
         return lay_out(x_BLM, ("batch", "length", None))
 
     def logits(self, x_BLM):

@@ -7,7 +7,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import Layer, configurable, lay_out, sizes
-from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
+from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
 from switch_tf.layers.router import SwitchRouter
 
 _DISPATCHERS = {kind.__name__: kind for kind in (GatherDispatcher, EinsumDispatcher)}
@@ -33,7 +33,7 @@ class SwitchLayer(Layer):
       mask_padding: whether padding is kept out of the experts (Hugging Face routes it).
       init_scale: s of the fan-in initialisation of router and experts (paper: 0.1).
       router: class or function making the router from `num_experts` and `init_scale`.
-      dispatcher: class or function making the dispatcher.
+      dispatcher: class or function making the dispatcher, by default the faster for the device.
     """
 
     experts: Layer
@@ -46,7 +46,7 @@ class SwitchLayer(Layer):
         mask_padding=True,
         init_scale=0.1,
         router=SwitchRouter,
-        dispatcher=GatherDispatcher,
+        dispatcher=default_dispatcher,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -2,6 +2,9 @@
 
 import tensorflow as tf
 
+from switch_tf import mesh as mesh_lib
+from switch_tf.layers.base import lay_out
+
 # T5X's names. The first weighs each token alike, the second each sequence, so that in a mixture a
 # task of long targets does not drown one of labels.
 LOSS_NORMALIZING_FACTORS = ("NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE")
@@ -51,12 +54,13 @@ def cross_entropy(
     weights_BL = tf.cast(weights_BL, tf.float32)
     if loss_weights_BL is None:
         loss_weights_BL = weights_BL
-    entropy_BL = tf.nn.sparse_softmax_cross_entropy_with_logits(targets_BL, logits_BLV)
+    mesh = mesh_lib.current()
+    spread = mesh is not None and mesh.ways("vocab") > 1
+    by_token = _of_spread_logits if spread else _of_whole_logits
+    entropy_BL, log_z_BL, correct_BL = by_token(logits_BLV, targets_BL)
     z_loss_BL = tf.zeros_like(entropy_BL)
     if z_loss_coef:
-        z_loss_BL = z_loss_coef * tf.square(tf.reduce_logsumexp(logits_BLV, axis=-1))
-    guess_BL = tf.argmax(logits_BLV, axis=-1, output_type=tf.int32)
-    correct_BL = tf.cast(guess_BL == targets_BL, tf.float32)
+        z_loss_BL = z_loss_coef * tf.square(log_z_BL)
     counted = [value_BL * weights_BL for value_BL in (entropy_BL, z_loss_BL, correct_BL)]
     weighed = [(entropy_BL + z_loss_BL) * loss_weights_BL, loss_weights_BL]
     columns_BL6 = tf.stack([*counted, weights_BL, *weighed], axis=-1)
@@ -66,3 +70,32 @@ def cross_entropy(
     if normalizer is None:
         normalizer = tf.maximum(weight, 1.0)
     return entropy, z_loss, correct, tokens, loss / normalizer
+
+
+def _of_whole_logits(logits_BLV, targets_BL):
+    """Cross-entropy, log-partition function, and 1 where the likeliest token is the target."""
+    entropy_BL = tf.nn.sparse_softmax_cross_entropy_with_logits(targets_BL, logits_BLV)
+    guess_BL = tf.argmax(logits_BLV, axis=-1, output_type=tf.int32)
+    correct_BL = tf.cast(guess_BL == targets_BL, tf.float32)
+    return entropy_BL, tf.reduce_logsumexp(logits_BLV, axis=-1), correct_BL
+
+
+def _of_spread_logits(logits_BLV, targets_BL):
+    """The same by sums and maxima over the vocabulary, so that [batch, length] crosses devices.
+
+    The fused operations of `_of_whole_logits` would gather the logits.
+    """
+    axes, vocab = ("batch", "length", "vocab"), logits_BLV.shape[-1]
+    logits_BLV = lay_out(logits_BLV, axes)
+    target_BLV = lay_out(tf.one_hot(targets_BL, vocab), axes)
+    largest_BL = tf.stop_gradient(tf.reduce_max(logits_BLV, axis=-1))
+    largest_BL1 = tf.expand_dims(largest_BL, -1)
+    z_BL = tf.reduce_sum(tf.exp(logits_BLV - largest_BL1), axis=-1)
+    log_z_BL = tf.math.log(z_BL) + largest_BL
+    own_BL = tf.reduce_sum(logits_BLV * target_BLV, axis=-1)
+    # Of equal logits the first counts, as in argmax.
+    before_BLV = tf.cast(tf.range(vocab) < tf.expand_dims(targets_BL, -1), tf.float32)
+    rivals_BLV = tf.cast(logits_BLV == largest_BL1, tf.float32) * lay_out(before_BLV, axes)
+    first_BL = tf.reduce_sum(rivals_BLV, axis=-1) == 0.0
+    correct_BL = tf.cast((own_BL == largest_BL) & first_BL, tf.float32)
+    return log_z_BL - own_BL, log_z_BL, correct_BL

@@ -1,7 +1,10 @@
-"""In what precision a Switch layer computes: read off the traced step, stage by stage."""
+"""In what precision a Switch layer computes: read off the lowered step, stage by stage."""
 
 import dataclasses
 import re
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 # The name scopes of `Router` and `SwitchLayer`, in the order of the computation.
 STAGES = (
@@ -19,6 +22,7 @@ _LAYER = re.compile(
     r"(?:^|/)(?:switch_ffn|attention(?:_\d+)?/(?:query|key_value))(?:_\d+)?/(?P<rest>.+)"
 )
 _NUMBER = re.compile(r"_\d+(?=/|$)")
+_NO_COMPUTATION = ("ReadVariableOp", "Cast")
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -26,32 +30,44 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 class StageDtypes:
     """Float dtypes in which one stage computes, in all Switch layers of a model.
 
-    Weights as they are stored, and casts, are no computation.
+    Weights as they are stored, casts, and what crosses devices (`lowered.collectives`: on CPU,
+    DTensor sums bfloat16 in float32) are no computation.
     """
 
     forward: tuple[str, ...]
     backward: tuple[str, ...]
 
 
-def stage_dtypes(graph) -> dict[str, StageDtypes]:
-    """Dtypes by stage of the Switch layers, of the stages that the graph has.
+def stage_dtypes(definition) -> dict[str, StageDtypes]:
+    """Dtypes by stage of the Switch layers, of the stages that a function has.
 
     Args:
-      graph: `FuncGraph` of a training step.
+      definition: `FunctionDef` of a training step, of `lowered.definition`.
     """
     found = {stage: (set(), set()) for stage in STAGES}
-    for operation in graph.get_operations():
-        match = _LAYER.search(operation.name)
+    for node in definition.node_def:
+        match = _LAYER.search(node.name)
         stage = match and _stage(match["rest"])
-        if stage is None or operation.type in ("ReadVariableOp", "Cast"):
+        if stage is None or node.op in _NO_COMPUTATION or node.op.startswith("Collective"):
             continue
-        names = {output.dtype.base_dtype.name for output in operation.outputs}
-        found[stage]["gradient_tape" in operation.name].update(names.intersection(_FLOATS))
+        found[stage]["gradient_tape" in node.name].update(_output_dtypes(node) & set(_FLOATS))
     return {
         stage: StageDtypes(tuple(sorted(forward)), tuple(sorted(backward)))
         for stage, (forward, backward) in found.items()
         if forward or backward
     }
+
+
+def _output_dtypes(node) -> set[str]:
+    types = set()
+    for output in op_def_registry.get(node.op).output_arg:
+        if output.type_attr:
+            types.add(node.attr[output.type_attr].type)
+        elif output.type_list_attr:
+            types.update(node.attr[output.type_list_attr].list.type)
+        else:
+            types.add(output.type)
+    return {tf.as_dtype(number).name for number in types}
 
 
 def _stage(name: str) -> str | None:

@@ -20,6 +20,7 @@ _KINDS = {
 _LAST_PASS = "DTensorFunctionRenaming"
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "i32": 4, "i8": 1, "i1": 1}
 _CONSTANT = re.compile(r'(%\w+) = "tf\.Const"\(\) <\{value = dense<(-?\d+)> : tensor<i32>\}>')
+_CACHE_KEY = re.compile(r'dtensor\.cache_key = "(\w+)"')
 _COLLECTIVE = re.compile(
     r'"tf\.(?P<op>Collective\w+)"\((?P<operands>[^)]*)\).*?'
     r": \((?P<inputs>[^)]*)\) -> tensor<(?P<result>[^>]*)>"
@@ -69,6 +70,18 @@ def lower(function: Callable, *args) -> str:
         if len(files) != 1:
             raise ValueError(f"{len(files)} functions {name} were lowered: compiled before?")
         return files[0].read_text()
+
+
+def definition(text: str):
+    """The `FunctionDef` that each device runs, whose nodes keep the names of the layers.
+
+    Args:
+      text: of `lower`.
+    """
+    from tensorflow.python.eager import context
+
+    # DTensor registers what it lowers, by the number that it caches it with.
+    return context.context().get_function_def("_func" + _CACHE_KEY.search(text)[1])
 
 
 def collectives(text: str) -> list[Collective]:

@@ -13,16 +13,18 @@ from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.planner import lowered
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
+from switch_tf.planner.memory import bytes_of_steps, peak_bytes
 from switch_tf.training.describe import table
 from switch_tf.training.step import TrainStep
 
 _SHOWN_WEIGHTS = 8
 
 
-@gin.configurable(denylist=["collectives", "dtypes"])
+@gin.configurable(denylist=["collectives", "dtypes", "memory"])
 def plan(
     collectives: bool = False,
     dtypes: bool = False,
+    memory: bool = False,
     task_feature_lengths: dict[str, int] = gin.REQUIRED,
     batch_size: int = gin.REQUIRED,
     model: Callable[[], TransformerEncoderDecoder] = TransformerEncoderDecoder,
@@ -35,6 +37,7 @@ def plan(
     Args:
       collectives: whether to list what crosses devices in a training step, which is compiled.
       dtypes: whether to list the precision of each stage of its Switch layers.
+      memory: whether to make training steps, and say what memory they took.
       task_feature_lengths: {"inputs": tokens, "targets": tokens}.
       batch_size: sequences a step, all devices together.
       model, optimizer: functions making them.
@@ -47,20 +50,26 @@ def plan(
     features_lib.check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
     for line in _counted(Counts.of(model), optimizer(), on_paper, task_feature_lengths):
         print(line)
-    if not (collectives or dtypes):
+    if not (collectives or dtypes or memory):
         return
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
     with mesh_lib.use(mesh):
         step, features = training_step(model(), optimizer(), mesh, batch_size, task_feature_lengths)
         arguments = step.arguments(features, 0)
+        if collectives or dtypes:
+            text = lowered.lower(step.function, *arguments)
         if dtypes:
-            graph = step.function.get_concrete_function(*arguments).graph
-            print("\nprecision of the Switch layers, by stage")
-            print(*dtype_table(stage_dtypes(graph)), sep="\n")
+            print("\nprecision of the Switch layers in the lowered step, by stage")
+            print(*dtype_table(stage_dtypes(lowered.definition(text))), sep="\n")
         if collectives:
             print("\nwhat crosses devices in a training step, bytes that each device puts in")
-            text = lowered.lower(step.function, *arguments)
             print(*collective_table(lowered.collectives(text)), sep="\n")
+        if memory:
+            taken = bytes_of_steps(step, features)
+            print(
+                f"\nmemory: training steps raised this process's peak by {taken / 1e6:,.0f} MB, "
+                f"to {peak_bytes() / 1e6:,.0f} MB"
+            )
 
 
 def training_step(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]):

@@ -147,11 +147,12 @@ class Run:
                         self._save(batch)
                     if self._due(self.step, train_steps):
                         self.evaluate(train_steps, signals.stopped)
+                stopped = signals.stopped() and self.step < train_steps
             except Stopped:
-                pass
+                stopped = True
             finally:
                 self.writer.close()
-            if signals.stopped() and self.step < train_steps:
+            if stopped:
                 self._save(batch)
                 progress.say(
                     f"{signals.name} received: saved step {self.step}; the same command resumes"

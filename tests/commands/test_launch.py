@@ -13,6 +13,16 @@ FINETUNE = "--gin_file=runs/finetune.gin"
 DIR = "--gin.MODEL_DIR='/tmp/none'"
 BEFORE_TENSORFLOW = {
     "no gin file": ([DIR], "--gin_file is missing; see switch-tf train --help"),
+    "no gin file of a run": (
+        [MODEL],
+        "no --gin_file sets train.batch_size: add --gin_file=runs/pretrain.gin, or another of "
+        "gin/runs",
+    ),
+    "no gin file of a model": (
+        [PRETRAIN, DIR],
+        "no --gin_file sets TransformerEncoderDecoder.d_model: add "
+        "--gin_file=models/switch_tiny.gin, or another of gin/models",
+    ),
     "a gin file that is not there": (
         ["--gin_file=models/swich_tiny.gin"],
         "--gin_file: no file 'models/swich_tiny.gin'; searched in ",

@@ -128,7 +128,10 @@ def zero_rows(y_BLM):
     return [tuple(map(int, place)) for place in np.argwhere((whole == 0.0).all(axis=-1))]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+DTYPES = ("float32", "mixed_bfloat16")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [None, ("batch:2", "batch:batch,experts:batch")])
 def test_tokens_beyond_the_capacity_leave_as_zero(dtype, layout):
     chosen = [[0, 0, 0, 1, 0, 2, 1, 1], [3, 2, 1, 0, 3, 3, 3, 2]]
@@ -146,8 +149,9 @@ def test_when_all_tokens_choose_one_expert_the_first_stay(factor, kept):
     assert zero_rows(compiled(layer)(x_BLM)) == [(0, i) for i in range(kept, 8)]
 
 
-def test_padding_takes_no_slot_and_leaves_as_zero():
-    layer, x_BLM = switch_layer([[0] * 8], 1.0)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_padding_takes_no_slot_and_leaves_as_zero(dtype):
+    layer, x_BLM = switch_layer([[0] * 8], 1.0, dtype=dtype)
     nonpadding_BL = np.array([[0, 1, 0, 1, 1, 1, 1, 1]], np.float32)
     assert zero_rows(compiled(layer)(x_BLM, nonpadding_BL)) == [(0, i) for i in (0, 2, 4, 5, 6, 7)]
 
@@ -156,6 +160,43 @@ def test_padding_is_routed_like_any_token_where_masking_is_off():
     layer, x_BLM = switch_layer([[0] * 8], 1.0, mask_padding=False)
     nonpadding_BL = np.array([[0, 1, 0, 1, 1, 1, 1, 1]], np.float32)
     assert zero_rows(compiled(layer)(x_BLM, nonpadding_BL)) == [(0, i) for i in range(2, 8)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", [None, ("batch:4", "batch:batch,experts:batch")])
+def test_permuting_the_batch_permutes_the_output_where_nothing_is_dropped(dtype, layout):
+    generator = np.random.default_rng(0)
+    x_BLM = generator.normal(size=(8, 4, 16)).astype(np.float32)
+    order = generator.permutation(8)
+    with using(layout):
+        router = functools.partial(SwitchRouter, dropless=True)
+        layer = SwitchFFN(4, 16, group_size=8, router=router, dtype=dtype, name="switch_ffn")
+        layer.build(x_BLM.shape)
+        run = compiled(lambda x_BLM: tf.cast(layer(x_BLM), tf.float32))
+        straight, permuted = (to_numpy(run(place(x, ["batch"]))) for x in (x_BLM, x_BLM[order]))
+    assert np.abs(straight).max(axis=-1).min() > 0
+    np.testing.assert_allclose(permuted, straight[order], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logits_are_the_products_and_probabilities_their_softmax(dtype):
+    layer, _ = switch_layer([[0] * 8], 1.0, dtype=dtype)
+    x_BLM = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
+    x_BLM = tf.cast(tf.cast(x_BLM, layer.compute_dtype), tf.float32).numpy()
+
+    @compiled
+    def run(x_BLM):
+        with routing.collect() as reports:
+            layer(x_BLM)
+        decision = reports[0].routing
+        return decision.logits_GSE, decision.probabilities_GSE, decision.gate_GKS
+
+    logits_GSE, probabilities_GSE, gate_GKS = (value.numpy() for value in run(x_BLM))
+    np.testing.assert_allclose(logits_GSE, 8.0 * x_BLM, rtol=1e-6)
+    exp_GSE = np.exp(logits_GSE)
+    np.testing.assert_allclose(probabilities_GSE, exp_GSE / exp_GSE.sum(-1, keepdims=True), 1e-5)
+    kept = gate_GKS[0, 0] > 0
+    np.testing.assert_array_equal(gate_GKS[0, 0][kept], probabilities_GSE[0].max(-1)[kept])
 
 
 def test_a_dropless_context_drops_nothing():

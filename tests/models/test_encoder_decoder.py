@@ -2,11 +2,14 @@ import functools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
+from switch_tf.layers.measuring_router import WorstCaseRouter
 from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
 from switch_tf.models.encoder_decoder import (
     TransformerEncoderDecoder,
@@ -15,11 +18,13 @@ from switch_tf.models.encoder_decoder import (
     sparse_layers,
 )
 from switch_tf.models.losses import cross_entropy
+from switch_tf.models.transformer import Residual
 from tests.helpers import (
     VOCAB,
     compiled,
     features_of,
     part_shapes,
+    place_features,
     random_features,
     tiny_model,
     using,
@@ -240,6 +245,43 @@ def test_more_padding_changes_no_token():
     tokens = features["decoder_target_tokens"] > 0
     assert 0 < tokens.sum() < tokens.size
     np.testing.assert_allclose(after[:, :8][tokens], before[tokens], atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", [None, ("batch:4", "batch:batch,experts:batch")])
+def test_the_first_tokens_of_a_group_that_are_no_padding_stay(dtype, layout):
+    """All tokens want expert 0, in a training step: which of them are dropped, by name."""
+    features = random_features()
+    router = functools.partial(WorstCaseRouter, absolute_capacity=3)
+    with using(layout):
+        model = tiny_model(4, group_size=8, router=router, dtype=dtype)
+        variables = [variable.value for variable in model.trainable_variables]
+
+        @compiled
+        def run(features):
+            with tf.GradientTape() as tape, routing.collect() as reports:
+                loss = tf.reduce_mean(model(features, training=True) ** 2)
+            kept = [tf.cast(report.routing.kept_GS, tf.float32) for report in reports]
+            return kept, tape.gradient(loss, variables)[0]
+
+        kept, _ = run(place_features(features))
+    for found_GS, name in zip(kept, ("encoder_input_tokens", "decoder_target_tokens"), strict=True):
+        tokens_GS = features[name].reshape(-1, 8) > 0
+        places_GS = tokens_GS.cumsum(axis=1)
+        np.testing.assert_array_equal(to_numpy(found_GS), tokens_GS & (places_GS <= 3))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_dropped_token_leaves_its_block_as_it_came(dtype):
+    router = functools.partial(WorstCaseRouter, absolute_capacity=2)
+    ffn = SwitchFFN(4, 16, router=router, name="ffn", dtype=dtype)
+    branch = Residual(ffn, name="feed_forward", dtype=dtype)
+    x_BLM = np.random.default_rng(0).normal(size=(2, 6, 8)).astype(np.float32)
+    x_BLM = tf.cast(x_BLM, branch.compute_dtype)
+    branch.build(x_BLM.shape)
+    change_BLM = compiled(branch)(x_BLM, training=True) - x_BLM
+    changed_BL = tf.reduce_any(change_BLM != 0, axis=-1).numpy()
+    assert changed_BL.tolist() == [[True, True, False, False, False, False]] * 2
 
 
 def test_a_bfloat16_model_has_float32_logits_near_the_float32_ones():

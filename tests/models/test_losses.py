@@ -47,6 +47,21 @@ def test_the_sums_over_tokens_are_those_by_hand(layout):
     np.testing.assert_allclose(found, by_hand(*arrays), rtol=1e-5)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_of_equal_logits_the_first_is_the_guess(layout):
+    logits_BLV = np.zeros((4, 1, 16), np.float32)
+    logits_BLV[:, :, [5, 9]] = 1.0
+    targets_BL = np.int32([[5], [9], [0], [5]])
+    with using(LAYOUTS[layout]):
+        placed = [
+            place(logits_BLV, ("batch", "length", "vocab")),
+            place(targets_BL, ("batch", "length")),
+            place(np.ones((4, 1), np.float32), ("batch", "length")),
+        ]
+        found = to_numpy(compiled(lambda *given: tf.stack(cross_entropy(*given)))(*placed))
+    assert found[2] == 2.0
+
+
 def test_without_a_coefficient_there_is_no_z_loss():
     arrays = example()
     with_it = [float(value) for value in cross_entropy(*arrays, Z_LOSS)]

@@ -5,29 +5,24 @@ eight devices, in bfloat16.
 """
 
 import functools
+import math
 from collections import Counter
 
 import pytest
 
-from switch_tf import config, runtime
+from switch_tf import runtime
 from switch_tf.layers.router import SwitchRouter
+from switch_tf.mesh import Mesh
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
 from switch_tf.planner import lowered
+from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
 from switch_tf.planner.plan import collective_table, dtype_table, training_step
-from tests.helpers import compiled, place, tiny_model, using
+from tests.helpers import LAYOUTS, compiled, layout_of, place, tiny_model, using
 
-BATCH, LENGTHS, D_MODEL, EXPERTS, GROUP_SIZE = 8, {"inputs": 16, "targets": 8}, 16, 8, 8
+BATCH, LENGTHS, D_MODEL, EXPERTS, GROUP_SIZE = 64, {"inputs": 16, "targets": 8}, 16, 8, 8
 LAYERS = 2
-# Of each layout's file, but for the mesh of model parallelism, there of four devices.
-MESHES = {"model": "model:8"}
-LAYOUTS = ("data", "model", "model_data", "expert_data", "expert_model_data")
-
-
-def layout_of(name):
-    given = config.precheck([f"layouts/{name}.gin"])
-    return MESHES.get(name, given["MESH_SHAPE"]), given["LAYOUT_RULES"]
 
 
 @functools.cache
@@ -39,8 +34,7 @@ def step_of(name):
         step, features = training_step(model, optimizer, mesh, BATCH, LENGTHS)
         arguments = step.arguments(features, 0)
         text = lowered.lower(step.function, *arguments)
-        graph = step.function.get_concrete_function(*arguments).graph
-        return lowered.collectives(text), stage_dtypes(graph), mesh.shape
+        return lowered.collectives(text), stage_dtypes(lowered.definition(text)), mesh.shape
 
 
 def counted(name, kind):
@@ -74,26 +68,52 @@ def test_without_model_parallelism_only_gradients_and_figures_are_reduced(name):
     DTensor joins small all-reduces into one, and rounds its size up.
     """
     sizes = counted(name, "all-reduce")
-    activations = BATCH // 8 * LENGTHS["targets"] * D_MODEL
     assert sum(sizes.values()) <= 5
     assert all(dtype == "f32" for dtype, _, _ in sizes)
-    assert activations not in {size for _, size, _ in sizes}
     experts = LAYERS * 2 * EXPERTS * D_MODEL * 32
     total = {n: sum(s[1] * k for s, k in counted(n, "all-reduce").items()) for n in LAYOUTS}
     assert total["data"] - total["expert_data"] == experts
 
 
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "model"])
+def test_each_gradient_is_reduced_once_over_the_batch(name):
+    """What a device holds of the weights, but for experts that no other device of its row has."""
+    found, _, shape = step_of(name)
+    mesh = Mesh.on_paper(*layout_of(name))
+    weights = Counts.of(functools.partial(tiny_model, EXPERTS, built=False)).weights
+    held = sum(
+        math.prod(weight.shape) // parts(weight.axes, mesh)
+        for weight in weights
+        if not ("experts" in weight.axes and "experts" in mesh.rules)
+    )
+    reduced = sum(c.size for c in found if c.kind == "all-reduce" and c.devices == shape["batch"])
+    # Beside the step's figures, and what is lost to rounding.
+    assert held <= reduced <= held + 6 * 1024
+
+
 @pytest.mark.parametrize("name", ["model", "model_data", "expert_model_data"])
 def test_model_parallelism_reduces_activations_of_a_row_of_devices(name):
-    """[B/n, length, d_model] after each attention and each feed-forward layer."""
+    """[B/n, length, d_model], counted by hand, and beside it but some figures of each token.
+
+    Encoder, forward: the embedding, two attentions, a dense and a Switch layer, whose experts have
+    a slot a token here. Backward: the inputs of these four, and the output, which both layers of
+    the decoder attend to. Decoder, forward: the embedding, four attentions, two feed-forward
+    layers; backward: the inputs of these six, and the softmax.
+    """
     shape = step_of(name)[2]
     batch = BATCH // shape.get("batch", 1)
-    sizes = counted(name, "all-reduce")
-    encoder = ("f32", batch * LENGTHS["inputs"] * D_MODEL, shape["model"])
-    decoder = ("f32", batch * LENGTHS["targets"] * D_MODEL, shape["model"])
-    # Forward: two a layer of the encoder, three of the decoder; their mirror backward is joined.
-    assert sizes[encoder] >= 2 * LAYERS
-    assert sizes[decoder] >= 3 * LAYERS
+    encoder, decoder = (batch * LENGTHS[name] * D_MODEL for name in ("inputs", "targets"))
+    sizes = Counter()
+    for (dtype, size, devices), count in counted(name, "all-reduce").items():
+        if devices == shape["model"]:
+            assert dtype == "f32"
+            sizes[size] += count
+    # DTensor joins four pairs of one of each.
+    activations = {encoder: 6, decoder: 10, encoder + decoder: 4}
+    assert {size: count for size, count in sizes.items() if size in activations} == activations
+    assert encoder * 10 + decoder * 14 == sum(size * count for size, count in activations.items())
+    rest = sum(size * count for size, count in sizes.items() if size not in activations)
+    assert rest <= 4 * 1024 + batch * LENGTHS["targets"]
 
 
 @pytest.mark.parametrize("name", ["data", "expert_data"])
@@ -114,8 +134,8 @@ def test_a_router_in_bfloat16_is_seen():
             num_layers=1, expert_frequency=1, router=router, dtype="bfloat16", built=False
         )
         step, features = training_step(model, Adafactor(constant(0.1)), mesh, BATCH, LENGTHS)
-        arguments = step.arguments(features, 0)
-        stages = stage_dtypes(step.function.get_concrete_function(*arguments).graph)
+        text = lowered.lower(step.function, *step.arguments(features, 0))
+        stages = stage_dtypes(lowered.definition(text))
     for stage in ("logits", "probabilities"):
         assert stages[f"router/{stage}"].forward == ("bfloat16",)
     # Noise is drawn in float32, and rounded.

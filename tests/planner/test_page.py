@@ -3,18 +3,17 @@ from pathlib import Path
 
 import pytest
 
-from switch_tf import config, mesh
+from switch_tf import mesh
 from switch_tf.planner import page
 from switch_tf.planner.lowered import Collective
+from tests.helpers import layout_of
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 FOUND = [Collective("all-to-all", "bf16", 10, 4), Collective("all-to-all", "bf16", 10, 4)]
 
 
 def on_paper(name):
-    given = config.precheck([f"layouts/{name}.gin"])
-    shape = "model:8" if name == "model" else given["MESH_SHAPE"]
-    return mesh.Mesh.on_paper(shape, given["LAYOUT_RULES"])
+    return mesh.Mesh.on_paper(*layout_of(name))
 
 
 @pytest.mark.parametrize("name", page.LAYOUTS)

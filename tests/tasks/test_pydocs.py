@@ -4,6 +4,7 @@ import seqio
 import tensorflow as tf
 from t5.evaluation import metrics
 
+from switch_tf.data import features
 from tasks import pydocs, pydocs_corpus, pydocs_examples
 
 LENGTHS = {"inputs": 256, "targets": 64}
@@ -93,6 +94,17 @@ def test_choices_to_train_on_are_right_and_those_to_rank_have_their_rival(corpus
     assert columns["is_correct"].reshape(-1, 2).sum(axis=1).tolist() == [1] * (
         len(columns["idx"]) // 2
     )
+
+
+def test_wrong_choices_do_not_count_in_teacher_forced_evaluation(corpus):
+    found = [e["decoder_target_tokens"] for e in examples_of_evaluation("pydocs_copa")]
+    columns = source("pydocs_copa").columns("validation")
+    rows = np.concatenate(found)
+    assert (rows.any(axis=1)).sum() == columns["is_correct"].sum() == len(columns["idx"]) // 2
+
+
+def examples_of_evaluation(name):
+    return features.eval_dataset(name, "validation", LENGTHS, batch_size=16).as_numpy_iterator()
 
 
 def test_the_choice_with_the_likelier_tokens_is_taken(corpus):

@@ -136,6 +136,11 @@ def test_a_bfloat16_models_weights_are_float32_in_the_file(tmp_path):
         "encoder",
         "decoder",
     }
+    again, optimizer, iterator = build(seed=1, dtype="bfloat16")
+    Checkpoints(str(tmp_path), 3, again, optimizer, iterator, str).restore_latest()
+    for ours, theirs in zip(again.trainable_variables, model.trainable_variables, strict=True):
+        assert ours.value.dtype == tf.float32
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""The five layouts of gin/layouts on eight devices, against a single device."""
+
+import functools
+
+import pytest
+import tensorflow as tf
+
+from switch_tf.layers import routing
+from switch_tf.layers.router import SwitchRouter
+from switch_tf.mesh import to_numpy
+from switch_tf.models.losses import cross_entropy
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.optimizers.schedules import constant
+from tests.helpers import (
+    LAYOUTS,
+    compiled,
+    error,
+    layout_of,
+    part_shapes,
+    place_features,
+    random_features,
+    tiny_model,
+    using,
+)
+
+
+@functools.cache
+def loss_and_gradients(layout):
+    """Path -> array of one batch, in float32, every layer sparse; `loss` too."""
+    with using(layout):
+        router = functools.partial(SwitchRouter, jitter=0.0)
+        model = tiny_model(8, group_size=8, expert_frequency=1, router=router)
+        variables = model.trainable_variables
+
+        @compiled
+        def run(features):
+            with tf.GradientTape() as tape, routing.collect() as reports:
+                logits_BLV = model(features, training=True)
+                targets_BL = features["decoder_target_tokens"]
+                loss = cross_entropy(logits_BLV, targets_BL, targets_BL > 0, 1e-2)[-1]
+                loss += sum(report.loss() for report in reports)
+            return [loss, *tape.gradient(loss, [variable.value for variable in variables])]
+
+        found = [to_numpy(value) for value in run(place_features(random_features()))]
+    return dict(zip(["loss", *(variable.path for variable in variables)], found, strict=True))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_loss_and_gradients_are_those_of_a_single_device(name):
+    expected = loss_and_gradients(None)
+    found = loss_and_gradients(layout_of(name))
+    errors = {path: error(value, expected[path]) for path, value in found.items()}
+    assert {path: value for path, value in errors.items() if value > 1e-4} == {}
+
+
+# End of a weight's path -> its shape in the model of the test, and on a device in each layout.
+PARTS = {
+    "embedding/table": ((64, 16), (8, 16), (32, 16), (64, 16), (32, 16)),
+    "attention/query": ((16, 8, 4), (16, 1, 4), (16, 4, 4), (16, 8, 4), (16, 4, 4)),
+    "attention/output": ((8, 4, 16), (1, 4, 16), (4, 4, 16), (8, 4, 16), (4, 4, 16)),
+    "ffn/wi": ((16, 32), (16, 4), (16, 16), (16, 32), (16, 16)),
+    "ffn/wo": ((32, 16), (4, 16), (16, 16), (32, 16), (16, 16)),
+    "router/kernel": ((16, 8),) * 5,
+    "experts/wi": ((8, 16, 32), (8, 16, 4), (8, 16, 16), (1, 16, 32), (2, 16, 16)),
+    "experts/wo": ((8, 32, 16), (8, 4, 16), (8, 16, 16), (1, 32, 16), (2, 16, 16)),
+    "norm/scale": ((16,),) * 5,
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_device_holds_its_part_of_weights_and_slots(name):
+    column = LAYOUTS.index(name)
+    with using(layout_of(name)):
+        model = tiny_model(8)
+        optimizer = Adafactor(constant(0.1))
+        optimizer.build(model.trainable_variables)
+        held = {v.path: part_shapes(v) for v in model.trainable_variables}
+        # Too small to be factored: a slot of each weight, of its shape.
+        slots = [part_shapes(slot) for slot in optimizer.slots.values()]
+    for end, shapes in PARTS.items():
+        found = [parts for path, parts in held.items() if path.endswith(end)]
+        assert found and all(parts == {shapes[column]} for parts in found), end
+    assert slots == list(held.values())
