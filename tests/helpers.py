@@ -69,10 +69,11 @@ def held_bytes(variable):
 
 
 def error(actual, expected):
-    """Largest difference, relative to the largest expected value."""
+    """Largest difference, relative to the largest expected value; both are finite."""
     actual = np.asarray(mesh_lib.to_numpy(actual) if tf.is_tensor(actual) else actual)
     expected = np.asarray(expected)
     assert actual.shape == expected.shape
+    assert np.isfinite(actual).all() and np.isfinite(expected).all()
     scale = np.abs(expected).max()
     return float(np.abs(actual - expected).max() / (scale if scale else 1.0))
 

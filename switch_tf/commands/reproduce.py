@@ -1,5 +1,6 @@
 """`switch-tf reproduce`: runs an experiment and prints its table."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     name = args.experiment + ("_long" if args.long else "")
     folder = Path(args.output_dir or Path("runs") / name)
+    started = time.monotonic()
     runtime.start()
     from switch_tf.data import registry
     from switch_tf.reproduce import quickstart, report
@@ -42,4 +44,5 @@ def main(argv: Sequence[str]) -> None:
     print("\n" + found.table() + "\n")
     for line in report.verdicts(found):
         print(line)
-    print(f"written to {folder}: report.md, report.png, report.json")
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    print(f"written to {folder}: report.md, report.png, report.json; in {minutes} min {seconds} s")

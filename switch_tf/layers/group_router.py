@@ -10,6 +10,8 @@ from switch_tf.errors import UserError
 from switch_tf.layers.base import configurable
 from switch_tf.layers.router import Router, SwitchRouter
 
+_FAR_BELOW = 1e9
+
 
 def _best_tokens(scores_GES, capacity: int):
     """1 for the `capacity` highest scores above 0 of each expert, else 0; a tie goes to the first.
@@ -78,6 +80,11 @@ class ExpertChoiceRouter(Router):
             )
         self.in_decoder = in_decoder
 
+    @property
+    def experts_per_token(self) -> float:
+        """The mean, in training."""
+        return min(self.capacity_factor, self.num_experts)
+
     def capacity(self, group_size: int, training: bool) -> int:
         """C, tokens an expert picks from a group, also where others are not to drop any."""
         return self.limited_capacity(group_size, training)
@@ -123,6 +130,8 @@ class ExpertSelectionRouter(ExpertChoiceRouter):
     def normalize(self, logits_GSE, nonpadding_GS):
         """Softmax over tokens; padding has none of it."""
         weights_GS1 = tf.expand_dims(tf.cast(nonpadding_GS, logits_GSE.dtype), -1)
+        # Of padding, a number that is far below and finite.
+        logits_GSE = logits_GSE * weights_GS1 + (weights_GS1 - 1.0) * _FAR_BELOW
         largest_G1E = tf.stop_gradient(tf.reduce_max(logits_GSE, axis=1, keepdims=True))
         exp_GSE = tf.exp(logits_GSE - largest_G1E) * weights_GS1
         return exp_GSE / (tf.reduce_sum(exp_GSE, axis=1, keepdims=True) + 1e-20)

@@ -53,7 +53,7 @@ class TopKRouter(Router):
 
     def __init__(self, num_experts, k=2, normalize_gates=True, **kwargs):
         super().__init__(num_experts, **kwargs)
-        self.k = _checked_k(self, k)
+        self.k = self.experts_per_token = _checked_k(self, k)
         self.normalize_gates = normalize_gates
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
@@ -79,6 +79,7 @@ class Top2Router(Router):
       num_experts: E, at least 2.
       second_policy: which second choices are made: "all", "none", "threshold" (gate above
         `second_threshold`), "random" (with probability gate / `second_threshold`).
+      eval_second_policy: the same in evaluation; None: as in training.
       second_threshold: of those two.
       second_place_loss: whether half a load-balancing loss of the second choices is added.
       **kwargs: of `Router`.
@@ -91,19 +92,25 @@ class Top2Router(Router):
         self,
         num_experts,
         second_policy="random",
+        eval_second_policy=None,
         second_threshold=0.2,
         second_place_loss=False,
         **kwargs,
     ):
         super().__init__(num_experts, **kwargs)
-        if second_policy not in SECOND_POLICIES:
-            raise UserError(
-                f"Top2Router.second_policy='{second_policy}' is none of "
-                + ", ".join(SECOND_POLICIES)
-            )
+        for name, value in (
+            ("second_policy", second_policy),
+            ("eval_second_policy", eval_second_policy or second_policy),
+        ):
+            if value not in SECOND_POLICIES:
+                known = ", ".join(SECOND_POLICIES)
+                raise UserError(f"Top2Router.{name}='{value}' is none of {known}")
         if num_experts < 2:
             raise UserError(f"Top2Router has num_experts={num_experts}: give it 2 or more")
+        # At most: the policy, and full experts, leave some second choices out.
+        self.experts_per_token = 1 if second_policy == "none" else 2
         self.second_policy = second_policy
+        self.eval_second_policy = eval_second_policy
         self.second_threshold = second_threshold
         self.second_place_loss = second_place_loss
 
@@ -112,12 +119,15 @@ class Top2Router(Router):
         expert_index_G2S, gate_G2S = _best(probabilities_GSE, 2)
         gate_G2S /= tf.reduce_sum(gate_G2S, axis=1, keepdims=True) + 1e-9
         second_GS = gate_G2S[:, 1]
+        policy = self.second_policy
+        if not training and self.eval_second_policy is not None:
+            policy = self.eval_second_policy
         made_GS = {
             "all": lambda: tf.ones_like(second_GS),
             "none": lambda: tf.zeros_like(second_GS),
             "threshold": lambda: tf.cast(second_GS > self.second_threshold, tf.float32),
             "random": lambda: self._drawn(second_GS),
-        }[self.second_policy]()
+        }[policy]()
         wanted_G2S = tf.stack([tf.ones_like(made_GS), made_GS], axis=1)
         first_GSE = tf.one_hot(expert_index_G2S[:, 0], self.num_experts)
         return expert_index_G2S, wanted_G2S, gate_G2S, first_GSE
@@ -148,8 +158,8 @@ class Top2Router(Router):
 
     def get_config(self):
         """Constructor arguments."""
-        names = ("second_policy", "second_threshold", "second_place_loss")
-        return super().get_config() | {name: getattr(self, name) for name in names}
+        names = "second_policy eval_second_policy second_threshold second_place_loss"
+        return super().get_config() | {name: getattr(self, name) for name in names.split()}
 
 
 @configurable

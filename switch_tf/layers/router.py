@@ -37,6 +37,8 @@ class Router(Layer):
 
     # Whether a token that an expert took tries no other.
     once = False
+    # Experts whose work a token costs; see `SwitchLayer.flops`.
+    experts_per_token = 1
     # Whether it may stand in a decoder: whether a token is taken whatever comes after it.
     in_decoder = True
 

@@ -88,9 +88,10 @@ class SwitchProjection(SwitchLayer):
         return [lay_out(tf.reshape(part_BLN, shape), axes) for part_BLN in parts]
 
     def flops(self, d_model: int, length: int) -> int:
-        """Forward FLOPs of one sequence: router, and one expert a token."""
+        """Forward FLOPs of one sequence: the router, and the experts that its tokens visit."""
         width = self.num_heads * self.d_kv * len(self.kernel_names)
-        return 2 * length * d_model * (self.num_experts + width)
+        visited = round(self.router.experts_per_token * width)
+        return 2 * length * d_model * (self.num_experts + visited)
 
     def get_config(self):
         """Constructor arguments."""
@@ -151,9 +152,13 @@ class SwitchAttention(Attention):
         return self.key_value_layer(x_BTM, nonpadding_BT, training=training)
 
     def flops(self, d_model: int, length: int, memory_length: int) -> int:
-        """Forward FLOPs of one sequence: one expert a token, products only."""
-        routers = 2 * d_model * self.query_layer.num_experts * (length + memory_length)
-        return super().flops(d_model, length, memory_length) + routers
+        """Forward FLOPs of one sequence: 2 a multiply-add, products only."""
+        dense = super().flops(d_model, length, memory_length)
+        width = self.num_heads * self.d_kv
+        kernels = 2 * d_model * width * (length + 2 * memory_length)
+        layers = self.query_layer.flops(d_model, length)
+        layers += self.key_value_layer.flops(d_model, memory_length)
+        return dense - kernels + layers
 
     def get_config(self):
         """Constructor arguments."""

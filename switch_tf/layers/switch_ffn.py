@@ -83,12 +83,13 @@ class SwitchFFN(SwitchLayer):
         )
 
     def flops(self, d_model: int, length: int) -> int:
-        """Forward FLOPs of one sequence: router, and one expert a token.
+        """Forward FLOPs of one sequence: the router, and the experts that its tokens visit.
 
         Empty slots are not counted: they are a cost of the capacity factor, not of the model.
         """
         kernels = len(input_kernels(self.activation)) + 1
-        return 2 * length * d_model * (self.num_experts + self.d_ff * kernels)
+        visited = round(self.router.experts_per_token * self.d_ff * kernels)
+        return 2 * length * d_model * (self.num_experts + visited)
 
     def get_config(self):
         """Constructor arguments."""

@@ -12,6 +12,7 @@ from switch_tf.layers.embedding import Embedding, Softmax
 from switch_tf.layers.feed_forward import FeedForward
 from switch_tf.layers.switch_attention import SwitchAttention
 from switch_tf.layers.switch_ffn import SwitchFFN
+from switch_tf.layers.watch import see
 from switch_tf.models.transformer import Block, Stack
 
 DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
@@ -208,6 +209,11 @@ class TransformerEncoderDecoder(Layer):
         memory_BTM = self.encode(features, training=training)
         return self.decode(features, memory_BTM, training=training)
 
+    def _embed(self, tokens_BL):
+        x_BLM = self.embedding(tokens_BL)
+        see(self.embedding.path, x_BLM)
+        return x_BLM
+
     def encode(self, features, training=False):
         """The encoder's output [batch, memory length, d_model]; arguments as `call`."""
         tokens_BT = features["encoder_input_tokens"]
@@ -218,7 +224,7 @@ class TransformerEncoderDecoder(Layer):
             allowed = same_segment(segments_BT, segments_BT)
         position_T = tf.range(tokens_BT.shape[1])
         return self.encoder(
-            self.embedding(tokens_BT),
+            self._embed(tokens_BT),
             (position_T, position_T),
             allowed=allowed,
             nonpadding_BL=tf.cast(nonpadding_BT, tf.float32),
@@ -249,7 +255,7 @@ class TransformerEncoderDecoder(Layer):
             query_L, key_T = tf.reshape(position, [1]), tf.range(caches[0][0].key_BTHK.shape[1])
         nonpadding_BL = tf.cast(features["decoder_target_tokens"] > 0, tf.float32)
         x_BLM = self.decoder(
-            self.embedding(tokens_BL),
+            self._embed(tokens_BL),
             (query_L, key_T),
             allowed=allowed,
             memory_BTM=memory_BTM,

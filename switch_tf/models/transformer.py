@@ -222,7 +222,9 @@ class Stack(Layer):
                 x_BLM = _rematerialized(block, x_BLM, bias, memory_BTM, given)
             else:
                 x_BLM = block(x_BLM, bias=bias, memory_BTM=memory_BTM, **given)
-        return self.output_dropout(self.norm(x_BLM), axes=_ACTIVATION, training=training)
+        x_BLM = self.norm(x_BLM)
+        see(self.norm.path, x_BLM)
+        return self.output_dropout(x_BLM, axes=_ACTIVATION, training=training)
 
 
 def _rematerialized(block, x_BLM, bias, memory_BTM, given):

@@ -75,7 +75,7 @@ class Arm:
     def run(self) -> None:
         """Trains it up to its last step, unless that was done before.
 
-        SIGINT and SIGTERM are handed on: the run saves, and this raises.
+        SIGINT, SIGTERM and SIGHUP are handed on: the run saves, and this raises.
 
         Raises:
           UserError: the run failed or was interrupted, and says where its output is; or what is in
@@ -136,9 +136,10 @@ def _run(command: Sequence[str], output) -> tuple[int, str | None]:
     def hand_on(number, _):
         received.append(signal.Signals(number).name)
         if child.poll() is None:
-            os.kill(child.pid, number)
+            # A closed terminal, too, is to leave a saved run behind.
+            os.kill(child.pid, signal.SIGTERM if number == signal.SIGHUP else number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, hand_on) for number in numbers}
     try:
         status = child.wait()

@@ -68,7 +68,7 @@ def _switch_layers(model, batch_size, lengths):
             "z coef.",
         )
     ]
-    warnings = []
+    warnings, cuts = [], []
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
         for layer in (layer for block in stack.blocks for layer in block.switch_layers):
             groups, group_size = layer.groups(batch_size, length)
@@ -79,6 +79,7 @@ def _switch_layers(model, batch_size, lengths):
                     f"{batch_size} x {length} tokens have no better divisor; round BATCH_SIZE and "
                     "TASK_FEATURE_LENGTHS"
                 )
+            cuts += _cuts(layer.router, group_size)
             capacities = [layer.router.capacity(group_size, training) for training in (True, False)]
             rows.append(
                 (
@@ -96,15 +97,32 @@ def _switch_layers(model, batch_size, lengths):
         return
     yield from table(rows)
     yield from warnings
-    factor = layer.router.capacity_factor
-    wanted = math.floor(group_size * factor / layer.num_experts)
-    if layer.router.dropless:
+    yield from dict.fromkeys(cuts)
+    router = layer.router
+    if router.dropless:
         yield (
             "dropless: no token is dropped; experts and all-to-alls work on "
-            f"{layer.num_experts} slots a token, in place of {factor} at CAPACITY_FACTOR"
+            f"{layer.num_experts} slots a token, in place of {router.capacity_factor} at "
+            "CAPACITY_FACTOR"
         )
-    elif layer.router.absolute_capacity is None and wanted > group_size:
-        yield f"CAPACITY_FACTOR={factor} asks for more than a group holds: cut to {group_size}"
+
+
+def _cuts(router, group_size: int) -> Iterator[str]:
+    """Settings of a router that ask for more tokens an expert than a group has."""
+    if router.dropless:
+        return
+    asked = {"Router.min_capacity": (router.min_capacity, router.min_capacity)}
+    if router.absolute_capacity is not None:
+        asked = {"Router.absolute_capacity": (router.absolute_capacity,) * 2}
+    else:
+        for name, factor in (
+            ("CAPACITY_FACTOR", router.capacity_factor),
+            ("EVAL_CAPACITY_FACTOR", router.eval_capacity_factor),
+        ):
+            asked[name] = factor, math.floor(group_size * factor / router.num_experts)
+    for name, (value, tokens) in asked.items():
+        if tokens > group_size:
+            yield f"{name}={value} asks for more than a group holds: cut to {group_size}"
 
 
 def _bytes_per_device(variable) -> int:

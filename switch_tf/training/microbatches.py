@@ -40,7 +40,9 @@ class Microbatches:
         chosen_P = tf.one_hot(index, self.count, dtype=tf.float32)
         # A product, not a gather: ids are far below what float32 holds exactly.
         x_WBL = tf.einsum("WPBL,P->WBL", tf.cast(x_WPBL, tf.float32), chosen_P)
-        x_BL = tf.reshape(tf.cast(tf.round(x_WBL), x_BL.dtype), [self._ways * each, length])
+        if x_BL.dtype.is_integer:
+            x_WBL = tf.cast(tf.round(x_WBL), x_BL.dtype)
+        x_BL = tf.reshape(x_WBL, [self._ways * each, length])
         return lay_out(x_BL, ("batch", None))
 
     def add(self, gradients: Sequence[tf.Tensor]) -> None:

@@ -48,7 +48,7 @@ def test_the_gate_of_a_picked_token_is_the_probability_of_the_expert():
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_padding_is_never_picked_and_changes_no_decision(kind):
     without = decide(kind, absolute_capacity=3)
-    padded_GSE = np.concatenate([np.full((1, 3, 2), 9, np.float32), LOGITS], axis=1)
+    padded_GSE = np.concatenate([np.full((1, 3, 2), 500, np.float32), LOGITS], axis=1)
     nonpadding_GS = np.float32([[0, 0, 0, 1, 1, 1, 1]])
     decision = decide(kind, padded_GSE, nonpadding_GS, absolute_capacity=3)
     assert not decision.kept_GKS.numpy()[:, :, :3].any()

@@ -50,6 +50,15 @@ def test_second_choices_are_made_by_the_policy(policy, threshold, made):
     assert decision.kept_GKS.numpy()[0].sum(axis=1).tolist() == [2, 2 * made]
 
 
+def test_evaluation_may_have_a_policy_of_its_own():
+    router = router_of_logits(
+        3, Top2Router, second_policy="all", eval_second_policy="none", absolute_capacity=2
+    )
+    logits_GSE = np.tile(LOGITS, (1, 2, 1))
+    made = [router(logits_GSE, training=t).kept_GKS.numpy()[0, 1].sum() for t in (True, False)]
+    assert made == [2, 0]
+
+
 def test_random_second_choices_are_made_in_proportion_to_their_gate():
     options = {"second_policy": "random", "second_threshold": 4 / 7, "absolute_capacity": 4000}
     decision = decide(Top2Router, 4000, **options)

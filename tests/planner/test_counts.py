@@ -103,6 +103,19 @@ def test_switch_base_has_the_flops_of_t5_base_but_for_its_routers():
     assert sparse.flops(LENGTHS) - dense.flops(LENGTHS) == routers
 
 
+def test_moe_base_has_the_work_of_a_second_expert_a_token():
+    switch, moe = counted("switch_base"), counted("moe_base")
+    # Geglu or relu, by the number of input kernels of an expert.
+    (kernels,) = {
+        len(block.feed_forward.layer.experts.wi)
+        for block in switch.model.encoder.blocks
+        if block.switch_layers
+    }
+    expert = 2 * switch.model.d_model * switch.model.d_ff * (kernels + 1)
+    tokens = 6 * (LENGTHS["inputs"] + LENGTHS["targets"])
+    assert moe.flops(LENGTHS) - switch.flops(LENGTHS) == expert * tokens
+
+
 def test_flops_do_not_grow_with_the_experts_but_for_the_router():
     few, many = counted("switch_base", "NUM_EXPERTS=2"), counted("switch_base", "NUM_EXPERTS=256")
     assert many.flops(LENGTHS) / few.flops(LENGTHS) < 1.02

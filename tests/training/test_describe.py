@@ -19,11 +19,10 @@ ALL = {
 }
 
 
-def described(layout, batch_size=8, capacity_factor=1.25, check=None, lengths=LENGTHS, **kwargs):
+def described(layout, batch_size=8, check=None, lengths=LENGTHS, routing=None, **kwargs):
     """Lines of the description of a tiny model; `check(model, optimizer)` is called beside."""
-    router = functools.partial(
-        SwitchRouter, capacity_factor=capacity_factor, eval_capacity_factor=2.0
-    )
+    options = {"capacity_factor": 1.25, "eval_capacity_factor": 2.0} | (routing or {})
+    router = functools.partial(SwitchRouter, **options)
     with using(layout) as mesh:
         model = tiny_model(router=router, **({"num_layers": 1, "expert_frequency": 1} | kwargs))
         optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
@@ -115,12 +114,27 @@ def test_groups_far_smaller_than_asked_for_are_said():
 
 @pytest.mark.parametrize("factor, cut", [(8.0, False), (8.5, True), (20.0, True)])
 def test_a_capacity_that_is_cut_is_said(factor, cut):
-    lines = described(ALL["one device"], capacity_factor=factor)
+    lines = described(ALL["one device"], routing={"capacity_factor": factor})
     path = "model/encoder/layer_0/feed_forward/switch_ffn"
     assert cells(lines, path)[4] == "16"
     said = f"CAPACITY_FACTOR={factor} asks for more than a group holds: cut to 16"
     assert (said in lines) == cut
     assert any("cut to" in line for line in lines) == cut
+
+
+@pytest.mark.parametrize(
+    "setting, value, name",
+    [
+        ("eval_capacity_factor", 8.5, "EVAL_CAPACITY_FACTOR"),
+        ("absolute_capacity", 17, "Router.absolute_capacity"),
+        ("min_capacity", 17, "Router.min_capacity"),
+    ],
+)
+def test_other_capacities_that_are_cut_are_said_once(setting, value, name):
+    lines = described(ALL["one device"], routing={setting: value})
+    assert [line for line in lines if "cut to" in line] == [
+        f"{name}={value} asks for more than a group holds: cut to 16"
+    ]
 
 
 def test_a_dense_model_is_said_to_be_dense():

@@ -40,7 +40,9 @@ def trained(layout, microbatches, factor="NUM_REAL_TARGET_TOKENS", dropout_rate=
         figures = []
         for i in range(3):
             arrays = random_features(seed=i)
-            arrays["decoder_loss_weights"] = (arrays["decoder_target_tokens"] > 0).astype(np.int32)
+            # Neither 0 nor 1.
+            weights_BL = np.where(arrays["decoder_target_tokens"] > 0, 0.75, 0.0)
+            arrays["decoder_loss_weights"] = weights_BL.astype(np.float32)
             figures.append(step(place_features(arrays), i))
         weights = {v.path: to_numpy(v) for v in model.trainable_variables}
         return figures, weights, step

@@ -132,6 +132,8 @@ def test_noise_is_a_function_of_seed_and_step(spread, stepped):
 @pytest.mark.parametrize(
     "path, first",
     [
+        ("model/embedding/table", "model/embedding"),
+        ("model/encoder/norm/scale", "model/encoder/norm"),
         ("model/encoder/layer_0/self_attention/attention/query", "model/encoder/layer_0"),
         ("model/decoder/layer_0/feed_forward/switch_ffn/experts/wo", "model/decoder/layer_0"),
     ],

@@ -88,6 +88,16 @@ def test_run_json_has_what_a_report_needs(whole):
     assert facts["dtype"] == "float32"
 
 
+def test_a_packed_run_resumes_bit_for_bit(tmp_path):
+    packed = {"train.pack": True, "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 32}}
+    pretrain(tmp_path / "whole", **packed)
+    pretrain(tmp_path / "parts", **packed, TRAIN_STEPS=2)
+    pretrain(tmp_path / "parts", **packed)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    # Rows hold several examples of at most six tokens.
+    assert min(r["tokens"] for r in records(tmp_path / "whole", "train")) > 4 * 6
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
     whole, tmp_path, monkeypatch, capsys, number
