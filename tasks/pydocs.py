@@ -149,7 +149,7 @@ def _question(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return dataset.map(form, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _ranking(targets, scores):
+def rank_accuracy(targets, scores):
     """`accuracy` of the likeliest choices; SeqIO tells by the argument `scores` that it ranks."""
     return metrics.rank_classification(targets, scores, normalize_by_target_length=True)
 
@@ -160,7 +160,7 @@ _add_supervised(
     "pydocs_copa",
     _question,
     postprocessors.rank_classification,
-    [_ranking],
+    [rank_accuracy],
 )
 for _name, _labels in pydocs_examples.LABEL_NAMES.items():
     # The form of T5's SuperGLUE tasks: "pydocs_rte summary: ... text: ...".

@@ -154,8 +154,10 @@ class Run:
                 self.writer.close()
             if stopped:
                 self._save(batch)
+                missing = "" if self._evaluated() or self.step < train_steps else ", not evaluated"
                 progress.say(
-                    f"{signals.name} received: saved step {self.step}; the same command resumes"
+                    f"{signals.name} received: saved step {self.step}{missing}; the same command "
+                    "resumes"
                 )
 
     def _save(self, batch) -> None:
@@ -212,6 +214,8 @@ class Run:
 
     def evaluate(self, train_steps: int, stopped: Callable[[], bool] = lambda: False) -> dict:
         """Evaluates the model as it is; returns task -> metric -> value, which is logged too."""
+        tasks = ", ".join(self.teacher_forced.datasets)
+        print(f"\nstep {self.step}  evaluating {tasks}", flush=True)
         results = self.teacher_forced.run(stopped)
         period = self.evaluation.decode_period
         if self.decoded is not None and (

@@ -80,7 +80,8 @@ def test_without_a_name_tasks_and_mixtures_are_listed_with_splits_and_metrics(sh
         "command_mixture  mixture of 2 tasks  splits: test, train  metrics: accuracy",
         "command_second  task  splits: test, train  metrics: none",
         "local_text_span_corruption  task  splits: train, validation  metrics: none",
-        "pydocs_finetune  mixture of 4 tasks  splits: train, validation  metrics: accuracy, rouge",
+        "pydocs_finetune  mixture of 4 tasks  splits: train, validation  metrics: accuracy, "
+        "rank_accuracy, rouge",
     ]
 
 
