@@ -8,6 +8,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.dropout import fixed_seed
+from switch_tf.models.losses import token_losses
 
 FEATURES = (
     "encoder_input_tokens",
@@ -47,7 +48,6 @@ class Scorer:
     def _trace(self, features):
         with routing_lib.collect(), routing_lib.dropless(), fixed_seed():
             logits_BLV = self._model(features, training=False)
-        targets_BLV = tf.one_hot(features["decoder_target_tokens"], logits_BLV.shape[-1])
-        log_p_BL = tf.reduce_sum(tf.nn.log_softmax(logits_BLV) * targets_BLV, axis=-1)
+        entropy_BL, _, _ = token_losses(logits_BLV, features["decoder_target_tokens"])
         weights_BL = tf.cast(features["decoder_loss_weights"], tf.float32)
-        return tf.reduce_sum(log_p_BL * weights_BL, axis=1)
+        return tf.reduce_sum(-entropy_BL * weights_BL, axis=1)

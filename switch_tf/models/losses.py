@@ -54,10 +54,7 @@ def cross_entropy(
     weights_BL = tf.cast(weights_BL, tf.float32)
     if loss_weights_BL is None:
         loss_weights_BL = weights_BL
-    mesh = mesh_lib.current()
-    spread = mesh is not None and mesh.ways("vocab") > 1
-    by_token = _of_spread_logits if spread else _of_whole_logits
-    entropy_BL, log_z_BL, correct_BL = by_token(logits_BLV, targets_BL)
+    entropy_BL, log_z_BL, correct_BL = token_losses(logits_BLV, targets_BL)
     z_loss_BL = tf.zeros_like(entropy_BL)
     if z_loss_coef:
         z_loss_BL = z_loss_coef * tf.square(log_z_BL)
@@ -72,8 +69,23 @@ def cross_entropy(
     return entropy, z_loss, correct, tokens, loss / normalizer
 
 
+def token_losses(logits_BLV, targets_BL):
+    """Figures of each token. Where the vocabulary is spread, nothing larger crosses devices.
+
+    Args:
+      logits_BLV: float32 [batch, length, vocab].
+      targets_BL: int32 [batch, length].
+
+    Returns:
+      Cross-entropy in nats, log-partition function, and 1 where the likeliest token is the target;
+      float32 [batch, length].
+    """
+    mesh = mesh_lib.current()
+    spread = mesh is not None and mesh.ways("vocab") > 1
+    return (_of_spread_logits if spread else _of_whole_logits)(logits_BLV, targets_BL)
+
+
 def _of_whole_logits(logits_BLV, targets_BL):
-    """Cross-entropy, log-partition function, and 1 where the likeliest token is the target."""
     entropy_BL = tf.nn.sparse_softmax_cross_entropy_with_logits(targets_BL, logits_BLV)
     guess_BL = tf.argmax(logits_BLV, axis=-1, output_type=tf.int32)
     correct_BL = tf.cast(guess_BL == targets_BL, tf.float32)
@@ -81,10 +93,7 @@ def _of_whole_logits(logits_BLV, targets_BL):
 
 
 def _of_spread_logits(logits_BLV, targets_BL):
-    """The same by sums and maxima over the vocabulary, so that [batch, length] crosses devices.
-
-    The fused operations of `_of_whole_logits` would gather the logits.
-    """
+    """By sums and maxima over the vocabulary: fused operations would gather the logits."""
     axes, vocab = ("batch", "length", "vocab"), logits_BLV.shape[-1]
     logits_BLV = lay_out(logits_BLV, axes)
     target_BLV = lay_out(tf.one_hot(targets_BL, vocab), axes)
