@@ -87,11 +87,10 @@ class SwitchProjection(SwitchLayer):
         ]
         return [lay_out(tf.reshape(part_BLN, shape), axes) for part_BLN in parts]
 
-    def flops(self, d_model: int, length: int) -> int:
-        """Forward FLOPs of one sequence: the router, and the experts that its tokens visit."""
-        width = self.num_heads * self.d_kv * len(self.kernel_names)
-        visited = round(self.router.experts_per_token * width)
-        return 2 * length * d_model * (self.num_experts + visited)
+    @property
+    def expert_width(self) -> int:
+        """Heads times their width, times kernels."""
+        return self.num_heads * self.d_kv * len(self.kernel_names)
 
     def get_config(self):
         """Constructor arguments."""

@@ -82,14 +82,10 @@ class SwitchFFN(SwitchLayer):
             dtype=self.dtype_policy,
         )
 
-    def flops(self, d_model: int, length: int) -> int:
-        """Forward FLOPs of one sequence: the router, and the experts that its tokens visit.
-
-        Empty slots are not counted: they are a cost of the capacity factor, not of the model.
-        """
-        kernels = len(input_kernels(self.activation)) + 1
-        visited = round(self.router.experts_per_token * self.d_ff * kernels)
-        return 2 * length * d_model * (self.num_experts + visited)
+    @property
+    def expert_width(self) -> int:
+        """Hidden units times kernels."""
+        return self.d_ff * (len(input_kernels(self.activation)) + 1)
 
     def get_config(self):
         """Constructor arguments."""

@@ -23,6 +23,7 @@ class SwitchLayer(Layer):
     Attributes:
       experts: a layer from [groups, experts, expert_capacity, d_model] to the same with another
         last dimension.
+      expert_width: weights of one expert over d_model.
 
     Args:
       num_experts: E.
@@ -37,6 +38,7 @@ class SwitchLayer(Layer):
     """
 
     experts: Layer
+    expert_width: int
 
     def __init__(
         self,
@@ -128,6 +130,14 @@ class SwitchLayer(Layer):
                 f"over {ways} devices: set GROUPS_MULTIPLE={ways}"
             )
         return groups, group_size
+
+    def flops(self, d_model: int, length: int) -> int:
+        """Forward FLOPs of one sequence: the router, and the experts that its tokens visit.
+
+        Empty slots are not counted: they are a cost of the capacity factor, not of the model.
+        """
+        visited = round(self.router.experts_per_token * self.expert_width)
+        return 2 * length * d_model * (self.num_experts + visited)
 
     def _report(self, routing):
         report = routing_lib.Report(
