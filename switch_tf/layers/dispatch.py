@@ -9,6 +9,8 @@ neither direction scatters, and the cost does not grow with the group size as th
 |---|---|---|
 | dispatched | [G, E, C, M] | groups over the batch dimension; the layer relays it out by experts |
 | combined | [G, S, M] | groups over the batch dimension |
+
+P = E · C slots of a group; a choice is numbered k · S + s, as the buffers are filled.
 """
 
 import gin
@@ -18,24 +20,62 @@ from switch_tf.layers.base import sizes
 
 
 @tf.custom_gradient
-def _take(x_GNM, source_GP, back_GN):
-    """y[g, p] = x[g, source[g, p]], 0 where source is N; `back` is the inverse, P where none."""
+def _to_slots(x_GSM, slot_GKS, choice_GP):
+    """[groups, slots, d_model]: the token of each slot's choice, 0 where the slot is empty."""
 
     def gradient(dy_GPM):
-        return _gather_or_zero(dy_GPM, back_GN), None, None
+        # Choice by choice: where experts pick tokens, all K = E at once would be E rows a token.
+        return _sum_by_choice(slot_GKS, lambda _, slot_GS: _rows(dy_GPM, slot_GS)), None, None
 
-    return _gather_or_zero(x_GNM, source_GP), gradient
+    return _tokens(x_GSM, choice_GP, slot_GKS.shape[1]), gradient
+
+
+@tf.custom_gradient
+def _to_tokens(y_GPM, gate_GKS, slot_GKS, choice_GP):
+    """[groups, group_size, d_model]: the slots of a token's choices times their gates, summed."""
+
+    def weighted(k, slot_GS):
+        return _rows(y_GPM, slot_GS) * tf.expand_dims(gate_GKS[:, k], -1)
+
+    def gradient(dy_GSM):
+        gate_GP1 = _rows(tf.expand_dims(_flat(gate_GKS), -1), choice_GP)
+        dy_GPM = _tokens(dy_GSM, choice_GP, slot_GKS.shape[1]) * gate_GP1
+        dgates = [
+            tf.reduce_sum(dy_GSM * _rows(y_GPM, slot_GS), axis=-1)
+            for slot_GS in tf.unstack(slot_GKS, axis=1)
+        ]
+        return dy_GPM, tf.stack(dgates, axis=1), None, None
+
+    return _sum_by_choice(slot_GKS, weighted), gradient
+
+
+def _sum_by_choice(slot_GKS, term):
+    """Sum over k of term(k, slot_GS)."""
+    total_GSM = None
+    for k, slot_GS in enumerate(tf.unstack(slot_GKS, axis=1)):
+        term_GSM = term(k, slot_GS)
+        total_GSM = term_GSM if total_GSM is None else total_GSM + term_GSM
+    return total_GSM
+
+
+def _tokens(x_GSM, choice_GP, choices):
+    """The token of each choice, 0 where the choice is K · S."""
+    size = sizes(x_GSM)[1]
+    there_GP1 = tf.expand_dims(choice_GP < choices * size, -1)
+    x_GPM = tf.gather(x_GSM, choice_GP % size, batch_dims=1)
+    return tf.where(there_GP1, x_GPM, tf.zeros([], x_GSM.dtype))
+
+
+def _rows(x_GNM, index_GP):
+    """x[g, index[g, p]], 0 where the index is N."""
+    size = sizes(x_GNM)[1]
+    y_GPM = tf.gather(x_GNM, tf.minimum(index_GP, size - 1), batch_dims=1)
+    return tf.where(tf.expand_dims(index_GP, -1) < size, y_GPM, tf.zeros([], x_GNM.dtype))
 
 
 def _flat(x_GKS):
     """[groups, K · group_size]; a reshape would gather the groups of a mesh in its gradient."""
     return tf.concat(tf.unstack(x_GKS, axis=1), axis=1)
-
-
-def _gather_or_zero(x_GNM, index_GP):
-    size = x_GNM.shape[1]
-    y_GPM = tf.gather(x_GNM, tf.minimum(index_GP, size - 1), batch_dims=1)
-    return tf.where(tf.expand_dims(index_GP, -1) < size, y_GPM, tf.zeros([], x_GNM.dtype))
 
 
 @gin.configurable
@@ -50,10 +90,7 @@ class GatherDispatcher:
           routing: `Routing`.
         """
         groups, _, d_model = sizes(x_GSM)
-        slot_GN, choice_GP = self._slots_choices(routing)
-        choices = routing.kept_GKS.shape[1]
-        x_GNM = x_GSM if choices == 1 else tf.tile(x_GSM, [1, choices, 1])
-        x_GPM = _take(x_GNM, choice_GP, slot_GN)
+        x_GPM = _to_slots(x_GSM, *self._slots_choices(routing))
         return tf.reshape(x_GPM, [groups, routing.num_experts, routing.capacity, d_model])
 
     def combine(self, y_GECM, routing):
@@ -64,39 +101,36 @@ class GatherDispatcher:
           routing: `Routing`.
         """
         groups, experts, capacity, d_model = sizes(y_GECM)
-        slot_GN, choice_GP = self._slots_choices(routing)
         y_GPM = tf.reshape(y_GECM, [groups, experts * capacity, d_model])
-        y_GNM = _take(y_GPM, slot_GN, choice_GP)
         # The gate is cast back before it meets the experts' output (selective precision).
-        gate_GN = _flat(tf.cast(routing.gate_GKS, y_GPM.dtype))
-        y_GNM *= tf.expand_dims(gate_GN, -1)
-        choices = routing.kept_GKS.shape[1]
-        return y_GNM if choices == 1 else tf.add_n(tf.split(y_GNM, choices, axis=1))
+        gate_GKS = tf.cast(routing.gate_GKS, y_GPM.dtype)
+        return _to_tokens(y_GPM, gate_GKS, *self._slots_choices(routing))
 
     def _slots_choices(self, routing):
-        """Slot of each choice (E·C where dropped) and choice of each slot (N where empty).
+        """Slot of each choice (P where dropped) and choice of each slot (K · S where empty).
 
-        The choices of a group are counted choice by choice, N = K·S: the order in which buffers
-        are filled, so that a stable sort by expert puts each at its position.
+        The choices of a group are counted choice by choice, the order in which buffers are filled,
+        so that a stable sort by expert puts each at its position.
         """
         experts, capacity = routing.num_experts, routing.capacity
         groups, choices, group_size = sizes(routing.kept_GKS)
-        last = choices * group_size - 1
-        expert_GN, kept_GN = _flat(routing.expert_index_GKS), _flat(routing.kept_GKS)
-        slot_GN = expert_GN * capacity + _flat(routing.position_GKS)
-        slot_GN = tf.where(kept_GN, slot_GN, experts * capacity)
+        slot_GKS = routing.expert_index_GKS * capacity + routing.position_GKS
+        slot_GKS = tf.where(routing.kept_GKS, slot_GKS, experts * capacity)
         # Dropped choices sort behind every expert's.
-        key_GN = tf.where(kept_GN, expert_GN, experts)
-        order_GN = tf.argsort(key_GN, axis=1, stable=True)
-        count_GE = tf.reduce_sum(tf.one_hot(key_GN, experts, dtype=tf.int32), axis=1)
+        key_GKS = tf.where(routing.kept_GKS, routing.expert_index_GKS, experts)
+        order_GN = tf.argsort(_flat(key_GKS), axis=1, stable=True)
+        count_GE = 0
+        for key_GS in tf.unstack(key_GKS, axis=1):
+            count_GE += tf.reduce_sum(tf.one_hot(key_GS, experts, dtype=tf.int32), axis=1)
         first_GE = tf.cumsum(count_GE, axis=1, exclusive=True)
         place_C = tf.range(capacity)
         rank_GEC = tf.expand_dims(first_GE, -1) + place_C
         filled_GEC = place_C < tf.expand_dims(count_GE, -1)
         flat_GP = [groups, experts * capacity]
-        rank_GP = tf.minimum(tf.reshape(rank_GEC, flat_GP), last)
+        rank_GP = tf.minimum(tf.reshape(rank_GEC, flat_GP), choices * group_size - 1)
         choice_GP = tf.gather(order_GN, rank_GP, batch_dims=1)
-        return slot_GN, tf.where(tf.reshape(filled_GEC, flat_GP), choice_GP, last + 1)
+        filled_GP = tf.reshape(filled_GEC, flat_GP)
+        return slot_GKS, tf.where(filled_GP, choice_GP, choices * group_size)
 
 
 @gin.configurable

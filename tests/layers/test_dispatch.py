@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,6 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
+from switch_tf.layers.group_router import (
+    ExpertChoiceRouter,
+    ExpertSelectionRouter,
+    SwitchMaxRouter,
+)
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router, TopKRouter
 from switch_tf.layers.router import SwitchRouter
 from tests.layers.test_router import router_of_logits
@@ -16,7 +23,11 @@ ROUTERS = {
     "top-2": (Top2Router, 2, {"second_policy": "all"}),
     "top-3": (TopKRouter, 3, {"k": 3, "normalize_gates": False}),
     "no token left behind": (NoTokenLeftBehindRouter, 3, {"k": 3}),
+    "switch max": (SwitchMaxRouter, 1, {"jitter": 0.0}),
+    "expert choice": (ExpertChoiceRouter, 1, {}),
+    "expert selection": (ExpertSelectionRouter, 1, {}),
 }
+BY_EXPERTS = ("switch max", "expert choice", "expert selection")
 
 
 @st.composite
@@ -33,28 +44,56 @@ def groups_of_tokens(draw):
     return name, logits, nonpadding, draw(st.integers(1, size))
 
 
-def reference_slots(name, logits_GSE, nonpadding_GS, capacity):
-    """[G, S, E, C]: the gate of each kept choice at its slot, given choice by choice."""
-    gates_GSEC = np.zeros([*logits_GSE.shape, capacity], np.float32)
-    choices = {"switch": 1, "top-2": 2}.get(name, 3)
-    probabilities_GSE = np.exp(logits_GSE) / np.exp(logits_GSE).sum(-1, keepdims=True)
-    for group, logits_SE in enumerate(logits_GSE):
-        filled, taken = [0] * logits_SE.shape[1], set()
-        for k in range(choices):
-            for token, logits_E in enumerate(logits_SE):
-                best = np.argsort(-logits_E, kind="stable")[:choices]
-                if not nonpadding_GS[group, token] or token in taken:
-                    continue
-                expert = best[k]
-                if filled[expert] < capacity:
-                    gate = probabilities_GSE[group, token, expert]
-                    if name == "top-2":
-                        gate /= probabilities_GSE[group, token, best].sum()
-                    gates_GSEC[group, token, expert, filled[expert]] = gate
-                    filled[expert] += 1
-                    if name == "no token left behind":
-                        taken.add(token)
+def softmax(logits_GSE, axis=-1, where=True):
+    exp_GSE = np.exp(logits_GSE) * where
+    return exp_GSE / np.maximum(exp_GSE.sum(axis, keepdims=True), 1e-9)
+
+
+def reference_slots(name, probabilities_GSE, nonpadding_GS, capacity):
+    """[G, S, E, C]: the gate of each kept choice at its slot."""
+    gates_GSEC = np.zeros([*probabilities_GSE.shape, capacity], np.float32)
+    kept = kept_by_experts if name in BY_EXPERTS else kept_by_tokens
+    for group, probabilities_SE in enumerate(probabilities_GSE):
+        filled = [0] * probabilities_SE.shape[1]
+        tokens = np.flatnonzero(nonpadding_GS[group])
+        for token, expert, gate in kept(name, probabilities_SE, tokens, capacity):
+            gates_GSEC[group, token, expert, filled[expert]] = gate
+            filled[expert] += 1
     return gates_GSEC
+
+
+def kept_by_tokens(name, probabilities_SE, tokens, capacity):
+    """Choice by choice, in token order, while there is room."""
+    choices = {"switch": 1, "top-2": 2}.get(name, 3)
+    filled, taken = [0] * probabilities_SE.shape[1], set()
+    best_SE = np.argsort(-probabilities_SE, kind="stable", axis=1)
+    for k in range(choices):
+        for token in tokens:
+            expert = best_SE[token, k]
+            if filled[expert] == capacity or token in taken:
+                continue
+            gate = probabilities_SE[token, expert]
+            if name == "top-2":
+                gate /= probabilities_SE[token, best_SE[token, :2]].sum()
+            filled[expert] += 1
+            yield token, expert, gate
+            if name == "no token left behind":
+                taken.add(token)
+
+
+def kept_by_experts(name, probabilities_SE, tokens, capacity):
+    """Each expert's likeliest tokens, then in token order."""
+    picked = {}
+    for expert, p_S in enumerate(probabilities_SE.T):
+        offered = [
+            t for t in tokens if name != "switch max" or probabilities_SE[t].argmax() == expert
+        ]
+        picked[expert] = sorted(sorted(offered, key=lambda t: -p_S[t])[:capacity])
+    for expert, best in picked.items():
+        for token in best:
+            times = sum(token in others for others in picked.values())
+            gate = probabilities_SE[token, expert]
+            yield token, expert, gate / times if name == "expert selection" else gate
 
 
 @pytest.mark.parametrize("dispatcher", DISPATCHERS)
@@ -65,7 +104,12 @@ def test_dispatch_and_combine_equal_a_plain_reference_forward_and_backward(dispa
     kind, _, options = ROUTERS[name]
     router = router_of_logits(logits_GSE.shape[-1], kind, absolute_capacity=capacity, **options)
     decision = router(logits_GSE, nonpadding_GS)
-    gates_GSEC = reference_slots(name, logits_GSE, nonpadding_GS, capacity)
+    # The router's own, or a tie would be one for one of the two only.
+    probabilities_GSE = decision.probabilities_GSE.numpy()
+    over = {"axis": 1, "where": nonpadding_GS[..., None] > 0} if name == "expert selection" else {}
+    expected_GSE = softmax(logits_GSE, **over)
+    np.testing.assert_allclose(probabilities_GSE, expected_GSE, rtol=1e-5)
+    gates_GSEC = reference_slots(name, probabilities_GSE, nonpadding_GS, capacity)
     mask_GSEC = (gates_GSEC > 0).astype(np.float32)
     assert (decision.kept_GS.numpy() == (mask_GSEC.sum((2, 3)) > 0)).all()
 
@@ -90,21 +134,29 @@ def test_dispatch_and_combine_equal_a_plain_reference_forward_and_backward(dispa
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
 
 
-def ops_of(dispatcher):
-    """Shapes of all values of a compiled dispatch and combine of 64 tokens, 4 experts, 16 slots."""
-    router = router_of_logits(4, absolute_capacity=16)
+def values_of(dispatcher, name):
+    """Sizes of all values of a compiled dispatch and combine, forward and backward.
+
+    Of two groups of 64 tokens, d_model 3, 4 experts of 16 slots.
+    """
+    kind, _, options = ROUTERS[name]
+    router = router_of_logits(4, kind, absolute_capacity=16, **options)
 
     @tf.function(autograph=False)
     def run(logits_GSE, x_GSM):
-        decision = router(logits_GSE)
-        moves = DISPATCHERS[dispatcher]()
-        return moves.combine(moves.dispatch(x_GSM, decision), decision)
+        with tf.GradientTape() as tape:
+            tape.watch([logits_GSE, x_GSM])
+            decision = router(logits_GSE)
+            moves = DISPATCHERS[dispatcher]()
+            y_GSM = moves.combine(moves.dispatch(x_GSM, decision), decision)
+        return tape.gradient(y_GSM, [logits_GSE, x_GSM])
 
     graph = run.get_concrete_function(tf.TensorSpec([2, 64, 4]), tf.TensorSpec([2, 64, 3])).graph
-    return [out.shape.as_list() for op in graph.get_operations() for out in op.outputs]
+    return [math.prod(out.shape) for op in graph.get_operations() for out in op.outputs]
 
 
-def test_only_the_einsum_makes_a_tensor_of_tokens_by_slots():
+@pytest.mark.parametrize("name", ROUTERS)
+def test_only_the_einsum_makes_a_tensor_of_tokens_by_slots(name):
     whole = 2 * 64 * 4 * 16
-    sizes = {d: max(int(np.prod(s)) for s in ops_of(d)) for d in DISPATCHERS}
-    assert sizes["einsum"] == whole and sizes["gather"] < whole / 4
+    assert max(values_of("einsum", name)) == whole
+    assert max(values_of("gather", name)) < whole / 4
