@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from switch_tf import runtime
+from switch_tf.training.step import TrainStep
 
 # TensorFlow's ops between devices, by what the paper calls them.
 _KINDS = {
@@ -105,6 +106,38 @@ def collectives(text: str) -> list[Collective]:
             )
         )
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweredStep:
+    """What DTensor makes of a training step.
+
+    Attributes:
+      texts: of `lower`, of each function that the step calls; gradients are in the first.
+      times: how often it calls each.
+    """
+
+    texts: tuple[str, ...]
+    times: tuple[int, ...]
+
+    @classmethod
+    def of(cls, step: TrainStep, features) -> "LoweredStep":
+        """Makes the first step.
+
+        Args:
+          step: not called before.
+          features: on the mesh.
+        """
+        functions = step.compiled(features, 0)
+        texts = tuple(lower(one.function, *one.arguments) for one in functions)
+        return cls(texts, tuple(one.times for one in functions))
+
+    def collectives(self) -> list[Collective]:
+        """All of a step, in its order."""
+        found = []
+        for text, times in zip(self.texts, self.times, strict=True):
+            found += times * collectives(text)
+        return found
 
 
 def rows(found: list[Collective]) -> list[tuple]:

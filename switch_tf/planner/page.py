@@ -84,9 +84,8 @@ def measure(name: str) -> Measured:
     mesh = mesh_lib.Mesh.create(given["MESH_SHAPE"], given["LAYOUT_RULES"])
     with mesh_lib.use(mesh):
         model = TransformerEncoderDecoder()
-        step, features = training_step(model, Adafactor(), mesh, _BATCH, _LENGTHS)
-        text = lowered.lower(step.function, *step.arguments(features, 0))
-    return Measured(mesh, lowered.collectives(text))
+        make_step, features = training_step(model, Adafactor(), mesh, _BATCH, _LENGTHS)
+        return Measured(mesh, lowered.LoweredStep.of(make_step(), features).collectives())
 
 
 def section(name: str, measured: Measured) -> Iterator[str]:

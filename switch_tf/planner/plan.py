@@ -1,5 +1,6 @@
 """`switch-tf plan`: prints what a configuration needs and sends."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 
@@ -54,26 +55,29 @@ def plan(
         return
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
     with mesh_lib.use(mesh):
-        step, features = training_step(model(), optimizer(), mesh, batch_size, task_feature_lengths)
-        arguments = step.arguments(features, 0)
-        if collectives or dtypes:
-            text = lowered.lower(step.function, *arguments)
-        if dtypes:
-            print("\nprecision of the Switch layers in the lowered step, by stage")
-            print(*dtype_table(stage_dtypes(lowered.definition(text))), sep="\n")
-        if collectives:
-            print("\nwhat crosses devices in a training step, bytes that each device puts in")
-            print(*collective_table(lowered.collectives(text)), sep="\n")
+        make_step, features = training_step(
+            model(), optimizer(), mesh, batch_size, task_feature_lengths
+        )
+        # First: a peak does not go down again.
         if memory:
-            taken = bytes_of_steps(step, features)
+            taken = bytes_of_steps(make_step, features)
             print(
                 f"\nmemory: training steps raised this process's peak by {taken / 1e6:,.0f} MB, "
                 f"to {peak_bytes() / 1e6:,.0f} MB"
             )
+        if collectives or dtypes:
+            lowered_step = lowered.LoweredStep.of(make_step(), features)
+        if dtypes:
+            print("\nprecision of the Switch layers in the lowered step, by stage")
+            stages = stage_dtypes(lowered.definition(lowered_step.texts[0]))
+            print(*dtype_table(stages), sep="\n")
+        if collectives:
+            print("\nwhat crosses devices in a training step, bytes that each device puts in")
+            print(*collective_table(lowered_step.collectives()), sep="\n")
 
 
 def training_step(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]):
-    """A step of a model that is made here, and features of random tokens for it.
+    """What makes a step of a model that is built here, and features of random tokens for it.
 
     Args:
       model: a `TransformerEncoderDecoder`, not built.
@@ -83,11 +87,11 @@ def training_step(model, optimizer, mesh, batch_size: int, lengths: dict[str, in
       lengths: task feature -> tokens.
 
     Returns:
-      `TrainStep`, and features on the mesh.
+      A function that makes a `TrainStep`, and features on the mesh.
     """
     model.build()
     optimizer.build(model.trainable_variables)
-    step = TrainStep(model, optimizer, mesh, seed=0)
+    make_step = functools.partial(TrainStep, model, optimizer, mesh, seed=0)
     random = np.random.default_rng(0)
     shapes = {
         "encoder_input_tokens": lengths["inputs"],
@@ -99,7 +103,7 @@ def training_step(model, optimizer, mesh, batch_size: int, lengths: dict[str, in
         for name, length in shapes.items()
     }
     arrays["decoder_loss_weights"] = np.ones((batch_size, lengths["targets"]), np.float32)
-    return step, {name: mesh.pack(value, ("batch", None)) for name, value in arrays.items()}
+    return make_step, {name: mesh.pack(value, ("batch", None)) for name, value in arrays.items()}
 
 
 def _counted(counts: Counts, optimizer, mesh, lengths) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """One training step and one evaluation step, compiled for the mesh in use."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import gin
 import numpy as np
@@ -30,12 +32,25 @@ class _Columns:
     watched: list[str] = dataclasses.field(default_factory=list)
 
 
+class Compiled(NamedTuple):
+    """A compiled function of a step.
+
+    Attributes:
+      function: the `tf.function`.
+      arguments: what it is called with.
+      times: how often a step calls it.
+    """
+
+    function: Callable
+    arguments: tuple
+    times: int
+
+
 @gin.configurable
 class TrainStep:
     """Forward, backward and update.
 
     Attributes:
-      function: the compiled step; called with `arguments`.
       microbatches: as given.
 
     Args:
@@ -81,7 +96,7 @@ class TrainStep:
         self._seed = seed
         self._columns = _Columns()
         # Autograph would rewrite Python that is meant to run while tracing, and wrap its errors.
-        self.function = tf.function(self._train_step, autograph=False)
+        self._run = tf.function(self._train_step, autograph=False)
         self._parts = None
         if microbatches > 1:
             self._parts = Microbatches(microbatches, mesh, model.trainable_variables)
@@ -101,12 +116,12 @@ class TrainStep:
           names of the layers whose output has inf or NaN, in order.
         """
         if self._parts is None:
-            return self._unpack(mesh_lib.to_numpy(self.function(*self.arguments(features, step))))
+            return self._unpack(mesh_lib.to_numpy(self._run(*self._arguments(features, step))))
         figures = []
         for part in range(self.microbatches):
-            arguments = self.arguments(features, step, part)
+            arguments = self._arguments(features, step, part)
             figures.append(mesh_lib.to_numpy(self._add_gradients(*arguments)))
-        self._update(self.arguments(features, step)[1])
+        self._update(self._arguments(features, step)[1])
         return self._unpack(self._whole(np.stack(figures)))
 
     def describe(self) -> str:
@@ -116,8 +131,17 @@ class TrainStep:
             f"{self._z_loss_coef}; micro-batches: {self.microbatches}"
         )
 
-    def arguments(self, features, step: int, *part: int) -> tuple:
-        """What `function` is called with; arguments as `__call__`."""
+    def compiled(self, features, step: int) -> list[Compiled]:
+        """What `__call__` calls, in its order, with the same arguments."""
+        if self._parts is None:
+            return [Compiled(self._run, self._arguments(features, step), 1)]
+        part = self._arguments(features, step, 0)
+        return [
+            Compiled(self._add_gradients, part, self.microbatches),
+            Compiled(self._update, self._arguments(features, step)[1:], 1),
+        ]
+
+    def _arguments(self, features, step: int, *part: int) -> tuple:
         # Not integers: DTensor takes small ones for constants and compiles the second step anew.
         numbers = np.array([self._seed, step, *part], np.float64)
         return features, self._mesh.pack(numbers, (None,))

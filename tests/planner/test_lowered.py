@@ -11,7 +11,10 @@ from collections import Counter
 import pytest
 
 from switch_tf import runtime
+from switch_tf.layers.group_router import ExpertChoiceRouter
+from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
 from switch_tf.mesh import Mesh
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
@@ -22,23 +25,28 @@ from switch_tf.planner.plan import collective_table, dtype_table, training_step
 from tests.helpers import LAYOUTS, compiled, layout_of, place, tiny_model, using
 
 BATCH, LENGTHS, D_MODEL, EXPERTS, GROUP_SIZE = 64, {"inputs": 16, "targets": 8}, 16, 8, 8
-LAYERS = 2
+LAYERS, HEADS, D_KV = 2, 8, 4
 
 
 @functools.cache
-def step_of(name):
-    """Collectives and dtypes of one training step in a layout."""
+def step_of(name, **kwargs):
+    """Collectives and dtypes of one training step in a layout, and the mesh's shape.
+
+    `microbatches` and arguments of the model by name.
+    """
+    options = {"microbatches": kwargs.pop("microbatches", 1)}
     with using(layout_of(name)) as mesh:
         optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
-        model = tiny_model(EXPERTS, GROUP_SIZE, built=False, dtype="bfloat16")
-        step, features = training_step(model, optimizer, mesh, BATCH, LENGTHS)
-        arguments = step.arguments(features, 0)
-        text = lowered.lower(step.function, *arguments)
-        return lowered.collectives(text), stage_dtypes(lowered.definition(text)), mesh.shape
+        model = tiny_model(EXPERTS, GROUP_SIZE, built=False, **({"dtype": "bfloat16"} | kwargs))
+        make_step, features = training_step(model, optimizer, mesh, BATCH, LENGTHS)
+        step = lowered.LoweredStep.of(make_step(**options), features)
+        dtypes = stage_dtypes(lowered.definition(step.texts[0]))
+        return step.collectives(), dtypes, mesh.shape
 
 
-def counted(name, kind):
-    return Counter((c.dtype, c.size, c.devices) for c in step_of(name)[0] if c.kind == kind)
+def counted(name, kind, **kwargs):
+    found = step_of(name, **kwargs)[0]
+    return Counter((c.dtype, c.size, c.devices) for c in found if c.kind == kind)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -116,6 +124,53 @@ def test_model_parallelism_reduces_activations_of_a_row_of_devices(name):
     assert rest <= 4 * 1024 + batch * LENGTHS["targets"]
 
 
+@pytest.mark.parametrize("router", [Top2Router, ExpertChoiceRouter])
+def test_the_same_crosses_devices_whatever_the_router(router):
+    """Buffers have the size of the capacity, not of the choices that a token makes."""
+    options = {"in_decoder": True} if router is ExpertChoiceRouter else {}
+    other = step_of("expert_data", router=functools.partial(router, **options))[0]
+    assert Counter(other) == Counter(step_of("expert_data")[0])
+
+
+def switch_attention(**kwargs):
+    projection = functools.partial(SwitchProjection, EXPERTS, group_size=GROUP_SIZE)
+    return functools.partial(SwitchAttention, projection=projection, **kwargs)
+
+
+def test_switch_attention_sends_queries_apart_from_keys_and_values():
+    """All-to-alls of its two Switch layers a stack, whose outputs are one and two d_model wide."""
+    added = counted("expert_data", "all-to-all", switch_attention=switch_attention())
+    added -= counted("expert_data", "all-to-all")
+    expected = Counter()
+    for length in LENGTHS.values():
+        slots = BATCH * length // 8
+        width = HEADS * D_KV
+        # Each way of the tokens, of the queries, and of the keys with the values.
+        expected["bf16", slots * D_MODEL, 8] += 4
+        expected["bf16", slots * width, 8] += 2
+        expected["bf16", slots * 2 * width, 8] += 2
+    assert added == expected
+
+
+def test_switch_attention_gathers_no_heads():
+    """It adds gradients: of the input by both Switch layers, not once, and of their gates."""
+    found = counted("model", "all-reduce", switch_attention=switch_attention())
+    before = counted("model", "all-reduce")
+    added = sum(s[1] * n for s, n in found.items()) - sum(s[1] * n for s, n in before.items())
+    tokens = BATCH * sum(LENGTHS.values())
+    assert 0 <= added - tokens * (D_MODEL + 2) <= 2 * 1024
+
+
+def test_a_step_of_micro_batches_is_lowered_as_it_runs():
+    """The all-to-alls of half the tokens, twice; each gradient is reduced once a part."""
+    whole = counted("expert_data", "all-to-all")
+    halves = counted("expert_data", "all-to-all", microbatches=2)
+    assert halves == {(d, size // 2, n): 2 * count for (d, size, n), count in whole.items()}
+    largest = max(size for _, size, _ in counted("expert_data", "all-reduce"))
+    assert counted("expert_data", "all-reduce", microbatches=2)["f32", largest, 8] == 2
+    assert step_of("expert_data", microbatches=2)[1] == step_of("expert_data")[1]
+
+
 @pytest.mark.parametrize("name", ["data", "expert_data"])
 def test_the_router_computes_in_float32_and_the_rest_in_bfloat16(name):
     stages = step_of(name)[1]
@@ -129,13 +184,7 @@ def test_the_router_computes_in_float32_and_the_rest_in_bfloat16(name):
 def test_a_router_in_bfloat16_is_seen():
     """The paper's Table 2: the arm that diverges."""
     router = functools.partial(SwitchRouter, dtype="bfloat16")
-    with using(("batch:1", "batch:batch")) as mesh:
-        model = tiny_model(
-            num_layers=1, expert_frequency=1, router=router, dtype="bfloat16", built=False
-        )
-        step, features = training_step(model, Adafactor(constant(0.1)), mesh, BATCH, LENGTHS)
-        text = lowered.lower(step.function, *step.arguments(features, 0))
-        stages = stage_dtypes(lowered.definition(text))
+    stages = step_of("data", router=router, num_layers=1, expert_frequency=1)[1]
     for stage in ("logits", "probabilities"):
         assert stages[f"router/{stage}"].forward == ("bfloat16",)
     # Noise is drawn in float32, and rounded.

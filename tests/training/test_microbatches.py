@@ -101,5 +101,5 @@ def test_each_part_draws_noise_of_its_own():
         optimizer.build(model.trainable_variables)
         step = TrainStep(model, optimizer, mesh, 0, microbatches=2)
         features = place_features(arrays)
-        parts = [to_numpy(step._add_gradients(*step.arguments(features, 0, i))) for i in (0, 1)]
+        parts = [to_numpy(step._add_gradients(*step._arguments(features, 0, i))) for i in (0, 1)]
     assert parts[0][0] != parts[1][0]
