@@ -33,8 +33,9 @@ def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> dict[str, An
       Value by macro name or `configurable.parameter`, of those whose value is a literal.
 
     Raises:
-      UserError: a file not found, a syntax error, an unknown configurable or parameter, a macro
-        without a value, a required value not given, a flag for a macro that nothing reads.
+      UserError: a file not found, a syntax error, an unknown configurable or parameter, one that
+        the model sets anyway, a macro without a value, a required value not given, a flag for a
+        macro that nothing reads.
     """
     return _checked(files, bindings)[0].literals()
 
@@ -153,6 +154,7 @@ def _check_names(
 ) -> list[configurables.Configurable]:
     known = configurables.selector_map(source)
     used = []
+    has_model = any(name.endswith(configurables.MODEL) for _, name, _ in settings.bindings)
 
     def look_up(name: str, where: str) -> configurables.Configurable | None:
         matches = known.matching_selectors(name)
@@ -178,6 +180,11 @@ def _check_names(
             raise UserError(
                 f"{where}: '{name}' has no parameter '{parameter}'"
                 + (nearest(parameter, takes) or f"; it has {', '.join(sorted(takes)) or 'none'}")
+            )
+        given = dict(found.given) if found and has_model else {}
+        if parameter in given:
+            raise UserError(
+                f"{where}: the model gives '{name}' its {parameter}: set {given[parameter]}"
             )
     for value, where in settings.all():
         for part in parts(value):

@@ -19,6 +19,24 @@ _MACRO_READ = re.compile(r"""\bmacros?(?:\(|\[|\.get\()\s*["'](\w+)["']""")
 PACKAGES = ("switch_tf", "tasks")
 # Not ours, but in the operative config of every run whose task uses them.
 _LIBRARIES = ("t5.data.preprocessors", "t5.data.utils")
+MODEL = "TransformerEncoderDecoder"
+_EXPERTS = "SwitchFFN.num_experts or SwitchProjection.num_experts"
+# Layer -> what a model gives it, so that gin's own value would change nothing -> what to set.
+GIVEN = {
+    "SwitchLayer": {"num_experts": _EXPERTS, "init_scale": f"{MODEL}.init_scale"},
+    "SwitchFFN": {
+        name: f"{MODEL}.{name}" for name in ("d_ff", "activation", "expert_dropout_rate")
+    },
+    "SwitchProjection": {
+        "kernels": f"{MODEL}.switch_attention",
+        "num_heads": f"{MODEL}.num_heads",
+        "d_kv": f"{MODEL}.d_kv",
+    },
+    "SwitchAttention": {
+        name: f"{MODEL}.{name}" for name in ("num_heads", "d_kv", "dropout_rate", "init_scale")
+    },
+    "Router": {"num_experts": _EXPERTS, "init_scale": f"{MODEL}.init_scale"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +48,14 @@ class Configurable:
       module: the Python module whose import registers it; None for gin's own.
       parameters: names of its parameters; None if it takes any, or that cannot be told.
       bases: names of the classes to which it hands its further keywords.
+      given: parameters that a model gives it, whatever gin says, with what to set in their place.
     """
 
     selector: str
     module: str | None
     parameters: frozenset[str] | None
     bases: tuple[str, ...] = ()
+    given: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +120,7 @@ def project_source() -> Source:
 
 
 def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...]:
-    """The same, each with the parameters of its bases among them."""
+    """The same, each with the parameters of its bases among them, and with what a model gives."""
     by_name = {c.selector.rpartition(".")[2]: c for c in configurables}
 
     def parameters(configurable):
@@ -108,7 +128,20 @@ def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...
         known = [by_name[base] for base in configurable.bases if base in by_name]
         return own if own is None else own.union(*(parameters(base) or () for base in known))
 
-    return tuple(dataclasses.replace(c, parameters=parameters(c)) for c in configurables)
+    def given(configurable):
+        name = configurable.selector.rpartition(".")[2]
+        found = {}
+        for base in configurable.bases:
+            found |= given(by_name[base]) if base in by_name else {}
+        if "SwitchLayer" in configurable.bases:
+            # A kind of Switch layer takes its number of experts from gin, and hands it on.
+            del found["num_experts"]
+        return found | GIVEN.get(name, {})
+
+    return tuple(
+        dataclasses.replace(c, parameters=parameters(c), given=tuple(given(c).items()))
+        for c in configurables
+    )
 
 
 def module_source(module: str) -> Source | None:

@@ -123,6 +123,23 @@ def test_an_unknown_configurable_names_the_nearest(folder):
     assert error_of(["a.gin"]).startswith("a.gin:1: no configurable 'shcedule'")
 
 
+def test_what_the_model_gives_a_layer_anyway_is_refused():
+    model = "models/switch_tiny.gin"
+    for setting, instead in (
+        ("SwitchFFN.d_ff=8", "TransformerEncoderDecoder.d_ff"),
+        ("SwitchLayer.init_scale=1.0", "TransformerEncoderDecoder.init_scale"),
+        ("Top2Router.init_scale=1.0", "TransformerEncoderDecoder.init_scale"),
+        ("Router.num_experts=2", "SwitchFFN.num_experts or SwitchProjection.num_experts"),
+    ):
+        name, _, parameter = setting.partition("=")[0].partition(".")
+        assert error_of([model], [setting]) == (
+            f"--gin.{name}.{parameter}: the model gives '{name}' its {parameter}: set {instead}"
+        )
+    config.precheck([model], ["SwitchFFN.num_experts=4"])
+    # A layer outside our model takes what gin says.
+    config.precheck([], ["SwitchFFN.d_ff=8"])
+
+
 def test_an_unknown_parameter_names_the_nearest_or_all(folder):
     write(folder / "a.gin", "schedule.peak = 1\nscope/schedule.warmup_step = 2")
     assert error_of(["a.gin"]) == (

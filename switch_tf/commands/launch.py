@@ -1,11 +1,12 @@
 """What the commands that gin configures have in common: flags, checks before TensorFlow's start."""
 
 import argparse
+import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
-from switch_tf import config, runtime
+from switch_tf import config, gin_files, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
@@ -71,6 +72,7 @@ def check(
     _check_files(command, args.gin_file, bindings)
     devices = check_mesh(given)
     check_paths(given)
+    check_checkpoints(given)
     return Launch(args, bindings, devices)
 
 
@@ -122,6 +124,51 @@ def check_paths(given: dict) -> None:
             f"{name}='{path}': no such file; give a SentencePiece model, or train one: switch-tf "
             "tasks local_text_span_corruption --train_vocabulary=SIZE, with the same --gin flags"
         )
+
+
+def check_checkpoints(given: dict) -> None:
+    """Checks the model's sizes against the config.gin beside the checkpoints to be read.
+
+    What a file does not say is checked when the checkpoint is restored.
+
+    Args:
+      given: as `config.precheck` returns it.
+
+    Raises:
+      UserError: naming the size, both values and the mend.
+    """
+    for setting in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
+        path = given.get(setting)
+        saved = _saved_sizes(path) if isinstance(path, str) else {}
+        for name in _SIZES:
+            size = given.get(name)
+            # A longer or shorter stack takes the layers that there are.
+            may_differ = setting.startswith("INITIAL") and name.endswith("num_layers")
+            if isinstance(size, int) and size != saved.get(name, size) and not may_differ:
+                raise UserError(
+                    f"{setting}='{path}' holds a model with {name}={saved[name]}, this run's is "
+                    f"{size}: set it to {saved[name]}, or give another {setting}"
+                )
+
+
+_SIZES = (
+    *(
+        f"TransformerEncoderDecoder.{name}"
+        for name in ("vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_layers")
+    ),
+    "SwitchFFN.num_experts",
+    "SwitchProjection.num_experts",
+)
+
+
+def _saved_sizes(path: str) -> dict:
+    """What the config.gin of a MODEL_DIR, or of that of a checkpoint in it, sets."""
+    for folder in (path, os.path.dirname(path.rstrip("/"))):
+        file = os.path.join(os.path.expanduser(folder), "config.gin")
+        if os.path.isfile(file):
+            with contextlib.suppress(UserError):
+                return gin_files.read([file]).literals()
+    return {}
 
 
 def check_mesh(given: dict) -> int:

@@ -93,6 +93,23 @@ def test_bad_input_is_told_in_one_line_before_tensorflow_starts(case):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("setting", ["MODEL_DIR", "INITIAL_CHECKPOINT_PATH"])
+def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting, tmp_path):
+    saved = "TransformerEncoderDecoder.d_model = 32\nSwitchFFN.num_experts = %NUM_EXPERTS\n"
+    (tmp_path / "config.gin").write_text(saved + "NUM_EXPERTS = 8\n")
+    (tmp_path / "checkpoint_7").mkdir()
+    place = tmp_path if setting == "MODEL_DIR" else tmp_path / "checkpoint_7"
+    others = [MODEL, FINETUNE] if setting == "INITIAL_CHECKPOINT_PATH" else [MODEL, PRETRAIN]
+    others += [] if setting == "MODEL_DIR" else [DIR]
+    done = run_without_tensorflow("train", *others, f"--gin.{setting}='{place}'")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"switch-tf: error: {setting}='{place}' holds a model with "
+        "TransformerEncoderDecoder.d_model=32, this run's is 64: set it to 32, or give another "
+        f"{setting}\n"
+    )
+
+
 @pytest.fixture
 def told(capsys):
     """Runs `switch-tf train` in this process; returns the line on stderr."""

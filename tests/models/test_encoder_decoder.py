@@ -1,14 +1,18 @@
 import functools
 
+import gin
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from switch_tf import configurables
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
+from switch_tf.layers.base import declare_only
 from switch_tf.layers.measuring_router import WorstCaseRouter
 from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
 from switch_tf.models.encoder_decoder import (
@@ -236,15 +240,16 @@ def test_every_earlier_target_is_seen():
     assert (change[:, 0] == 0.0).all() and (change[:, 1:] > 1e-4).all()
 
 
-def test_more_padding_changes_no_token():
-    model = tiny_model(num_layers=1, expert_frequency=1)
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("bfloat16", 2e-2)])
+def test_more_padding_changes_no_token(dtype, tolerance):
+    model = tiny_model(num_layers=1, expert_frequency=1, dtype=dtype)
     features = random_features(batch=2)
     longer = {name: np.pad(value, [(0, 0), (0, 8)]) for name, value in features.items()}
     before, _ = run(model, features, dropless=True)
     after, _ = run(model, longer, dropless=True)
     tokens = features["decoder_target_tokens"] > 0
     assert 0 < tokens.sum() < tokens.size
-    np.testing.assert_allclose(after[:, :8][tokens], before[tokens], atol=2e-5)
+    np.testing.assert_allclose(after[:, :8][tokens], before[tokens], atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -348,3 +353,25 @@ def test_a_model_is_rebuilt_from_its_config(settings):
     for ours, theirs in zip(again.trainable_variables, model.trainable_variables, strict=True):
         assert ours.path == theirs.path
         assert to_numpy(ours).tobytes() == to_numpy(theirs).tobytes()
+
+
+def test_what_gin_is_refused_the_model_really_gives():
+    """Were a layer to take gin's value, refusing it would take a setting away."""
+    layers = {"SwitchFFN", "SwitchProjection", "SwitchAttention", "SwitchLayer", "Router"}
+    assert set(configurables.GIVEN) == layers
+    router = functools.partial(SwitchRouter)
+    make = {
+        "switch_ffn": functools.partial(SwitchFFN, 4, router=router),
+        "switch_attention": functools.partial(
+            SwitchAttention, projection=functools.partial(SwitchProjection, 4, router=router)
+        ),
+    }
+    with declare_only():
+        expected = tiny_model(**make).get_config()
+        for layer, parameters in configurables.GIVEN.items():
+            for parameter in parameters:
+                gin.bind_parameter(f"{layer}.{parameter}", "of gin")
+        try:
+            assert tiny_model(**make).get_config() == expected
+        finally:
+            gin.clear_config()
