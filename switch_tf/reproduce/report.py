@@ -257,20 +257,18 @@ def _processor() -> str:
 
 def verdicts(report: Report) -> list[str]:
     """What the table says, in sentences: of learning, and of Switch against dense."""
-    (dense, dense_curves), (sparse, sparse_curves) = report.curves.items()
-    gain = sparse_curves[0].nlp[-1] - dense_curves[0].nlp[-1]
-    spreads = [
-        max(c.nlp[-1] for c in curves) - min(c.nlp[-1] for c in curves)
-        for curves in report.curves.values()
-        if len(curves) > 1
-    ]
+    dense, sparse = report.curves
+    last = {model: [c.nlp[-1] for c in curves] for model, curves in report.curves.items()}
+    gain = statistics.mean(last[sparse]) - statistics.mean(last[dense])
+    spreads = [max(values) - min(values) for values in last.values() if len(values) > 1]
     spread = max(spreads, default=math.nan)
-    above = [
-        min(c.nlp[-1] for c in curves) + report.unigram_entropy for curves in report.curves.values()
-    ]
-    lines = [f"the worst run is {min(above):+.2f} nats against the unigram entropy"]
+    above = min(min(values) for values in last.values()) + report.unigram_entropy
     beats = "more" if abs(gain) > spread else "less"
-    lines.append(
-        f"{sparse} is {gain:+.3f} nats against {dense}: {beats} than seeds alone do ({spread:.3f})"
-    )
+    lines = [
+        f"the worst run is {above:+.2f} nats against the unigram entropy",
+        f"{sparse}, the mean of its seeds, is {gain:+.3f} nats against {dense}: {beats} than seeds "
+        f"alone do ({spread:.3f})",
+    ]
+    if min(last[sparse]) > max(last[dense]):
+        lines.append(f"the worst seed of {sparse} is ahead of the best of {dense}")
     return lines

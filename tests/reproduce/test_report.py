@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -82,9 +83,18 @@ def test_the_table_has_every_figure_of_both_models_and_chance(found):
 
 
 def test_the_verdict_weighs_the_gain_against_what_seeds_do(found):
-    learned, compared = report.verdicts(found)
+    learned, compared, apart = report.verdicts(found)
     assert learned == "the worst run is +1.90 nats against the unigram entropy"
-    assert compared == "Switch is +0.500 nats against dense T5: more than seeds alone do (0.100)"
+    assert compared == (
+        "Switch, the mean of its seeds, is +0.550 nats against dense T5: more than seeds alone do "
+        "(0.100)"
+    )
+    assert apart == "the worst seed of Switch is ahead of the best of dense T5"
+
+
+def test_seeds_that_overlap_are_not_called_apart(found):
+    curves = found.curves | {"Switch": [Curve((20,), (-4.05,), (-4.05,))]}
+    assert len(report.verdicts(dataclasses.replace(found, curves=curves))) == 2
 
 
 def test_it_is_written_as_table_picture_and_data(found, tmp_path):
