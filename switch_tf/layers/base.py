@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
 
 _seed = [0]
 _declarations: list[list["Declared"]] = []
@@ -55,6 +56,21 @@ def configurable(layer_class):
     layer_class = gin.configurable(layer_class)
     layer_class.__init__.__signature__ = signature
     return layer_class
+
+
+def registered(name: str):
+    """The class that Keras knows by the name.
+
+    Raises:
+      UserError: none; so that a class of a user's own is not taken for ours.
+    """
+    found = keras.saving.get_registered_object(name)
+    if found is None:
+        raise UserError(
+            f"Keras knows no class '{name}': decorate it with "
+            "keras.saving.register_keras_serializable()"
+        )
+    return found
 
 
 @contextlib.contextmanager

@@ -2,10 +2,11 @@
 
 import functools
 
+import keras
 import tensorflow as tf
 
 from switch_tf.layers.attention import Attention, input_initializers
-from switch_tf.layers.base import Layer, configurable, lay_out, sizes
+from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
 from switch_tf.layers.switch_layer import SwitchLayer
 
 
@@ -36,14 +37,16 @@ class ProjectionExperts(Layer):
         self.kernels = [self.weight(n, shape, axes, inits[n]) for n in self.kernel_names]
 
     def call(self, x_GECM, training=False):
-        """[groups, experts, expert_capacity, kernels · heads · d_kv], kernel by kernel."""
-        groups, experts, capacity, _ = sizes(x_GECM)
-        products = []
-        for kernel_EMHK in self.kernels:
-            y_GECHK = tf.einsum("GECM,EMHK->GECHK", x_GECM, self.read(kernel_EMHK))
-            width = self.num_heads * self.d_kv
-            products.append(tf.reshape(y_GECHK, [groups, experts, capacity, width]))
-        return tf.concat(products, axis=-1)
+        """[groups, experts, expert_capacity, heads · kernels · d_kv], head by head.
+
+        So that on a mesh that spreads the heads, a device has its heads' part of each kernel.
+        """
+        products = [
+            tf.einsum("GECM,EMHK->GECHK", x_GECM, self.read(kernel_EMHK))
+            for kernel_EMHK in self.kernels
+        ]
+        width = len(self.kernels) * self.num_heads * self.d_kv
+        return tf.reshape(tf.concat(products, axis=-1), [*sizes(x_GECM)[:3], width])
 
 
 @configurable
@@ -56,6 +59,8 @@ class SwitchProjection(SwitchLayer):
       num_heads, d_kv: heads, and the width of one.
       **kwargs: of `SwitchLayer`.
     """
+
+    output_axis = "heads"
 
     def __init__(self, num_experts, kernels, num_heads, d_kv, **kwargs):
         super().__init__(num_experts, **kwargs)
@@ -72,20 +77,16 @@ class SwitchProjection(SwitchLayer):
             dtype=self.dtype_policy,
         )
 
-    def call(self, x_BLM, nonpadding_BL=None, training=False):
+    def call(self, x_BLM, nonpadding_BL=None, training=False, mask=None):
         """One of [batch, length, heads, d_kv] for each kernel; 0 for dropped tokens and padding.
 
         Arguments are those of `SwitchLayer.call`.
         """
-        y_BLN = super().call(x_BLM, nonpadding_BL, training=training)
-        shape = [*sizes(y_BLN)[:2], self.num_heads, self.d_kv]
-        axes = ("batch", "length", "heads", None)
-        # Whole on every device, or DTensor would split what heads already spread.
-        parts = [
-            lay_out(part_BLN, ("batch", "length", None))
-            for part_BLN in tf.split(y_BLN, len(self.kernel_names), axis=-1)
-        ]
-        return [lay_out(tf.reshape(part_BLN, shape), axes) for part_BLN in parts]
+        y_BLN = super().call(x_BLM, nonpadding_BL, training=training, mask=mask)
+        kernels = len(self.kernel_names)
+        shape = [*sizes(y_BLN)[:2], self.num_heads, kernels * self.d_kv]
+        y_BLHK = lay_out(tf.reshape(y_BLN, shape), ("batch", "length", "heads", None))
+        return tf.split(y_BLHK, kernels, axis=-1)
 
     @property
     def expert_width(self) -> int:
@@ -164,16 +165,17 @@ class SwitchAttention(Attention):
         layer = self.query_layer.get_config()
         shared = {"name", "kernels", "num_heads", "d_kv", "init_scale", "dtype"}
         return super().get_config() | {
-            "projection": {name: value for name, value in layer.items() if name not in shared}
+            "projection": keras.saving.get_registered_name(type(self.query_layer)),
+            "projection_config": {n: value for n, value in layer.items() if n not in shared},
         }
 
     @classmethod
     def from_config(cls, config):
         """The layer that `get_config` is of."""
         config = dict(config)
-        projection = config.pop("projection")
+        projection, layer = registered(config.pop("projection")), config.pop("projection_config")
 
         def make(**given):
-            return SwitchProjection.from_config(projection | given)
+            return projection.from_config(layer | given)
 
         return cls(**config, projection=make)

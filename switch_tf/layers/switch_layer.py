@@ -6,7 +6,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, configurable, lay_out, sizes
+from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
 from switch_tf.layers.router import SwitchRouter
 
@@ -24,6 +24,7 @@ class SwitchLayer(Layer):
       experts: a layer from [groups, experts, expert_capacity, d_model] to the same with another
         last dimension.
       expert_width: weights of one expert over d_model.
+      output_axis: axis name of the experts' last dimension, if a mesh may spread it.
 
     Args:
       num_experts: E.
@@ -39,6 +40,7 @@ class SwitchLayer(Layer):
 
     experts: Layer
     expert_width: int
+    output_axis: str | None = None
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class SwitchLayer(Layer):
         self.init_scale = init_scale
         self.router = router(num_experts=num_experts, init_scale=init_scale, name="router")
         self.dispatcher = dispatcher()
+        self.supports_masking = True
 
     def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""
@@ -66,13 +69,14 @@ class SwitchLayer(Layer):
         self.router.build((None, None, d_model))
         self.experts.build((None, self.num_experts, None, d_model))
 
-    def call(self, x_BLM, nonpadding_BL=None, training=False):
+    def call(self, x_BLM, nonpadding_BL=None, training=False, mask=None):
         """Applies one expert to each token.
 
         Args:
           x_BLM: [batch, length, d_model].
           nonpadding_BL: 1 for a token, 0 for padding; None: all are tokens.
           training: dropout, jitter, and which capacity factor holds.
+          mask: Keras's, [batch, length]; taken where nonpadding_BL is None.
 
         Returns:
           [batch, length, d_model], or another last dimension by the experts; exactly 0 for dropped
@@ -82,7 +86,7 @@ class SwitchLayer(Layer):
         batch, length, d_model = sizes(x_BLM)
         groups, group_size = self.groups(batch, length)
         x_GSM = lay_out(tf.reshape(x_BLM, [groups, group_size, d_model]), ("batch", None, None))
-        nonpadding_GS = None
+        nonpadding_BL, nonpadding_GS = mask if nonpadding_BL is None else nonpadding_BL, None
         if nonpadding_BL is not None and self.mask_padding:
             nonpadding_GS = tf.reshape(tf.cast(nonpadding_BL, tf.float32), [groups, group_size])
         routing = self.router(x_GSM, nonpadding_GS, training=training)
@@ -93,11 +97,11 @@ class SwitchLayer(Layer):
             x_GECM = lay_out(x_GECM, (spare_groups_axis(), "experts", None, None))
         y_GECN = self.experts(x_GECM, training=training)
         with tf.name_scope("combine"):
-            y_GECN = lay_out(y_GECN, ("batch", None, None, None))
+            y_GECN = lay_out(y_GECN, ("batch", None, None, self.output_axis))
             y_GSN = self.dispatcher.combine(y_GECN, routing)
         self._report(routing)
         y_BLN = tf.reshape(y_GSN, [batch, length, y_GSN.shape[-1]])
-        return lay_out(y_BLN, ("batch", "length", None))
+        return lay_out(y_BLN, ("batch", "length", self.output_axis))
 
     def groups(self, batch: int, length: int) -> tuple[int, int]:
         """Number of groups and tokens a group, the same on every mesh.
@@ -106,8 +110,13 @@ class SwitchLayer(Layer):
 
         Raises:
           UserError: the groups do not divide over the devices that the batch is spread over; a
-            group size for a batch of open size.
+            group size for a batch of open size; an open length.
         """
+        if not isinstance(length, int):
+            raise UserError(
+                f"{type(self).__name__} needs to know the length, of which its experts' capacity "
+                "is a part: give keras.Input a length"
+            )
         if not isinstance(batch, int):
             if self.group_size is not None or self.groups_multiple > 1:
                 name = f"{type(self).__name__}.group_size"
@@ -167,7 +176,7 @@ class SwitchLayer(Layer):
           UserError: a dispatcher that is not of this project.
         """
         config = dict(config)
-        router = keras.saving.get_registered_object(config.pop("router"))
+        router = registered(config.pop("router"))
         router_config, name = config.pop("router_config"), config.pop("dispatcher")
         if name not in _DISPATCHERS:
             raise UserError(f"dispatcher '{name}' is none of {', '.join(_DISPATCHERS)}")

@@ -7,10 +7,9 @@ import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers.attention import Attention
-from switch_tf.layers.base import Layer, configurable, model_seed
+from switch_tf.layers.base import Layer, configurable, model_seed, registered
 from switch_tf.layers.embedding import Embedding, Softmax
 from switch_tf.layers.feed_forward import FeedForward
-from switch_tf.layers.switch_attention import SwitchAttention
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.layers.watch import see
 from switch_tf.models.transformer import Block, Stack
@@ -293,23 +292,30 @@ class TransformerEncoderDecoder(Layer):
         sparse = [block for block in blocks if block.switch_layers]
         config |= {"switch_ffn": None, "switch_attention": None}
         if sparse and self.switch_ffn is not None:
-            config["switch_ffn"] = sparse[0].feed_forward.layer.get_config()
+            config["switch_ffn"] = _config_of(sparse[0].feed_forward.layer)
         if sparse and self.switch_attention is not None:
-            config["switch_attention"] = sparse[0].self_attention.layer.get_config()
+            config["switch_attention"] = _config_of(sparse[0].self_attention.layer)
         return config
 
     @classmethod
     def from_config(cls, config):
         """The model that `get_config` is of."""
         config = dict(config)
-        for name, kind in (("switch_ffn", SwitchFFN), ("switch_attention", SwitchAttention)):
+        for name in ("switch_ffn", "switch_attention"):
             if config[name] is not None:
-                config[name] = functools.partial(_of_config, kind, config[name])
+                config[name] = functools.partial(_of_config, config[name])
         return cls(**config)
 
 
-def _of_config(kind, layer, **given):
-    return kind.from_config(layer | given)
+def _config_of(layer) -> dict:
+    return {
+        "class_name": keras.saving.get_registered_name(type(layer)),
+        "config": layer.get_config(),
+    }
+
+
+def _of_config(layer, **given):
+    return registered(layer["class_name"]).from_config(layer["config"] | given)
 
 
 def _check_causal(blocks) -> None:

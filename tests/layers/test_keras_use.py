@@ -11,6 +11,8 @@ from switch_tf.layers.dispatch import EinsumDispatcher
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, TopKRouter
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from tests.helpers import random_features, tiny_model
 
 KINDS = {
     "switch": {},
@@ -68,3 +70,58 @@ def test_the_load_balancing_loss_is_part_of_keras_loss():
 def test_groups_of_a_size_need_a_batch_of_known_size():
     with pytest.raises(UserError, match="group_size=24 needs to know the batch"):
         functional(group_size=24)
+
+
+def test_a_length_must_be_known():
+    with pytest.raises(UserError, match="SwitchFFN needs to know the length"):
+        SwitchFFN(4, 32)(keras.Input((None, 16)))
+
+
+def test_a_keras_mask_keeps_padding_out_of_the_experts():
+    inputs = keras.Input((6,), dtype="int32")
+    embedded = keras.layers.Embedding(20, 16, mask_zero=True)(inputs)
+    layer = SwitchFFN(4, 32, router=functools.partial(SwitchRouter, dropless=True))
+    model = keras.Model(inputs, layer(embedded))
+    tokens = np.random.default_rng(0).integers(1, 20, (8, 6))
+    tokens[:, 4:] = 0
+    routed = np.abs(model.predict(tokens, verbose=0)).sum(axis=-1) > 0
+    np.testing.assert_array_equal(routed, tokens > 0)
+
+
+def encoder_decoder(switch_ffn):
+    lengths = {"encoder_input_tokens": 12, "decoder_input_tokens": 6, "decoder_target_tokens": 6}
+    inputs = {name: keras.Input((n,), dtype="int32", name=name) for name, n in lengths.items()}
+    model = keras.Model(inputs, tiny_model(4, None, switch_ffn=switch_ffn, built=False)(inputs))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0)
+    model.compile("adam", loss)
+    return model
+
+
+@keras.saving.register_keras_serializable("tests")
+class TwiceSwitchFFN(SwitchFFN):
+    def call(self, x_BLM, nonpadding_BL=None, training=False, mask=None):
+        return 2.0 * super().call(x_BLM, nonpadding_BL, training=training, mask=mask)
+
+
+class UnknownSwitchFFN(SwitchFFN):
+    pass
+
+
+def test_a_whole_model_with_a_layer_of_the_users_is_fitted_saved_and_loaded(tmp_path):
+    model = encoder_decoder(functools.partial(TwiceSwitchFFN, 4))
+    features = random_features(40, 12, 6)
+    model.fit(features, features["decoder_target_tokens"], batch_size=16, epochs=2, verbose=0)
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    again = keras.models.load_model(path)
+    transformer = again.get_layer("model")
+    assert type(transformer.encoder.blocks[1].feed_forward.layer) is TwiceSwitchFFN
+    np.testing.assert_array_equal(
+        again.predict(features, verbose=0), model.predict(features, verbose=0)
+    )
+
+
+def test_a_layer_that_keras_does_not_know_is_named():
+    config = tiny_model(switch_ffn=functools.partial(UnknownSwitchFFN, 4), built=False).get_config()
+    with pytest.raises(UserError, match="Keras knows no class 'UnknownSwitchFFN'"):
+        TransformerEncoderDecoder.from_config(config)
