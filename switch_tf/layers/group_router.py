@@ -60,7 +60,8 @@ class ExpertChoiceRouter(Router):
     """Each expert picks the tokens that are likeliest its own (Zhou et al., 2022).
 
     All experts are full, whatever the router does; a token may be picked by none, and by all. The
-    load-balancing loss is constant. Dispatch holds E rows a token, and costs memory accordingly.
+    load-balancing loss is constant. Nothing makes experts take all tokens, so that the dropless
+    figure of an evaluation is the capped one.
 
     Args:
       num_experts: E.

@@ -8,14 +8,15 @@ import functools
 import math
 from collections import Counter
 
+import gin
 import pytest
 
-from switch_tf import runtime
+from switch_tf import config, runtime
 from switch_tf.layers.group_router import ExpertChoiceRouter
 from switch_tf.layers.multi_router import Top2Router
-from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
 from switch_tf.mesh import Mesh
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
 from switch_tf.planner import lowered
@@ -181,15 +182,45 @@ def test_the_router_computes_in_float32_and_the_rest_in_bfloat16(name):
         assert dtypes.backward == (expected,), stage
 
 
+@functools.cache
+def stages_of_arm(arm):
+    """The stages' dtypes of an arm of the paper's Table 2, by its gin file."""
+    files = ["models/switch_tiny.gin", "layouts/data.gin", "runs/plan.gin"]
+    small = [
+        "TransformerEncoderDecoder.num_layers=1",
+        "TransformerEncoderDecoder.expert_frequency=1",
+    ]
+    try:
+        config.load([*files, f"tables/precision_{arm}.gin"], small)
+        with using(("batch:1", "batch:batch")) as mesh:
+            model = TransformerEncoderDecoder()
+            make_step, features = training_step(model, Adafactor(), mesh, BATCH, LENGTHS)
+            step = lowered.LoweredStep.of(make_step(), features)
+            return stage_dtypes(lowered.definition(step.texts[0]))
+    finally:
+        gin.clear_config()
+
+
+def test_in_float32_every_stage_is():
+    for stage, dtypes in stages_of_arm("float32").items():
+        assert dtypes.forward == dtypes.backward == ("float32",), stage
+
+
+def test_selective_precision_is_float32_in_the_router_alone():
+    for stage, dtypes in stages_of_arm("selective").items():
+        expected = "float32" if stage.startswith("router/") else "bfloat16"
+        assert dtypes.forward == dtypes.backward == (expected,), stage
+
+
 def test_a_router_in_bfloat16_is_seen():
-    """The paper's Table 2: the arm that diverges."""
-    router = functools.partial(SwitchRouter, dtype="bfloat16")
-    stages = step_of("data", router=router, num_layers=1, expert_frequency=1)[1]
+    """The paper's arm that diverges."""
+    stages = stages_of_arm("bfloat16")
     for stage in ("logits", "probabilities"):
         assert stages[f"router/{stage}"].forward == ("bfloat16",)
     # Noise is drawn in float32, and rounded.
     assert stages["router/noise"].forward == ("bfloat16", "float32")
     assert stages["router/places"].forward == ("float32",)
+    assert stages["experts"].forward == ("bfloat16",)
 
 
 def test_the_tables_have_a_row_for_each_kind_and_stage():

@@ -24,6 +24,14 @@ def test_the_page_says_where_each_tensor_lies_in_the_layout_as_it_is(name):
     assert (DOCS / f"sharding_{name}.png").exists()
 
 
+@pytest.mark.parametrize("name", ["model", "expert_data"])
+def test_what_crosses_devices_is_what_the_page_says(name):
+    """Measured anew, as when the page was written."""
+    text = (DOCS / "sharding.md").read_text()
+    section = "\n".join(page.section(name, page.measure(name)))
+    assert section.strip() in text
+
+
 def test_collectives_that_are_alike_share_a_row():
     lines = list(page.section("data", page.Measured(on_paper("data"), FOUND)))
     assert "| all-to-all | bf16 | 10 | 4 | 2 | 40 |" in lines
