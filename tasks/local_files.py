@@ -46,7 +46,7 @@ def documents(path: str) -> Iterator[str]:
 
 
 def _json_texts(path: str) -> Iterator[str]:
-    for number, line in _lines(path):
+    for number, line in lines(path):
         text = text_of_line(path, number, line)
         if text:
             yield text
@@ -98,7 +98,7 @@ def decode(path: str, number: int, line: bytes) -> str:
 
 def _blocks(path: str) -> Iterator[str]:
     block, length = [], 0
-    for _, line in _lines(path):
+    for _, line in lines(path):
         if line.strip():
             block.append(line)
             length += len(line)
@@ -109,12 +109,27 @@ def _blocks(path: str) -> Iterator[str]:
         yield "".join(block).strip()
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def lines(path: str) -> Iterator[tuple[int, str]]:
+    """Number and text of each line of a file, gzipped or not.
+
+    Raises:
+      UserError: it cannot be read, or is not UTF-8; names file and line.
+    """
+    for number, line in raw_lines(path):
+        yield number, decode(path, number, line)
+
+
+def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each line of a file, gzipped or not.
+
+    Raises:
+      UserError: it cannot be read; names file and line.
+    """
     number = 0
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                yield number, decode(path, number, line)
+                yield number, line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}:{number + 1}: damaged gzip file ({error}); fetch it again"

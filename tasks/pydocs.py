@@ -5,7 +5,7 @@ corpus is parsed, and its vocabulary trained, when first used; `registry.prepare
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import seqio
@@ -15,6 +15,7 @@ from t5.data import preprocessors as t5_preprocessors
 from t5.evaluation import metrics
 
 from tasks import preprocessors, pydocs_corpus, pydocs_examples
+from tasks.indexed import IndexedSource
 from tasks.vocabulary import LazyVocabulary
 
 # Greedy decoding of more would take the quickstart's time, and tell little more.
@@ -46,25 +47,16 @@ def _columns(task: str, split: str, folder: object) -> dict[str, np.ndarray]:
     }
 
 
-class PydocsSource(seqio.DataSource):
-    """Raw examples of a task of this module, held in memory.
+class PydocsSource(IndexedSource):
+    """Raw examples of a task of this module.
 
     Args:
       task: name of the task.
     """
 
     def __init__(self, task: str):
-        super().__init__(splits=pydocs_corpus.SPLITS, performs_internal_shuffling=True)
+        super().__init__(splits=pydocs_corpus.SPLITS)
         self._task = task
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        """True: any number of hosts share the examples."""
-        return True
-
-    def list_shards(self, split: str) -> list[str]:
-        """One: examples are shared out, not files."""
-        return [f"{self._task}:{split}"]
 
     def num_input_examples(self, split: str) -> int:
         """Number of examples of a split; parses the packages if no one did before."""
@@ -78,23 +70,10 @@ class PydocsSource(seqio.DataSource):
         """Raw examples of a split: column -> values."""
         return _columns(self._task, split, pydocs_corpus.prepare())
 
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        **unused,
-    ) -> tf.data.Dataset:
-        """As SeqIO's; shuffles over the whole split, anew in each epoch."""
+    def look_up(self, split: str) -> Callable[[tf.Tensor], dict]:
+        """Function from an example's number to its tensors."""
         columns = {name: tf.constant(values) for name, values in self.columns(split).items()}
-        # Numbers are shuffled, not texts: the iterator's state stays small.
-        dataset = tf.data.Dataset.range(self.num_input_examples(split))
-        if shard_info:
-            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-        if shuffle:
-            dataset = dataset.shuffle(self.num_input_examples(split), seed=seed)
-        return dataset.map(lambda i: {name: values[i] for name, values in columns.items()})
+        return lambda number: {name: values[number] for name, values in columns.items()}
 
 
 VOCABULARY = LazyVocabulary(pydocs_corpus.vocabulary_path)

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import seqio
 from google.protobuf import message
 from seqio import vocabularies
 
+from switch_tf import config
 from switch_tf.errors import UserError
 
 # Sentinels, as many as T5 has; they follow the pieces.
@@ -111,3 +113,42 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
             raise UserError(
                 f"{path}: not a SentencePiece model ({error}); train it anew, or name another"
             ) from error
+
+
+# T5's, of 32,000 pieces and 100 sentinels.
+T5_VOCABULARY_PATH = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+_GCS = ("storage.googleapis.com", 443)
+
+
+def t5_vocabulary_path() -> str:
+    """The SentencePiece model that VOCABULARY_PATH names; T5's where gin sets none.
+
+    Raises:
+      UserError: it is not there, or cannot be reached; says where to get it and how to train one.
+    """
+    path = config.macro("VOCABULARY_PATH", T5_VOCABULARY_PATH)
+    how = (
+        "set VOCABULARY_PATH to a copy, such as spiece.model of huggingface.co/google-t5/t5-base, "
+        "or to one of yours: switch-tf tasks local_text_span_corruption --train_vocabulary=32000 "
+        "--gin.local_text.train=\"'FILES'\" --gin.local_text.vocabulary=\"'PATH'\""
+    )
+    if not isinstance(path, str):
+        raise UserError(f"VOCABULARY_PATH={path!r}: give a path in quotes")
+    path = os.path.expanduser(path)
+    if path.startswith("gs://"):
+        try:
+            # TensorFlow would try for minutes.
+            socket.create_connection(_GCS, timeout=10).close()
+        except OSError as error:
+            raise UserError(f"VOCABULARY_PATH='{path}' cannot be reached: {how}") from error
+    elif not os.path.isfile(path):
+        raise UserError(f"VOCABULARY_PATH='{path}': no such file; {how}")
+    return path
+
+
+T5_VOCABULARY = LazyVocabulary(t5_vocabulary_path)
+T5_OUTPUT_FEATURES = {
+    # `required=False`: span corruption makes the inputs from the targets.
+    "inputs": seqio.Feature(vocabulary=T5_VOCABULARY, add_eos=True, required=False),
+    "targets": seqio.Feature(vocabulary=T5_VOCABULARY, add_eos=True),
+}

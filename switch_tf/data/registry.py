@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Mapping, Sequence
 
 from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
@@ -58,3 +59,30 @@ def prepare(provider) -> None:
         for feature in task.output_features.values():
             if hasattr(feature.vocabulary, "load_model"):
                 feature.vocabulary.load_model()
+
+
+_averages: dict[str, dict[str, tuple[str, ...]]] = {}
+
+
+def add_average(mixture: str, metrics: Mapping[str, Sequence[str]]) -> None:
+    """Has an evaluation of a mixture report one number: the mean over its tasks.
+
+    Args:
+      mixture: its name.
+      metrics: task -> names of its metrics, whose mean is the task's score.
+    """
+    _averages[mixture] = {task: tuple(names) for task, names in metrics.items()}
+
+
+def average(mixture: str, found: Mapping[str, Mapping[str, float]]) -> float | None:
+    """The number of `add_average`, by task -> metric -> value; None where there is none.
+
+    None, too, where a task or a metric of it was not evaluated: a mean over others is not it.
+    """
+    scores = []
+    for task, names in _averages.get(mixture, {}).items():
+        values = [found.get(task, {}).get(name) for name in names]
+        if None in values:
+            return None
+        scores.append(sum(values) / len(values))
+    return sum(scores) / len(scores) if scores else None

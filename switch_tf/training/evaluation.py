@@ -9,6 +9,7 @@ import seqio
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
+from switch_tf.data import registry
 from switch_tf.data.feed import Feed
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
@@ -127,6 +128,7 @@ class Decoded:
     def __init__(
         self, model, mesh, mixture_or_task_name, split, feature_lengths, batch_size, num_examples
     ):
+        self._name = mixture_or_task_name
         self._batch_size = batch_size
         self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"])
         self._scorer = Scorer(model, mesh)
@@ -146,7 +148,7 @@ class Decoded:
         return [task.name for task in self._evaluator.eval_tasks]
 
     def run(self, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, dict]:
-        """Task -> metric -> value.
+        """Task -> metric -> value; of a mixture that has one, its `average`, too.
 
         Args:
           step: of the model, for SeqIO's own records.
@@ -172,10 +174,12 @@ class Decoded:
                 predict_fn=of_examples(decode),
                 score_fn=of_examples(score),
             )
-        return {
+        found = {
             task: {name: float(getattr(value, "value", value)) for name, value in values.items()}
             for task, values in metrics.result().items()
         }
+        average = registry.average(self._name, found)
+        return found if average is None else found | {self._name: {"average": average}}
 
     def _by_index(self, function, dataset, stop) -> list[tuple]:
         """(index, output) of each example of a dataset of (index, features), batch by batch.

@@ -1,0 +1,182 @@
+"""SuperGLUE as T5 and the paper fine-tune on it: tasks `super_glue_*`, mixture `super_glue`.
+
+From TFDS, or from the folders of the official zip files under DATA_DIR: BoolQ/train.jsonl,
+BoolQ/val.jsonl and so on. Preprocessors, metrics and rates are T5's; WSC is made to text in T5's
+way, trained on its true referents alone.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import seqio
+import tensorflow_datasets as tfds
+from t5.data import glue_utils, postprocessors, preprocessors
+from t5.evaluation import metrics
+
+from switch_tf.data import registry
+from tasks.official import BadRecord, OfficialSource
+from tasks.vocabulary import T5_OUTPUT_FEATURES
+
+_CONFIGS = tfds.text.super_glue.SuperGlue.builder_configs
+_FOLDERS = {
+    "boolq": "BoolQ",
+    "cb": "CB",
+    "copa": "COPA",
+    "multirc": "MultiRC",
+    "record": "ReCoRD",
+    "rte": "RTE",
+    "wic": "WiC",
+    "wsc.fixed": "WSC",
+}
+_SPLITS = {"train": "train", "validation": "val", "test": "test"}
+# Where words come between those of the span, nothing mends it.
+_BROKEN_SPANS = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
+
+
+def _label(value) -> str | int:
+    """TFDS's name of a label: true and false by these words, and -1 where a test has none."""
+    if value is None:
+        return -1
+    if not isinstance(value, bool | str):
+        raise BadRecord(f"label {value!r} is neither a word nor true or false")
+    return str(value)
+
+
+def _of_row(row: dict, config: str) -> Iterator[dict]:
+    """Of the tasks that have an example a line."""
+    example = {name: row[name] for name in _CONFIGS[config].features}
+    yield example | {"idx": row["idx"], "label": _label(row.get("label"))}
+
+
+def _copa(row: dict) -> Iterator[dict]:
+    label = row.get("label")
+    if label not in (None, 0, 1):
+        raise BadRecord(f"label {label!r} is neither 0 nor 1")
+    yield from _of_row(row | {"label": None if label is None else f"choice{label + 1}"}, "copa")
+
+
+def _multirc(row: dict) -> Iterator[dict]:
+    passage = row["passage"]
+    for question in passage["questions"]:
+        for answer in question["answers"]:
+            label = answer.get("label")
+            yield {
+                "paragraph": passage["text"],
+                "question": question["question"],
+                "answer": answer["text"],
+                "label": -1 if label is None else str(bool(label)),
+                "idx": {
+                    "paragraph": row["idx"],
+                    "question": question["idx"],
+                    "answer": answer["idx"],
+                },
+            }
+
+
+def _record(row: dict) -> Iterator[dict]:
+    text = row["passage"]["text"]
+    entities = {text[e["start"] : e["end"] + 1] for e in row["passage"]["entities"]}
+    for query in row["qas"]:
+        yield {
+            "passage": text,
+            "query": query["query"],
+            "entities": sorted(entities),
+            "answers": sorted({answer["text"] for answer in query.get("answers", ())}),
+            "idx": {"passage": row["idx"], "query": query["idx"]},
+        }
+
+
+def _wsc(row: dict) -> Iterator[dict]:
+    """With spans that are part of the text, as TFDS's `wsc.fixed`."""
+    for example in _of_row(row | row["target"], "wsc.fixed"):
+        for span in ("span1", "span2"):
+            words = example[f"{span}_text"]
+            if words in example["text"] or words in _BROKEN_SPANS:
+                continue
+            first = example["text"].split()[example[f"{span}_index"]]
+            if "theyscold" in words:
+                example["span2_index"] = 10
+            start = words[0].lower() if first[0].islower() else words[0].upper()
+            example[f"{span}_text"] = (start + words[1:]).rstrip(".").replace("\n", " ")
+        yield example
+
+
+_EXAMPLES: dict[str, Callable] = {
+    "copa": _copa,
+    "multirc": _multirc,
+    "record": _record,
+    "wsc.fixed": _wsc,
+}
+
+
+def source(config: str, splits=tuple(_SPLITS)) -> OfficialSource:
+    """The examples of a configuration of TFDS's `super_glue`."""
+    files = {split: f"{_FOLDERS[config]}/{_SPLITS[split]}.jsonl" for split in splits}
+    examples = _EXAMPLES.get(config) or functools.partial(_of_row, config=config)
+    return OfficialSource(f"super_glue/{config}:1.0.2", files, examples)
+
+
+def _add(name, data, to_text, metric_fns, postprocess_fn=None) -> None:
+    seqio.TaskRegistry.add(
+        name,
+        source=data,
+        preprocessors=[
+            to_text,
+            seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(),
+            seqio.preprocessors.append_eos_after_trim,
+        ],
+        postprocess_fn=postprocess_fn,
+        output_features=T5_OUTPUT_FEATURES,
+        metric_fns=metric_fns,
+    )
+
+
+for _name in _FOLDERS:
+    if _name != "wsc.fixed":
+        _add(
+            f"super_glue_{_name}",
+            source(_name),
+            glue_utils.get_glue_text_preprocessor(_CONFIGS[_name]),
+            glue_utils.get_super_glue_metric(_name),
+            glue_utils.get_glue_postprocess_fn(_CONFIGS[_name]),
+        )
+_add(
+    "super_glue_wsc_train",
+    source("wsc.fixed", ("train",)),
+    functools.partial(preprocessors.wsc_simple, correct_referent_only=True),
+    [],
+)
+_add(
+    "super_glue_wsc_eval",
+    source("wsc.fixed", ("validation", "test")),
+    preprocessors.wsc_simple,
+    [metrics.accuracy],
+    postprocessors.wsc_simple,
+)
+
+# T5's rates: the number of examples of each. Nothing is trained on WSC's false referents.
+_RATES = {
+    "super_glue_wsc_train": glue_utils.SUPER_GLUE_WEIGHT_MAPPING[
+        "super_glue_wsc_v102_simple_train"
+    ],
+    "super_glue_wsc_eval": 0.0,
+} | {
+    f"super_glue_{name}": glue_utils.SUPER_GLUE_WEIGHT_MAPPING[f"super_glue_{name}_v102"]
+    for name in _FOLDERS
+    if name != "wsc.fixed"
+}
+seqio.MixtureRegistry.add("super_glue", list(_RATES.items()))
+registry.add_average(
+    "super_glue",
+    {
+        "super_glue_boolq": ("accuracy",),
+        "super_glue_cb": ("mean_3class_f1", "accuracy"),
+        "super_glue_copa": ("accuracy",),
+        "super_glue_multirc": ("f1", "exact_match"),
+        "super_glue_record": ("f1", "em"),
+        "super_glue_rte": ("accuracy",),
+        "super_glue_wic": ("accuracy",),
+        "super_glue_wsc_eval": ("accuracy",),
+    },
+)
