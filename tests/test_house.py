@@ -147,6 +147,13 @@ def test_a_connection_that_leaves_the_machine_is_refused():
         socket.create_connection(("192.0.2.1", 80))
     with pytest.raises(RuntimeError, match="must not use the network: .* 'example.org'"):
         socket.getaddrinfo("example.org", 80)
+    with pytest.raises(RuntimeError, match="must not use the network: .* 'example.org'"):
+        socket.gethostbyname("example.org")
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        pytest.raises(RuntimeError, match="must not use the network: .* '192.0.2.1'"),
+    ):
+        datagrams.sendto(b"text", ("192.0.2.1", 80))
 
 
 def test_a_child_process_is_refused_too():

@@ -70,7 +70,8 @@ def check(
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
     given = config.precheck(args.gin_file, bindings)
     _check_files(command, args.gin_file, bindings)
-    devices = check_mesh(given)
+    check_numbers(given)
+    devices = check_mesh(given, _RUNS[command][0])
     check_paths(given)
     check_checkpoints(given)
     return Launch(args, bindings, devices)
@@ -112,22 +113,44 @@ def check_paths(given: dict) -> None:
     """
     for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(name)
-        if isinstance(path, str) and "://" not in path and not os.path.isdir(path):
+        if isinstance(path, str) and "://" not in path and not os.path.isdir(_expand(path)):
             raise UserError(
                 f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
                 "or such a folder"
             )
     name = "local_text.vocabulary"
     path = given.get(name)
-    if isinstance(path, str) and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
+    if isinstance(path, str) and "://" not in path and not os.path.isfile(_expand(path)):
         raise UserError(
             f"{name}='{path}': no such file; give a SentencePiece model, or train one: switch-tf "
             "tasks local_text_span_corruption --train_vocabulary=SIZE, with the same --gin flags"
         )
 
 
+def check_numbers(given: dict) -> None:
+    """Checks that counts are counts.
+
+    Args:
+      given: as `config.precheck` returns it.
+
+    Raises:
+      UserError: naming the setting.
+    """
+    counts = {
+        *("BATCH_SIZE", "TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD", "NUM_EXPERTS"),
+        *("GROUPS_MULTIPLE", "train.keep_checkpoints", "TrainStep.microbatches", *_SIZES),
+    }
+    for name in sorted(counts & set(given)):
+        value = given[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name}={value!r}: give a whole number of at least 1")
+    seed = given.get("SEED", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise UserError(f"SEED={seed!r}: give a whole number")
+
+
 def check_checkpoints(given: dict) -> None:
-    """Checks the model's sizes against the config.gin beside the checkpoints to be read.
+    """Checks sizes, and of a run to be resumed its data, against the config.gin beside checkpoints.
 
     What a file does not say is checked when the checkpoint is restored.
 
@@ -139,15 +162,16 @@ def check_checkpoints(given: dict) -> None:
     """
     for setting in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(setting)
-        saved = _saved_sizes(path) if isinstance(path, str) else {}
-        for name in _SIZES:
-            size = given.get(name)
+        saved = _saved(path) if isinstance(path, str) else {}
+        for name in _SIZES + (_ORDER if setting == "MODEL_DIR" else ()):
+            value = given.get(name)
             # A longer or shorter stack takes the layers that there are.
             may_differ = setting.startswith("INITIAL") and name.endswith("num_layers")
-            if isinstance(size, int) and size != saved.get(name, size) and not may_differ:
+            if value is not None and value != saved.get(name, value) and not may_differ:
+                what = "a model" if name in _SIZES else "a run"
                 raise UserError(
-                    f"{setting}='{path}' holds a model with {name}={saved[name]}, this run's is "
-                    f"{size}: set it to {saved[name]}, or give another {setting}"
+                    f"{setting}='{path}' holds {what} with {name}={saved[name]!r}, this run's is "
+                    f"{value!r}: set it to {saved[name]!r}, or give another {setting}"
                 )
 
 
@@ -159,24 +183,34 @@ _SIZES = (
     "SwitchFFN.num_experts",
     "SwitchProjection.num_experts",
 )
+# What the order of a run's batches, and its noise, depend on.
+_ORDER = tuple(
+    f"train.{name}"
+    for name in "mixture_or_task_name task_feature_lengths batch_size seed pack".split()
+)
 
 
-def _saved_sizes(path: str) -> dict:
+def _expand(path: str) -> str:
+    return os.path.expanduser(path)
+
+
+def _saved(path: str) -> dict:
     """What the config.gin of a MODEL_DIR, or of that of a checkpoint in it, sets."""
     for folder in (path, os.path.dirname(path.rstrip("/"))):
-        file = os.path.join(os.path.expanduser(folder), "config.gin")
+        file = os.path.join(_expand(folder), "config.gin")
         if os.path.isfile(file):
             with contextlib.suppress(UserError):
                 return gin_files.read([file]).literals()
     return {}
 
 
-def check_mesh(given: dict) -> int:
+def check_mesh(given: dict, run: str) -> int:
     """Checks mesh, layout rules, batch and widths against each other; needs no TensorFlow.
 
     Args:
       given: as `config.precheck` returns it. Not called `macros`: to read one here is no use of
         it, and a macro that nothing uses is an error.
+      run: the configurable that takes mesh_shape and layout_rules.
 
     Returns:
       The number of devices.
@@ -184,8 +218,9 @@ def check_mesh(given: dict) -> int:
     Raises:
       UserError: naming the setting and the mend.
     """
-    shape = mesh_lib.parse_mesh_shape(given.get("MESH_SHAPE", "batch:1"))
-    rules = mesh_lib.parse_layout_rules(given.get("LAYOUT_RULES", "batch:batch"), shape)
+    shape = mesh_lib.parse_mesh_shape(given.get(f"{run}.mesh_shape", "batch:1"))
+    rules = given.get(f"{run}.layout_rules", "batch:batch")
+    rules = mesh_lib.parse_layout_rules(rules, shape)
     model = "TransformerEncoderDecoder."
     settings = {
         "batch": ["BATCH_SIZE"],

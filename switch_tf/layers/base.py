@@ -58,6 +58,16 @@ def configurable(layer_class):
     return layer_class
 
 
+def check_least(name: str, value, least) -> None:
+    """Checks a setting's number.
+
+    Raises:
+      UserError: below `least`.
+    """
+    if value < least:
+        raise UserError(f"{name}={value!r}: give at least {least}")
+
+
 def registered(name: str):
     """The class that Keras knows by the name.
 

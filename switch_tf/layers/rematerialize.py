@@ -11,7 +11,7 @@ from switch_tf.layers.dropout import current_seed, step_seed
 from switch_tf.layers.watch import watch
 
 
-def rematerialize(function: Callable, x, *others):
+def rematerialize(function: Callable, x, *others, add_loss: Callable | None = None):
     """`function(x, *others)`, whose backward pass runs it again from the inputs.
 
     Noise is the same in both runs. Switch layers report once; their losses keep their gradient.
@@ -20,16 +20,18 @@ def rematerialize(function: Callable, x, *others):
       function: of tensors, to a tensor of x's shape; it may read variables.
       x: [batch, length, d_model].
       *others: further tensors that get a gradient.
+      add_loss: called with the loss of the Switch layers where nothing collects their reports.
 
     Returns:
       The function's value.
     """
     seed, outer = current_seed(), routing_lib.collector()
+    is_dropless = routing_lib.is_dropless()
     reported: list[routing_lib.Report] = []
 
     @tf.custom_gradient
     def run(*inputs):
-        with routing_lib.collect() as reports:
+        with step_seed(seed), routing_lib.collect() as reports:
             y = function(*inputs)
         reported.extend(reports)
         loss = _total_loss(reports)
@@ -45,7 +47,12 @@ def rematerialize(function: Callable, x, *others):
             ]
             with tf.GradientTape() as tape:
                 tape.watch(fresh)
-                with step_seed(seed), routing_lib.collect() as reports, watch():
+                with (
+                    step_seed(seed),
+                    routing_lib.dropless(is_dropless),
+                    routing_lib.collect() as reports,
+                    watch(),
+                ):
                     y = function(*fresh)
                     loss = _total_loss(reports)
             gradients = tape.gradient(
@@ -65,6 +72,8 @@ def rematerialize(function: Callable, x, *others):
         report = dataclasses.replace(report, known_loss=known)
         if outer is not None:
             outer.append(report)
+    if reported and outer is None and add_loss is not None:
+        add_loss(loss)
     return y
 
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, configurable, sizes
+from switch_tf.layers.base import Layer, check_least, configurable, sizes
 from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
 
@@ -33,6 +33,9 @@ class Router(Layer):
       z_loss_coef: weight of the mean squared log-partition function of the logits.
       init_scale: s of the fan-in initialisation.
       dtype: of noise, logits and softmax; "bfloat16" is the paper's Table 2, not for use.
+
+    Raises:
+      UserError: a number that is too small.
     """
 
     # Whether a token that an expert took tries no other.
@@ -57,6 +60,14 @@ class Router(Layer):
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
+        for name, value, least in (
+            ("num_experts", num_experts, 1),
+            ("capacity_factor", capacity_factor, 0),
+            ("eval_capacity_factor", eval_capacity_factor, 0),
+            ("min_capacity", min_capacity, 1),
+            ("absolute_capacity", 1 if absolute_capacity is None else absolute_capacity, 1),
+        ):
+            check_least(f"{type(self).__name__}.{name}", value, least)
         self.num_experts = num_experts
         self.capacity_factor = capacity_factor
         self.eval_capacity_factor = eval_capacity_factor
@@ -209,7 +220,7 @@ class SwitchRouter(Router):
       **kwargs: of `Router`.
 
     Raises:
-      UserError: an unknown policy.
+      UserError: an unknown policy, a temperature or a rate that cannot be.
     """
 
     def __init__(
@@ -226,6 +237,11 @@ class SwitchRouter(Router):
         for name, value in (("policy", policy), ("eval_policy", eval_policy)):
             if value not in POLICIES:
                 raise UserError(f"SwitchRouter.{name}='{value}' is none of {', '.join(POLICIES)}")
+        if temperature <= 0 or not 0 <= input_dropout_rate < 1:
+            raise UserError(
+                f"SwitchRouter has temperature={temperature}, which must be above 0, and "
+                f"input_dropout_rate={input_dropout_rate}, which must be below 1 and not below 0"
+            )
         self.policy = policy
         self.eval_policy = eval_policy
         self.jitter = jitter

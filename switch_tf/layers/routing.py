@@ -6,7 +6,7 @@ import dataclasses
 import tensorflow as tf
 
 # Figures of `Report.statistics` behind the load of the experts.
-NUM_SCALARS = 7
+NUM_SCALARS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Report:
         return tf.square(tf.reduce_logsumexp(self.routing.logits_GSE, axis=-1))
 
     def statistics(self):
-        """[E + 7] float32 whose mean over groups a log needs, as `unpack_statistics` reads it.
+        """[E + 8] float32 whose mean over groups a log needs, as `unpack_statistics` reads it.
 
         One vector, so that a mesh reduces it with one all-reduce.
         """
@@ -135,11 +135,25 @@ class Report:
         )
         per_token_GSN = tf.concat([r.chosen_GSE, per_token_GSN], axis=-1)
         per_token_GSN *= tf.expand_dims(r.nonpadding_GS, -1)
-        balance_G = r.load_balancing_loss_G
-        share_G = tf.maximum(tf.reduce_mean(r.nonpadding_GS, axis=1), 1e-9)
-        per_group_GN = tf.stack([balance_G, balance_G / share_G], axis=1)
-        statistics_GN = tf.concat([tf.reduce_sum(per_token_GSN, axis=1), per_group_GN], axis=1)
+        sums_GN = tf.reduce_sum(per_token_GSN, axis=1)
+        # 1 in a group that has a token, else 0.
+        has_tokens_G = tf.minimum(tf.reduce_sum(r.nonpadding_GS, axis=1), 1.0)
+        per_group_GN = tf.stack(
+            [r.load_balancing_loss_G, self._token_balance_G() * has_tokens_G, has_tokens_G], axis=1
+        )
+        statistics_GN = tf.concat([sums_GN, per_group_GN], axis=1)
         return tf.reduce_mean(tf.stop_gradient(statistics_GN), axis=0)
+
+    def _token_balance_G(self):
+        """E · sum_i f_i P_i over tokens alone: 1.0 is balanced, however much padding there is."""
+        r = self.routing
+        nonpadding_GS1 = tf.expand_dims(r.nonpadding_GS, -1)
+        shares = []
+        for value_GSE in (r.chosen_GSE, r.probabilities_GSE):
+            sum_GE = tf.reduce_sum(value_GSE * nonpadding_GS1, axis=1)
+            total_G1 = tf.reduce_sum(sum_GE, axis=1, keepdims=True)
+            shares.append(sum_GE / tf.maximum(total_G1, 1e-9))
+        return tf.reduce_sum(shares[0] * shares[1], axis=1) * r.num_experts
 
     def max_logit(self):
         """The largest absolute router logit, a scalar."""
@@ -150,16 +164,16 @@ def unpack_statistics(vector, coefficient: float) -> dict:
     """The named figures of a `Report.statistics` vector (NumPy), as the log wants them.
 
     Args:
-      vector: [E + 7].
+      vector: [E + 8].
       coefficient: of the load-balancing loss.
 
     Returns:
       load_E: share of the tokens that chose each expert, before capacity; dropped: share of the
       tokens that no expert took; entropy: mean entropy of the router's probabilities, nats;
-      gate_mean: mean probability of the chosen expert; z_loss; load_balancing_loss, per token, so
-      that 1.0 is balanced under padding too; weighted_loss, as it entered the loss.
+      gate_mean: mean probability of the chosen expert; z_loss; load_balancing_loss, over tokens
+      alone, so that 1.0 is balanced whatever padding does; weighted_loss, as it entered the loss.
     """
-    load_E, (tokens, kept, entropy, gate, z_loss, balance, balance_per_token) = (
+    load_E, (tokens, kept, entropy, gate, z_loss, balance, token_balance, has_tokens) = (
         vector[:-NUM_SCALARS],
         vector[-NUM_SCALARS:],
     )
@@ -170,7 +184,7 @@ def unpack_statistics(vector, coefficient: float) -> dict:
         "entropy": float(entropy) / tokens,
         "gate_mean": float(gate) / tokens,
         "z_loss": float(z_loss) / tokens,
-        "load_balancing_loss": float(balance_per_token),
+        "load_balancing_loss": float(token_balance) / max(float(has_tokens), 1e-9),
         "weighted_loss": coefficient * float(balance),
     }
 

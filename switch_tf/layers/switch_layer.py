@@ -6,7 +6,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
+from switch_tf.layers.base import Layer, check_least, configurable, lay_out, registered, sizes
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
 from switch_tf.layers.router import SwitchRouter
 
@@ -54,6 +54,8 @@ class SwitchLayer(Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_least(f"{type(self).__name__}.groups_multiple", groups_multiple, 1)
+        check_least(f"{type(self).__name__}.group_size", group_size or 1, 1)
         self.num_experts = num_experts
         self.group_size = group_size
         self.groups_multiple = groups_multiple
@@ -103,10 +105,14 @@ class SwitchLayer(Layer):
         y_BLN = tf.reshape(y_GSN, [batch, length, y_GSN.shape[-1]])
         return lay_out(y_BLN, ("batch", "length", self.output_axis))
 
-    def groups(self, batch: int, length: int) -> tuple[int, int]:
+    def groups(self, batch: int, length: int, mesh=None) -> tuple[int, int]:
         """Number of groups and tokens a group, the same on every mesh.
 
         A batch of a size that Keras leaves open is grouped by sequences.
+
+        Args:
+          batch, length: sequences, and tokens of one.
+          mesh: over which they are spread; None: the one in use.
 
         Raises:
           UserError: the groups do not divide over the devices that the batch is spread over; a
@@ -130,7 +136,7 @@ class SwitchLayer(Layer):
         while (tokens % groups or groups % self.groups_multiple) and groups < tokens:
             groups += 1
         group_size = tokens // groups
-        mesh = mesh_lib.current()
+        mesh = mesh or mesh_lib.current()
         ways = mesh.ways("batch") if mesh else 1
         if groups % ways:
             raise UserError(

@@ -42,7 +42,15 @@ def sparse_layers(num_layers: int, expert_frequency: int) -> tuple[int, ...]:
     Args:
       num_layers: layers of the stack.
       expert_frequency: 0 none, 1 all, 2 every other (paper's 1/2).
+
+    Raises:
+      UserError: another number.
     """
+    if not isinstance(expert_frequency, int) or expert_frequency < 0:
+        raise UserError(
+            f"expert_frequency={expert_frequency!r}: give 0 for none, 1 for all layers sparse, 2 "
+            "for every other (the paper's 1/2)"
+        )
     if not expert_frequency:
         return ()
     return tuple(i for i in range(num_layers) if (i + 1) % expert_frequency == 0)

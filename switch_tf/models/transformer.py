@@ -232,7 +232,7 @@ def _rematerialized(block, x_BLM, bias, memory_BTM, given):
         return block(x_BLM, bias=bias, memory_BTM=memory_BTM, **given)
 
     others = () if memory_BTM is None else (memory_BTM,)
-    return rematerialize(run, x_BLM, bias, *others)
+    return rematerialize(run, x_BLM, bias, *others, add_loss=block.add_loss)
 
 
 def new_caches(num_blocks: int, key_BTHK, position) -> list[tuple[Cache, Cache]]:

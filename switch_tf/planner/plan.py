@@ -15,7 +15,7 @@ from switch_tf.planner import lowered
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
 from switch_tf.planner.memory import bytes_of_steps, peak_bytes
-from switch_tf.training.describe import table
+from switch_tf.training.describe import switch_layers, table
 from switch_tf.training.step import TrainStep
 
 _SHOWN_WEIGHTS = 8
@@ -33,7 +33,7 @@ def plan(
     mesh_shape: str = "batch:1",
     layout_rules: str = "batch:batch",
 ) -> None:
-    """Prints parameters, FLOPs and bytes, from shapes alone; and what is asked for beside.
+    """Prints parameters, FLOPs, bytes and Switch layers, from shapes alone; and what is asked for.
 
     Args:
       collectives: whether to list what crosses devices in a training step, which is compiled.
@@ -49,8 +49,10 @@ def plan(
     """
     on_paper = mesh_lib.Mesh.on_paper(mesh_shape, layout_rules)
     features_lib.check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
-    for line in _counted(Counts.of(model), optimizer(), on_paper, task_feature_lengths):
+    counts = Counts.of(model)
+    for line in _counted(counts, optimizer(), on_paper, task_feature_lengths):
         print(line)
+    print(*switch_layers(counts.model, batch_size, task_feature_lengths, on_paper), sep="\n")
     if not (collectives or dtypes or memory):
         return
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)

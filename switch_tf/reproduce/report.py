@@ -14,7 +14,7 @@ import matplotlib.figure
 import numpy as np
 
 from switch_tf.reproduce.arms import Arm
-from switch_tf.training.summaries import draw_load
+from switch_tf.training.summaries import draw_load, stack_loads
 
 _PRETRAINING = "pydocs_span_corruption"
 # Compilation, and what the system does at a run's start.
@@ -144,7 +144,8 @@ def make(pretrain: Mapping[str, Sequence[Arm]], finetune: Mapping[str, Arm]) -> 
             rows[f"{task}, {metric}"] = [*values, f"{level:.1f}"]
     routing = [r["routing"] for r in _train_records(pretrain[sparse][0])[-_LOAD_STEPS:]]
     layers = list(routing[0])
-    load_NE = np.mean([[record[name]["load_E"] for name in layers] for record in routing], axis=0)
+    loads = [stack_loads([record[name]["load_E"] for name in layers]) for record in routing]
+    load_NE = np.mean(loads, axis=0)
     return Report(
         rows=rows,
         columns=[*pretrain, "chance"],

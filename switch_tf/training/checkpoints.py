@@ -21,6 +21,17 @@ _DATA_PREFIX = "data"
 _FOLDER = re.compile(r"checkpoint_(\d+)")
 # What reading a damaged file raises; IndexError for one that ends too early.
 _DAMAGED = (tf.errors.OpError, ValueError, OSError, IndexError)
+# A disk that does not answer, or memory that does not suffice: the file may be whole.
+_PASSING = (
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    PermissionError,
+    TimeoutError,
+)
 _OTHER_DATA = "Failed to restore dataset iterator"
 
 
@@ -46,6 +57,7 @@ def find(path: str) -> str:
     Raises:
       UserError: there is none.
     """
+    path = os.path.expanduser(path)
     if os.path.exists(os.path.join(path, _PREFIX + ".index")):
         return path
     there = steps(path)
@@ -123,7 +135,8 @@ class Restored:
 
     def __str__(self):
         def names(listed):
-            return f"{len(listed)}" + (f" ({', '.join(listed[:3])}, ...)" if listed else "")
+            shown = ", ".join([*listed[:3], *(["..."] if len(listed) > 3 else [])])
+            return f"{len(listed)}" + (f" ({shown})" if listed else "")
 
         return (
             f"initial checkpoint {self.path}: {len(self.variables)} variables restored, "
@@ -247,12 +260,13 @@ class Checkpoints:
     def restore_latest(self) -> int | None:
         """Restores the newest checkpoint that can be read; returns its step, None if there is none.
 
-        A damaged one is set aside as checkpoint_<step>.damaged, aloud.
+        Where an older one can be, damaged ones are set aside as checkpoint_<step>.damaged, aloud.
 
         Raises:
-          UserError: the newest is of another model, optimizer or data, or all there are damaged.
+          UserError: the newest is of another model, optimizer or data, or all there are damaged;
+            then nothing is touched.
         """
-        there = steps(self._model_dir)
+        there, damaged = steps(self._model_dir), {}
         for step in reversed(there):
             path = os.path.join(self._model_dir, f"checkpoint_{step}")
             try:
@@ -261,6 +275,8 @@ class Checkpoints:
                 tensor_files.read(os.path.join(path, _PREFIX), self._variables)
                 with mesh_lib.host():
                     self._data.read(os.path.join(path, _DATA_PREFIX)).assert_consumed()
+            except _PASSING:
+                raise
             except (*_DAMAGED, AssertionError) as error:
                 if _OTHER_DATA in str(error):
                     raise UserError(
@@ -268,13 +284,19 @@ class Checkpoints:
                         "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and train.pack, or another "
                         "MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
                     ) from error
-                print(f"{path} cannot be read and is set aside as {path}.damaged: {_line(error)}")
+                damaged[path] = _line(error)
+                continue
+            for path, why in damaged.items():
+                print(f"{path} cannot be read and is set aside as {path}.damaged: {why}")
                 shutil.rmtree(path + ".damaged", ignore_errors=True)
                 os.rename(path, path + ".damaged")
-                continue
             return step
         if there:
-            raise UserError(f"none of the checkpoints in '{self._model_dir}' can be read")
+            path, why = next(iter(damaged.items()))
+            raise UserError(
+                f"none of the checkpoints in '{self._model_dir}' can be read ({path}: {why}): mend "
+                "or remove them, or give another MODEL_DIR"
+            )
         return None
 
 

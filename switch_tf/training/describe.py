@@ -27,7 +27,7 @@ def describe(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]) -
         + "; rules: "
         + (", ".join(f"{a} -> {d}" for a, d in mesh.rules.items()) or "none"),
         *_weights(model, optimizer, mesh),
-        *_switch_layers(model, batch_size, lengths),
+        *switch_layers(model, batch_size, lengths, mesh),
     ]
     return "\n".join(lines)
 
@@ -55,7 +55,18 @@ def _weights(model, optimizer, mesh):
     yield f"per device: weights {weight_bytes:,} bytes, optimizer slots {slot_bytes:,} bytes"
 
 
-def _switch_layers(model, batch_size, lengths):
+def switch_layers(model, batch_size: int, lengths: dict[str, int], mesh) -> Iterator[str]:
+    """Lines on each Switch layer: experts, groups, capacities, coefficients, and what is cut.
+
+    Args:
+      model: a `TransformerEncoderDecoder`; needs no weights.
+      batch_size: examples that are routed together.
+      lengths: task feature -> tokens.
+      mesh: over which the batch is spread; may be on paper.
+
+    Raises:
+      UserError: the groups do not divide over the devices.
+    """
     rows = [
         (
             "switch layer",
@@ -71,7 +82,7 @@ def _switch_layers(model, batch_size, lengths):
     warnings, cuts = [], []
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
         for layer in (layer for block in stack.blocks for layer in block.switch_layers):
-            groups, group_size = layer.groups(batch_size, length)
+            groups, group_size = layer.groups(batch_size, length, mesh)
             wanted = min(layer.group_size or length, batch_size * length // layer.groups_multiple)
             if 2 * group_size <= wanted:
                 warnings.append(

@@ -8,6 +8,7 @@ import gin
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
+from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.training import checkpoints
 from switch_tf.training.evaluation import Decoded, Evaluation, TeacherForced, figures_line
@@ -45,6 +46,8 @@ def evaluate(
       UserError: no checkpoint, one of another model, or what `train` refuses too.
     """
     path = checkpoints.find(checkpoint_path)
+    output_path = os.path.expanduser(output_path or os.path.join(path, "evaluation.json"))
+    _check_writable(output_path)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
     features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
     what = evaluation()
@@ -62,8 +65,16 @@ def evaluate(
                 results[task] = results.get(task, {}) | metrics
     for task, metrics in results.items():
         print(figures_line(task, metrics), flush=True)
-    output_path = output_path or os.path.join(path, "evaluation.json")
     with open(output_path, "w") as file:
         json.dump(results, file, indent=2)
     print(f"written to {output_path}")
     return results
+
+
+def _check_writable(path: str) -> None:
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        raise UserError(
+            f"output_path='{path}' cannot be written: set evaluate.output_path to a file in a "
+            "folder that is there and may be written to"
+        )

@@ -11,6 +11,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data import registry
 from switch_tf.data.feed import Feed
+from switch_tf.errors import UserError
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
 from switch_tf.training.step import EvalStep
@@ -37,6 +38,17 @@ class Evaluation:
     decode: bool = False
     decode_period: int = 0
     decode_examples: int | None = None
+
+    def __post_init__(self):
+        """Checks the numbers.
+
+        Raises:
+          UserError: naming the one that is none.
+        """
+        for name in ("batches", "decode_examples"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"Evaluation.{name}={value!r}: give a whole number of at least 1")
 
 
 class Stopped(Exception):
@@ -174,10 +186,7 @@ class Decoded:
                 predict_fn=of_examples(decode),
                 score_fn=of_examples(score),
             )
-        found = {
-            task: {name: float(getattr(value, "value", value)) for name, value in values.items()}
-            for task, values in metrics.result().items()
-        }
+        found = {task: _numbers(values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
         return found if average is None else found | {self._name: {"average": average}}
 
@@ -198,6 +207,12 @@ class Decoded:
                 found = function(features)[: len(indices)]
             outputs += zip(indices.tolist(), found, strict=True)
         return outputs
+
+
+def _numbers(values: Mapping) -> dict[str, float]:
+    """Those of a task's metrics that are numbers; SeqIO has texts, images and histograms, too."""
+    values = {name: getattr(value, "value", value) for name, value in values.items()}
+    return {name: float(v) for name, v in values.items() if isinstance(v, int | float | np.number)}
 
 
 def figures_line(task: str, metrics: Mapping[str, float]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from switch_tf.errors import UserError
 from switch_tf.layers.base import lay_out
 from switch_tf.mesh import Mesh
 from switch_tf.optimizers.adafactor import zeros_like
@@ -30,7 +31,16 @@ class Microbatches:
         Args:
           features: [batch, length] each.
           index: int32 scalar, which part.
+
+        Raises:
+          UserError: the batch does not divide into such parts.
         """
+        batch = next(iter(features.values())).shape[0]
+        if batch % (self.count * self._ways):
+            raise UserError(
+                f"BATCH_SIZE={batch} does not divide into {self.count} micro-batches of whole "
+                f"examples on {self._ways} devices: change BATCH_SIZE or TrainStep.microbatches"
+            )
         return {name: self._part(x_BL, index) for name, x_BL in features.items()}
 
     def _part(self, x_BL, index):
@@ -54,5 +64,6 @@ class Microbatches:
         """The sums, which start from zero again."""
         values = [tf.identity(total.read_value()) for total in self.sums]
         for total, value in zip(self.sums, values, strict=True):
-            total.assign_sub(value, read_value=False)
+            # Not minus itself: what is not finite would stay.
+            total.assign(tf.zeros_like(value), read_value=False)
         return values

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import time
+from collections.abc import Sequence
 
 import matplotlib.figure
 import numpy as np
@@ -52,6 +53,11 @@ class MetricsWriter:
         os.replace(path + ".new", path)
         self._records = open(path, "a", buffering=1)
         self._events = EventFileWriter(os.path.join(model_dir, "tensorboard"))
+        # TensorBoard then drops what an earlier process wrote of steps that will be made again.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._events.add_event(
+            event_pb2.Event(wall_time=time.time(), step=restored_step + 1, session_log=start)
+        )
 
     def last_evaluation(self) -> int | None:
         """Step of the newest evaluation, None before the first."""
@@ -131,9 +137,9 @@ def load_picture(routing: dict[str, dict]) -> bytes:
     """A PNG heat map of each expert's share of the tokens.
 
     Args:
-      routing: layer -> {"load_E": [experts]}; all layers have the same number of experts.
+      routing: layer -> {"load_E": [experts]}.
     """
-    load_NE = np.stack([values["load_E"] for values in routing.values()])
+    load_NE = stack_loads([values["load_E"] for values in routing.values()])
     figure = matplotlib.figure.Figure(figsize=(2 + 0.4 * load_NE.shape[1], 1 + 0.4 * len(load_NE)))
     axes = figure.subplots()
     draw_load(axes, load_NE, list(routing))
@@ -142,15 +148,24 @@ def load_picture(routing: dict[str, dict]) -> bytes:
     return png.getvalue()
 
 
+def stack_loads(loads: Sequence[np.ndarray]) -> np.ndarray:
+    """[layers, experts] of the layers' [experts]; NaN where a layer has fewer than another."""
+    most = max(len(load_E) for load_E in loads)
+    loads = [np.asarray(load_E, float) for load_E in loads]
+    return np.stack([np.pad(x, (0, most - len(x)), constant_values=np.nan) for x in loads])
+
+
 def draw_load(axes, load_NE: np.ndarray, layers: list[str]) -> None:
     """Draws each expert's share of the tokens as a heat map.
 
     Args:
       axes: of matplotlib.
-      load_NE: [layers, experts].
+      load_NE: [layers, experts], NaN where there is no expert.
       layers: their names.
     """
-    image = axes.imshow(load_NE, vmin=0.0, vmax=max(float(load_NE.max()), 2 / load_NE.shape[1]))
+    image = axes.imshow(
+        load_NE, vmin=0.0, vmax=max(float(np.nanmax(load_NE)), 2 / load_NE.shape[1])
+    )
     axes.set_xticks(range(load_NE.shape[1]))
     axes.set_yticks(range(len(layers)), layers)
     axes.set_xlabel("expert")

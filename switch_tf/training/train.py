@@ -293,7 +293,7 @@ def train(
     Raises:
       UserError: what does not fit, before any step; a loss that is not finite.
     """
-    evaluation = evaluation()
+    evaluation, model_dir = evaluation(), os.path.expanduser(model_dir)
     _check_counts(train_steps, batch_size, checkpoint_period, evaluation.period, keep_checkpoints)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
     features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)

@@ -67,6 +67,18 @@ BEFORE_TENSORFLOW = {
         "local_text.vocabulary='no.model': no such file; give a SentencePiece model, or train one: "
         "switch-tf tasks local_text_span_corruption --train_vocabulary=SIZE",
     ),
+    "a mesh asked for by the run's parameter": (
+        [MODEL, PRETRAIN, DIR, "--gin.train.mesh_shape='batch:6'"],
+        "BATCH_SIZE=64 does not divide over the 6 devices of mesh dimension 'batch'",
+    ),
+    "no experts": (
+        [MODEL, PRETRAIN, DIR, "--gin.NUM_EXPERTS=0"],
+        "NUM_EXPERTS=0: give a whole number of at least 1",
+    ),
+    "a seed that is no number": (
+        [MODEL, PRETRAIN, DIR, "--gin.SEED='a'"],
+        "SEED='a': give a whole number",
+    ),
     "a mesh that cannot be read": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch=8'"],
         "MESH_SHAPE='batch=8': 'batch=8' is not of the form name:value",
@@ -108,6 +120,30 @@ def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting,
         "TransformerEncoderDecoder.d_model=32, this run's is 64: set it to 32, or give another "
         f"{setting}\n"
     )
+
+
+@pytest.mark.parametrize(
+    "setting, line",
+    [
+        ("--gin.BATCH_SIZE=32", "train.batch_size=64, this run's is 32"),
+        ("--gin.SEED=1", "train.seed=0, this run's is 1"),
+        (
+            "--gin.MIXTURE_OR_TASK_NAME='pydocs_finetune'",
+            "train.mixture_or_task_name='pydocs_span_corruption', this run's is 'pydocs_finetune'",
+        ),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_batches(setting, line, tmp_path):
+    (tmp_path / "config.gin").write_text(
+        "train.batch_size = 64\ntrain.seed = 0\n"
+        "train.mixture_or_task_name = 'pydocs_span_corruption'\n"
+    )
+    done = run_without_tensorflow(
+        "train", MODEL, PRETRAIN, f"--gin.MODEL_DIR='{tmp_path}'", setting
+    )
+    assert done.returncode == 2
+    assert f"MODEL_DIR='{tmp_path}' holds a run with {line}: set it to " in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ def test_dispatch_and_combine_equal_a_plain_reference_forward_and_backward(dispa
     weight_ECM = generator.normal(size=(*mask_GSEC.shape[2:], 3)).astype(np.float32)
     moves = DISPATCHERS[dispatcher]()
     with tf.GradientTape() as tape:
-        tape.watch(x_GSM)
+        tape.watch([x_GSM, decision.gate_GKS])
         dispatched = moves.dispatch(x_GSM, decision)
         combined = moves.combine(dispatched * weight_ECM, decision)
         total = tf.reduce_sum(combined * cotangent_GSM)
@@ -130,8 +130,14 @@ def test_dispatch_and_combine_equal_a_plain_reference_forward_and_backward(dispa
     np.testing.assert_allclose(combined, expected_GSM, rtol=1e-5, atol=1e-6)
     back_GECM = np.einsum("GSEC,GSM->GECM", gates_GSEC, cotangent_GSM) * weight_ECM
     expected_gradient = np.einsum("GSEC,GECM->GSM", mask_GSEC, back_GECM)
-    gradient = tape.gradient(total, x_GSM)
+    gradient, of_gate_GKS = tape.gradient(total, [x_GSM, decision.gate_GKS])
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
+    # The router learns by it: of each kept choice, its expert's output along the cotangent.
+    kept_GKS = decision.kept_GKS.numpy()
+    y_GECM = expected_GECM * weight_ECM
+    of_token_GS = np.einsum("GSEC,GECM,GSM->GS", mask_GSEC, y_GECM, cotangent_GSM)
+    found_GS = (of_gate_GKS.numpy() * kept_GKS).sum(axis=1)
+    np.testing.assert_allclose(found_GS, of_token_GS, rtol=1e-5, atol=1e-5)
 
 
 def values_of(dispatcher, name):

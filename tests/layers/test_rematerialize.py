@@ -5,11 +5,14 @@ import pytest
 import tensorflow as tf
 
 from switch_tf.layers import routing
-from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.dropout import Dropout, step_seed
+from switch_tf.layers.rematerialize import rematerialize
+from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.watch import watch
 from switch_tf.mesh import to_numpy
 from tests.helpers import compiled, error, place_features, put, random_features, tiny_model, using
 
+ARGMAX = functools.partial(SwitchRouter, policy="argmax")
 TABLE = "model/embedding/table"
 LAYOUTS = {
     "no mesh": None,
@@ -100,3 +103,31 @@ def test_it_works_in_bfloat16():
     kept, made_again = (gradients_of("no mesh", again, "bfloat16") for again in (False, True))
     for path, expected in kept[1].items():
         assert error(made_again[1][path], expected) < 1e-2, path
+
+
+def test_without_a_seed_of_the_step_both_runs_draw_alike():
+    dropout = Dropout(0.5, name="dropout")
+    dropout.build(None)
+    x_BLM = tf.ones([2, 8, 16])
+
+    @compiled
+    def run(x_BLM):
+        with tf.GradientTape() as tape:
+            tape.watch(x_BLM)
+            y_BLM = rematerialize(lambda x: dropout(x, axes=(None,) * 3, training=True), x_BLM)
+        return y_BLM, tape.gradient(y_BLM, x_BLM)
+
+    y_BLM, gradient_BLM = run(x_BLM)
+    assert 0 < np.count_nonzero(y_BLM) < y_BLM.numpy().size
+    np.testing.assert_array_equal(gradient_BLM, y_BLM)
+
+
+def test_the_losses_of_switch_layers_go_to_keras_where_nothing_collects_them():
+    features = place_features(random_features())
+    found = []
+    for again in (False, True):
+        model = tiny_model(group_size=None, dropout_rate=0.0, rematerialize=again, router=ARGMAX)
+        model(features, training=True)
+        found.append(sum(float(loss) for loss in model.losses))
+    assert found[0] > 0.01
+    assert found[1] == pytest.approx(found[0], rel=1e-5)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
 from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.group_router import ExpertChoiceRouter, ExpertSelectionRouter
+from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import POLICIES, SwitchRouter, load_balancing_loss
 from switch_tf.layers.switch_ffn import SwitchFFN
 from tests.helpers import compiled
@@ -173,6 +175,44 @@ def test_statistics_say_what_the_router_did():
     np.testing.assert_allclose(figures["weighted_loss"], 0.5 * (1.0 + 0.75) / 2, rtol=1e-6)
     np.testing.assert_allclose(figures["weighted_loss"], report.loss(), rtol=1e-6)
     np.testing.assert_allclose(report.max_logit(), np.log(3.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        (SwitchRouter, {"jitter": 0.0}),
+        (Top2Router, {}),
+        (ExpertChoiceRouter, {}),
+        (ExpertSelectionRouter, {}),
+    ],
+)
+def test_the_logged_balance_is_one_for_balanced_tokens_whatever_padding_chooses(kind, options):
+    # Tokens share the experts evenly; all padding wants the first, and a group has nothing else.
+    logits_GSE = np.zeros((3, 8, 2), np.float32)
+    logits_GSE[:, ::2, 0] = logits_GSE[:, 1::2, 1] = 2.0
+    logits_GSE[1:, 4:] = [5.0, 0.0]
+    nonpadding_GS = np.ones((3, 8), np.float32)
+    nonpadding_GS[1, 4:] = nonpadding_GS[2] = 0.0
+    decision = router_of_logits(2, kind, **options)(logits_GSE, nonpadding_GS)
+    report = routing.Report("layer", decision, load_balancing_coef=0.5, z_loss_coef=0.0)
+    figures = routing.unpack_statistics(report.statistics().numpy(), 0.5)
+    np.testing.assert_allclose(figures["load_balancing_loss"], 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options, line",
+    [
+        ({"absolute_capacity": 0}, "SwitchRouter.absolute_capacity=0: give at least 1"),
+        ({"min_capacity": 0}, "SwitchRouter.min_capacity=0: give at least 1"),
+        ({"capacity_factor": -1.0}, "SwitchRouter.capacity_factor=-1.0: give at least 0"),
+        ({"temperature": 0.0}, "SwitchRouter has temperature=0.0, which must be above 0"),
+        ({"input_dropout_rate": 1.0}, "input_dropout_rate=1.0, which must be below 1"),
+    ],
+)
+def test_a_number_that_cannot_be_is_told(options, line):
+    with pytest.raises(UserError) as caught:
+        SwitchRouter(4, **options)
+    assert line in str(caught.value)
 
 
 def run_in_steps(router, logits_GSE, steps, training=True, of="expert_index_GKS"):

@@ -283,3 +283,21 @@ def test_flops_count_the_router_and_one_expert_a_token():
     few, many = (SwitchFFN(n, 32).flops(d_model=16, length=8) for n in (2, 64))
     assert few == 2 * 8 * (16 * 2 + 16 * 32 + 32 * 16)
     assert many - few == 2 * 8 * 16 * (64 - 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_expert_dropout_is_on_the_hidden_layer_of_the_experts_in_training_alone(dtype):
+    """With one hidden unit, a token's output is all there, twice over, or not at all."""
+    router = functools.partial(SwitchRouter, jitter=0.0, dropless=True)
+    layers = [
+        SwitchFFN(4, 1, router=router, expert_dropout_rate=rate, name="ffn", dtype=dtype)
+        for rate in (0.0, 0.5)
+    ]
+    x_BLM = np.random.default_rng(0).normal(size=(8, 16, 8)).astype(np.float32)
+    plain_BLM, dropped_BLM = (compiled(layer)(x_BLM, training=True).numpy() for layer in layers)
+    np.testing.assert_array_equal(layers[1](x_BLM), layers[0](x_BLM))
+    here_BL = (plain_BLM != 0).any(axis=-1)
+    kept_BL = (dropped_BLM != 0).any(axis=-1)
+    assert 0.3 < kept_BL[here_BL].mean() < 0.7
+    twice_BLM = np.float32(2.0) * plain_BLM * kept_BL[..., None]
+    np.testing.assert_allclose(dropped_BLM.astype(np.float32), twice_BLM, rtol=1e-2)

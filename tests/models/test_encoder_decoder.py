@@ -89,6 +89,25 @@ def test_no_device_holds_more_than_its_shard(laid_out):
         assert weights and all(part_shapes(v) == {shape} for v in weights), end
 
 
+def test_the_scale_of_the_initialisation_holds_everywhere_but_in_the_embedding():
+    """Weights of one seed are in proportion to the root of s (paper, Sec. 3.5)."""
+    projection = functools.partial(SwitchProjection, 4)
+    options = {
+        "expert_frequency": 2,
+        "tied_softmax": False,
+        "activation": "geglu",
+        "switch_attention": functools.partial(SwitchAttention, projection=projection),
+    }
+    one, tenth = (tiny_model(4, init_scale=s, **options).trainable_variables for s in (1.0, 0.1))
+    others = set()
+    for large, small in zip(one, tenth, strict=True):
+        ratio = np.linalg.norm(small.numpy()) / np.linalg.norm(large.numpy())
+        if ratio != pytest.approx(0.1**0.5, rel=1e-5):
+            assert ratio == 1.0, large.path
+            others.add(large.path.rpartition("/")[2])
+    assert others == {"table", "scale"}
+
+
 def test_another_seed_gives_other_weights(initial):
     for variable in tiny_model(seed=4).trainable_variables:
         same = to_numpy(variable).tobytes() == initial[variable.path].tobytes()
@@ -152,6 +171,14 @@ def test_the_sparse_layers_of_each_stack_may_be_listed():
     _, paths = run(model, random_features(batch=2))
     ends = [f"layer_{i}/feed_forward/switch_ffn" for i in (0, 2)]
     assert paths == [f"model/encoder/{end}" for end in ends]
+
+
+@pytest.mark.parametrize("frequency", [0.5, -1])
+def test_a_frequency_that_is_none_is_told(frequency):
+    with pytest.raises(
+        UserError, match=f"expert_frequency={frequency}: give 0 for none, 1 for all"
+    ):
+        sparse_layers(4, frequency)
 
 
 def test_a_sparse_layer_that_is_not_there_is_named():

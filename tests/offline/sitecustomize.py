@@ -46,6 +46,20 @@ def block():
 
         return call
 
+    def local_name(function):
+        return lambda host, *args: function(host, *args) if _is_local(host) else _refuse(host)
+
+    def local_send(self, data, *rest):
+        # The address comes last, behind flags if there are any.
+        address = rest[-1]
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_local(address[0]):
+            _refuse(address[0])
+        return sendto(self, data, *rest)
+
+    sendto = socket.socket.sendto
+    socket.socket.sendto = local_send
+    socket.gethostbyname = local_name(socket.gethostbyname)
+    socket.gethostbyname_ex = local_name(socket.gethostbyname_ex)
     socket.getaddrinfo = local_getaddrinfo
     socket.socket.connect = local_only(socket.socket.connect)
     socket.socket.connect_ex = local_only(socket.socket.connect_ex)

@@ -24,7 +24,7 @@ def test_the_page_says_where_each_tensor_lies_in_the_layout_as_it_is(name):
     assert (DOCS / f"sharding_{name}.png").exists()
 
 
-@pytest.mark.parametrize("name", ["model", "expert_data"])
+@pytest.mark.parametrize("name", page.LAYOUTS)
 def test_what_crosses_devices_is_what_the_page_says(name):
     """Measured anew, as when the page was written."""
     text = (DOCS / "sharding.md").read_text()

@@ -297,9 +297,25 @@ def test_where_all_are_damaged_that_is_one_line(tmp_path):
     save_steps(tmp_path, [1, 2])
     for step in (1, 2):
         damage(tmp_path / f"checkpoint_{step}/state.index", "cut")
-    assert line_of(small_run(tmp_path).checkpoints.restore_latest) == (
-        f"none of the checkpoints in '{tmp_path}' can be read"
-    )
+    # Again and again: a run must not start anew where another's checkpoints are.
+    for _ in range(2):
+        assert line_of(small_run(tmp_path).checkpoints.restore_latest) == (
+            f"none of the checkpoints in '{tmp_path}' can be read ({tmp_path / 'checkpoint_2'}: "
+            "not an sstable (bad magic number)): mend or remove them, or give another MODEL_DIR"
+        )
+    assert checkpoints.steps(str(tmp_path)) == [1, 2]
+
+
+def test_memory_that_does_not_suffice_is_no_damage(tmp_path, monkeypatch):
+    save_steps(tmp_path, [1, 2])
+
+    def read(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    monkeypatch.setattr(checkpoints.tensor_files, "read", read)
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        small_run(tmp_path).checkpoints.restore_latest()
+    assert checkpoints.steps(str(tmp_path)) == [1, 2]
 
 
 def test_a_weight_more_or_less_is_one_line(tmp_path):
@@ -375,8 +391,8 @@ def test_another_run_starts_from_the_weights_alone(tmp_path):
     assert not any(slot.numpy().any() for slot in run.optimizer.slots.values())
     assert int(next(run.iterator)) == 0
     assert str(report) == (
-        f"initial checkpoint {tmp_path / 'checkpoint_5'}: 1 variables restored, 1 (new, ...) "
-        "fresh, 1 (old, ...) skipped; 2 optimizer slots fresh"
+        f"initial checkpoint {tmp_path / 'checkpoint_5'}: 1 variables restored, 1 (new) "
+        "fresh, 1 (old) skipped; 2 optimizer slots fresh"
     )
 
 

@@ -3,10 +3,12 @@ import functools
 import numpy as np
 import pytest
 
+from switch_tf.errors import UserError
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.mesh import to_numpy
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
+from switch_tf.training.microbatches import Microbatches
 from switch_tf.training.step import TrainStep
 from tests.helpers import place_features, random_features, tiny_model, using
 
@@ -103,3 +105,14 @@ def test_each_part_draws_noise_of_its_own():
         features = place_features(arrays)
         parts = [to_numpy(step._add_gradients(*step._arguments(features, 0, i))) for i in (0, 1)]
     assert parts[0][0] != parts[1][0]
+
+
+def test_a_batch_that_does_not_divide_into_parts_is_told():
+    with using(LAYOUTS["experts with data"]) as mesh:
+        parts = Microbatches(3, mesh, [])
+        with pytest.raises(UserError) as caught:
+            parts.part(place_features(random_features(batch=16)), 0)
+    assert str(caught.value) == (
+        "BATCH_SIZE=16 does not divide into 3 micro-batches of whole examples on 4 devices: change "
+        "BATCH_SIZE or TrainStep.microbatches"
+    )

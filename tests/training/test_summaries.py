@@ -8,7 +8,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from switch_tf.layers.routing import unpack_statistics
-from switch_tf.training.summaries import MetricsWriter, draw_load, load_picture, read_metrics
+from switch_tf.training.summaries import (
+    MetricsWriter,
+    draw_load,
+    load_picture,
+    read_metrics,
+    stack_loads,
+)
 
 LAYERS = ("encoder/layer_1", "decoder/layer_1")
 RATES = {"tokens_per_second": 1234.5, "input_wait_share": 0.25, "seconds": 0.5}
@@ -19,7 +25,7 @@ def metrics_of(step, layers=LAYERS):
     load_E = [4.0, 3.0, 2.0, 1.0]
     routing = {}
     for layer in layers:
-        vector = np.array([*load_E, 10.0, 8.0, 13.0, 5.0, 20.0, 1.1, 1.25], np.float32)
+        vector = np.array([*load_E, 10.0, 8.0, 13.0, 5.0, 20.0, 1.1, 1.25, 1.0], np.float32)
         routing[layer] = unpack_statistics(vector, 0.01) | {"max_logit": 3.0}
     return {
         "loss": 5.0 - step / 100,
@@ -207,6 +213,13 @@ def test_the_picture_grows_with_layers_and_experts():
     assert sizes[1, 16][1] > sizes[1, 4][1]
 
 
+def test_layers_with_other_numbers_of_experts_share_a_picture():
+    loads = [np.array([0.5, 0.5]), np.array([0.25, 0.25, 0.25, 0.25])]
+    np.testing.assert_array_equal(stack_loads(loads)[0], [0.5, 0.5, np.nan, np.nan])
+    routing = {str(i): {"load_E": load_E} for i, load_E in enumerate(loads)}
+    assert load_picture(routing).startswith(b"\x89PNG")
+
+
 def test_a_heat_map_shows_each_layers_load_from_zero_to_twice_the_even_share():
     load_NE = np.array([[0.25, 0.25, 0.25, 0.25], [0.4, 0.3, 0.2, 0.1]])
     figure = plt.Figure()
@@ -217,3 +230,13 @@ def test_a_heat_map_shows_each_layers_load_from_zero_to_twice_the_even_share():
     assert image.get_clim() == (0.0, 0.5)
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.get_xlabel() == "expert"
+
+
+def test_tensorboard_forgets_steps_that_are_made_again(tmp_path):
+    for restored in (0, 1):
+        writer = MetricsWriter(str(tmp_path), restored_step=restored)
+        for step in range(restored + 1, 4):
+            writer.train(step, metrics_of(step + 10 * restored, ()), RATES)
+        writer.close()
+    scalars = events_of(tmp_path)["scalars"]["train/loss"]
+    assert [event.step for event in scalars] == [1, 2, 3]

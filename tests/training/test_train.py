@@ -43,7 +43,9 @@ def no_configuration_left():
 
 
 def load(files, settings):
-    config.load(files, [f"{name}={value!r}" for name, value in settings.items()])
+    # A reference goes as it is.
+    texts = {k: v if str(v).startswith("@") else repr(v) for k, v in settings.items()}
+    config.load(files, [f"{name}={text}" for name, text in texts.items()])
 
 
 def pretrain(model_dir, **settings):
@@ -145,8 +147,12 @@ def test_the_saved_config_alone_runs_the_same_again(whole, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_path):
+    pretrain(tmp_path, TRAIN_STEPS=1, CHECKPOINT_PERIOD=1)
+    saved = (tmp_path / "checkpoint_1/state.index").read_bytes()
     with pytest.raises(UserError) as caught:
         pretrain(tmp_path, CHECKPOINT_PERIOD=STEPS, **{"schedules.rsqrt.scale": 1e30})
+    assert checkpoints.steps(str(tmp_path)) == [1]
+    assert (tmp_path / "checkpoint_1/state.index").read_bytes() == saved
     told = re.match(
         r"loss is (nan|inf) at step (\d+); first not finite: "
         r"model/(embedding|\w+/layer_0|\w+/norm); "
@@ -156,7 +162,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_p
     step = int(told[2])
     assert 1 < step < STEPS
     assert list(losses(tmp_path)) == list(range(1, step))
-    assert checkpoints.steps(str(tmp_path)) == []
+
+
+def test_a_collapsed_router_is_told_of_once_a_layer(tmp_path, capsys):
+    pretrain(
+        tmp_path,
+        TRAIN_STEPS=4,
+        **{"SwitchLayer.router": "@WorstCaseRouter", "LoadWatch.steps": 2},
+    )
+    told = capsys.readouterr().err
+    warnings = re.findall(r"step \d  warning: (\S+): (the load|no token)", told)
+    layers = [f"model/{s}/layer_0/feed_forward/switch_ffn" for s in ("encoder", "decoder")]
+    assert sorted(warnings) == sorted((n, w) for n in layers for w in ("the load", "no token"))
 
 
 def test_weights_that_a_run_could_not_go_on_from_are_not_saved(tmp_path, monkeypatch):
