@@ -1,6 +1,6 @@
-"""Process start: environment variables, logical devices, clients.
+"""Process start: environment variables, logical devices, precision.
 
-Everything here must happen before TensorFlow is imported or before its devices are first used,
+What is set here must happen before TensorFlow is imported or before its devices are first used,
 so nothing else in the project touches these settings.
 """
 
@@ -19,6 +19,7 @@ _started_devices: int | None = None
 # What DTensor writes after each of its passes, where `lowered_functions` says.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
 _DUMP_FOLDER = "TF_DUMP_GRAPH_PREFIX"
+_DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = False) -> None:
@@ -80,6 +81,18 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
     tf.get_logger().setLevel("ERROR")
     absl_logging.set_verbosity(absl_logging.ERROR)
     _started_devices = num_devices
+
+
+def dtype_policy(dtype: str) -> str:
+    """Keras dtype policy of DTYPE; weights are float32 under both.
+
+    Raises:
+      UserError: neither "float32" nor "bfloat16".
+    """
+    if dtype not in _DTYPES:
+        hint = ": T5's activations overflow float16, use bfloat16" if "16" in str(dtype) else ""
+        raise UserError(f"DTYPE='{dtype}' is not float32 or bfloat16{hint}")
+    return _DTYPES[dtype]
 
 
 @contextlib.contextmanager

@@ -120,11 +120,14 @@ def check_paths(given: dict) -> None:
             )
     name = "local_text.vocabulary"
     path = given.get(name)
+    how = (
+        "give a SentencePiece model, or train one: switch-tf tasks local_text_span_corruption "
+        "--train_vocabulary=SIZE, with the same --gin flags"
+    )
+    if path is None and given.get("MIXTURE_OR_TASK_NAME") == "local_text_span_corruption":
+        raise UserError(f"{name} is not set: {how}")
     if isinstance(path, str) and "://" not in path and not os.path.isfile(_expand(path)):
-        raise UserError(
-            f"{name}='{path}': no such file; give a SentencePiece model, or train one: switch-tf "
-            "tasks local_text_span_corruption --train_vocabulary=SIZE, with the same --gin flags"
-        )
+        raise UserError(f"{name}='{path}': no such file; {how}")
 
 
 def check_numbers(given: dict) -> None:
@@ -144,6 +147,7 @@ def check_numbers(given: dict) -> None:
         value = given[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r}: give a whole number of at least 1")
+    runtime.dtype_policy(given.get("TransformerEncoderDecoder.dtype", "float32"))
     seed = given.get("SEED", 0)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise UserError(f"SEED={seed!r}: give a whole number")

@@ -116,6 +116,14 @@ class Layer(keras.layers.Layer):
     and read them in `call` with `read`.
     """
 
+    def compute_output_spec(self, *args, **kwargs):
+        """As Keras's; a UserError stays the line that it is."""
+        try:
+            return super().compute_output_spec(*args, **kwargs)
+        except UserError as error:
+            # Keras writes a paragraph before it.
+            raise UserError(str(error).rpartition("\n")[2]) from error
+
     def weight(self, name: str, shape: Sequence[int], axes: Sequence[str], initializer):
         """Creates a float32 variable.
 

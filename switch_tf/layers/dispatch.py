@@ -167,7 +167,7 @@ class EinsumDispatcher:
 def default_dispatcher():
     """The dispatcher for the devices at hand: by gathers, but on TPU by one-hot products.
 
-    On CPU gathers are faster at every size (docs/switch_layer.md). One-hot products are the paper's
-    choice for TPUs; that was not measured here.
+    On CPU gathers are faster at every size that was measured (docs/switch_layer.md). One-hot
+    products are the paper's choice for TPUs; that was not measured here.
     """
     return EinsumDispatcher() if tf.config.list_physical_devices("TPU") else GatherDispatcher()

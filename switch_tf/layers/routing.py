@@ -168,10 +168,11 @@ def unpack_statistics(vector, coefficient: float) -> dict:
       coefficient: of the load-balancing loss.
 
     Returns:
-      load_E: share of the tokens that chose each expert, before capacity; dropped: share of the
-      tokens that no expert took; entropy: mean entropy of the router's probabilities, nats;
-      gate_mean: mean probability of the chosen expert; z_loss; load_balancing_loss, over tokens
-      alone, so that 1.0 is balanced whatever padding does; weighted_loss, as it entered the loss.
+      load_E: share of the tokens that chose each expert, before capacity (of top-2, first choices;
+      of others with several, all alike); dropped: share of the tokens that no expert took; entropy:
+      mean entropy of the router's probabilities, nats; gate_mean: mean probability of the chosen
+      expert; z_loss; load_balancing_loss, over tokens alone, so that 1.0 is balanced whatever
+      padding does; weighted_loss, as it entered the loss.
     """
     load_E, (tokens, kept, entropy, gate, z_loss, balance, token_balance, has_tokens) = (
         vector[:-NUM_SCALARS],

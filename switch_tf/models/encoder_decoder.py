@@ -13,20 +13,7 @@ from switch_tf.layers.feed_forward import FeedForward
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.layers.watch import see
 from switch_tf.models.transformer import Block, Stack
-
-DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
-
-def dtype_policy(dtype: str) -> str:
-    """Keras dtype policy of DTYPE; weights are float32 under both.
-
-    Raises:
-      UserError: neither "float32" nor "bfloat16".
-    """
-    if dtype not in DTYPES:
-        hint = ": T5's activations overflow float16, use bfloat16" if "16" in str(dtype) else ""
-        raise UserError(f"DTYPE='{dtype}' is not float32 or bfloat16{hint}")
-    return DTYPES[dtype]
+from switch_tf.runtime import dtype_policy
 
 
 def sparse_layers(num_layers: int, expert_frequency: int) -> tuple[int, ...]:

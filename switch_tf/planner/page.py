@@ -37,16 +37,7 @@ _SIZES = {
 }
 _DEVICES = 8
 _BATCH, _LENGTHS = 32, {"inputs": 64, "targets": 32}
-_WEIGHTS = {
-    "embedding": ("vocab", "d_model"),
-    "attention: query, key, value": ("d_model", "heads", "d_kv"),
-    "attention: output": ("heads", "d_kv", "d_model"),
-    "dense feed-forward: wi": ("d_model", "d_ff"),
-    "dense feed-forward: wo": ("d_ff", "d_model"),
-    "router": ("d_model", None),
-    "experts: wi": ("experts", "d_model", "d_ff"),
-    "experts: wo": ("experts", "d_ff", "d_model"),
-}
+# As the layers lay them out.
 _ACTIVATIONS = {
     "tokens between layers": ("batch", "length", "d_model"),
     "attention weights": ("batch", "heads", "length", "length"),
@@ -63,10 +54,12 @@ class Measured:
     Attributes:
       mesh: the mesh.
       found: the collectives of the lowered step.
+      weights: layer and name of a weight -> its axes, and the mesh dimensions that spread it.
     """
 
     mesh: mesh_lib.Mesh
     found: list
+    weights: dict[str, tuple[tuple, list[str]]] = dataclasses.field(default_factory=dict)
 
 
 def measure(name: str) -> Measured:
@@ -85,7 +78,13 @@ def measure(name: str) -> Measured:
     with mesh_lib.use(mesh):
         model = TransformerEncoderDecoder()
         make_step, features = training_step(model, Adafactor(), mesh, _BATCH, _LENGTHS)
-        return Measured(mesh, lowered.LoweredStep.of(make_step(), features).collectives())
+        found = lowered.LoweredStep.of(make_step(), features).collectives()
+        weights = {}
+        for variable in model.trainable_variables:
+            spread = [s for s in variable.value.layout.sharding_specs if s in mesh.shape]
+            # Alike in every layer that has it.
+            weights["/".join(variable.path.split("/")[-2:])] = variable.axes, spread
+    return Measured(mesh, found, weights)
 
 
 def section(name: str, measured: Measured) -> Iterator[str]:
@@ -95,21 +94,24 @@ def section(name: str, measured: Measured) -> Iterator[str]:
     shape = " × ".join(f"{size} ({dim})" for dim, size in mesh.shape.items())
     yield from (f"## {name}", "", LAYOUTS[name], "", f"Mesh {shape}; {rules}.", "")
     yield from (f"![what each device holds](sharding_{name}.png)", "")
-    yield from _table(("what", "axes", "over"), _places(mesh))
+    yield from _table(("what", "axes", "over"), _places(measured))
     yield "Crosses devices in one training step; bytes are what each device puts in:"
     yield ""
     heading = ("operation", "dtype", "elements", "devices", "count", "bytes")
     yield from _table(heading, lowered.rows(measured.found))
 
 
-def _places(mesh) -> Iterator[tuple[str, str, str]]:
-    rules = dict(mesh.rules)
+def _places(measured: Measured) -> Iterator[tuple[str, str, str]]:
+    rules = dict(measured.mesh.rules)
     # Groups are parts of the batch, and are spread as it is, unless the experts take its place.
     if rules.get("batch") != rules.get("experts") and "batch" in rules:
         rules["groups"] = rules["batch"]
-    for kind, tensors in (("weight", _WEIGHTS), ("activation", _ACTIVATIONS)):
-        for name, axes in tensors.items():
-            over = [rules[axis] for axis in axes if axis in rules]
+    activations = {
+        name: (axes, [rules[axis] for axis in axes if axis in rules])
+        for name, axes in _ACTIVATIONS.items()
+    }
+    for kind, tensors in (("weight", measured.weights), ("activation", activations)):
+        for name, (axes, over) in tensors.items():
             text = " ".join(axis or "-" for axis in axes)
             yield f"{kind}: {name}", text, ", ".join(over) or "every device has all"
 
@@ -166,9 +168,10 @@ def write(folder: Path) -> None:
         "`python -m switch_tf.planner.page docs`; for your own configuration, `switch-tf plan "
         "--collectives`.",
         "",
-        "Optimizer slots lie as their weights. On CPU, DTensor reduces in float32. Small "
-        "all-reduces are joined into larger ones, so a count is not one of layers; all-to-alls are "
-        "not joined. No layout gathers tokens or weights.",
+        "Where weights lie is read off the variables, and is alike in all layers; activations lie "
+        "as the layers ask for. Optimizer slots lie as their weights. On CPU, DTensor reduces in "
+        "float32. Small all-reduces are joined into larger ones, so a count is not one of layers; "
+        "all-to-alls are not joined. No layout gathers tokens or weights.",
         "",
     ]
     for name in LAYOUTS:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator
 
 import gin
@@ -9,6 +10,7 @@ import numpy as np
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
+from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.planner import lowered
@@ -45,7 +47,7 @@ def plan(
       mesh_shape, layout_rules: as `mesh.parse_mesh_shape` and `mesh.parse_layout_rules`.
 
     Raises:
-      UserError: sizes that do not fit each other.
+      UserError: sizes that do not fit each other, or a step that does not fit this machine.
     """
     on_paper = mesh_lib.Mesh.on_paper(mesh_shape, layout_rules)
     features_lib.check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
@@ -55,6 +57,7 @@ def plan(
     print(*switch_layers(counts.model, batch_size, task_feature_lengths, on_paper), sep="\n")
     if not (collectives or dtypes or memory):
         return
+    _check_memory(counts)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
     with mesh_lib.use(mesh):
         make_step, features = training_step(
@@ -76,6 +79,22 @@ def plan(
         if collectives:
             print("\nwhat crosses devices in a training step, bytes that each device puts in")
             print(*collective_table(lowered_step.collectives()), sep="\n")
+
+
+def _check_memory(counts: Counts) -> None:
+    """Checks that this machine can hold weights, gradients and an update of them.
+
+    Raises:
+      UserError: it cannot.
+    """
+    needed = 3 * 4 * counts.parameters
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise UserError(
+            f"a step of this model needs more than {needed / 1e9:,.0f} GB, this machine has "
+            f"{there / 1e9:,.0f} GB: leave out --collectives, --dtypes and --memory, or set "
+            "TransformerEncoderDecoder.num_layers and NUM_EXPERTS lower"
+        )
 
 
 def training_step(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]):

@@ -272,4 +272,18 @@ def verdicts(report: Report) -> list[str]:
     ]
     if min(last[sparse]) > max(last[dense]):
         lines.append(f"the worst seed of {sparse} is ahead of the best of {dense}")
-    return lines
+    return lines + [_against_chance(report.facts)]
+
+
+def _against_chance(facts: Mapping) -> str:
+    """Which fine-tuned figures are not above what an answer without looking reaches."""
+    below = [
+        f"{task}, {metric} of {model}"
+        for model, scores in facts["finetuned"].items()
+        for task, metrics in facts["chance"].items()
+        for metric, level in metrics.items()
+        if scores[task][metric] <= level
+    ]
+    if below:
+        return "not above chance: " + "; ".join(below)
+    return "every fine-tuned figure is above chance"

@@ -68,8 +68,12 @@ def test_the_load_balancing_loss_is_part_of_keras_loss():
 
 
 def test_groups_of_a_size_need_a_batch_of_known_size():
-    with pytest.raises(UserError, match="group_size=24 needs to know the batch"):
+    with pytest.raises(UserError) as caught:
         functional(group_size=24)
+    assert str(caught.value) == (
+        "SwitchFFN.group_size=24 needs to know the batch: give keras.Input a batch_size, or leave "
+        "group_size and groups_multiple out"
+    )
 
 
 def test_a_length_must_be_known():

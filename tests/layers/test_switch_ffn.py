@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
+from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
 from switch_tf.layers.group_router import ExpertSelectionRouter, SwitchMaxRouter
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router
 from switch_tf.layers.router import SwitchRouter
@@ -68,7 +69,13 @@ PARITY += [(name, layout) for name in ON_MESHES for layout in LAYOUTS if layout 
 
 
 def run_golden(
-    name, training=False, activation="relu", group_size=32, kind=SwitchRouter, **router_options
+    name,
+    training=False,
+    activation="relu",
+    group_size=32,
+    kind=SwitchRouter,
+    dispatcher=GatherDispatcher,
+    **router_options,
 ):
     """(array of Mesh-TensorFlow, ours) by name."""
     with np.load(GOLDEN / f"mesh_tf/{name}.npz") as arrays:
@@ -79,7 +86,8 @@ def run_golden(
     router = functools.partial(
         kind, capacity_factor=factor, eval_capacity_factor=factor, **router_options
     )
-    layer = SwitchFFN(8, 24, activation, group_size=group_size, router=router)
+    options = {"group_size": group_size, "router": router, "dispatcher": dispatcher}
+    layer = SwitchFFN(8, 24, activation, **options)
     layer.build(golden["inputs"].shape)
     kernels = {f"{GATINGS[kind]}_gating": layer.router.kernel, "wo": layer.experts.wo}
     kernels |= {variable.name: variable for variable in layer.experts.wi}
@@ -108,6 +116,13 @@ def test_outputs_losses_and_gradients_are_mesh_tensorflows(name, layout):
     with using(LAYOUTS[layout]):
         pairs = run_golden(name, **GOLDEN_RUNS[name][1])
         errors = {key: error(ours, theirs) for key, (ours, theirs) in pairs.items()}
+    assert {key: value for key, value in errors.items() if value > TOLERANCE} == {}
+
+
+@pytest.mark.parametrize("name", ["switch_argmax_pad", "top_2_all", "expert_selection"])
+def test_one_hot_products_give_them_too(name):
+    pairs = run_golden(name, **GOLDEN_RUNS[name][1], dispatcher=EinsumDispatcher)
+    errors = {key: error(ours, theirs) for key, (ours, theirs) in pairs.items()}
     assert {key: value for key, value in errors.items() if value > TOLERANCE} == {}
 
 

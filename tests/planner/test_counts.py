@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from switch_tf.errors import UserError
 from switch_tf.layers.base import declare_only
 from switch_tf.mesh import Mesh
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
+from switch_tf.planner import plan
 from switch_tf.planner.counts import Counts
 from switch_tf.planner.models import LENGTHS, MODELS, PaperModel, count, lines, reckoned_flops
-from tests.helpers import held_bytes, tiny_model, using
+from tests.helpers import LAYOUTS, held_bytes, layout_of, tiny_model, using
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
@@ -106,16 +108,9 @@ def test_switch_base_plus_is_wider():
     assert (model.d_model, model.num_heads) == (896, 16)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        ("batch:8", "batch:batch"),
-        ("batch:8", "batch:batch,experts:batch"),
-        ("batch:2,model:4", "batch:batch,experts:batch,heads:model,d_ff:model,vocab:model"),
-    ],
-)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_is_counted_is_what_a_device_holds(layout):
-    with using(layout) as mesh:
+    with using(layout_of(layout)) as mesh:
         model = tiny_model()
         optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
         optimizer.build(model.trainable_variables)
@@ -131,3 +126,8 @@ def test_a_counted_model_has_no_weights():
         model = tiny_model()
     assert not model.trainable_variables
     assert len({weight.path for weight in declared}) == len(declared)
+
+
+def test_a_step_that_this_machine_cannot_hold_is_refused():
+    with pytest.raises(UserError, match="a step of this model needs more than 18,8.. GB, this"):
+        plan._check_memory(counted("switch_c"))

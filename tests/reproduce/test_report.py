@@ -83,18 +83,27 @@ def test_the_table_has_every_figure_of_both_models_and_chance(found):
 
 
 def test_the_verdict_weighs_the_gain_against_what_seeds_do(found):
-    learned, compared, apart = report.verdicts(found)
+    learned, compared, apart, above = report.verdicts(found)
     assert learned == "the worst run is +1.90 nats against the unigram entropy"
     assert compared == (
         "Switch, the mean of its seeds, is +0.550 nats against dense T5: more than seeds alone do "
         "(0.100)"
     )
     assert apart == "the worst seed of Switch is ahead of the best of dense T5"
+    assert above == "every fine-tuned figure is above chance"
 
 
 def test_seeds_that_overlap_are_not_called_apart(found):
     curves = found.curves | {"Switch": [Curve((20,), (-4.05,), (-4.05,))]}
-    assert len(report.verdicts(dataclasses.replace(found, curves=curves))) == 2
+    lines = report.verdicts(dataclasses.replace(found, curves=curves))
+    assert not any("ahead" in line for line in lines)
+
+
+def test_a_figure_at_chance_is_named(found):
+    facts = {**found.facts, "chance": {"pydocs_copa": {"accuracy": 75.0}}}
+    assert report.verdicts(dataclasses.replace(found, facts=facts))[-1] == (
+        "not above chance: pydocs_copa, accuracy of dense T5; pydocs_copa, accuracy of Switch"
+    )
 
 
 def test_it_is_written_as_table_picture_and_data(found, tmp_path):

@@ -154,3 +154,11 @@ def test_groups_that_do_not_divide_are_one_line():
         "GROUP_SIZE=16 and GROUPS_MULTIPLE=1 make 4 groups of a batch of 8 x 8 tokens, which do "
         "not divide over 8 devices: set GROUPS_MULTIPLE=8"
     )
+
+
+def test_a_router_that_drops_nothing_has_its_cost_stated():
+    lines = described(ALL["one device"], routing={"dropless": True})
+    assert lines[-1] == (
+        "dropless: no token is dropped; experts and all-to-alls work on 8 slots a token, in place "
+        "of 1.25 at CAPACITY_FACTOR"
+    )

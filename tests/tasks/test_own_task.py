@@ -1,0 +1,53 @@
+"""The page docs/tasks.md: its module in a folder of the user's, and its commands on it."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import gin
+import pytest
+import seqio
+
+from switch_tf.commands import main as main_module
+from tasks import vocabulary
+
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "tasks.md").read_text()
+(MODULE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+(COMMANDS,) = re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+SMALL = [
+    "--gin.TransformerEncoderDecoder.num_layers=1",
+    "--gin.TransformerEncoderDecoder.d_model=16",
+    "--gin.BATCH_SIZE=4",
+]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs = [f"what comes after {i}\t{i + 1}\n" for i in range(40)]
+    (tmp_path / "train.tsv").write_text("".join(pairs[:32]))
+    (tmp_path / "validation.tsv").write_text("".join(pairs[32:]))
+    vocabulary.train(pairs, tmp_path / "vocabulary.model", 40)
+    (tmp_path / "my_tasks.py").write_text(MODULE)
+    yield tmp_path
+    gin.clear_config()
+    del sys.modules["my_tasks"]
+    seqio.TaskRegistry.remove("my_questions")
+    seqio.MixtureRegistry.remove("my_mixture")
+
+
+def test_the_module_is_about_ten_lines():
+    statements = [line for line in MODULE.splitlines() if line and "import" not in line]
+    assert len(statements) < 15
+
+
+def test_a_model_is_trained_and_evaluated_on_a_task_outside_the_package(folder, capsys):
+    train, evaluate = (shlex.split(c)[1:] for c in COMMANDS.replace("\\\n", " ").split("\n\n"))
+    main_module.main([*train, *SMALL, "--gin.TRAIN_STEPS=2"])
+    main_module.main([*evaluate, *SMALL])
+    (path,) = (folder / "runs/mine").glob("checkpoint_2/evaluation.json")
+    found = json.loads(path.read_text())["my_questions"]
+    assert {"nlp", "nlp_dropless", "em", "f1"} <= set(found)
+    assert "my_questions" in capsys.readouterr().out
