@@ -37,31 +37,8 @@ def rematerialize(function: Callable, x, *others, add_loss: Callable | None = No
         loss = _total_loss(reports)
 
         def gradient(dy, dloss, variables=()):
-            # Where dy is a number, the input. Without something of the backward pass in it, the
-            # compiler would see the same operations twice and keep the first.
-            dy = lay_out(dy, ("batch", "length", None))
-            again = tf.where(tf.math.is_nan(dy), dy, inputs[0])
-            fresh = [
-                lay_out(again, ("batch", "length", None)),
-                *(tf.identity(value) for value in inputs[1:]),
-            ]
-            with tf.GradientTape() as tape:
-                tape.watch(fresh)
-                with (
-                    step_seed(seed),
-                    routing_lib.dropless(is_dropless),
-                    routing_lib.collect() as reports,
-                    watch(),
-                ):
-                    y = function(*fresh)
-                    loss = _total_loss(reports)
-            gradients = tape.gradient(
-                [y, loss],
-                [*fresh, *variables],
-                [dy, dloss],
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-            return gradients[: len(fresh)], gradients[len(fresh) :]
+            with step_seed(seed), routing_lib.dropless(is_dropless):
+                return _gradients_made_again(function, inputs, variables, dy, dloss)
 
         return (y, loss), gradient
 
@@ -75,6 +52,30 @@ def rematerialize(function: Callable, x, *others, add_loss: Callable | None = No
     if reported and outer is None and add_loss is not None:
         add_loss(loss)
     return y
+
+
+def _gradients_made_again(function, inputs, variables, dy, dloss):
+    """Gradients of the inputs, and of the variables, by running the function once more."""
+    # Where dy is a number, the input. Without something of the backward pass in it, the compiler
+    # would see the same operations twice and keep the first.
+    dy = lay_out(dy, ("batch", "length", None))
+    again = tf.where(tf.math.is_nan(dy), dy, inputs[0])
+    fresh = [
+        lay_out(again, ("batch", "length", None)),
+        *(tf.identity(value) for value in inputs[1:]),
+    ]
+    with tf.GradientTape() as tape:
+        tape.watch(fresh)
+        with routing_lib.collect() as reports, watch():
+            y = function(*fresh)
+            loss = _total_loss(reports)
+    gradients = tape.gradient(
+        [y, loss],
+        [*fresh, *variables],
+        [dy, dloss],
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    return gradients[: len(fresh)], gradients[len(fresh) :]
 
 
 def _total_loss(reports):

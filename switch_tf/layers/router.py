@@ -64,7 +64,7 @@ class Router(Layer):
             ("num_experts", num_experts, 1),
             ("capacity_factor", capacity_factor, 0),
             ("eval_capacity_factor", eval_capacity_factor, 0),
-            ("min_capacity", min_capacity, 1),
+            ("min_capacity", min_capacity, 0),
             ("absolute_capacity", 1 if absolute_capacity is None else absolute_capacity, 1),
         ):
             check_least(f"{type(self).__name__}.{name}", value, least)
@@ -96,11 +96,23 @@ class Router(Layer):
         return self.limited_capacity(group_size, training)
 
     def limited_capacity(self, group_size: int, training: bool) -> int:
-        """`capacity` where tokens may be dropped."""
+        """`capacity` where tokens may be dropped.
+
+        Raises:
+          UserError: an expert takes none.
+        """
         if self.absolute_capacity is not None:
             return min(self.absolute_capacity, group_size)
         factor = self.capacity_factor if training else self.eval_capacity_factor
-        return routing_lib.expert_capacity(group_size, self.num_experts, factor, self.min_capacity)
+        capacity = routing_lib.expert_capacity(
+            group_size, self.num_experts, factor, self.min_capacity
+        )
+        if not capacity:
+            raise UserError(
+                f"an expert of {type(self).__name__} takes 0 of {group_size} tokens at a capacity "
+                f"factor of {factor}: raise it, or set Router.min_capacity=1"
+            )
+        return capacity
 
     def call(self, x_GSM, nonpadding_GS=None, training=False):
         """Routes every token.

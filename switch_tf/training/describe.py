@@ -83,13 +83,7 @@ def switch_layers(model, batch_size: int, lengths: dict[str, int], mesh) -> Iter
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
         for layer in (layer for block in stack.blocks for layer in block.switch_layers):
             groups, group_size = layer.groups(batch_size, length, mesh)
-            wanted = min(layer.group_size or length, batch_size * length // layer.groups_multiple)
-            if 2 * group_size <= wanted:
-                warnings.append(
-                    f"{layer.path}: groups of {group_size} tokens, not of {wanted}: the "
-                    f"{batch_size} x {length} tokens have no better divisor; round BATCH_SIZE and "
-                    "TASK_FEATURE_LENGTHS"
-                )
+            warnings += _small_groups(layer, batch_size, length, group_size)
             cuts += _cuts(layer.router, group_size)
             capacities = [layer.router.capacity(group_size, training) for training in (True, False)]
             rows.append(
@@ -115,6 +109,16 @@ def switch_layers(model, batch_size: int, lengths: dict[str, int], mesh) -> Iter
             "dropless: no token is dropped; experts and all-to-alls work on "
             f"{layer.num_experts} slots a token, in place of {router.capacity_factor} at "
             "CAPACITY_FACTOR"
+        )
+
+
+def _small_groups(layer, batch_size: int, length: int, group_size: int) -> Iterator[str]:
+    """A warning where groups are at most half of what was asked for."""
+    wanted = min(layer.group_size or length, batch_size * length // layer.groups_multiple)
+    if 2 * group_size <= wanted:
+        yield (
+            f"{layer.path}: groups of {group_size} tokens, not of {wanted}: the {batch_size} x "
+            f"{length} tokens have no better divisor; round BATCH_SIZE and TASK_FEATURE_LENGTHS"
         )
 
 

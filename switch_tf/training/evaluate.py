@@ -11,6 +11,7 @@ from switch_tf.data import features as features_lib
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.training import checkpoints
+from switch_tf.training.describe import switch_layers
 from switch_tf.training.evaluation import Decoded, Evaluation, TeacherForced, figures_line
 
 
@@ -55,6 +56,7 @@ def evaluate(
         network = model()
         features_lib.prepare(mixture_or_task_name, network.vocab_size)
         network.build()
+        print(*switch_layers(network, batch_size, task_feature_lengths, mesh), sep="\n")
         checkpoints.restore_model(path, network)
         print(f"restored {path}", flush=True)
         shared = (network, mesh, mixture_or_task_name, what.split)

@@ -203,7 +203,7 @@ def test_the_logged_balance_is_one_for_balanced_tokens_whatever_padding_chooses(
     "options, line",
     [
         ({"absolute_capacity": 0}, "SwitchRouter.absolute_capacity=0: give at least 1"),
-        ({"min_capacity": 0}, "SwitchRouter.min_capacity=0: give at least 1"),
+        ({"min_capacity": -1}, "SwitchRouter.min_capacity=-1: give at least 0"),
         ({"capacity_factor": -1.0}, "SwitchRouter.capacity_factor=-1.0: give at least 0"),
         ({"temperature": 0.0}, "SwitchRouter has temperature=0.0, which must be above 0"),
         ({"input_dropout_rate": 1.0}, "input_dropout_rate=1.0, which must be below 1"),
@@ -213,6 +213,16 @@ def test_a_number_that_cannot_be_is_told(options, line):
     with pytest.raises(UserError) as caught:
         SwitchRouter(4, **options)
     assert line in str(caught.value)
+
+
+def test_experts_that_take_nothing_are_told():
+    router = router_of_logits(4, min_capacity=0, eval_capacity_factor=0.1)
+    with pytest.raises(UserError) as caught:
+        router(np.zeros((1, 8, 4), np.float32))
+    assert str(caught.value) == (
+        "an expert of SwitchRouter takes 0 of 8 tokens at a capacity factor of 0.1: raise it, or "
+        "set Router.min_capacity=1"
+    )
 
 
 def run_in_steps(router, logits_GSE, steps, training=True, of="expert_index_GKS"):

@@ -251,6 +251,16 @@ def test_what_follows_a_position_does_not_change_its_logits(frequency, room):
     assert np.abs(after[:, 5:] - before[:, 5:]).max(axis=-1).min() > 1e-3
 
 
+def test_a_text_does_not_depend_on_those_it_is_evaluated_with():
+    # Groups of one sequence, and too little room.
+    router = functools.partial(SwitchRouter, eval_capacity_factor=0.5)
+    model = tiny_model(group_size=None, router=router)
+    features = random_features(batch=4)
+    together, _ = run(model, features)
+    alone, _ = run(model, {name: value[1:2] for name, value in features.items()})
+    np.testing.assert_allclose(together[1:2], alone, atol=1e-5)
+
+
 def test_every_earlier_target_is_seen():
     model = tiny_model(expert_frequency=0)
     features = random_features(batch=2)

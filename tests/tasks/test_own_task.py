@@ -15,7 +15,7 @@ from tasks import vocabulary
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "tasks.md").read_text()
 (MODULE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-(COMMANDS,) = re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+(COMMANDS,) = re.findall(r"^```\n(switch-tf.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 SMALL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
     "--gin.TransformerEncoderDecoder.d_model=16",
@@ -33,9 +33,9 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "my_tasks.py").write_text(MODULE)
     yield tmp_path
     gin.clear_config()
-    del sys.modules["my_tasks"]
-    seqio.TaskRegistry.remove("my_questions")
-    seqio.MixtureRegistry.remove("my_mixture")
+    if sys.modules.pop("my_tasks", None):
+        seqio.TaskRegistry.remove("my_questions")
+        seqio.MixtureRegistry.remove("my_mixture")
 
 
 def test_the_module_is_about_ten_lines():
