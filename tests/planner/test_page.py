@@ -1,5 +1,7 @@
+import functools
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from tests.helpers import layout_of
 DOCS = Path(__file__).parent.parent.parent / "docs"
 FOUND = [Collective("all-to-all", "bf16", 10, 4), Collective("all-to-all", "bf16", 10, 4)]
 
+measured = functools.cache(page.measure)
+
 
 def on_paper(name):
     return mesh.Mesh.on_paper(*layout_of(name))
@@ -22,8 +26,19 @@ def test_what_lies_where_and_crosses_devices_is_what_the_page_says(name):
     """Measured anew, as when the page was written."""
     assert (DOCS / f"sharding_{name}.png").exists()
     text = (DOCS / "sharding.md").read_text()
-    section = "\n".join(page.section(name, page.measure(name)))
+    section = "\n".join(page.section(name, measured(name)))
     assert section.strip() in text
+
+
+def test_the_all_to_alls_are_of_the_experts_capacity():
+    """E x C x d_model for the group of each device, twice forward and twice backward."""
+    found = [c for c in measured("expert_data").found if c.kind == "all-to-all"]
+    experts, d_model, devices = 8, 64, 8
+    expected = Counter()
+    for tokens in (32 * 64, 32 * 32):
+        capacity = int(tokens // devices * 1.25 / experts)
+        expected["bf16", experts * capacity * d_model, devices] += 4
+    assert Counter((c.dtype, c.size, c.devices) for c in found) == expected
 
 
 def test_collectives_that_are_alike_share_a_row():
