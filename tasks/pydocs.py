@@ -14,7 +14,7 @@ from t5.data import postprocessors
 from t5.data import preprocessors as t5_preprocessors
 from t5.evaluation import metrics
 
-from tasks import preprocessors, pydocs_corpus, pydocs_examples
+from tasks import preprocessors, pydocs_corpus, pydocs_examples, supervised
 from tasks.indexed import IndexedSource
 from tasks.vocabulary import LazyVocabulary
 
@@ -99,19 +99,7 @@ seqio.TaskRegistry.add(
 
 
 def _add_supervised(name: str, to_text, postprocess_fn, metric_fns) -> None:
-    seqio.TaskRegistry.add(
-        name,
-        source=PydocsSource(name),
-        preprocessors=[
-            to_text,
-            seqio.preprocessors.tokenize,
-            seqio.CacheDatasetPlaceholder(),
-            seqio.preprocessors.append_eos_after_trim,
-        ],
-        postprocess_fn=postprocess_fn,
-        output_features=OUTPUT_FEATURES,
-        metric_fns=metric_fns,
-    )
+    supervised.add(name, PydocsSource(name), to_text, OUTPUT_FEATURES, metric_fns, postprocess_fn)
 
 
 def _question(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -14,6 +14,7 @@ from t5.data import glue_utils, postprocessors, preprocessors
 from t5.evaluation import metrics
 
 from switch_tf.data import registry
+from tasks import supervised
 from tasks.official import BadRecord, OfficialSource
 from tasks.vocabulary import T5_OUTPUT_FEATURES
 
@@ -116,21 +117,7 @@ def source(config: str, splits=tuple(_SPLITS)) -> OfficialSource:
     return OfficialSource(f"super_glue/{config}:1.0.2", files, examples)
 
 
-def _add(name, data, to_text, metric_fns, postprocess_fn=None) -> None:
-    seqio.TaskRegistry.add(
-        name,
-        source=data,
-        preprocessors=[
-            to_text,
-            seqio.preprocessors.tokenize,
-            seqio.CacheDatasetPlaceholder(),
-            seqio.preprocessors.append_eos_after_trim,
-        ],
-        postprocess_fn=postprocess_fn,
-        output_features=T5_OUTPUT_FEATURES,
-        metric_fns=metric_fns,
-    )
-
+_add = functools.partial(supervised.add, output_features=T5_OUTPUT_FEATURES)
 
 for _name in _FOLDERS:
     if _name != "wsc.fixed":
@@ -138,21 +125,21 @@ for _name in _FOLDERS:
             f"super_glue_{_name}",
             source(_name),
             glue_utils.get_glue_text_preprocessor(_CONFIGS[_name]),
-            glue_utils.get_super_glue_metric(_name),
-            glue_utils.get_glue_postprocess_fn(_CONFIGS[_name]),
+            metric_fns=glue_utils.get_super_glue_metric(_name),
+            postprocess_fn=glue_utils.get_glue_postprocess_fn(_CONFIGS[_name]),
         )
 _add(
     "super_glue_wsc_train",
     source("wsc.fixed", ("train",)),
     functools.partial(preprocessors.wsc_simple, correct_referent_only=True),
-    [],
+    metric_fns=[],
 )
 _add(
     "super_glue_wsc_eval",
     source("wsc.fixed", ("validation", "test")),
     preprocessors.wsc_simple,
-    [metrics.accuracy],
-    postprocessors.wsc_simple,
+    metric_fns=[metrics.accuracy],
+    postprocess_fn=postprocessors.wsc_simple,
 )
 
 # T5's rates: the number of examples of each. Nothing is trained on WSC's false referents.

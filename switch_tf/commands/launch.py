@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
-from switch_tf import config, gin_files, runtime
+from switch_tf import config, configurables, gin_files, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
@@ -94,7 +94,7 @@ def _check_files(command: str, files: Sequence[str], bindings: Sequence[str]) ->
             f"no --gin_file sets {run}.batch_size: add --gin_file=runs/{example}, or another of "
             "gin/runs"
         )
-    model = "TransformerEncoderDecoder"
+    model = configurables.MODEL
     if model in referred and f"{model}.d_model" not in bound:
         raise UserError(
             f"no --gin_file sets {model}.d_model: add --gin_file=models/switch_tiny.gin, or "
@@ -113,7 +113,11 @@ def check_paths(given: dict) -> None:
     """
     for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(name)
-        if isinstance(path, str) and "://" not in path and not os.path.isdir(_expand(path)):
+        if (
+            isinstance(path, str)
+            and "://" not in path
+            and not os.path.isdir(os.path.expanduser(path))
+        ):
             raise UserError(
                 f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
                 "or such a folder"
@@ -126,7 +130,7 @@ def check_paths(given: dict) -> None:
     )
     if path is None and given.get("MIXTURE_OR_TASK_NAME") == "local_text_span_corruption":
         raise UserError(f"{name} is not set: {how}")
-    if isinstance(path, str) and "://" not in path and not os.path.isfile(_expand(path)):
+    if isinstance(path, str) and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
         raise UserError(f"{name}='{path}': no such file; {how}")
 
 
@@ -181,7 +185,7 @@ def check_checkpoints(given: dict) -> None:
 
 _SIZES = (
     *(
-        f"TransformerEncoderDecoder.{name}"
+        f"{configurables.MODEL}.{name}"
         for name in ("vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_layers")
     ),
     "SwitchFFN.num_experts",
@@ -194,14 +198,10 @@ _ORDER = tuple(
 )
 
 
-def _expand(path: str) -> str:
-    return os.path.expanduser(path)
-
-
 def _saved(path: str) -> dict:
     """What the config.gin of a MODEL_DIR, or of that of a checkpoint in it, sets."""
     for folder in (path, os.path.dirname(path.rstrip("/"))):
-        file = os.path.join(_expand(folder), "config.gin")
+        file = os.path.join(os.path.expanduser(folder), "config.gin")
         if os.path.isfile(file):
             with contextlib.suppress(UserError):
                 return gin_files.read([file]).literals()

@@ -11,6 +11,19 @@ from switch_tf.mesh import Mesh
 from switch_tf.optimizers.adafactor import zeros_like
 
 
+def check_parts(batch_size: int, count: int, ways: int) -> None:
+    """Checks that a batch divides into parts of whole examples of each device.
+
+    Raises:
+      UserError: it does not.
+    """
+    if batch_size % (count * ways):
+        raise UserError(
+            f"BATCH_SIZE={batch_size} does not divide into {count} micro-batches of whole "
+            f"examples on {ways} devices: change BATCH_SIZE or TrainStep.microbatches"
+        )
+
+
 class Microbatches:
     """Parts of a batch, and sums of their gradients that lie where the variables lie.
 
@@ -35,12 +48,7 @@ class Microbatches:
         Raises:
           UserError: the batch does not divide into such parts.
         """
-        batch = next(iter(features.values())).shape[0]
-        if batch % (self.count * self._ways):
-            raise UserError(
-                f"BATCH_SIZE={batch} does not divide into {self.count} micro-batches of whole "
-                f"examples on {self._ways} devices: change BATCH_SIZE or TrainStep.microbatches"
-            )
+        check_parts(next(iter(features.values())).shape[0], self.count, self._ways)
         return {name: self._part(x_BL, index) for name, x_BL in features.items()}
 
     def _part(self, x_BL, index):

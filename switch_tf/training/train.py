@@ -29,6 +29,7 @@ from switch_tf.training.evaluation import (
     figures_line,
 )
 from switch_tf.training.load_watch import LoadWatch
+from switch_tf.training.microbatches import check_parts
 from switch_tf.training.progress import Progress
 from switch_tf.training.step import TrainStep
 from switch_tf.training.summaries import MetricsWriter
@@ -84,7 +85,7 @@ class Run:
         self.optimizer = optimizer()
         self.optimizer.build(self.model.trainable_variables)
         self.train_step = TrainStep(self.model, self.optimizer, mesh, seed)
-        self._check_microbatches()
+        check_parts(batch_size, self.train_step.microbatches, mesh.ways("batch"))
         self.checkpoints = Checkpoints(
             model_dir,
             keep_checkpoints,
@@ -102,14 +103,6 @@ class Run:
         self.decoded = None
         if evaluation.decode:
             self.decoded = Decoded(self.model, mesh, *data, evaluation.decode_examples)
-
-    def _check_microbatches(self) -> None:
-        parts, ways = self.train_step.microbatches, self.mesh.ways("batch")
-        if self.batch_size % (parts * ways):
-            raise UserError(
-                f"BATCH_SIZE={self.batch_size} does not divide into {parts} micro-batches of whole "
-                f"examples on {ways} devices: change BATCH_SIZE or TrainStep.microbatches"
-            )
 
     def _restore(self, initial_checkpoint_path) -> int:
         step = self.checkpoints.restore_latest()

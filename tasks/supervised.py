@@ -1,0 +1,20 @@
+"""The steps that all supervised tasks share."""
+
+import seqio
+
+
+def add(name, source, to_text, output_features, metric_fns, postprocess_fn=None) -> None:
+    """Registers a task whose examples `to_text` makes into `inputs` and `targets`."""
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[
+            to_text,
+            seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(),
+            seqio.preprocessors.append_eos_after_trim,
+        ],
+        postprocess_fn=postprocess_fn,
+        output_features=output_features,
+        metric_fns=metric_fns,
+    )
