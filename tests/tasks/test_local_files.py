@@ -12,7 +12,7 @@ from tasks import local_files
 
 # What json.dumps and UTF-8 can hold.
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), max_size=6)
-GZIPPED = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(1000)))
+GZIPPED = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(1000)), mtime=0)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ NO_TEXT = (
         ),
         (
             "a.json.gz",
-            gzip.compress(b'\n{"text": "a"}\nb\n'),
+            gzip.compress(b'\n{"text": "a"}\nb\n', mtime=0),
             "3: not JSON: Expecting value: line 1 column 1 (char 0); mend or drop the line",
         ),
         ("a.jsonl", b'{"content": "a"}', NO_TEXT),
@@ -179,7 +179,12 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     "name, content",
-    [("a.txt", b""), ("a.txt", b"\n \n"), ("a.jsonl", b""), ("a.json.gz", gzip.compress(b""))],
+    [
+        ("a.txt", b""),
+        ("a.txt", b"\n \n"),
+        ("a.jsonl", b""),
+        ("a.json.gz", gzip.compress(b"", mtime=0)),
+    ],
 )
 def test_files_without_text_are_one_line(write, name, content):
     path = write(name, content)
@@ -195,7 +200,9 @@ def test_files_without_text_are_one_line(write, name, content):
 def test_a_file_is_checked_once_until_it_changes(write, monkeypatch):
     read = []
     real = local_files.documents
-    monkeypatch.setattr(local_files, "documents", lambda path: read.append(path) or real(path))
+    monkeypatch.setattr(
+        local_files, "documents", lambda path, bad: read.append(path) or real(path, bad)
+    )
     path = write("a.txt", b"text")
     local_files.check([path])
     local_files.check([path])
