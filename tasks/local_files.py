@@ -8,8 +8,10 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
+import tensorflow as tf
 from tqdm import tqdm
 
 from switch_tf.errors import UserError
@@ -25,11 +27,19 @@ CHECKED_BYTES = 1_000_000_000
 CHECKED_DOCUMENTS = 1_000
 
 
-def documents(path: str) -> Iterator[str]:
+def _stop(error: UserError) -> None:
+    raise error
+
+
+def documents(path: str, bad: Callable[[UserError], None] = _stop) -> Iterator[str]:
     """The documents of a file, in order.
 
     `.txt`: blank lines part documents. `.json` and `.jsonl`: each line is an object whose `text` is
     one, as C4 is published; blank lines are skipped. Either may be gzipped: `.gz`.
+
+    Args:
+      path: the file, local or in a cloud that TensorFlow reads, such as gs://.
+      bad: what happens at a line that is not as it should be, which is then left out.
 
     Raises:
       UserError: the suffix is another, the file cannot be read, or a line is not as it should be;
@@ -37,17 +47,21 @@ def documents(path: str) -> Iterator[str]:
     """
     suffix = os.path.splitext(path.removesuffix(".gz"))[1]
     if suffix in JSON_SUFFIXES:
-        yield from _json_texts(path)
+        yield from _json_texts(path, bad)
     elif suffix in TEXT_SUFFIXES:
-        yield from _blocks(path)
+        yield from _blocks(path, bad)
     else:
         known = ", ".join(TEXT_SUFFIXES + JSON_SUFFIXES)
         raise UserError(f"{path}: not a file of text; give files named {known}, or those with .gz")
 
 
-def _json_texts(path: str) -> Iterator[str]:
-    for number, line in lines(path):
-        text = text_of_line(path, number, line)
+def _json_texts(path: str, bad: Callable[[UserError], None]) -> Iterator[str]:
+    for number, line in raw_lines(path):
+        try:
+            text = text_of_line(path, number, decode(path, number, line))
+        except UserError as error:
+            bad(error)
+            continue
         if text:
             yield text
 
@@ -96,9 +110,14 @@ def decode(path: str, number: int, line: bytes) -> str:
     return text.removeprefix("\ufeff") if number == 1 else text
 
 
-def _blocks(path: str) -> Iterator[str]:
+def _blocks(path: str, bad: Callable[[UserError], None]) -> Iterator[str]:
     block, length = [], 0
-    for _, line in lines(path):
+    for number, raw in raw_lines(path):
+        try:
+            line = decode(path, number, raw)
+        except UserError as error:
+            bad(error)
+            continue
         if line.strip():
             block.append(line)
             length += len(line)
@@ -109,16 +128,6 @@ def _blocks(path: str) -> Iterator[str]:
         yield "".join(block).strip()
 
 
-def lines(path: str) -> Iterator[tuple[int, str]]:
-    """Number and text of each line of a file, gzipped or not.
-
-    Raises:
-      UserError: it cannot be read, or is not UTF-8; names file and line.
-    """
-    for number, line in raw_lines(path):
-        yield number, decode(path, number, line)
-
-
 def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Number and bytes of each line of a file, gzipped or not.
 
@@ -127,9 +136,10 @@ def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """
     number = 0
     try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                yield number, line
+        with _open(path) as plain:
+            with gzip.open(plain) if path.endswith(".gz") else plain as file:
+                for number, line in enumerate(file, 1):
+                    yield number, line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}:{number + 1}: damaged gzip file ({error}); fetch it again"
@@ -138,28 +148,61 @@ def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def check(paths: Sequence[str]) -> None:
+def _open(path: str) -> IO[bytes]:
+    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
+
+
+def check(paths: Sequence[str], policy: str = "stop") -> None:
     """Reads files, with a progress bar, to find what is wrong in them; never the same file twice.
+
+    Args:
+      paths: the files.
+      policy: "stop" at the first bad line, or "skip": says of each file how many are left out.
 
     Raises:
       UserError: as `documents`; or there is no document in any of the files.
     """
-    total = sum(os.path.getsize(path) for path in paths)
-    limit = CHECKED_DOCUMENTS if total > CHECKED_BYTES else None
-    found = 0
+    total = sum(_stat(path)[0] for path in paths)
     # A bar only where the check takes a moment.
     quiet = total < CHECKED_BYTES // 20
     label = "checking files"
+    found = 0
     with tqdm(total=len(paths), desc=label, unit="file", file=sys.stderr, disable=quiet) as bar:
         for path in paths:
-            stat = os.stat(path)
-            found += _count(path, limit, stat.st_size, stat.st_mtime_ns)
+            found += _count(path, _limit(total), policy, *_stat(path))
             bar.update()
     if not found:
         raise UserError(f"{paths[0]}{' and others' * (len(paths) > 1)}: no text in it")
 
 
+def count(paths: Sequence[str], policy: str = "stop") -> int:
+    """Number of documents; of more than CHECKED_BYTES, as many as the first file leads to expect.
+
+    Raises:
+      UserError: as `check`.
+    """
+    sizes = [_stat(path)[0] for path in paths]
+    if _limit(sum(sizes)) is None:
+        return sum(_count(path, None, policy, *_stat(path)) for path in paths)
+    return int(_count(paths[0], None, policy, *_stat(paths[0])) * sum(sizes) / max(sizes[0], 1))
+
+
+def _limit(total: int) -> int | None:
+    return CHECKED_DOCUMENTS if total > CHECKED_BYTES else None
+
+
+def _stat(path: str) -> tuple[int, int]:
+    """Size and time of a file."""
+    stat = tf.io.gfile.stat(path)
+    return stat.length, stat.mtime_nsec
+
+
 @functools.cache
-def _count(path: str, limit: int | None, size: int, modified: int) -> int:
+def _count(path: str, limit: int | None, policy: str, size: int, modified: int) -> int:
     """Number of documents, read up to `limit`; size and time tell when a file has changed."""
-    return sum(1 for _ in itertools.islice(documents(path), limit))
+    bad: list[UserError] = []
+    leave_out = _stop if policy == "stop" else bad.append
+    found = sum(1 for _ in itertools.islice(documents(path, leave_out), limit))
+    if bad:
+        print(f"{path}: {len(bad)} lines left out (BAD_DATA='skip'), the first: {bad[0]}")
+    return found

@@ -6,26 +6,23 @@ preprocessors take either. What `BAD_DATA` says, "stop" or "skip", happens to wh
 """
 
 import functools
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from switch_tf import config
 from switch_tf.errors import UserError
-from tasks import local_files
+from tasks import formats, sources
+from tasks.formats import BadRecord, LeftOut, Records, SplitFiles
 from tasks.indexed import IndexedSource
 
 POLICIES = ("stop", "skip")
-
-
-class BadRecord(Exception):
-    """A record that is not in the form of its dataset; says why, in a line."""
 
 
 def data_dir() -> str | None:
@@ -54,40 +51,35 @@ def bad_data() -> str:
     return policy
 
 
-def json_lines(path: str) -> Iterator[tuple[int, Any]]:
-    """Line number and value of each line of JSON; a `BadRecord` in place of a value that is none.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    for number, line in local_files.raw_lines(path):
-        try:
-            text = local_files.decode(path, number, line)
-            if text.strip():
-                yield number, json.loads(text)
-        except UserError as error:
-            yield number, BadRecord(str(error).removeprefix(f"{path}:{number}: "))
-        except (ValueError, RecursionError) as error:
-            yield number, BadRecord(f"not JSON: {error}")
-
-
 class OfficialSource(IndexedSource):
     """Examples of a dataset, from DATA_DIR where gin sets it, else from TFDS.
 
     Args:
       tfds_name: TFDS's name of the dataset, with config and version.
       files: split -> path under DATA_DIR.
-      examples: function from the value of a line of JSON to the examples in it, as TFDS's builder
-        has them; what it raises of KeyError, ValueError and the like is told as a bad record.
+      examples: function from a record to the examples in it, as TFDS's builder has them; what it
+        raises of KeyError, ValueError and the like is told as a bad record.
+      form: function from the files of a split to places and records.
+      others: what `form` reads besides, under DATA_DIR; of several in a tuple, any one will do.
+      tfds_splits: split -> TFDS's name of it, where that is another.
     """
 
     def __init__(
-        self, tfds_name: str, files: Mapping[str, str], examples: Callable[[Any], Iterator[dict]]
+        self,
+        tfds_name: str,
+        files: Mapping[str, str],
+        examples: Callable[[Any], Iterator[dict]],
+        form: Callable[[SplitFiles], Records] = formats.json_lines,
+        others: Sequence[str | tuple[str, ...]] = (),
+        tfds_splits: Mapping[str, str] | None = None,
     ):
         self.tfds_name = tfds_name
         self.files = dict(files)
+        self.others = tuple(others)
         self._examples = examples
-        self._tfds = seqio.TfdsDataSource(tfds_name, splits=list(files))
+        self._form = form
+        names = {split: split for split in files} | dict(tfds_splits or {})
+        self._tfds = seqio.TfdsDataSource(tfds_name, splits=names)
         super().__init__(splits=tuple(files))
 
     @property
@@ -104,34 +96,65 @@ class OfficialSource(IndexedSource):
         """TFDS's, by which examples are encoded."""
         return _features(self.tfds_name)
 
-    def path(self, split: str) -> str | None:
-        """The file of a split, None without DATA_DIR.
+    def split_files(self, split: str) -> SplitFiles:
+        """The files of a split, in DATA_DIR.
 
         Raises:
-          UserError: it is not there.
+          UserError: one is not there.
         """
-        folder = data_dir()
-        if folder is None:
-            return None
-        path = os.path.join(folder, self.files[split])
-        if not os.path.isfile(path):
-            raise UserError(
-                f"{path}: no such file; DATA_DIR is to hold {self.files[split]}, of "
-                f"{self.tfds_name}"
-            )
-        return path
+        found = []
+        for names in (self.files[split], *self.others):
+            names = names if isinstance(names, tuple) else (names,)
+            paths = [os.path.join(data_dir(), name) for name in names]
+            there = [path for path in paths if os.path.exists(path)]
+            if not there:
+                raise UserError(
+                    f"{paths[0]}: no such file; DATA_DIR is to hold {' or '.join(names)}, of "
+                    f"{self.tfds_name}"
+                )
+            found.append(there[0])
+        return SplitFiles(split, found[0], tuple(found[1:]))
 
     def prepare(self) -> None:
-        """Reads the local files whole, so that what is wrong in them is told at once."""
-        if data_dir() is not None:
-            for split in self.splits:
+        """Reads the local files, so that what is wrong in them is told at once.
+
+        Those for tests, which may be large and are seldom asked for, are read when they are.
+        """
+        if data_dir() is None:
+            return
+        for split in self.files:
+            if split.startswith("test"):
+                continue
+            if split in self.splits:
                 self.examples(split)
+            else:
+                file = self.files[split]
+                print(f"DATA_DIR has no {file}: {self.tfds_name} is without its '{split}'")
+
+    def describe(self) -> str:
+        """TFDS's name, and the folder under DATA_DIR."""
+        folders = {file.split("/")[0] for file in self.files.values()}
+        return f"{self.tfds_name} or DATA_DIR/{', '.join(sorted(folders))}"
+
+    def missing(self) -> str | None:
+        """The files for training and validation that DATA_DIR lacks; else that TFDS has not."""
+        folder = data_dir()
+        if folder is None:
+            return sources.missing_of_tfds(self.tfds_name)
+        wanted = [file for split, file in self.files.items() if not split.startswith("test")]
+        lacking = []
+        for names in (*dict.fromkeys(wanted), *self.others):
+            names = names if isinstance(names, tuple) else (names,)
+            if not any(os.path.exists(os.path.join(folder, name)) for name in names):
+                lacking.append(" or ".join(names))
+        return sources.first_of(lacking)
 
     def examples(self, split: str) -> list[dict]:
         """The examples of a split of local files, encoded."""
-        path = self.path(split)
-        stat = os.stat(path)
-        return _read(self, path, bad_data(), stat.st_size, stat.st_mtime_ns)
+        files = self.split_files(split)
+        stats = [os.stat(path) for path in (files.path, *files.others)]
+        stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
+        return _read(self, files, bad_data(), stamps)
 
     def num_input_examples(self, split: str) -> int | None:
         """Number of examples of a split."""
@@ -172,39 +195,52 @@ class OfficialSource(IndexedSource):
 
         return tensors
 
-    def encoded(self, path: str, policy: str) -> list[dict]:
-        """The examples of a file; says how many records were left out.
+    def encoded(self, files: SplitFiles, policy: str) -> list[dict]:
+        """The examples of a split; says how many records were left out.
 
         Raises:
-          UserError: a bad record and `policy` is "stop", naming file and line; or no good one.
+          UserError: a bad record and `policy` is "stop", naming its place; or no good one.
         """
-        found, bad = [], []
-        for number, record in json_lines(path):
+        found, bad, left_out = [], [], []
+        records = self._form(files)
+        # A bar only where it takes a moment.
+        name = self.files[files.split]
+        for place, record in tqdm(records, name, None, unit=" records", delay=5, mininterval=1):
             try:
-                found += self._encode(record)
+                found += self._encode(record, files.split)
+            except LeftOut as error:
+                left_out.append(f"{place}: {error}")
             except BadRecord as error:
-                told = f"{path}:{number}: {error}"
+                bad.append(f"{place}: {error}")
                 if policy == "stop":
                     raise UserError(
-                        f"{told}; mend or drop it, or set BAD_DATA='skip' to leave such out"
+                        f"{bad[0]}; mend or drop it, or set BAD_DATA='skip' to leave such out"
                     ) from error
-                bad.append(told)
-        if bad:
-            print(f"{path}: {len(bad)} records left out (BAD_DATA='skip'), the first: {bad[0]}")
+        for told, why in ((bad, "BAD_DATA='skip'"), (left_out, "TFDS has none of them")):
+            if told:
+                print(f"{files.path}: {len(told)} records left out ({why}), the first: {told[0]}")
         if not found:
-            raise UserError(f"{path}: no example in it")
+            raise UserError(f"{files.path}: no example in it")
         return found
 
-    def _encode(self, record) -> list[dict]:
+    def _encode(self, record, split: str) -> list[dict]:
         if isinstance(record, BadRecord):
             raise record
         try:
-            return [self.features.encode_example(e) for e in self._examples(record)]
+            examples = [self.features.encode_example(e) for e in self._examples(record)]
         except KeyError as error:
             raise BadRecord(f"no field {error}") from error
         except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             # TFDS names the feature in one line and the value in the next.
             raise BadRecord(" ".join(str(error).split()).removeprefix("KeyError: ")) from error
+        if not split.startswith("test") and any(map(_is_unanswered, examples)):
+            raise BadRecord("no label or answer")
+        return examples
+
+
+def _is_unanswered(example: dict) -> bool:
+    """Whether it is as TFDS has those of a test: without a label, or with no answers."""
+    return example.get("label") == -1 or len(example.get("answers", "?")) == 0
 
 
 def _leaves(spec, value) -> list:
@@ -227,7 +263,7 @@ def _features(tfds_name: str) -> tfds.features.FeaturesDict:
     return tfds.builder(tfds_name).info.features
 
 
-@functools.lru_cache(maxsize=64)
-def _read(source: OfficialSource, path: str, policy: str, size: int, modified: int) -> list[dict]:
-    """Reads a file once; size and time tell when it has changed."""
-    return source.encoded(path, policy)
+@functools.lru_cache(maxsize=256)
+def _read(source: OfficialSource, files: SplitFiles, policy: str, stamps: tuple) -> list[dict]:
+    """Reads files once; their sizes and times tell when they have changed."""
+    return source.encoded(files, policy)

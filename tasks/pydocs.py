@@ -66,6 +66,13 @@ class PydocsSource(IndexedSource):
         """Makes the corpus, with a progress bar, unless it is there."""
         pydocs_corpus.prepare()
 
+    def describe(self) -> str:
+        """What the corpus is made of."""
+        return "installed packages"
+
+    def missing(self) -> None:
+        """Nothing: what it is made of is installed."""
+
     def columns(self, split: str) -> Mapping[str, np.ndarray]:
         """Raw examples of a split: column -> values."""
         return _columns(self._task, split, pydocs_corpus.prepare())

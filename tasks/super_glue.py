@@ -1,11 +1,13 @@
 """SuperGLUE as T5 and the paper fine-tune on it: tasks `super_glue_*`, mixture `super_glue`.
 
 From TFDS, or from the folders of the official zip files under DATA_DIR: BoolQ/train.jsonl,
-BoolQ/val.jsonl and so on. Preprocessors, metrics and rates are T5's; WSC is made to text in T5's
-way, trained on its true referents alone.
+BoolQ/val.jsonl and so on. Preprocessors and metrics are T5's; WSC is made to text in T5's way,
+trained on its true referents alone, and, as in T5, on Definite Pronoun Resolution (`dpr`), from
+definite_pronoun_resolution/train.c.txt.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 
 import seqio
@@ -14,8 +16,9 @@ from t5.data import glue_utils, postprocessors, preprocessors
 from t5.evaluation import metrics
 
 from switch_tf.data import registry
-from tasks import supervised
-from tasks.official import BadRecord, OfficialSource
+from tasks import catalogue, formats, rates, supervised
+from tasks.formats import BadRecord, Records, SplitFiles
+from tasks.official import OfficialSource
 from tasks.vocabulary import T5_OUTPUT_FEATURES
 
 _CONFIGS = tfds.text.super_glue.SuperGlue.builder_configs
@@ -117,6 +120,39 @@ def source(config: str, splits=tuple(_SPLITS)) -> OfficialSource:
     return OfficialSource(f"super_glue/{config}:1.0.2", files, examples)
 
 
+def _dpr_blocks(files: SplitFiles) -> Records:
+    """Sentence, pronoun, candidates and answer: a line each, and a blank one after them."""
+    block: list = []
+    for number, line in itertools.chain(formats.lines(files.path), [(0, "")]):
+        if isinstance(line, BadRecord) or line.strip():
+            block.append((f"{files.path}:{number}", line))
+        elif block:
+            broken = [numbered for numbered in block if isinstance(numbered[1], BadRecord)]
+            yield broken[0] if broken else (block[0][0], [text.strip() for _, text in block])
+            block = []
+
+
+def _dpr(block: list[str]) -> Iterator[dict]:
+    if len(block) != 4:
+        raise BadRecord(f"{len(block)} lines between blank ones, not 4")
+    sentence, pronoun, names, answer = block
+    candidates = [name.strip() for name in names.split(",")]
+    if len(candidates) != 2 or answer not in candidates:
+        raise BadRecord(f"answer {answer!r} is none of two candidates {names!r}")
+    yield {
+        "sentence": sentence,
+        "pronoun": pronoun,
+        "candidates": candidates,
+        "label": candidates.index(answer),
+    }
+
+
+def dpr_source() -> OfficialSource:
+    """The examples of TFDS's `definite_pronoun_resolution`."""
+    files = {split: f"definite_pronoun_resolution/{split}.c.txt" for split in ("train", "test")}
+    return OfficialSource("definite_pronoun_resolution:1.1.0", files, _dpr, form=_dpr_blocks)
+
+
 _add = functools.partial(supervised.add, output_features=T5_OUTPUT_FEATURES)
 
 for _name in _FOLDERS:
@@ -142,18 +178,16 @@ _add(
     postprocess_fn=postprocessors.wsc_simple,
 )
 
-# T5's rates: the number of examples of each. Nothing is trained on WSC's false referents.
-_RATES = {
-    "super_glue_wsc_train": glue_utils.SUPER_GLUE_WEIGHT_MAPPING[
-        "super_glue_wsc_v102_simple_train"
-    ],
-    "super_glue_wsc_eval": 0.0,
-} | {
-    f"super_glue_{name}": glue_utils.SUPER_GLUE_WEIGHT_MAPPING[f"super_glue_{name}_v102"]
-    for name in _FOLDERS
-    if name != "wsc.fixed"
-}
-seqio.MixtureRegistry.add("super_glue", list(_RATES.items()))
+_add(
+    "dpr",
+    dpr_source(),
+    preprocessors.definite_pronoun_resolution_simple,
+    metric_fns=[metrics.accuracy],
+)
+
+_NAMES = [f"super_glue_{name}" for name in _FOLDERS if name != "wsc.fixed"]
+_WSC_NAMES = ["super_glue_wsc_train", "super_glue_wsc_eval", "dpr"]
+seqio.MixtureRegistry.add("super_glue", [(name, rates.tokens) for name in _NAMES + _WSC_NAMES])
 registry.add_average(
     "super_glue",
     {
@@ -167,3 +201,13 @@ registry.add_average(
         "super_glue_wsc_eval": ("accuracy",),
     },
 )
+
+_METRICS = {
+    "super_glue_cb": "F1, accuracy",
+    "super_glue_multirc": "F1, exact match",
+    "super_glue_record": "F1, exact match",
+    "super_glue_wsc_train": None,
+}
+for _name in _NAMES + _WSC_NAMES:
+    catalogue.add(_name, paper_table=None, metric=_METRICS.get(_name, "accuracy"))
+catalogue.add("super_glue", paper_table="Tables 4 and 5", metric="average")

@@ -14,6 +14,7 @@ from seqio import vocabularies
 
 from switch_tf import config
 from switch_tf.errors import UserError
+from tasks import vocabulary_path
 
 # Sentinels, as many as T5 has; they follow the pieces.
 EXTRA_IDS = 100
@@ -34,12 +35,21 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
       size: number of pieces, without sentinels.
 
     Raises:
-      UserError: the texts have too few different pieces for `size`.
+      UserError: the texts have too few different pieces for `size`; and what `texts` raises.
     """
     model = io.BytesIO()
+    failed: list[Exception] = []
+
+    def sentences():
+        try:
+            yield from _sentences(texts)
+        except Exception as error:
+            # SentencePiece would train on what came before it.
+            failed.append(error)
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts),
+            sentence_iterator=sentences(),
             model_writer=model,
             model_type="unigram",
             vocab_size=size,
@@ -54,10 +64,14 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
             minloglevel=2,
         )
     except RuntimeError as error:
+        if failed:
+            raise failed[0] from error
         # Its own message: "Vocabulary size too high (2000). Please set it to a value <= 512."
         limit = re.search(r"<= ?(\d+)", str(error))
         why = f"use at most {limit[1]}" if limit else str(error).splitlines()[-1]
         raise UserError(f"no vocabulary of {size} pieces from these texts: {why}") from error
+    if failed:
+        raise failed[0]
     write_atomically(path, model.getvalue())
 
 
@@ -94,15 +108,15 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
 
     def __init__(self, find: Callable[[], str]):
         super().__init__("", extra_ids=EXTRA_IDS)
-        self._find = find
+        self.find = find
 
     @property
     def sentencepiece_model_file(self) -> str:
         """Path of the model in use."""
-        return self._find()
+        return self.find()
 
     def _model_context(self) -> vocabularies._ModelContext:
-        path = self._find()
+        path = self.find()
         if path != self._sentencepiece_model_file:
             # gin has changed since the last use.
             self._sentencepiece_model_file = path
@@ -115,8 +129,6 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
             ) from error
 
 
-# T5's, of 32,000 pieces and 100 sentinels.
-T5_VOCABULARY_PATH = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
 _GCS = ("storage.googleapis.com", 443)
 
 
@@ -126,23 +138,15 @@ def t5_vocabulary_path() -> str:
     Raises:
       UserError: it is not there, or cannot be reached; says where to get it and how to train one.
     """
-    path = config.macro("VOCABULARY_PATH", T5_VOCABULARY_PATH)
-    how = (
-        "set VOCABULARY_PATH to a copy, such as spiece.model of huggingface.co/google-t5/t5-base, "
-        "or to one of yours: switch-tf tasks local_text_span_corruption --train_vocabulary=32000 "
-        "--gin.local_text.train=\"'FILES'\" --gin.local_text.vocabulary=\"'PATH'\""
-    )
-    if not isinstance(path, str):
-        raise UserError(f"VOCABULARY_PATH={path!r}: give a path in quotes")
-    path = os.path.expanduser(path)
+    path = vocabulary_path.check(config.macro("VOCABULARY_PATH", vocabulary_path.T5))
     if path.startswith("gs://"):
         try:
             # TensorFlow would try for minutes.
             socket.create_connection(_GCS, timeout=10).close()
         except OSError as error:
-            raise UserError(f"VOCABULARY_PATH='{path}' cannot be reached: {how}") from error
-    elif not os.path.isfile(path):
-        raise UserError(f"VOCABULARY_PATH='{path}': no such file; {how}")
+            raise UserError(
+                f"VOCABULARY_PATH='{path}' cannot be reached: {vocabulary_path.MEND}"
+            ) from error
     return path
 
 
@@ -152,3 +156,8 @@ T5_OUTPUT_FEATURES = {
     "inputs": seqio.Feature(vocabulary=T5_VOCABULARY, add_eos=True, required=False),
     "targets": seqio.Feature(vocabulary=T5_VOCABULARY, add_eos=True),
 }
+
+
+def is_t5s(candidate: seqio.Vocabulary) -> bool:
+    """Whether it is `T5_VOCABULARY`, the one of VOCABULARY_PATH, or a copy of it."""
+    return isinstance(candidate, LazyVocabulary) and candidate.find is t5_vocabulary_path

@@ -10,6 +10,7 @@ from switch_tf import config, configurables, gin_files, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
+from tasks import vocabulary_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,11 @@ class Launch:
 
 
 def check(
-    command: str, description: str, argv: Sequence[str], flags: Mapping[str, str] = {}
+    command: str,
+    description: str,
+    argv: Sequence[str],
+    flags: Mapping[str, str] = {},
+    unused: Sequence[str] = (),
 ) -> Launch:
     """Parses flags and gin, and checks what can be checked without TensorFlow.
 
@@ -50,6 +55,7 @@ def check(
       description: for --help.
       argv: the arguments behind it.
       flags: name -> help, of flags of its own that take no value.
+      unused: macros that the gin files may require, and the command does without.
 
     Raises:
       UserError: anything that does not fit.
@@ -68,6 +74,9 @@ def check(
     args = parser.parse_args(rest)
     if not args.gin_file:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
+    if unused:
+        there = gin_files.read(args.gin_file, bindings).macros
+        bindings += [f"{name}=None" for name in unused if name in there]
     given = config.precheck(args.gin_file, bindings)
     _check_files(command, args.gin_file, bindings)
     check_numbers(given)
@@ -82,6 +91,7 @@ _RUNS = {
     "train": ("train", "pretrain.gin"),
     "eval": ("evaluate", "eval.gin"),
     "plan": ("plan", "plan.gin"),
+    "bench input": ("train", "pretrain.gin"),
 }
 
 
@@ -122,16 +132,9 @@ def check_paths(given: dict) -> None:
                 f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
                 "or such a folder"
             )
-    name = "local_text.vocabulary"
-    path = given.get(name)
-    how = (
-        "give a SentencePiece model, or train one: switch-tf tasks local_text_span_corruption "
-        "--train_vocabulary=SIZE, with the same --gin flags"
-    )
-    if path is None and given.get("MIXTURE_OR_TASK_NAME") == "local_text_span_corruption":
-        raise UserError(f"{name} is not set: {how}")
-    if isinstance(path, str) and "://" not in path and not os.path.isfile(os.path.expanduser(path)):
-        raise UserError(f"{name}='{path}': no such file; {how}")
+    path = given.get(vocabulary_path.SETTING)
+    if path is not None:
+        vocabulary_path.check(path)
 
 
 def check_numbers(given: dict) -> None:
@@ -146,6 +149,7 @@ def check_numbers(given: dict) -> None:
     counts = {
         *("BATCH_SIZE", "TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD", "NUM_EXPERTS"),
         *("GROUPS_MULTIPLE", "train.keep_checkpoints", "TrainStep.microbatches", *_SIZES),
+        *("bench_input.rounds", "bench_input.seconds"),
     }
     for name in sorted(counts & set(given)):
         value = given[name]
@@ -194,7 +198,7 @@ _SIZES = (
 # What the order of a run's batches, and its noise, depend on.
 _ORDER = tuple(
     f"train.{name}"
-    for name in "mixture_or_task_name task_feature_lengths batch_size seed pack".split()
+    for name in "mixture_or_task_name task_feature_lengths batch_size seed pack use_cached".split()
 )
 
 

@@ -1,14 +1,15 @@
-"""`switch-tf tasks`: lists tasks and mixtures, shows examples of one, trains a vocabulary."""
+"""`switch-tf tasks`: lists tasks and mixtures, shows one, trains a vocabulary on its text."""
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from switch_tf import config, runtime
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
 
 _DEFAULT_LENGTHS = {"inputs": 128, "targets": 36}
+_STATISTICS_EXAMPLES = 1_000
 _TEXT_CHARACTERS = 500
 
 
@@ -20,8 +21,7 @@ def main(argv: Sequence[str]) -> None:
     """
     bindings, rest = split_gin_args(argv)
     args = _parser().parse_args(rest)
-    if args.num_examples < 1:
-        raise UserError(f"--num_examples={args.num_examples}: give a number >= 1")
+    _check(args)
     config.precheck(args.gin_file, bindings)
     runtime.start()
     config.load(args.gin_file, bindings)
@@ -32,19 +32,24 @@ def main(argv: Sequence[str]) -> None:
         config.import_module(module, "--module")
     if args.train_vocabulary is not None:
         _train_vocabulary(args)
+    elif args.statistics is not None:
+        _show_statistics(args)
     elif args.name:
         _show(args)
+    elif args.table:
+        _print_paper_table()
     else:
-        for name in registry.names():
-            print(describe(name))
+        _list()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="switch-tf tasks",
-        description="Lists tasks and mixtures. With NAME, shows examples of one: as the source has "
-        "them, as token ids, and as text decoded from these.",
-        epilog="example:\n  switch-tf tasks pydocs_copa --split=validation --num_examples=2",
+        description="Lists tasks and mixtures: what each reads, and whether it is there. With "
+        "NAME, shows examples of one: as the source has them, as token ids, and as text decoded "
+        "from these.",
+        epilog="examples:\n  switch-tf tasks pydocs_copa --split=validation --num_examples=2\n"
+        "  switch-tf tasks pydocs_finetune --statistics",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="task or mixture to show")
     parser.add_argument("--num_examples", type=int, default=3, metavar="N", help="how many (3)")
@@ -56,54 +61,142 @@ def _parser() -> argparse.ArgumentParser:
         help="a module that registers tasks of yours, besides MIXTURE_OR_TASK_MODULE; may be "
         "repeated",
     )
-    parser.add_argument(
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument(
+        "--statistics",
+        type=int,
+        nargs="?",
+        const=_STATISTICS_EXAMPLES,
+        metavar="N",
+        help="token lengths of the first N examples (1,000) of NAME, what TASK_FEATURE_LENGTHS cut "
+        "off, and the share of padding, packed and not",
+    )
+    actions.add_argument(
         "--train_vocabulary",
         type=int,
         metavar="PIECES",
-        help="trains a SentencePiece vocabulary on the files of local_text.train, and writes it to "
-        "local_text.vocabulary",
+        help="trains a SentencePiece vocabulary on the text of NAME, and writes it to "
+        "VOCABULARY_PATH",
+    )
+    actions.add_argument(
+        "--table", action="store_true", help="prints docs/task_table.md, the tasks of the paper"
     )
     add_gin_flags(parser)
     return parser
 
 
-def describe(name: str) -> str:
-    """One line on a task or mixture: name, kind, splits, metrics."""
+def _check(args: argparse.Namespace) -> None:
+    for flag in ("num_examples", "statistics"):
+        count = getattr(args, flag)
+        if count is not None and count < 1:
+            raise UserError(f"--{flag}={count}: give a number >= 1")
+    for flag in ("statistics", "train_vocabulary"):
+        if getattr(args, flag) is not None and not args.name:
+            raise UserError(f"--{flag} is of a task or mixture: switch-tf tasks NAME --{flag}")
+    if args.table and args.name:
+        raise UserError(f"--table is of all tasks of the paper: leave out '{args.name}'")
+
+
+def _list() -> None:
+    from switch_tf.data import registry
+    from switch_tf.training.describe import table
+
+    heading = ("name", "kind", "source", "splits", "data is there", "metrics")
+    for line in table([heading, *map(_describe, registry.names())]):
+        print(line)
+
+
+def _describe(name: str) -> tuple[str, ...]:
+    """A row of the list."""
     import seqio
 
     from switch_tf.data import registry
+    from tasks import shards, sources
 
     provider = registry.find(name)
-    is_mixture = isinstance(provider, seqio.Mixture)
-    tasks = provider.tasks if is_mixture else [provider]
-    metrics = sorted({_function_name(fn) for task in tasks for fn in task.metric_fns})
-    kind = f"mixture of {len(tasks)} tasks" if is_mixture else "task"
-    splits = ", ".join(str(split) for split in sorted(provider.splits))
-    return f"{name}  {kind}  splits: {splits}  metrics: {', '.join(metrics) or 'none'}"
+    tasks = seqio.get_subtasks(provider)
+    if isinstance(provider, seqio.Mixture):
+        # A language that no shard is of is left out of a run.
+        needed = [task for task in tasks if task.splits != shards.ABSENT] or tasks
+        states = [sources.state(task.source) for task in needed]
+        lacking = sum(state != "yes" for state in states)
+        data = f"no: {lacking} of its tasks lack theirs" if lacking else "yes"
+        kind, source = f"mixture of {len(tasks)}", "those of its tasks"
+    else:
+        kind, source = "task", sources.describe(provider.source)
+        data = sources.state(provider.source)
+    metrics = sorted({_metric_name(fn) for task in tasks for fn in task.metric_fns})
+    there = {str(split) for split in provider.splits} - {*shards.ABSENT}
+    splits = ", ".join(sorted(there, key=_split_order))
+    return name, kind, source, splits or "none", data, ", ".join(metrics) or "none"
 
 
-def _function_name(function) -> str:
-    # A functools.partial has no name of its own.
-    return getattr(function, "__name__", None) or _function_name(function.func)
+def _metric_name(function) -> str:
+    # A functools.partial has no name; of what a function makes, the function's says more.
+    if not hasattr(function, "__qualname__"):
+        return _metric_name(function.func) if hasattr(function, "func") else repr(function)
+    return function.__qualname__.split(".<locals>")[0]
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    known = ("train", "validation", "test")
+    return (known.index(split) if split in known else len(known), split)
+
+
+def _print_paper_table() -> None:
+    from tasks import paper_table
+
+    for line in paper_table.lines():
+        print(line)
 
 
 def _train_vocabulary(args: argparse.Namespace) -> None:
-    from tasks import local_text
+    from switch_tf.data import registry
+    from tasks import vocabulary_training
 
-    if args.name not in (None, local_text.TASK):
-        raise UserError(f"--train_vocabulary is for {local_text.TASK}, not for '{args.name}'")
-    path = local_text.train_vocabulary(args.train_vocabulary)
+    path = vocabulary_training.train(registry.find(args.name), args.train_vocabulary)
     print(f"wrote {path}: {args.train_vocabulary} pieces")
 
 
-def _show(args: argparse.Namespace) -> None:
+def _lengths() -> dict[str, int]:
+    from switch_tf.data import features
+
+    lengths = config.macro("TASK_FEATURE_LENGTHS", _DEFAULT_LENGTHS)
+    features.check_lengths(lengths)
+    return lengths
+
+
+def _prepared(args: argparse.Namespace):
+    """The task or mixture that is asked for, its data checked."""
     from switch_tf.data import features, registry
 
     provider = registry.find(args.name)
-    if args.split not in provider.splits:
-        splits = ", ".join(str(split) for split in provider.splits)
-        raise UserError(f"'{args.name}' has no split '{args.split}'; it has {splits}")
+    features.check_split(provider, args.split)
     registry.prepare(provider)
+    return provider
+
+
+def _show_statistics(args: argparse.Namespace) -> None:
+    from switch_tf.data import features
+    from switch_tf.training.describe import table
+    from tasks import statistics
+
+    lengths = _lengths()
+    provider = _prepared(args)
+    with features.user_errors(f"'{args.name}', split '{args.split}'"):
+        found = statistics.untrimmed(provider, args.split, lengths, args.statistics)
+    count = len(next(iter(found.values())))
+    print(f"{args.name} {args.split}: the first {count:,} examples, in tokens before trimming")
+    for rows in (statistics.length_rows(found, lengths), statistics.padding_rows(found, lengths)):
+        print()
+        for line in table(rows):
+            print(line)
+
+
+def _show(args: argparse.Namespace) -> None:
+    from switch_tf.data import features
+
+    provider = _prepared(args)
     with features.user_errors(f"'{args.name}', split '{args.split}'"):
         _show_sources(provider, args.split, args.num_examples)
         _show_prepared(provider, args.split, args.num_examples)
@@ -111,12 +204,15 @@ def _show(args: argparse.Namespace) -> None:
 
 def _show_sources(provider, split: str, count: int) -> None:
     # Of a mixture, the first examples of its tasks in turn.
-    tasks = getattr(provider, "tasks", [provider])
-    sources = [
-        itertools.islice(task.source.get_dataset(split, shuffle=False).as_numpy_iterator(), count)
-        for task in tasks
-    ]
-    rounds = itertools.zip_longest(*sources)
+    import seqio
+
+    rounds = itertools.zip_longest(
+        *(
+            _raw(task.source, split, count)
+            for task in seqio.get_subtasks(provider)
+            if split in task.splits
+        )
+    )
     examples = [e for examples in rounds for e in examples if e is not None]
     for number, example in enumerate(examples[:count], 1):
         print(f"--- {provider.name} {split}: raw {number}")
@@ -124,13 +220,14 @@ def _show_sources(provider, split: str, count: int) -> None:
             print(f"{key}: {_shorten(value)}")
 
 
-def _show_prepared(provider, split: str, count: int) -> None:
-    from switch_tf.data import features
+def _raw(source, split: str, count: int) -> Iterator[dict]:
+    dataset = source.get_dataset(split, shuffle=False)
+    return itertools.islice(dataset.as_numpy_iterator(), count)
 
-    lengths = config.macro("TASK_FEATURE_LENGTHS", _DEFAULT_LENGTHS)
-    features.check_lengths(lengths)
+
+def _show_prepared(provider, split: str, count: int) -> None:
     # A fixed seed: the same examples each time.
-    dataset = provider.get_dataset(lengths, split=split, shuffle=False, seed=0)
+    dataset = provider.get_dataset(_lengths(), split=split, shuffle=False, seed=0)
     for number, example in enumerate(dataset.take(count).as_numpy_iterator(), 1):
         print(f"--- {provider.name} {split}: tokenised {number}")
         for key, feature in provider.output_features.items():

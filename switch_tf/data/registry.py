@@ -41,7 +41,7 @@ def find(name: str):
     return seqio.get_mixture_or_task(name)
 
 
-def prepare(provider) -> None:
+def prepare(provider, use_cached: bool = False) -> None:
     """Makes or checks what a task or mixture reads: data first, then its vocabularies.
 
     Calls `prepare` of each source that has it. SeqIO would do the same work at first use, which may
@@ -49,29 +49,33 @@ def prepare(provider) -> None:
 
     Args:
       provider: a `seqio.Task` or `seqio.Mixture`.
+      use_cached: the sources are not read, and need not be there.
 
     Raises:
       UserError: the data or a vocabulary is missing or malformed.
     """
     for task in getattr(provider, "tasks", [provider]):
-        if hasattr(task.source, "prepare"):
+        if not use_cached and hasattr(task.source, "prepare"):
             task.source.prepare()
         for feature in task.output_features.values():
             if hasattr(feature.vocabulary, "load_model"):
                 feature.vocabulary.load_model()
 
 
-_averages: dict[str, dict[str, tuple[str, ...]]] = {}
+_averages: dict[str, list[list[tuple[str, str]]]] = {}
 
 
-def add_average(mixture: str, metrics: Mapping[str, Sequence[str]]) -> None:
+def add_average(mixture: str, metrics: Mapping[str | tuple[str, ...], Sequence[str]]) -> None:
     """Has an evaluation of a mixture report one number: the mean over its tasks.
 
     Args:
       mixture: its name.
-      metrics: task -> names of its metrics, whose mean is the task's score.
+      metrics: task, or tasks that count as one -> names of metrics, whose mean is the score.
     """
-    _averages[mixture] = {task: tuple(names) for task, names in metrics.items()}
+    _averages[mixture] = [
+        [(task, name) for task in ([tasks] if isinstance(tasks, str) else tasks) for name in names]
+        for tasks, names in metrics.items()
+    ]
 
 
 def average(mixture: str, found: Mapping[str, Mapping[str, float]]) -> float | None:
@@ -80,8 +84,8 @@ def average(mixture: str, found: Mapping[str, Mapping[str, float]]) -> float | N
     None, too, where a task or a metric of it was not evaluated: a mean over others is not it.
     """
     scores = []
-    for task, names in _averages.get(mixture, {}).items():
-        values = [found.get(task, {}).get(name) for name in names]
+    for metrics in _averages.get(mixture, ()):
+        values = [found.get(task, {}).get(name) for task, name in metrics]
         if None in values:
             return None
         scores.append(sum(values) / len(values))

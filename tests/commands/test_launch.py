@@ -60,12 +60,14 @@ BEFORE_TENSORFLOW = {
         "VOCAB_SIZE=2110 does not divide over the 4 devices of mesh dimension 'model'",
     ),
     "a vocabulary that is not there": (
-        [
-            *(MODEL, PRETRAIN, DIR, "--gin.MIXTURE_OR_TASK_MODULE='tasks.local_text'"),
-            "--gin.local_text.vocabulary='no.model'",
-        ],
-        "local_text.vocabulary='no.model': no such file; give a SentencePiece model, or train one: "
-        "switch-tf tasks local_text_span_corruption --train_vocabulary=SIZE",
+        [MODEL, PRETRAIN, DIR, "--gin.VOCABULARY_PATH='no.model'"],
+        "VOCABULARY_PATH='no.model': no such file; set VOCABULARY_PATH to a copy of T5's, such as "
+        "spiece.model of huggingface.co/google-t5/t5-base, or to one of yours, trained on the text "
+        "of a task: switch-tf tasks NAME --train_vocabulary=8000, with the --gin flags of the run",
+    ),
+    "a vocabulary that is no path": (
+        [MODEL, PRETRAIN, DIR, "--gin.VOCABULARY_PATH=5"],
+        "VOCABULARY_PATH=5: give a path in quotes",
     ),
     "a mesh asked for by the run's parameter": (
         [MODEL, PRETRAIN, DIR, "--gin.train.mesh_shape='batch:6'"],
@@ -74,10 +76,6 @@ BEFORE_TENSORFLOW = {
     "another dtype": (
         [MODEL, PRETRAIN, DIR, "--gin.DTYPE='float16'"],
         "DTYPE='float16' is not float32 or bfloat16: T5's activations overflow float16",
-    ),
-    "no vocabulary": (
-        [MODEL, PRETRAIN, DIR, "--gin.MIXTURE_OR_TASK_NAME='local_text_span_corruption'"],
-        "local_text.vocabulary is not set: give a SentencePiece model, or train one: switch-tf",
     ),
     "no experts": (
         [MODEL, PRETRAIN, DIR, "--gin.NUM_EXPERTS=0"],
@@ -191,7 +189,7 @@ def test_a_corrupt_line_of_json_is_named_by_file_and_line(told, tmp_path):
         f"--gin.MODEL_DIR='{tmp_path}'",
         *LOCAL,
         f"--gin.local_text.train='{tmp_path}/a.jsonl'",
-        f"--gin.local_text.vocabulary='{tmp_path}/a.jsonl'",
+        f"--gin.VOCABULARY_PATH='{tmp_path}/a.jsonl'",
     )
     assert line.startswith(f"{tmp_path}/a.jsonl:2: not JSON: ")
 

@@ -1,3 +1,4 @@
+import functools
 import re
 import sys
 
@@ -72,17 +73,67 @@ def shown(capsys):
     return run
 
 
-def test_without_a_name_tasks_and_mixtures_are_listed_with_splits_and_metrics(shown):
-    lines = shown()
+def test_without_a_name_tasks_and_mixtures_are_listed_with_what_they_read(shown):
+    heading, *lines = shown()
     assert [line.split()[0] for line in lines] == registry.names()
-    assert [line for line in lines if line.startswith(("command_", "pydocs_f", "local"))] == [
-        "command_first  task  splits: test, train  metrics: accuracy",
-        "command_mixture  mixture of 2 tasks  splits: test, train  metrics: accuracy",
-        "command_second  task  splits: test, train  metrics: none",
-        "local_text_span_corruption  task  splits: train, validation  metrics: none",
-        "pydocs_finetune  mixture of 4 tasks  splits: train, validation  metrics: accuracy, "
-        "rank_accuracy, rouge",
+    cells = [re.split("  +", line) for line in lines if line.startswith(("command_", "pydocs_f"))]
+    assert re.split("  +", heading) == [
+        *("name", "kind", "source", "splits", "data is there", "metrics"),
     ]
+    assert cells == [
+        ["command_first", "task", "function read", "train, test", "yes", "accuracy"],
+        ["command_mixture", "mixture of 2", "those of its tasks", "train, test", "yes", "accuracy"],
+        ["command_second", "task", "function read", "train, test", "yes", "none"],
+        [
+            *("pydocs_finetune", "mixture of 4", "those of its tasks", "train, validation", "yes"),
+            "accuracy, rank_accuracy, rouge",
+        ],
+    ]
+
+
+def test_columns_of_the_list_are_aligned_and_no_wider_than_needed(shown):
+    lines = shown()
+    starts = [match.end() for match in re.finditer("(?<=[a-z])  +", lines[0])]
+    for start in starts:
+        assert {line[start - 2 : start] for line in lines} == {"  "}
+        assert any(line[start - 3] != " " for line in lines)
+        assert all(line[start] != " " for line in lines)
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_list_says_what_is_missing_where_gin_says(shown, tmp_path):
+    (tmp_path / "RTE").mkdir()
+    (tmp_path / "RTE/train.jsonl").write_text("{}")
+    lines = shown(f"--gin.DATA_DIR='{tmp_path}'", f"--gin.local_text.train='{tmp_path}/no.txt'")
+    found = {line.split()[0]: re.split("  +", line)[1:5] for line in lines}
+    assert found[LOCAL_TEXT][3] == f"no: no file {tmp_path}/no.txt"
+    assert found["super_glue_rte"] == [
+        *("task", "super_glue/rte:1.0.2 or DATA_DIR/RTE", "train", "no: RTE/val.jsonl"),
+    ]
+    assert found["super_glue"][3] == "no: 10 of its tasks lack theirs"
+
+
+def test_a_mixture_needs_no_task_without_a_split(shown, tmp_path):
+    (tmp_path / "multilingual").mkdir()
+    for name in ("zu", "zu-validation"):
+        (tmp_path / f"multilingual/c4-{name}.0.json.gz").write_bytes(b"")
+    lines = shown(f"--gin.DATA_DIR='{tmp_path}'")
+    found = {line.split()[0]: re.split("  +", line)[3:5] for line in lines}
+    assert found["mc4"] == ["train, validation", "yes"]
+    assert found["mc4.zu"] == ["train, validation", "yes"]
+    assert found["mc4.en"][0] == "none" and found["mc4.en"][1].startswith("no: ")
+
+
+def test_metrics_have_the_names_of_what_makes_them():
+    def make():
+        def fn(targets, predictions):
+            return {}
+
+        return fn
+
+    name = command._metric_name
+    assert name(functools.partial(functools.partial(accuracy), predictions=None)) == "accuracy"
+    assert name(make()) == "test_metrics_have_the_names_of_what_makes_them"
 
 
 def test_examples_are_shown_raw_as_ids_and_decoded(shown):
@@ -163,11 +214,11 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         (["pydocs_copa_"], r"no task or mixture 'pydocs_copa_' is registered.*pydocs_copa.*"),
         (
             ["command_first", "--split=validation"],
-            "'command_first' has no split 'validation'; it has train, test",
+            "'command_first' has no split 'validation', it has test, train",
         ),
         (
             ["command_mixture", "--split=dev"],
-            "'command_mixture' has no split 'dev'; it has (train, test|test, train)",
+            "'command_mixture' has no split 'dev', it has test, train",
         ),
         (["command_first", "--num_examples=0"], "--num_examples=0: give a number >= 1"),
         (
@@ -179,13 +230,25 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
             r"TASK_FEATURE_LENGTHS=\{'inputs': 4\}: no length for 'targets'; .*",
         ),
         (
-            ["command_first", "--train_vocabulary=40"],
-            f"--train_vocabulary is for {LOCAL_TEXT}, not for 'command_first'",
+            ["command_first", "--train_vocabulary=40", "--gin.VOCABULARY_PATH='no'"],
+            "task 'command_first' has a vocabulary of its own for 'inputs', a ByteVocabulary: .*",
         ),
         (
-            ["--train_vocabulary=0", "--gin.local_text.vocabulary='v'"],
+            [LOCAL_TEXT, "--train_vocabulary=0", "--gin.VOCABULARY_PATH='v'"],
             "no vocabulary has 0 pieces: give a number, such as 8000",
         ),
+        (
+            ["--train_vocabulary=40"],
+            "--train_vocabulary is of a task or mixture: switch-tf tasks NAME --train_vocabulary",
+        ),
+        (["--statistics"], "--statistics is of a task or mixture: .*"),
+        (["command_first", "--statistics=0"], "--statistics=0: give a number >= 1"),
+        (["command_first", "--statistics", "--split=dev"], "'command_first' has no split 'dev'.*"),
+        (
+            ["command_first", "--table"],
+            "--table is of all tasks of the paper: leave out 'command_first'",
+        ),
+        (["--table", "--statistics"], "argument --statistics: not allowed with argument --table.*"),
     ],
 )
 def test_what_is_wrong_in_the_call_is_one_line_and_status_2(refused, arguments, message):
@@ -199,12 +262,12 @@ def files(tmp_path):
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
     return (
         f"--gin.local_text.train='{tmp_path}/a.txt'",
-        f"--gin.local_text.vocabulary='{tmp_path}/vocabulary.model'",
+        f"--gin.VOCABULARY_PATH='{tmp_path}/vocabulary.model'",
     )
 
 
 def test_a_vocabulary_is_trained_and_then_used(shown, files, tmp_path):
-    assert shown("--train_vocabulary=34", *files) == [
+    assert shown(LOCAL_TEXT, "--train_vocabulary=34", *files) == [
         f"wrote {tmp_path}/vocabulary.model: 34 pieces"
     ]
     lines = shown(LOCAL_TEXT, "--num_examples=1", *files)
@@ -219,17 +282,61 @@ def test_a_vocabulary_is_trained_and_then_used(shown, files, tmp_path):
 
 def test_a_vocabulary_that_is_missing_is_one_line_that_says_how_to_train_one(refused, files):
     assert re.fullmatch(
-        rf"local_text.vocabulary='.*': no such file; to train one: switch-tf tasks {LOCAL_TEXT} "
-        "--train_vocabulary=8000 .*",
+        "VOCABULARY_PATH='.*': no such file; set .*: switch-tf tasks NAME --train_vocabulary=8000, "
+        "with the --gin flags of the run",
         refused(LOCAL_TEXT, *files),
     )
+
+
+def test_a_vocabulary_is_trained_on_a_task_of_a_module_of_ones_own(shown, tmp_path, monkeypatch):
+    module = (
+        "import seqio\nfrom tasks.vocabulary import T5_OUTPUT_FEATURES\n"
+        "seqio.TaskRegistry.add('command_lines', seqio.TextLineDataSource({'train': 'a.txt'}), "
+        "preprocessors=[lambda d: d.map(lambda line: {'targets': line}), "
+        "seqio.preprocessors.tokenize], output_features=T5_OUTPUT_FEATURES)\n"
+    )
+    (tmp_path / "command_line_tasks.py").write_text(module)
+    (tmp_path / "a.txt").write_text("".join(f"the red cat {i} sees a dog\n" for i in range(40)))
+    monkeypatch.chdir(tmp_path)
+    try:
+        shown(
+            *("command_lines", "--module=command_line_tasks", "--train_vocabulary=27"),
+            "--gin.VOCABULARY_PATH='v.model'",
+        )
+        assert (tmp_path / "v.model").exists()
+    finally:
+        seqio.TaskRegistry.remove("command_lines")
+        sys.modules.pop("command_line_tasks", None)
+
+
+def test_statistics_are_of_the_lengths_that_gin_gives(shown):
+    lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 4, 'targets': 4}"
+    assert shown("command_first", "--statistics", "--split=test", lengths) == [
+        "command_first test: the first 2 examples, in tokens before trimming",
+        "",
+        "feature  length  min  mean  p50  p95  max  truncated",
+        "inputs   4       2    2.5   2    3    3    0.0%",
+        "targets  4       3    3.0   3    3    3    0.0%",
+        "",
+        "          rows  padding",
+        "unpacked  2     31.2%",
+        "packed    2     31.2%",
+    ]
+    (first, *_) = shown("command_mixture", "--statistics=1", "--split=test", lengths)
+    assert first == "command_mixture test: the first 1 examples, in tokens before trimming"
+
+
+def test_the_table_of_the_page_is_printed(shown):
+    lines = shown("--table")
+    assert lines[0] == "# The tasks of the paper"
+    assert sum(line.startswith("| `super_glue") for line in lines) == 10
 
 
 @pytest.mark.parametrize("checked_bytes", [1_000_000, 0])
 def test_a_bad_line_of_a_file_is_one_line_and_status_2(
     shown, refused, files, tmp_path, monkeypatch, checked_bytes
 ):
-    shown("--train_vocabulary=34", *files)
+    shown(LOCAL_TEXT, "--train_vocabulary=34", *files)
     monkeypatch.setattr(local_files, "CHECKED_BYTES", checked_bytes)
     monkeypatch.setattr(local_files, "CHECKED_DOCUMENTS", 1)
     path = tmp_path / "b.jsonl"

@@ -3,8 +3,9 @@ import random
 import gin
 import pytest
 
-from tasks import pydocs, pydocs_corpus, pydocs_examples, pydocs_parse
+from tasks import pydocs, pydocs_corpus, pydocs_examples, pydocs_parse, vocabulary
 from tasks.pydocs_parse import Document
+from tests.tasks import official_files
 
 WORDS = [
     "alpha bravo charlie delta echoes foxtrot".split(),
@@ -56,3 +57,22 @@ def corpus(parses, tmp_path):
     gin.clear_config()
     pydocs_corpus._read.cache_clear()
     pydocs._columns.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def official_folder(tmp_path_factory):
+    """The official files of all datasets, and a vocabulary trained on them."""
+    folder = tmp_path_factory.mktemp("official")
+    official_files.write(folder)
+    texts = [path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()]
+    vocabulary.train(texts, folder / "vocabulary.model", 150)
+    return folder
+
+
+@pytest.fixture
+def official(official_folder):
+    """The folder, which gin names."""
+    model = str(official_folder / "vocabulary.model")
+    official_files.set_macros(DATA_DIR=str(official_folder), VOCABULARY_PATH=model)
+    yield official_folder
+    gin.clear_config()

@@ -129,10 +129,25 @@ ROWS = {
 }
 
 
+DPR = """Ann asked Bob if he can sing.
+he
+Ann, Bob
+Bob
+
+The cup hit the floor and it broke.
+it
+The cup,the floor
+The cup
+
+"""
+
+
 def write(folder):
-    """Writes train.jsonl and val.jsonl of each task."""
+    """Writes train.jsonl and val.jsonl of each task, and the train file of DPR."""
     for task, rows in ROWS.items():
         (folder / task).mkdir()
         for name in ("train", "val"):
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / task / f"{name}.jsonl").write_text(text)
+    (folder / "definite_pronoun_resolution").mkdir()
+    (folder / "definite_pronoun_resolution/train.c.txt").write_text(DPR)

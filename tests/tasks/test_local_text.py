@@ -12,16 +12,13 @@ from hypothesis import strategies as st
 
 from switch_tf.data import features, registry
 from switch_tf.errors import UserError
-from tasks import local_files, local_text, vocabulary
+from tasks import local_files, local_text, text_files, vocabulary
+from tests.tasks.official_files import set_macros
 
 TASK = seqio.TaskRegistry.get("local_text_span_corruption")
 LENGTHS = {"inputs": 32, "targets": 8}
 # Every kind of blank and of line end, a byte order mark, and letters of one to four bytes.
 LETTERS = "ab \n\n\n\r\t\v\f\x1c\x85\xa0\u2028\u3000\ufeffé\U0001f600"
-MISSING = (
-    "; to train one: switch-tf tasks local_text_span_corruption --train_vocabulary=8000 "
-    "--gin.local_text.train=\"'FILES'\" --gin.local_text.vocabulary=\"'PATH'\""
-)
 
 
 def configure(**values):
@@ -57,8 +54,8 @@ def folder(tmp_path):
 
 @pytest.fixture
 def trained(folder):
-    configure(vocabulary=str(folder / "vocabulary.model"))
-    local_text.train_vocabulary(40)
+    vocabulary.train(texts(0, 40), folder / "vocabulary.model", 34)
+    set_macros(VOCABULARY_PATH=str(folder / "vocabulary.model"))
     return folder
 
 
@@ -76,7 +73,7 @@ def rewritten(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("rewritten") / request.param
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local_files, "MAX_CHARACTERS", 6)
-        yield path, local_text._read(tf.constant(str(path)))
+        yield path, text_files._read(tf.constant(str(path)))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -138,7 +135,8 @@ def test_examples_are_of_the_asked_lengths_and_end(trained):
     for name, length in LENGTHS.items():
         assert {len(example[name]) for example in examples} == {length}
         assert {example[name][-1] for example in examples} == {1}
-        decoded = [local_text.VOCABULARY.decode(example[name].tolist()) for example in examples]
+        decode = TASK.output_features[name].vocabulary.decode
+        decoded = [decode(example[name].tolist()) for example in examples]
         assert all("<extra_id_0>" in text for text in decoded)
 
 
@@ -165,7 +163,7 @@ def test_a_pattern_that_matches_no_file_is_one_line(folder, monkeypatch):
         TASK.source.prepare()
 
 
-@pytest.mark.parametrize("name, value", [("train", 5), ("validation", ["a", 5]), ("vocabulary", 5)])
+@pytest.mark.parametrize("name, value", [("train", 5), ("validation", ["a", 5])])
 def test_a_path_that_is_no_string_is_one_line(name, value):
     configure(**{name: value})
     with pytest.raises(UserError, match=f"local_text.{name}=5: give a path in quotes"):
@@ -182,9 +180,11 @@ def test_a_file_that_several_patterns_match_is_read_once(folder):
 
 def test_the_home_folder_may_be_written_as_a_tilde(trained, monkeypatch):
     monkeypatch.setenv("HOME", str(trained))
-    configure(train="~/train/a.txt", vocabulary="~/vocabulary.model")
+    configure(train="~/train/a.txt")
+    set_macros(VOCABULARY_PATH="~/vocabulary.model")
     assert local_text.files("train") == [f"{trained}/train/a.txt"]
-    assert local_text.vocabulary_path() == f"{trained}/vocabulary.model"
+    model = TASK.output_features["targets"].vocabulary
+    assert model.sentencepiece_model_file == f"{trained}/vocabulary.model"
 
 
 @pytest.mark.parametrize("name", ["train/more/e.jsonl", "validation.txt"])
@@ -219,83 +219,16 @@ def test_a_bad_line_that_only_the_run_meets_has_the_error_of_the_check(folder, m
     assert str(told.value) == str(expected.value)
 
 
-def test_without_a_vocabulary_the_error_says_how_to_train_one(folder):
-    with pytest.raises(UserError) as raised:
-        registry.prepare(TASK)
-    assert str(raised.value) == (
-        "local_text.vocabulary is not set: give the path of a vocabulary" + MISSING
-    )
-    configure(vocabulary=f"{folder}/gone.model")
-    with pytest.raises(UserError) as raised:
-        registry.prepare(TASK)
-    assert str(raised.value) == (
-        f"local_text.vocabulary='{folder}/gone.model': no such file" + MISSING
-    )
-
-
 def test_a_vocabulary_that_is_none_is_one_line(folder):
-    configure(vocabulary=f"{folder}/validation.txt")
+    set_macros(VOCABULARY_PATH=f"{folder}/validation.txt")
     with pytest.raises(UserError, match=r"\A.*/validation.txt: not a SentencePiece model \(.*\Z"):
         registry.prepare(TASK)
 
 
-def test_a_trained_vocabulary_is_written_where_gin_says_and_used(folder):
-    path = folder / "new" / "vocabulary.model"
-    configure(vocabulary=str(path))
-    assert local_text.train_vocabulary(40) == path
-    found = TASK.output_features["targets"].vocabulary
-    assert found.sentencepiece_model_file == str(path) and found.vocab_size == 140
-    assert found.decode(found.encode("the red cat")) == "the red cat"
-
-
-def test_a_vocabulary_is_trained_on_the_start_of_each_file(folder, monkeypatch):
-    given_texts = []
-    monkeypatch.setattr(vocabulary, "TRAINING_CHARACTERS", 280)
-    monkeypatch.setattr(vocabulary, "train", lambda texts, path, size: given_texts.extend(texts))
-    configure(vocabulary=f"{folder}/vocabulary.model")
-    local_text.train_vocabulary(40)
-    expected = []
-    for path in local_text.files("train"):
-        first, second, *_ = local_files.documents(path)
-        expected += [first, second[: 280 // 4 + 1 - len(first)]]
-    assert given_texts == expected
-
-
-@pytest.mark.parametrize(
-    "size, path, message",
-    [
-        (0, "new.model", "no vocabulary has 0 pieces: give a number, such as 8000"),
-        (-1, "new.model", "no vocabulary has -1 pieces: give a number, such as 8000"),
-        (
-            40,
-            None,
-            "local_text.vocabulary is not set: give --gin.local_text.vocabulary=\"'PATH'\", where "
-            "to write it",
-        ),
-        (
-            40,
-            "validation.txt",
-            "local_text.vocabulary='{}' exists: name another path, or remove it",
-        ),
-        (
-            40,
-            "validation.txt/new.model",
-            "local_text.vocabulary='{}' cannot be written: File exists",
-        ),
-    ],
-)
-def test_a_vocabulary_that_cannot_be_trained_is_one_line(folder, size, path, message):
-    path = path and f"{folder}/{path}"
-    configure(vocabulary=path)
-    before = sorted(folder.iterdir())
-    with pytest.raises(UserError) as raised:
-        local_text.train_vocabulary(size)
-    assert str(raised.value) == message.format(path)
-    assert sorted(folder.iterdir()) == before
-
-
-def test_a_vocabulary_of_too_many_pieces_writes_nothing(folder):
-    configure(vocabulary=f"{folder}/new.model")
-    with pytest.raises(UserError, match=r"no vocabulary of 4000 pieces .*use at most \d+"):
-        local_text.train_vocabulary(4000)
-    assert not (folder / "new.model").exists()
+def test_what_is_missing_is_told_in_a_few_words(folder):
+    assert TASK.source.describe() == "files of local_text.train and .validation"
+    assert TASK.source.missing() is None
+    configure(validation=f"{folder}/no.txt")
+    assert TASK.source.missing() == f"no file {folder}/no.txt"
+    configure(train=())
+    assert TASK.source.missing() == "local_text.train is not set"

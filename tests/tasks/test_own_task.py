@@ -13,9 +13,13 @@ import seqio
 from switch_tf.commands import main as main_module
 from tasks import vocabulary
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "tasks.md").read_text()
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGE = (DOCS / "tasks.md").read_text()
 (MODULE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 (COMMANDS,) = re.findall(r"^```\n(switch-tf.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+(TRAINS_VOCABULARY,) = re.findall(
+    r"^switch-tf (tasks my_mixture .*?vocabulary.model'\")$", PAGE, re.MULTILINE | re.DOTALL
+)
 SMALL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
     "--gin.TransformerEncoderDecoder.d_model=16",
@@ -41,6 +45,19 @@ def folder(tmp_path, monkeypatch):
 def test_the_module_is_about_ten_lines():
     statements = [line for line in MODULE.splitlines() if line and "import" not in line]
     assert len(statements) < 15
+
+
+def test_a_vocabulary_is_trained_on_its_text(folder, capsys):
+    (folder / "vocabulary.model").unlink()
+    command = shlex.split(TRAINS_VOCABULARY.replace("\\\n", " ").replace("=8000", "=28"))
+    main_module.main(command)
+    assert capsys.readouterr().out == "wrote vocabulary.model: 28 pieces\n"
+    assert (folder / "vocabulary.model").is_file()
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", PAGE))
+def test_a_link_of_the_page_leads_somewhere(target):
+    assert (DOCS / target).exists()
 
 
 def test_a_model_is_trained_and_evaluated_on_a_task_outside_the_package(folder, capsys):

@@ -12,6 +12,7 @@ from switch_tf.training.summaries import read_metrics
 from switch_tf.training.train import train
 from tasks import super_glue, vocabulary
 from tests.tasks import super_glue_files
+from tests.tasks.official_files import set_macros
 
 TEXTS = {
     "super_glue_boolq": ("boolq passage: Rain is water. question: is rain wet", "True"),
@@ -36,6 +37,7 @@ TEXTS = {
     ),
     "super_glue_wsc_train": ("wsc: The dog saw a cat and *it* barked.", "The dog"),
     "super_glue_wsc_eval": ("wsc: The dog saw a cat and *it* barked.", "The dog"),
+    "dpr": ("wsc: Ann asked Bob if *he* can sing.", "Bob"),
 }
 
 
@@ -56,11 +58,6 @@ def configured(folder):
     gin.clear_config()
 
 
-def set_macros(**macros):
-    with gin.unlock_config():
-        gin.parse_config([f"{name} = {value!r}" for name, value in macros.items()])
-
-
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_task_reads_as_t5s(name):
     task = seqio.get_mixture_or_task(name)
@@ -77,7 +74,7 @@ def test_a_task_reads_as_t5s(name):
 def test_local_examples_are_those_that_tfds_makes_of_the_file(name):
     source = super_glue.source(name)
     builder = tfds.builder(source.tfds_name)
-    made = builder._generate_examples(source.path("train"), "train")
+    made = builder._generate_examples(source.split_files("train").path, "train")
     expected = [builder.info.features.encode_example(example) for _, example in made]
     assert str(source.examples("train")) == str(expected)
     assert source.splits == ("train", "validation")
@@ -186,11 +183,11 @@ def test_a_model_is_fine_tuned_on_all_tasks_and_reports_every_metric(folder, tmp
     for record in read_metrics(str(tmp_path)):
         if record["kind"] == "evaluation":
             found.setdefault(record["task"], {}).update(record)
-    assert set(found) == {*TEXTS, "super_glue"} - {"super_glue_wsc_train"}
+    assert set(found) == {*TEXTS, "super_glue"} - {"super_glue_wsc_train", "dpr"}
     wanted = registry._averages["super_glue"]
     scores = []
-    for task, metrics in wanted.items():
-        values = [found[task][metric] for metric in metrics]
+    for metrics in wanted:
+        values = [found[task][name] for task, name in metrics]
         assert all(0.0 <= value <= 100.0 for value in values)
         scores.append(sum(values) / len(values))
     assert found["super_glue"]["average"] == pytest.approx(sum(scores) / len(scores))

@@ -26,6 +26,17 @@ def test_too_little_text_is_one_line_with_the_largest_size(tmp_path):
     assert not (tmp_path / "v").exists()
 
 
+@pytest.mark.parametrize("size", [20, 5000])
+def test_an_error_of_the_texts_writes_nothing(tmp_path, size):
+    def texts():
+        yield from TEXTS
+        raise UserError("a bad line")
+
+    with pytest.raises(UserError, match="^a bad line$"):
+        vocabulary.train(texts(), tmp_path / "v", size)
+    assert not (tmp_path / "v").exists()
+
+
 def test_the_model_is_found_when_first_used_and_again_when_it_changes(tmp_path):
     for size in (20, 24):
         vocabulary.train(TEXTS, tmp_path / str(size), size)

@@ -1,0 +1,33 @@
+"""C4 with T5's span corruption: `c4_span_corruption`.
+
+From TFDS, or from the JSON lines in which C4 is published now: the shards under DATA_DIR, or
+wherever patterns say, local or in a cloud:
+
+    --gin.c4.train="'gs://bucket/c4/en/c4-train.*.json.gz'"
+"""
+
+import gin
+
+from tasks import catalogue, pretraining
+from tasks.shards import Shards
+
+TASK = "c4_span_corruption"
+
+
+@gin.configurable("c4")
+def patterns(train: str | None = None, validation: str | None = None) -> dict[str, str | None]:
+    """Patterns of the shards of each split; None: those of DATA_DIR, else TFDS."""
+    return {"train": train, "validation": validation}
+
+
+pretraining.add(
+    TASK,
+    Shards(
+        "c4/en:3.0.1",
+        tfds_splits={"train": "train", "validation": "validation"},
+        files={"train": "en/c4-train.*.json.gz", "validation": "en/c4-validation.*.json.gz"},
+        patterns=patterns,
+        setting="c4",
+    ),
+)
+catalogue.add(TASK, "Tables 1-3, 6, 7, 9-11", "negative log perplexity")

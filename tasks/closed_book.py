@@ -1,0 +1,177 @@
+"""Questions without a text to read, as T5 answers them: closed book.
+
+Tasks `natural_questions_open`, `web_questions` and `trivia_qa_open`: from TFDS, or, under DATA_DIR,
+from nq_open/NQ-open.train.jsonl, web_questions/webquestions.examples.train.json,
+triviaqa-unfiltered/unfiltered-web-train.json and so on. Text is that of Roberts et al. 2020,
+section 3 (google-research/t5_closed_book_qa), in which the first answer is trained on and any is
+right:
+
+    inputs: "nq question: who wrote hamlet", targets: "William Shakespeare".
+"""
+
+import functools
+import re
+from collections.abc import Iterator
+
+import seqio
+from t5.data import postprocessors
+from t5.evaluation import metrics
+
+from tasks import catalogue, formats, supervised
+from tasks.formats import BadRecord, Records, SplitFiles
+from tasks.official import OfficialSource
+from tasks.vocabulary import T5_OUTPUT_FEATURES
+
+# Answers in a query to Freebase: quoted, or a word.
+_DESCRIPTION = re.compile(r'\(description (?:"([^"]+?)"|([^)]+?))\)\w*')
+# A record of TriviaQA's files lies between these lines.
+_OPENS, _CLOSES = "        {\n", "        }"
+
+
+@seqio.map_over_dataset
+def to_text(x, prefix, answers):
+    """A question, its first answer, and all of them for the metric.
+
+    Args:
+      x: an example.
+      prefix: what the inputs begin with.
+      answers: function from the example to its first answer and all answers.
+    """
+    first, every = answers(x)
+    return {"inputs": prefix + " " + x["question"], "targets": first, "answers": every}
+
+
+def _answer_list(row: dict, key: str) -> list[str]:
+    if not isinstance(row[key], list) or not row[key]:
+        raise BadRecord(f"no list of answers in {key!r}")
+    return row[key]
+
+
+def _natural_question(row: dict) -> Iterator[dict]:
+    yield {"question": row["question"], "answer": _answer_list(row, "answer")}
+
+
+def _web_question(row: dict) -> Iterator[dict]:
+    target = re.sub(r"^\(list |\)$", "", row["targetValue"])
+    answers = [quoted or word for quoted, word in _DESCRIPTION.findall(target)]
+    yield {"url": row["url"], "question": row["utterance"], "answers": answers}
+
+
+def _trivia_questions(files: SplitFiles) -> Records:
+    """The records of a file that is too large to be held, by how its lines are indented."""
+    place, texts, is_broken = None, [], False
+    for number, line in formats.lines(files.path):
+        if isinstance(line, BadRecord):
+            yield f"{files.path}:{number}", line
+            is_broken = True
+        elif line == _OPENS:
+            if texts:
+                yield place, BadRecord("the record has no end")
+            place, texts, is_broken = f"{files.path}:{number}", [line], False
+        elif line.startswith(_CLOSES) and texts:
+            if not is_broken:
+                try:
+                    yield place, formats.parse_json("".join(texts) + "}")
+                except BadRecord as error:
+                    yield place, error
+            texts = []
+        elif texts:
+            texts.append(line)
+    if texts:
+        yield place, BadRecord("the record has no end")
+    if place is None:
+        yield files.path, BadRecord("no record, each from a line of 8 spaces and '{' on")
+
+
+def _trivia_question(row: dict) -> Iterator[dict]:
+    answer = row["Answer"]
+    lists = {"aliases": "Aliases", "normalized_aliases": "NormalizedAliases"}
+    texts = {"normalized_value": "NormalizedValue", "type": "Type", "value": "Value"}
+    optional = {
+        "matched_wiki_entity_name": "MatchedWikiEntryName",
+        "normalized_matched_wiki_entity_name": "NormalizedMatchedWikiEntryName",
+    }
+    # Without the pages and the results of the search, as TFDS's `nocontext`.
+    pages = ("doc_source", "filename", "title", "wiki_context")
+    results = ("description", "filename", "rank", "title", "url", "search_context")
+    yield {
+        "question": row["Question"].strip(),
+        "question_id": row["QuestionId"],
+        "question_source": row["QuestionSource"].strip(),
+        "entity_pages": {name: [] for name in pages},
+        "search_results": {name: [] for name in results},
+        "answer": {
+            name: [alias.strip() for alias in _answer_list(answer, key)]
+            for name, key in lists.items()
+        }
+        | {name: answer[key].strip() for name, key in texts.items()}
+        | {name: answer.get(key, "").strip() for name, key in optional.items()},
+    }
+
+
+def natural_questions_source() -> OfficialSource:
+    """The examples of TFDS's `natural_questions_open`."""
+    names = {"train": "train", "validation": "dev"}
+    files = {split: f"nq_open/NQ-open.{name}.jsonl" for split, name in names.items()}
+    return OfficialSource("natural_questions_open:1.0.0", files, _natural_question)
+
+
+def web_questions_source() -> OfficialSource:
+    """The examples of TFDS's `web_questions`, which has no split to evaluate but its test."""
+    names = {"train": "train", "validation": "test"}
+    return OfficialSource(
+        "web_questions:1.0.0",
+        {
+            split: f"web_questions/webquestions.examples.{name}.json"
+            for split, name in names.items()
+        },
+        _web_question,
+        form=functools.partial(
+            formats.json_document,
+            records=lambda rows, path: formats.items(rows, None, path, "question"),
+        ),
+        tfds_splits=names,
+    )
+
+
+def trivia_qa_source() -> OfficialSource:
+    """The examples of TFDS's `trivia_qa/unfiltered.nocontext`."""
+    names = {"train": "train", "validation": "dev"}
+    files = {
+        split: f"triviaqa-unfiltered/unfiltered-web-{name}.json" for split, name in names.items()
+    }
+    return OfficialSource(
+        "trivia_qa/unfiltered.nocontext:1.1.0", files, _trivia_question, form=_trivia_questions
+    )
+
+
+def _in_list(name: str):
+    return lambda x: (x[name][0], x[name])
+
+
+for _name, _source, _prefix, _answers, _metric in (
+    (
+        "natural_questions_open",
+        natural_questions_source(),
+        "nq question:",
+        _in_list("answer"),
+        metrics.squad,
+    ),
+    ("web_questions", web_questions_source(), "wq question:", _in_list("answers"), metrics.squad),
+    (
+        "trivia_qa_open",
+        trivia_qa_source(),
+        "trivia_qa question:",
+        lambda x: (x["answer"]["value"], x["answer"]["aliases"]),
+        metrics.trivia_qa,
+    ),
+):
+    supervised.add(
+        _name,
+        _source,
+        functools.partial(to_text, prefix=_prefix, answers=_answers),
+        output_features=T5_OUTPUT_FEATURES,
+        metric_fns=[_metric],
+        postprocess_fn=postprocessors.qa,
+    )
+    catalogue.add(_name, paper_table="Table 5", metric="exact match")

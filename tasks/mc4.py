@@ -1,0 +1,103 @@
+"""mC4 with T5's span corruption: a task a language, `mc4.en` and so on, and the mixture `mc4`.
+
+Languages are mixed as mT5's, at the number of documents to a power (Xue et al., 2021, Sec. 3.2),
+and each is evaluated by itself. From TFDS, or from JSON-lines shards under DATA_DIR in the form in
+which mC4 is published, or wherever patterns say, with `{language}` where they differ:
+
+    --gin.mc4.train="'mc4/c4-{language}-train-*.json.gz'" --gin.mc4.languages="['en', 'sw']"
+"""
+
+import functools
+from collections.abc import Sequence
+
+import gin
+import seqio
+from tensorflow_datasets.text import c4
+
+from switch_tf.errors import UserError
+from tasks import catalogue, pretraining
+from tasks.shards import ABSENT, Shards
+
+MIXTURE = "mc4"
+# 101 languages, some of them in Latin letters, too.
+LANGUAGES = tuple(c4.MC4_LANGUAGES)
+
+
+@gin.configurable("mc4")
+def settings(
+    train: str | None = None,
+    validation: str | None = None,
+    languages: Sequence[str] | None = None,
+    temperature: float = 1.0 / 0.3,
+) -> dict:
+    """What is read of mC4, and how it is mixed.
+
+    Args:
+      train: pattern of the shards of a language; None: those of DATA_DIR, else TFDS.
+      validation: the same for the validation split.
+      languages: names of `LANGUAGES`; None: all, or all whose shards are there.
+      temperature: rates are counts of documents to the power of 1 / temperature; 1 mixes as the
+        corpus is, large ones all languages alike. mT5's is 1 / 0.3.
+
+    Raises:
+      UserError: an unknown language, or a temperature below 1.
+    """
+    for language in languages or ():
+        if language not in LANGUAGES:
+            raise UserError(
+                f"mc4.languages: there is no '{language}'; there are {', '.join(LANGUAGES)}"
+            )
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or temperature < 1:
+        raise UserError(f"mc4.temperature={temperature!r}: give a number of at least 1")
+    return {
+        "patterns": {"train": train, "validation": validation},
+        "languages": LANGUAGES if languages is None else tuple(languages),
+        "temperature": temperature,
+    }
+
+
+class _Language(Shards):
+    """The shards of a language, which may be missing."""
+
+    def __init__(self, language: str):
+        super().__init__(
+            "c4/multilingual:3.1.0",
+            tfds_splits={"train": language, "validation": f"{language}-validation"},
+            files={
+                "train": f"multilingual/c4-{language}.*.json.gz",
+                "validation": f"multilingual/c4-{language}-validation.*.json.gz",
+            },
+            patterns=functools.partial(_patterns, language),
+            setting="mc4",
+            wanted=lambda: language in settings()["languages"],
+        )
+
+    def _if_none(self) -> tuple[str, ...]:
+        # Any languages may be there, unless gin names those that must be.
+        return ABSENT if settings()["languages"] is LANGUAGES else super()._if_none()
+
+
+def _patterns(language: str) -> dict[str, str | None]:
+    patterns = settings()["patterns"].items()
+    return {split: p.replace("{language}", language) if p else p for split, p in patterns}
+
+
+def rate(task: seqio.Task) -> float:
+    """The number of a language's documents, to the power of 1 / temperature."""
+    temperature = settings()["temperature"]
+    if "train" not in task.splits:
+        return 0.0
+    return seqio.mixing_rate_num_examples(
+        task, temperature=temperature, fallback_to_num_input_examples=True
+    )
+
+
+def task_name(language: str) -> str:
+    """Name of a language's task; SeqIO's names have no hyphen."""
+    return f"{MIXTURE}.{language.replace('-', '_')}"
+
+
+for _language in LANGUAGES:
+    pretraining.add(task_name(_language), _Language(_language))
+seqio.MixtureRegistry.add(MIXTURE, [(task_name(language), rate) for language in LANGUAGES])
+catalogue.add(MIXTURE, "Figures 7, 8", "negative log perplexity of each language")

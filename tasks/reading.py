@@ -1,0 +1,145 @@
+"""Inference, science questions and pronouns, of which the paper reports accuracy.
+
+Tasks `anli_r1`, `anli_r2`, `anli_r3`, `arc_easy`, `arc_challenge` and `winogrande_xl`: from TFDS,
+or from the folders of the official zip files under DATA_DIR: anli_v1.0/R1/train.jsonl,
+ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Train.jsonl, winogrande_1.1/train_xl.jsonl and so on. T5 has no
+text for these: it is made here as T5 makes that of the tasks most like them, MNLI and COPA, so that
+each answer is one of a few fixed words. `anli`, `arc` and `winogrande` have examples.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import seqio
+import tensorflow as tf
+from t5.data import postprocessors
+from t5.evaluation import metrics
+
+from tasks import catalogue, supervised
+from tasks.official import OfficialSource
+from tasks.vocabulary import T5_OUTPUT_FEATURES
+
+_ANLI_LABELS = ("entailment", "neutral", "contradiction")
+_LETTERS = ("A", "B", "C", "D", "E")
+_OPTIONS = ("option1", "option2")
+
+
+@seqio.map_over_dataset
+def anli(x):
+    """A premise, which ANLI calls context, and a hypothesis, as T5 has those of MNLI.
+
+    inputs: "anli hypothesis: It is wet. premise: It rains.", targets: "entailment".
+    """
+    texts = ["anli hypothesis:", x["hypothesis"], "premise:", x["context"]]
+    return _example(texts, _ANLI_LABELS, x["label"])
+
+
+@seqio.map_over_dataset
+def arc(x, name):
+    """A question and its choices by letters.
+
+    inputs: "arc_easy question: Which is solid? choices: (A) air (B) ice", targets: "B".
+
+    Args:
+      x: an example.
+      name: of the task, with which the inputs begin.
+    """
+    letters = tf.gather(_LETTERS, x["choices"]["label"])
+    choices = tf.strings.join(["(", letters, ") ", x["choices"]["text"]])
+    joined = tf.strings.reduce_join(choices, separator=" ")
+    return _example(
+        [f"{name} question:", x["question"], "choices:", joined], _LETTERS, x["answerKey"]
+    )
+
+
+@seqio.map_over_dataset
+def winogrande(x):
+    """A sentence with a gap and two options, named as T5 names the choices of COPA.
+
+    inputs: "winogrande option1: cup option2: floor sentence: The _ broke.", targets: "option1".
+    """
+    texts = ["option1:", x["option1"], "option2:", x["option2"], "sentence:", x["sentence"]]
+    return _example(["winogrande", *texts], _OPTIONS, x["label"])
+
+
+def _example(texts, answers, label) -> dict:
+    # A label of a test that has none is -1.
+    answer = tf.cond(label < 0, lambda: "<unk>", lambda: tf.gather(answers, label))
+    return {"inputs": tf.strings.join(texts, separator=" "), "targets": answer}
+
+
+def _anli_rows(row: dict) -> Iterator[dict]:
+    yield {name: row[name] for name in ("uid", "context", "hypothesis", "label")}
+
+
+def _arc_rows(row: dict) -> Iterator[dict]:
+    """With choices by letters, where some have numbers."""
+    letters = {str(number): letter for number, letter in enumerate(_LETTERS, 1)}
+    choices = row["question"]["choices"]
+    labels = [choice["label"] for choice in choices]
+    if row["answerKey"] not in labels:
+        raise ValueError(f"answer {row['answerKey']!r} is none of the choices")
+    yield {
+        "id": row["id"],
+        "question": row["question"]["stem"],
+        "choices": {
+            "text": [choice["text"] for choice in choices],
+            "label": [letters.get(label, label) for label in labels],
+        },
+        "answerKey": letters.get(row["answerKey"], row["answerKey"]),
+    }
+
+
+def _winogrande_rows(row: dict) -> Iterator[dict]:
+    texts = {name: row[name] for name in ("sentence", "option1", "option2")}
+    yield texts | {"label": row.get("answer", -1)}
+
+
+def anli_source(number: int) -> OfficialSource:
+    """The examples of a round of TFDS's `anli`."""
+    names = {"train": "train", "validation": "dev", "test": "test"}
+    files = {split: f"anli_v1.0/R{number}/{name}.jsonl" for split, name in names.items()}
+    return OfficialSource(f"anli/r{number}:0.1.0", files, _anli_rows)
+
+
+def arc_source(part: str) -> OfficialSource:
+    """The examples of TFDS's `ai2_arc`; `part` is "Easy" or "Challenge"."""
+    names = {"train": "Train", "validation": "Dev", "test": "Test"}
+    folder = f"ARC-V1-Feb2018-2/ARC-{part}/ARC-{part}"
+    files = {split: f"{folder}-{name}.jsonl" for split, name in names.items()}
+    return OfficialSource(f"ai2_arc/ARC-{part}:1.0.0", files, _arc_rows)
+
+
+def winogrande_source() -> OfficialSource:
+    """The examples of TFDS's `winogrande`, of its largest train split."""
+    names = {"train": "train_xl", "validation": "dev", "test": "test"}
+    return OfficialSource(
+        "winogrande:1.2.0",
+        {split: f"winogrande_1.1/{name}.jsonl" for split, name in names.items()},
+        _winogrande_rows,
+        tfds_splits={"train": "train_xl"},
+    )
+
+
+def _add(name, source, to_text, answers, paper_table) -> None:
+    supervised.add(
+        name,
+        source,
+        to_text,
+        output_features=T5_OUTPUT_FEATURES,
+        metric_fns=[metrics.accuracy],
+        postprocess_fn=functools.partial(
+            postprocessors.string_label_to_class_id, label_classes=answers
+        ),
+    )
+    catalogue.add(name, paper_table=paper_table, metric="accuracy")
+
+
+for _number in (1, 2, 3):
+    # The paper has the third round's figure alone.
+    _table = "Table 5" if _number == 3 else None
+    _add(f"anli_r{_number}", anli_source(_number), anli, _ANLI_LABELS, _table)
+for _part in ("Easy", "Challenge"):
+    _name = f"arc_{_part.lower()}"
+    _add(_name, arc_source(_part), functools.partial(arc, name=_name), _LETTERS, "Table 5")
+_add("winogrande_xl", winogrande_source(), winogrande, _OPTIONS, "Table 5")

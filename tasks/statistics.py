@@ -1,0 +1,106 @@
+"""Token lengths of a task or mixture: what is cut off, what is padding, and what packing saves."""
+
+import functools
+import inspect
+from collections.abc import Mapping
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+
+Row = tuple[str, ...]
+
+
+def untrimmed(
+    provider: seqio.Task | seqio.Mixture, split: str, lengths: Mapping[str, int], count: int
+) -> dict[str, np.ndarray]:
+    """Numbers of tokens, end of sequence included, of the first examples, before they are trimmed.
+
+    Of a mixture, examples of its tasks at its rates, none twice; of rank classification, the right
+    answers, which are trained on.
+
+    Args:
+      provider: task or mixture.
+      split: its split.
+      lengths: feature -> tokens; span corruption cuts its text to these.
+      count: of examples, at most.
+
+    Returns:
+      feature -> int64 [examples].
+
+    Raises:
+      UserError: there is no example, or a task lacks a feature.
+    """
+    tasks = [task for task in seqio.get_subtasks(provider) if split in task.splits]
+    parts = [_lengths(task, split, lengths).take(count) for task in tasks]
+    if isinstance(provider, seqio.Mixture):
+        rates = [float(provider.get_rate(task)) for task in tasks]
+        # Without a rate at all, such as in a split that no task is trained on, all alike.
+        rates = rates if any(rates) else [1.0] * len(rates)
+        weights = [rate / sum(rates) for rate in rates]
+        dataset = tf.data.Dataset.sample_from_datasets(parts, weights, seed=0).take(count)
+    else:
+        (dataset,) = parts
+    found = list(dataset.as_numpy_iterator())
+    if not found:
+        raise UserError(f"'{provider.name}', split '{split}', gives no example")
+    return {name: np.array([example[name] for example in found], np.int64) for name in lengths}
+
+
+def _lengths(task: seqio.Task, split: str, lengths: Mapping[str, int]) -> tf.data.Dataset:
+    steps = [_without_trim(step) for step in task.preprocessors]
+    whole = seqio.Task(task.name, task.source, task.output_features, steps)
+    dataset = whole.preprocess_precache(task.source.get_dataset(split, shuffle=False), seed=0)
+    dataset = whole.preprocess_postcache(dataset, lengths, seed=0)
+    for name in lengths:
+        if name not in dataset.element_spec:
+            raise UserError(f"task '{task.name}' gives no feature '{name}'")
+    if "is_correct" in dataset.element_spec:
+        dataset = dataset.filter(lambda example: tf.cast(example["is_correct"], tf.bool))
+    return dataset.map(lambda example: {name: tf.size(example[name]) for name in lengths})
+
+
+def _without_trim(step):
+    function = step
+    while isinstance(function, functools.partial):
+        function = function.func
+    is_trim = inspect.unwrap(function) is seqio.preprocessors.append_eos_after_trim
+    return seqio.preprocessors.append_eos if is_trim else step
+
+
+def length_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> list[Row]:
+    """A table of how long the examples are: heading, and a row a feature."""
+    rows: list[Row] = [("feature", "length", "min", "mean", "p50", "p95", "max", "truncated")]
+    for name, counts in found.items():
+        middle, high = np.percentile(counts, [50, 95], method="inverted_cdf")
+        figures = (lengths[name], counts.min(), f"{counts.mean():.1f}", middle, high, counts.max())
+        truncated = np.mean(counts > lengths[name])
+        rows.append((name, *map(str, figures), f"{truncated:.1%}"))
+    return rows
+
+
+def padding_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> list[Row]:
+    """A table of the rows of a batch that the trimmed examples fill, unpacked and packed."""
+    trimmed = {name: np.minimum(counts, lengths[name]) for name, counts in found.items()}
+    rows = len(next(iter(trimmed.values())))
+    tokens = sum(int(counts.sum()) for counts in trimmed.values())
+    packed = _packed_rows(trimmed, lengths)
+    size = sum(lengths.values())
+    return [
+        ("", "rows", "padding"),
+        ("unpacked", str(rows), f"{1 - tokens / (rows * size):.1%}"),
+        ("packed", str(packed), f"{1 - tokens / (packed * size):.1%}"),
+    ]
+
+
+def _packed_rows(trimmed: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> int:
+    """How many rows SeqIO packs examples of these lengths into."""
+
+    def ones(counts):
+        return {name: tf.ones([counts[name]], tf.int32) for name in trimmed}
+
+    dataset = tf.data.Dataset.from_tensor_slices(dict(trimmed)).map(ones)
+    converter = seqio.EncDecFeatureConverter(pack=True)
+    return sum(1 for _ in converter(dataset, task_feature_lengths=dict(lengths)))

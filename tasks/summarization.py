@@ -1,0 +1,170 @@
+"""Summaries as T5 and the paper fine-tune on them: tasks `cnn_dailymail` and `xsum`.
+
+From TFDS, or under DATA_DIR:
+- cnn/stories/*.story and dailymail/stories/*.story, parted by the lists of addresses
+  cnn_dailymail/all_train.txt, all_val.txt and all_test.txt;
+- the articles of xsum/bbc-summary-data, which the authors publish, or of
+  xsum/xsum-extracts-from-downloads, which their scripts and TFDS make, parted by
+  xsum/XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json.
+"""
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+
+from t5.data import preprocessors
+from t5.evaluation import metrics
+
+from tasks import catalogue, formats, supervised
+from tasks.formats import BadRecord, LeftOut, Records, SplitFiles
+from tasks.official import OfficialSource
+from tasks.vocabulary import T5_OUTPUT_FEATURES
+
+# After these a line of CNN's or the Daily Mail's has its full stop.
+_ENDS = (".", "!", "?", "'", "`", '"', "\u2019", "\u201d", ")")
+_PUBLISHERS = ("cnn", "dm")
+# What the BBC's pages have between the lines of an article.
+_BUTTONS = {
+    "Share this with\n",
+    "Email\n",
+    "Facebook\n",
+    "Messenger\n",
+    "Twitter\n",
+    "Pinterest\n",
+    "WhatsApp\n",
+    "Linkedin\n",
+    "LinkedIn\n",
+    "Copy this link\n",
+    "These are external links and will open in a new window\n",
+}
+# The parts of an article in the files of the authors, and in those of their scripts.
+_SUMMARY = ("FIRST-SENTENCE", "INTRODUCTION")
+_DOCUMENT = ("RESTBODY",)
+
+
+def _text(path: str, newline: str | None) -> tuple[str, list[str] | BadRecord]:
+    """The lines of a file, or what is wrong with one; and the place."""
+    found = []
+    for number, line in formats.lines(path, newline):
+        if isinstance(line, BadRecord):
+            return f"{path}:{number}", line
+        found.append(line)
+    return path, found
+
+
+def _stories(files: SplitFiles) -> Records:
+    """The stories of a list of addresses, each named by the SHA-1 of its address."""
+    seen = set()
+    for number, line in formats.lines(files.path, "\n"):
+        place = f"{files.path}:{number}"
+        if isinstance(line, BadRecord):
+            yield place, line
+            continue
+        name = hashlib.sha1(line.strip().encode()).hexdigest()
+        if not line.strip() or name in seen:
+            continue
+        seen.add(name)
+        paths = [os.path.join(folder, f"{name}.story") for folder in files.others]
+        there = [i for i, path in enumerate(paths) if os.path.isfile(path)]
+        if not there:
+            yield place, BadRecord(f"its story, {name}.story, is in none of the folders of stories")
+        for i in there:
+            story_place, text = _text(paths[i], "\n")
+            is_bad = isinstance(text, BadRecord)
+            yield story_place, text if is_bad else (name, _PUBLISHERS[i], text)
+
+
+def _story(record: tuple[str, str, list[str]]) -> Iterator[dict]:
+    """Article and highlights, with the full stops that lines lack, as TFDS's builder makes them."""
+    name, publisher, text = record
+    article, highlights = [], []
+    part = article
+    for line in filter(None, map(str.strip, text)):
+        if line.startswith("@highlight"):
+            part = highlights
+            continue
+        ended = "@highlight" in line or line.endswith(_ENDS)
+        part.append(line if ended else f"{line}.")
+    if not article or not highlights:
+        raise LeftOut("a story without an article or without highlights")
+    yield {
+        "article": " ".join(article),
+        "highlights": "\n".join(highlights),
+        "publisher": publisher,
+        "id": name,
+    }
+
+
+def _bbc_articles(files: SplitFiles) -> Records:
+    """The lines of the articles of a split."""
+    (folder,) = files.others
+
+    def named(splits, path: str) -> Records:
+        yield from formats.items(splits, files.split, path, files.split)
+
+    for place, name in formats.json_document(files, named):
+        if isinstance(name, BadRecord):
+            yield place, name
+            continue
+        paths = [os.path.join(folder, f"{name}{end}") for end in (".summary", ".data")]
+        there = [path for path in paths if os.path.isfile(path)]
+        if not there:
+            yield place, BadRecord(f"no article '{name}' in {folder}")
+        else:
+            yield _text(there[0], None)
+
+
+def _bbc_article(text: list[str]) -> Iterator[dict]:
+    """Its first sentence, written as a summary, and the rest."""
+    kept = [line for line in text if line.strip() and line not in _BUTTONS]
+    # After what precedes the first part, the name and the text of each: "[SN]RESTBODY[SN]", text.
+    _, *parts = re.split(r"\[(?:SN|XSUM)\]", "".join(kept))
+    sections = dict(zip(parts[::2], parts[1::2], strict=False))
+    found = {}
+    for feature, names in (("summary", _SUMMARY), ("document", _DOCUMENT)):
+        texts = [sections[name] for name in names if name in sections]
+        if not texts:
+            raise BadRecord(f"no part {' or '.join(names)}")
+        found[feature] = texts[0].strip()
+    yield found
+
+
+def cnn_dailymail_source() -> OfficialSource:
+    """The examples of TFDS's `cnn_dailymail`."""
+    names = {"train": "train", "validation": "val", "test": "test"}
+    return OfficialSource(
+        "cnn_dailymail:3.4.0",
+        {split: f"cnn_dailymail/all_{name}.txt" for split, name in names.items()},
+        _story,
+        form=_stories,
+        others=("cnn/stories", "dailymail/stories"),
+    )
+
+
+def xsum_source() -> OfficialSource:
+    """The examples of TFDS's `xsum`."""
+    return OfficialSource(
+        "xsum:1.1.0",
+        dict.fromkeys(
+            ("train", "validation", "test"), "xsum/XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
+        ),
+        _bbc_article,
+        form=_bbc_articles,
+        others=(("xsum/bbc-summary-data", "xsum/xsum-extracts-from-downloads"),),
+    )
+
+
+for _name, _source, _article, _summary, _table in (
+    ("cnn_dailymail", cnn_dailymail_source(), "article", "highlights", "Table 4"),
+    ("xsum", xsum_source(), "document", "summary", "Table 5"),
+):
+    supervised.add(
+        _name,
+        _source,
+        functools.partial(preprocessors.summarize, article_key=_article, summary_key=_summary),
+        output_features=T5_OUTPUT_FEATURES,
+        metric_fns=[metrics.rouge],
+    )
+    catalogue.add(_name, paper_table=_table, metric="ROUGE-2")

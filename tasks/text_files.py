@@ -1,0 +1,124 @@
+"""A SeqIO source of documents in text files and JSON lines, found when it is first read."""
+
+import collections
+import sys
+from collections.abc import Callable
+
+import seqio
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+from tasks import local_files
+from tasks.official import bad_data
+
+# The blanks of `str.strip`, as a regular expression of TensorFlow: its `\s` is ASCII's.
+_BLANK = r"[\s\v\x1c-\x1f\x{85}\p{Z}]"
+
+# Path -> lines left out since the process began.
+_left_out: collections.Counter = collections.Counter()
+
+
+class TextFiles(seqio.FileDataSource):
+    """Examples {"text": document}.
+
+    `tasks.local_files.documents` says what the files hold. Of a bad line, BAD_DATA says whether it
+    stops a run or is counted and left out.
+
+    Args:
+      find: split -> its paths, sorted; raises `UserError` where there are none.
+      splits: their names.
+    """
+
+    def __init__(self, find: Callable[[str], list[str]], splits=("train", "validation")):
+        super().__init__(_read, dict.fromkeys(splits, ""))
+        self._find = find
+
+    def list_shards(self, split: str) -> list[str]:
+        """The files of a split, after a check of them.
+
+        Raises:
+          UserError: as `find`, `local_files.check`.
+        """
+        paths = self._find(split)
+        local_files.check(paths, bad_data())
+        return paths
+
+    def num_input_examples(self, split: str) -> int:
+        """Documents in a split; of more than a gigabyte, as many as its first file leads to expect.
+
+        Raises:
+          UserError: as `list_shards`.
+        """
+        return local_files.count(self.list_shards(split), bad_data())
+
+    def get_dataset(self, split: str = "train", *args, **kwargs) -> tf.data.Dataset:
+        """As SeqIO's."""
+        options = tf.data.Options()
+        # The parsing of a line, in Python, keeps no state that a checkpoint would miss.
+        options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
+        return super().get_dataset(split, *args, **kwargs).with_options(options)
+
+    def prepare(self) -> None:
+        """Reads the files of every split, so that what is wrong in them is told at once."""
+        for split in self.splits:
+            self.list_shards(split)
+
+
+def _read(path: tf.Tensor) -> tf.data.Dataset:
+    """`local_files.documents` of a file, as a dataset whose position a checkpoint holds.
+
+    A Python generator would be shorter, but its position is lost with the process.
+    """
+    policy = bad_data()
+    compressed = tf.strings.regex_full_match(path, r".*\.gz")
+    is_json = tf.strings.regex_full_match(path, r".*\.jsonl?(\.gz)?")
+    lines = tf.data.TextLineDataset(path, tf.where(compressed, "GZIP", ""))
+    ends = f"^{_BLANK}+|{_BLANK}+$"
+    # A blank line closes the last block.
+    lines = lines.concatenate(tf.data.Dataset.from_tensors("")).enumerate(1)
+
+    def text_of_line(block, number, line):
+        told = (path, number, line, policy)
+        text = tf.numpy_function(_text_of_line, told, tf.string, stateful=False)
+        return block, tf.ensure_shape(text, ())
+
+    def close_block(block, number, line):
+        # As `documents` leaves it out; where BAD_DATA is to stop, the check before did.
+        good = tf.strings.unicode_transcode(line, "UTF-8", "UTF-8", errors="ignore") == line
+        # A byte order mark, as some editors write it.
+        line = tf.cond(
+            number == 1, lambda: tf.strings.regex_replace(line, "^\ufeff", ""), lambda: line
+        )
+        blank = good & tf.strings.regex_full_match(line, _BLANK + "*")
+        block = tf.where(blank | ~good, block, tf.strings.join([block, line, "\n"]))
+        length = tf.strings.length(block, unit="UTF8_CHAR")
+        closed = tf.logical_or(blank, length >= local_files.MAX_CHARACTERS)
+        text = tf.cond(closed, lambda: tf.strings.regex_replace(block, ends, ""), lambda: "")
+        return tf.where(closed, "", block), text
+
+    def step(block, numbered):
+        number, line = numbered
+        return tf.cond(
+            is_json,
+            lambda: text_of_line(block, number, line),
+            lambda: close_block(block, number, line),
+        )
+
+    texts = lines.scan(tf.constant(""), step)
+    return texts.filter(lambda text: text != "").map(lambda text: {"text": text})
+
+
+def _text_of_line(path: bytes, number: int, line: bytes, policy: bytes) -> bytes:
+    name = path.decode()
+    try:
+        text = local_files.text_of_line(name, number, local_files.decode(name, number, line))
+    except UserError as error:
+        if policy != b"skip":
+            raise
+        _left_out[name] += 1
+        # The first, and then ever more rarely.
+        if _left_out[name] & (_left_out[name] - 1) == 0:
+            count = _left_out[name]
+            print(f"{name}: {count} lines left out (BAD_DATA='skip'): {error}", file=sys.stderr)
+        return b""
+    return text.encode()

@@ -1,0 +1,31 @@
+"""Where the vocabulary that VOCABULARY_PATH names lies.
+
+Without TensorFlow, so that a command can look before it starts.
+"""
+
+import os
+
+from switch_tf.errors import UserError
+
+SETTING = "VOCABULARY_PATH"
+# T5's, of 32,000 pieces and 100 sentinels.
+T5 = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+MEND = (
+    f"set {SETTING} to a copy of T5's, such as spiece.model of huggingface.co/google-t5/t5-base, "
+    "or to one of yours, trained on the text of a task: switch-tf tasks NAME "
+    "--train_vocabulary=8000, with the --gin flags of the run"
+)
+
+
+def check(path: object) -> str:
+    """The path, its ~ made the home folder.
+
+    Raises:
+      UserError: no string, or a local file that is not there; says where to get one.
+    """
+    if not isinstance(path, str):
+        raise UserError(f"{SETTING}={path!r}: give a path in quotes")
+    path = os.path.expanduser(path)
+    if "://" not in path and not os.path.isfile(path):
+        raise UserError(f"{SETTING}='{path}': no such file; {MEND}")
+    return path
