@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gin
 import pytest
+import seqio
 
 from switch_tf.commands import main as main_module
 from tasks import pydocs, pydocs_corpus, pydocs_parse
@@ -15,7 +16,10 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 LINES = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
-COMMANDS = [shlex.split(line)[1:] for line in LINES if line.startswith("switch-tf ")]
+# A script that sets up and hands its arguments to a command.
+SCRIPTS = {"scripts/cache_tasks.sh": ["cache"], "switch-tf": []}
+WORDS = [shlex.split(line, comments=True) for line in LINES]
+COMMANDS = [SCRIPTS[line[0]] + line[1:] for line in WORDS if line and line[0] in SCRIPTS]
 # What keeps a command of each kind small; a later flag of the same name wins.
 SMALL_MODEL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
@@ -26,6 +30,7 @@ SMALL = {
     "train": [*SMALL_MODEL, "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8"],
     "eval": [*SMALL_MODEL, "--gin.BATCH_SIZE=8", "--gin.Evaluation.batches=1"],
     "plan": ["--gin.BATCH_SIZE=2048", "--gin.TASK_FEATURE_LENGTHS={'inputs':8,'targets':4}"],
+    "cache": ["--min_shards=2"],
     "tasks": ["--gin.pydocs.vocabulary_size=120"],
 }
 DECODES = ["--gin.Evaluation.decode_examples=2", "--gin.Evaluation.batches=1"]
@@ -44,6 +49,7 @@ def folder(tmp_path_factory):
         patch.setattr(pydocs_parse, "parse_libraries", lambda *_, **__: make_documents())
         yield folder
     gin.clear_config()
+    seqio.set_global_cache_dirs([])
     pydocs_corpus._read.cache_clear()
     pydocs._columns.cache_clear()
 
@@ -59,7 +65,7 @@ def own_text(folder):
 
 
 def test_the_readme_shows_each_kind_of_command():
-    assert {command[0] for command in COMMANDS} == {"train", "eval", "plan", "tasks"}
+    assert {command[0] for command in COMMANDS} == {"train", "eval", "plan", "cache", "tasks"}
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)))

@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "pre-train or fine-tune a model",
     "eval": "evaluate a checkpoint",
     "plan": "count and place a model, and show what its step sends, before it runs",
+    "bench": "time a part of a run on this machine",
+    "cache": "preprocess tasks once, with SeqIO's Beam pipeline",
     "tasks": "list tasks and mixtures, or show examples of one",
     "reproduce": "run an experiment of several runs, and make its table and picture",
 }

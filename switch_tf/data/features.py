@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -23,6 +23,13 @@ TASK_FEATURES = ("inputs", "targets")
 EVAL_SEED = 42
 # Enough to break up files ordered by domain; a window of token ids takes some tens of MB.
 EVAL_SHUFFLE_EXAMPLES = 16_384
+
+# What a run over it says.
+UNCACHED = (
+    "data: not cached: in SeqIO's own order, which other numbers of hosts would change; each "
+    "checkpoint holds its iterator with the buffers (some MB); scripts/cache_tasks.sh and "
+    "USE_CACHED_TASKS=True mend both"
+)
 
 # What t5.data.preprocessors calls the steps that write sentinels.
 _SENTINEL_STEPS = re.compile(r"span_corruption|unsupervised|denois|fill_in_the_blank_sized")
@@ -104,8 +111,13 @@ def check_split(provider, split: str) -> None:
         raise UserError(f"'{provider.name}' has no split '{split}', it has " + ", ".join(splits))
 
 
-def prepare(mixture_or_task_name: str, vocab_size: int) -> None:
+def prepare(mixture_or_task_name: str, vocab_size: int, use_cached: bool = False) -> None:
     """Makes what a task or mixture reads, and checks it against the model.
+
+    Args:
+      mixture_or_task_name: what is read.
+      vocab_size: of the model.
+      use_cached: its cache is read, and its sources need not be there.
 
     Raises:
       UserError: no such task or mixture, and as `registry.prepare` and `check_vocabulary`.
@@ -113,7 +125,7 @@ def prepare(mixture_or_task_name: str, vocab_size: int) -> None:
     from switch_tf.data import registry
 
     provider = registry.find(mixture_or_task_name)
-    registry.prepare(provider)
+    registry.prepare(provider, use_cached)
     check_vocabulary(provider, vocab_size)
 
 
@@ -186,7 +198,9 @@ def _options():
     return options
 
 
-def _examples(provider, split, feature_lengths, *, pack, shuffle, seed, num_epochs, use_cached):
+def _examples(
+    provider, split, feature_lengths, *, pack, shuffle, seed, num_epochs, use_cached=False
+):
     """Examples in model features, not batched; `provider` is a task or mixture."""
     import seqio
     import tensorflow as tf
@@ -232,9 +246,10 @@ def train_dataset(
     batch_size: int,
     pack: bool,
     seed: int,
-    use_cached: bool = False,
 ):
     """Endless shuffled batches of a task or mixture, the same for the same seed.
+
+    In SeqIO's own order; `switch_tf.data.ordered` has a better one of what was cached.
 
     Args:
       name: task or mixture.
@@ -243,7 +258,6 @@ def train_dataset(
       batch_size: examples (packed: rows of several examples) in a global batch.
       pack: put several short examples into a row, apart by segment ids.
       seed: of the order, the mixing and the noise.
-      use_cached: read what SeqIO's cache_tasks wrote.
 
     Returns:
       `tf.data.Dataset` of dicts of int32 [batch, length]: `encoder_input_tokens`,
@@ -261,9 +275,7 @@ def train_dataset(
     provider = registry.find(name)
 
     def examples(**order):
-        return _examples(
-            provider, split, feature_lengths, pack=pack, seed=seed, use_cached=use_cached, **order
-        )
+        return _examples(provider, split, feature_lengths, pack=pack, seed=seed, **order)
 
     # One epoch, because a repeated dataset whose examples are all filtered away never ends.
     _check_not_empty(examples(shuffle=False, num_epochs=1), provider, split)
@@ -279,6 +291,7 @@ def eval_dataset(
     batch_size: int,
     num_batches: int | None = None,
     pack: bool = False,
+    use_cached: bool = False,
 ):
     """Each example of a task once, in an order and with noise that never change.
 
@@ -293,6 +306,7 @@ def eval_dataset(
       batch_size: rows in each batch, the last one too.
       num_batches: at most so many, kept in memory after the first pass; None for all, read anew.
       pack: put several short examples into a row.
+      use_cached: read what SeqIO's Beam pipeline cached.
 
     Returns:
       `tf.data.Dataset` of dicts as `train_dataset`'s.
@@ -308,16 +322,8 @@ def eval_dataset(
     provider = registry.find(name)
     if isinstance(provider, seqio.Mixture):
         raise UserError(f"'{name}' is a mixture: evaluate its tasks, each by itself")
-    dataset = _examples(
-        provider,
-        split,
-        feature_lengths,
-        pack=pack,
-        shuffle=False,
-        seed=EVAL_SEED,
-        num_epochs=1,
-        use_cached=False,
-    )
+    order = dict(shuffle=False, seed=EVAL_SEED, num_epochs=1)
+    dataset = _examples(provider, split, feature_lengths, pack=pack, use_cached=use_cached, **order)
     _check_not_empty(dataset, provider, split)
     # The same order in each pass, or a limit of batches would see other examples each time.
     dataset = dataset.shuffle(EVAL_SHUFFLE_EXAMPLES, EVAL_SEED, reshuffle_each_iteration=False)
@@ -358,33 +364,3 @@ def count_tokens(batch: Mapping[str, np.ndarray]) -> tuple[int, int]:
         int(np.count_nonzero(batch["encoder_input_tokens"])),
         int(np.count_nonzero(batch["decoder_target_tokens"])),
     )
-
-
-def _host_batches(dataset) -> Iterator[dict[str, np.ndarray]]:
-    with user_errors("data"):
-        yield from dataset.as_numpy_iterator()
-
-
-def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64) -> float:
-    """Entropy of the distribution of target tokens, in nats a token.
-
-    H = -sum_v p_v ln p_v with p_v the share of token v among the targets that carry loss: what a
-    model gets that knows how frequent each token is and nothing else. Of N tokens it comes out
-    about (distinct tokens - 1) / 2N too low (Miller-Madow).
-
-    Args:
-      dataset: of `train_dataset` or `eval_dataset`.
-      vocab_size: token ids are below it.
-      num_batches: how many batches to count at most.
-
-    Raises:
-      UserError: no target token.
-    """
-    counts = np.zeros(vocab_size, np.int64)
-    for batch in _host_batches(dataset.take(num_batches)):
-        targets = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
-        counts += np.bincount(targets, minlength=vocab_size)
-    if not counts.any():
-        raise UserError("no target token to count: the dataset is empty")
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())

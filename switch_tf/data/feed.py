@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import tensorflow as tf
 
 from switch_tf.data import features
+from switch_tf.data.ordered import OrderedBatches
 from switch_tf.mesh import Mesh
 
 
@@ -18,14 +20,14 @@ class Feed:
     `tf.train.Checkpoint(iterator=feed.iterator)`.
 
     Attributes:
-      iterator: the tf.data iterator, trackable by `tf.train.Checkpoint`.
+      iterator: of tf.data, or of cached tasks; `tf.train.Checkpoint` saves either.
       wait_seconds: how long the last `next` waited for the host's data.
       pack_seconds: how long it took to bring them to the devices.
       tokens: (input tokens, target tokens) of the last batch that are not padding.
       positions: (input positions, target positions) of the last batch, padding too.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, mesh: Mesh):
+    def __init__(self, dataset: tf.data.Dataset | OrderedBatches, mesh: Mesh):
         self.mesh = mesh
         self.wait_seconds = 0.0
         self.pack_seconds = 0.0
@@ -53,7 +55,7 @@ class Feed:
         """
         start = time.perf_counter()
         with self._host(), features.user_errors("data"):
-            batch = {name: value.numpy() for name, value in next(self.iterator).items()}
+            batch = {name: np.asarray(v) for name, v in next(self.iterator).items()}
         fetched = time.perf_counter()
         self.tokens = features.count_tokens(batch)
         self.positions = (batch["encoder_input_tokens"].size, batch["decoder_target_tokens"].size)

@@ -223,6 +223,7 @@ class Checkpoints:
         self._config = config
         self._variables = _model_variables(model) | _slots(optimizer)
         self._data = tf.train.Checkpoint(iterator=iterator)
+        self._is_cached = isinstance(iterator, tf.train.experimental.PythonState)
         with _disk_errors(model_dir):
             os.makedirs(model_dir, exist_ok=True)
             for name in os.listdir(model_dir):
@@ -273,6 +274,7 @@ class Checkpoints:
                 check(path, self._model)
                 _check_slots(path, self._optimizer)
                 tensor_files.read(os.path.join(path, _PREFIX), self._variables)
+                self._check_order(path)
                 with mesh_lib.host():
                     self._data.read(os.path.join(path, _DATA_PREFIX)).assert_consumed()
             except _PASSING:
@@ -298,6 +300,17 @@ class Checkpoints:
                 "or remove them, or give another MODEL_DIR"
             )
         return None
+
+    def _check_order(self, path: str) -> None:
+        """Checks that the data position is of the kind that this run's data have."""
+        saved = tf.train.load_checkpoint(os.path.join(path, _DATA_PREFIX))
+        was_cached = any("py_state" in name for name in saved.get_variable_to_shape_map())
+        if was_cached != self._is_cached:
+            raise UserError(
+                f"checkpoint '{path}' is of a run with USE_CACHED_TASKS={was_cached}, whose order "
+                "is another: set it so, or give another MODEL_DIR and this one as "
+                "INITIAL_CHECKPOINT_PATH"
+            )
 
 
 class _disk_errors:

@@ -25,6 +25,7 @@ def evaluate(
     mesh_shape: str = "batch:1",
     layout_rules: str = "batch:batch",
     evaluation: Callable[[], Evaluation] = Evaluation,
+    use_cached: bool = False,
     output_path: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint, prints a line a task and writes them as JSON.
@@ -38,6 +39,7 @@ def evaluate(
       mesh_shape: as `mesh.parse_mesh_shape`; need not be that of training.
       layout_rules: as `mesh.parse_layout_rules`.
       evaluation: makes the `Evaluation`.
+      use_cached: read what scripts/cache_tasks.sh wrote to CACHE_DIR.
       output_path: the JSON file; None: `evaluation.json` beside the checkpoint.
 
     Returns:
@@ -54,15 +56,16 @@ def evaluate(
     what = evaluation()
     with mesh_lib.use(mesh):
         network = model()
-        features_lib.prepare(mixture_or_task_name, network.vocab_size)
+        features_lib.prepare(mixture_or_task_name, network.vocab_size, use_cached)
         network.build()
         print(*switch_layers(network, batch_size, task_feature_lengths, mesh), sep="\n")
         checkpoints.restore_model(path, network)
         print(f"restored {path}", flush=True)
         shared = (network, mesh, mixture_or_task_name, what.split)
-        results = TeacherForced(*shared, task_feature_lengths, batch_size, what.batches).run()
+        shape = (task_feature_lengths, batch_size)
+        results = TeacherForced(*shared, *shape, what.batches, use_cached).run()
         if what.decode:
-            decoded = Decoded(*shared, task_feature_lengths, batch_size, what.decode_examples)
+            decoded = Decoded(*shared, *shape, what.decode_examples, use_cached)
             for task, metrics in decoded.run(step=0).items():
                 results[task] = results.get(task, {}) | metrics
     for task, metrics in results.items():

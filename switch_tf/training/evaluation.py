@@ -66,16 +66,30 @@ class TeacherForced:
       feature_lengths: task feature -> tokens.
       batch_size: examples a batch; the last one is filled up with padding.
       num_batches: at most so many batches a task; None: the whole split.
+      use_cached: read what SeqIO's Beam pipeline cached.
     """
 
     def __init__(
-        self, model, mesh, mixture_or_task_name, split, feature_lengths, batch_size, num_batches
+        self,
+        model,
+        mesh,
+        mixture_or_task_name,
+        split,
+        feature_lengths,
+        batch_size,
+        num_batches,
+        use_cached=False,
     ):
         self._mesh = mesh
         self._step = EvalStep(model)
         with mesh_lib.host():
             self._datasets = features_lib.eval_datasets(
-                mixture_or_task_name, split, feature_lengths, batch_size, num_batches
+                mixture_or_task_name,
+                split,
+                feature_lengths,
+                batch_size,
+                num_batches,
+                use_cached=use_cached,
             )
 
     @property
@@ -135,10 +149,19 @@ class Decoded:
       feature_lengths: task feature -> tokens; `targets` bounds what is decoded.
       batch_size: examples decoded together.
       num_examples: at most so many a task; None: the whole split.
+      use_cached: read what SeqIO's Beam pipeline cached.
     """
 
     def __init__(
-        self, model, mesh, mixture_or_task_name, split, feature_lengths, batch_size, num_examples
+        self,
+        model,
+        mesh,
+        mixture_or_task_name,
+        split,
+        feature_lengths,
+        batch_size,
+        num_examples,
+        use_cached=False,
     ):
         self._name = mixture_or_task_name
         self._batch_size = batch_size
@@ -150,6 +173,7 @@ class Decoded:
                 mixture_or_task_name,
                 feature_converter=seqio.EncDecFeatureConverter(pack=False),
                 eval_split=split,
+                use_cached=use_cached,
                 sequence_length=dict(feature_lengths),
                 num_examples=num_examples,
             )

@@ -15,7 +15,9 @@ import gin
 from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
+from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.feed import Feed
+from switch_tf.data.ordered import train_batches
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder, parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
@@ -75,11 +77,11 @@ class Run:
         self.batch_size = batch_size
         self.load_watch = LoadWatch()
         self.model = model(seed=seed)
-        features_lib.prepare(mixture_or_task_name, self.model.vocab_size)
+        features_lib.prepare(mixture_or_task_name, self.model.vocab_size, use_cached)
+        rows = (mixture_or_task_name, split, self.lengths, batch_size, pack, seed)
         with mesh_lib.host():
-            batches = features_lib.train_dataset(
-                mixture_or_task_name, split, self.lengths, batch_size, pack, seed, use_cached
-            )
+            batches = train_batches(*rows) if use_cached else features_lib.train_dataset(*rows)
+        print(batches.describe() if use_cached else features_lib.UNCACHED, flush=True)
         self.feed = Feed(batches, mesh)
         self.model.build()
         self.optimizer = optimizer()
@@ -99,10 +101,10 @@ class Run:
         self.writer = MetricsWriter(model_dir, restored_step=self.step)
         self.writer.text("operative config", config.operative_config())
         data = (mixture_or_task_name, evaluation.split, self.lengths, batch_size)
-        self.teacher_forced = TeacherForced(self.model, mesh, *data, evaluation.batches)
+        self.teacher_forced = TeacherForced(self.model, mesh, *data, evaluation.batches, use_cached)
         self.decoded = None
         if evaluation.decode:
-            self.decoded = Decoded(self.model, mesh, *data, evaluation.decode_examples)
+            self.decoded = Decoded(self.model, mesh, *data, evaluation.decode_examples, use_cached)
 
     def _restore(self, initial_checkpoint_path) -> int:
         step = self.checkpoints.restore_latest()
@@ -325,7 +327,7 @@ def _write_facts(run: Run, mesh_shape: str, layout_rules: str) -> None:
     flops = model.flops(lengths["inputs"], lengths["targets"])
     with mesh_lib.host():
         entropy = {
-            task: features_lib.unigram_entropy(batches, model.vocab_size)
+            task: unigram_entropy(batches, model.vocab_size)
             for task, batches in run.teacher_forced.datasets.items()
         }
     facts = {

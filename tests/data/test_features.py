@@ -254,14 +254,3 @@ def test_tokens_that_are_not_padding_are_counted():
         "decoder_target_tokens": np.array([[1, 0], [0, 0]]),
     }
     assert features.count_tokens(batch) == (5, 1)
-
-
-def test_unigram_entropy_counts_targets_with_weight_only():
-    batch = {
-        "decoder_target_tokens": np.array([[2, 2, 3, 4, 0, 0]], np.int32),
-        "decoder_loss_weights": np.array([[1, 1, 1, 1, 0, 0]], np.int32),
-    }
-    dataset = tf.data.Dataset.from_tensors(batch).repeat()
-    assert features.unigram_entropy(dataset, 8, num_batches=3) == pytest.approx(1.5 * math.log(2))
-    with pytest.raises(UserError, match="empty"):
-        features.unigram_entropy(dataset.take(0), 8)

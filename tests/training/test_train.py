@@ -6,6 +6,7 @@ import signal
 
 import gin
 import pytest
+import seqio
 
 from switch_tf import config
 from switch_tf.errors import UserError
@@ -17,6 +18,7 @@ from switch_tf.training.progress import Progress
 from switch_tf.training.summaries import read_metrics
 from switch_tf.training.train import train
 from tests import toy_task
+from tests.data import cached_tasks
 
 FILES = ["models/switch_tiny.gin", "layouts/expert_data.gin"]
 STEPS = 6
@@ -98,6 +100,40 @@ def test_a_packed_run_resumes_bit_for_bit(tmp_path):
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     # Rows hold several examples of at most six tokens.
     assert min(r["tokens"] for r in records(tmp_path / "whole", "train")) > 4 * 6
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """Settings of a mixture that is read from a cache."""
+    for name in ("cached_pairs", "cached_few"):
+        cached_tasks.write(tmp_path / "cache", name, ("train", "validation"))
+    yield {
+        "MIXTURE_OR_TASK_NAME": "cached_mixture",
+        "MIXTURE_OR_TASK_MODULE": "tests.data.cached_tasks",
+        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
+        "USE_CACHED_TASKS": True,
+        "CACHE_DIR": str(tmp_path / "cache"),
+        "train.pack": True,
+    }
+    seqio.set_global_cache_dirs([])
+    for name in ("cached_pairs", "cached_few"):
+        seqio.TaskRegistry.get(name)._cache_dir = None
+
+
+def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, capsys):
+    pretrain(tmp_path / "whole", **cached)
+    assert "data: cache of 2 tasks, 1,330 cached examples an epoch" in capsys.readouterr().out
+    pretrain(tmp_path / "parts", **cached, TRAIN_STEPS=2)
+    position = (tmp_path / "parts" / "checkpoint_2").glob("data*")
+    assert sum(file.stat().st_size for file in position) < 4000
+    pretrain(tmp_path / "parts", **cached)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    evaluated = {r["task"] for r in records(tmp_path / "whole", "evaluation")}
+    assert evaluated == {"cached_pairs", "cached_few"}
+    with pytest.raises(UserError, match="is of a run with USE_CACHED_TASKS=True"):
+        pretrain(tmp_path / "parts", **(cached | {"USE_CACHED_TASKS": False}))
+    with pytest.raises(UserError, match="batch size 4 in place of 8"):
+        pretrain(tmp_path / "parts", **cached, BATCH_SIZE=8)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

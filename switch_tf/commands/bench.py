@@ -1,0 +1,53 @@
+"""`switch-tf bench WHAT`: times a part of a run on this machine."""
+
+import inspect
+from collections.abc import Sequence
+
+from switch_tf import config
+from switch_tf.commands.flags import Parser
+from switch_tf.commands.launch import check
+from switch_tf.errors import UserError
+
+BENCHES = {
+    "input": "what one core delivers of a run's input against what its model consumes",
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the benchmark that the first argument names."""
+    bench = _parser().parse_args(argv[:1]).bench
+    {"input": _input}[bench](argv[1:])
+
+
+def _parser() -> Parser:
+    listing = "\n".join(f"  {name:<10} {text}" for name, text in BENCHES.items())
+    parser = Parser(
+        prog="switch-tf bench",
+        usage="switch-tf bench WHAT [flags]",
+        description="Times a part of a run on this machine.\n\nbenchmarks:\n" + listing,
+        epilog="switch-tf bench WHAT --help shows the flags of a benchmark.",
+    )
+    parser.add_argument("bench", metavar="WHAT", choices=BENCHES, help="one of the above")
+    return parser
+
+
+def _input(argv: Sequence[str]) -> None:
+    launch = check(
+        "bench input",
+        "Takes the gin of a training run, which it does not make: times the run's input on one "
+        "core, then its steps on one batch.",
+        argv,
+        unused=("MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
+    )
+    bound, _ = config.names(launch.args.gin_file, launch.bindings)
+    for name in ("mixture_or_task_name", "task_feature_lengths"):
+        if f"train.{name}" not in bound:
+            raise UserError(f"no --gin_file sets train.{name}: add --gin_file=runs/pretrain.gin")
+    launch.start()
+    import gin
+
+    from switch_tf.training.bench_input import bench_input
+
+    taken = inspect.signature(bench_input).parameters
+    settings = gin.get_bindings("train")
+    bench_input(**{name: value for name, value in settings.items() if name in taken})

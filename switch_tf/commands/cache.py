@@ -1,0 +1,142 @@
+"""`switch-tf cache`: preprocesses tasks once, with SeqIO's Beam pipeline."""
+
+import argparse
+import functools
+import os
+from collections.abc import Sequence
+
+from switch_tf import config, runtime
+from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
+from switch_tf.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs `switch-tf cache`.
+
+    Raises:
+      UserError: bad flags or gin, no such task, data that cannot be read, or a folder that cannot
+        be written.
+    """
+    bindings, rest = split_gin_args(argv)
+    args = _parser().parse_args(rest)
+    if args.min_shards < 1:
+        raise UserError(f"--min_shards={args.min_shards}: give a number >= 1")
+    config.precheck(args.gin_file, bindings)
+    runtime.start()
+    folder = args.output_cache_dir
+    if "://" not in folder:
+        folder = os.path.abspath(os.path.expanduser(folder))
+        _make(folder)
+    settings = (tuple(args.gin_file), tuple(bindings), tuple(args.module_import))
+    setup = functools.partial(_set_up, *settings)
+    setup()
+    names = _tasks(args.tasks.split(","))
+    _run(names, folder, setup, args)
+    for name in names:
+        print(f"cached {name} in {folder}")
+    print(f"to train on it: --gin.CACHE_DIR=\"'{folder}'\" --gin.USE_CACHED_TASKS=True")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="switch-tf cache",
+        description="Preprocesses tasks once, up to their seqio.CacheDatasetPlaceholder, and "
+        "writes them to a folder that training reads: SeqIO's own Beam pipeline, with its flags.",
+        epilog="example:\n  switch-tf cache --tasks=pydocs_span_corruption "
+        "--output_cache_dir=cache --min_shards=8",
+    )
+    parser.add_argument(
+        "--tasks", required=True, help="tasks or mixtures, with commas; of a mixture, all its tasks"
+    )
+    parser.add_argument(
+        "--output_cache_dir", required=True, metavar="DIR", help="local or gs:// folder"
+    )
+    parser.add_argument(
+        "--module_import",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module that registers tasks of yours; may be repeated",
+    )
+    parser.add_argument(
+        "--pipeline_options",
+        default="--runner=DirectRunner",
+        metavar="OPTIONS",
+        help="of Beam, with commas, such as --runner=DataflowRunner,--project=P,--region=R,"
+        "--temp_location=gs://B/tmp,--setup_file=./setup.py (--runner=DirectRunner: this machine)",
+    )
+    parser.add_argument(
+        "--min_shards", type=int, default=64, metavar="N", help="files a split, at least (64)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replaces what is cached there")
+    add_gin_flags(parser)
+    return parser
+
+
+def _make(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_cache_dir={folder}: cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output_cache_dir={folder}: may not be written to")
+
+
+@functools.cache
+def _set_up(gin_files: tuple[str, ...], bindings: tuple[str, ...], modules: tuple[str, ...]):
+    """Reads gin and registers tasks, once in a process: Beam's workers may be elsewhere."""
+    from switch_tf.data import registry
+
+    config.load(gin_files, bindings)
+    registry.load_project_modules()
+    for module in modules:
+        config.import_module(module, "--module_import")
+
+
+def _tasks(names: Sequence[str]) -> list[str]:
+    """The tasks of these names, those of mixtures too, checked and with their data read.
+
+    Raises:
+      UserError: unknown, or not to be cached, or its data is missing or malformed.
+    """
+    import seqio
+
+    from switch_tf.data import registry
+
+    found = {}
+    for name in names:
+        provider = registry.find(name)
+        registry.prepare(provider)
+        found |= {task.name: task for task in seqio.get_subtasks(provider)}
+    for task in found.values():
+        if not task.supports_caching:
+            raise UserError(
+                f"task '{task.name}' cannot be cached: give it a seqio.CacheDatasetPlaceholder() "
+                "behind the last of its preprocessors that is not to be run anew in each epoch"
+            )
+    return list(found)
+
+
+def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None:
+    import apache_beam as beam
+    import seqio
+    from seqio import beam_utils
+    from seqio.scripts import cache_tasks_main
+
+    seqio.add_global_cache_dirs([folder])
+    there = [name for name in names if seqio.TaskRegistry.get(name).cache_dir]
+    if there and not args.overwrite:
+        raise UserError(
+            f"task '{there[0]}' is cached in {seqio.TaskRegistry.get(there[0]).cache_dir}: add "
+            "--overwrite to cache it anew, or leave it out of --tasks"
+        )
+    cache_tasks_main.FLAGS(["cache", f"--min_shards={args.min_shards}"])
+    # SeqIO's pipeline imports modules on its workers; ours need gin's values there, too.
+    transform = beam_utils.PreprocessTask
+    beam_utils.PreprocessTask = functools.partial(transform, setup_fn=setup)
+    options = beam.options.pipeline_options.PipelineOptions(args.pipeline_options.split(","))
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            cache_tasks_main.run_pipeline(pipeline, names, folder, overwrite=args.overwrite)
+    finally:
+        beam_utils.PreprocessTask = transform

@@ -1,0 +1,281 @@
+"""Batches of cached tasks and mixtures in an order that nothing disturbs.
+
+The global batch of step n is a function of (seed, n): of no number of hosts, devices or restarts.
+Examples of a mixture's tasks are mixed at its rates, packed or not, and cut into batches; every
+host goes through the same order and keeps its own rows. Where a run stands is a few numbers.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+
+from switch_tf import config
+from switch_tf.data import features, registry
+from switch_tf.data.permutation import Schedule, key
+from switch_tf.data.windows import Example, Windows
+from switch_tf.errors import UserError
+
+_AHEAD = 4
+# Feature of a task -> side of the model, and its features that hold the tokens.
+_SIDES = {"inputs": "encoder", "targets": "decoder"}
+_TOKENS = {"inputs": "encoder_input_tokens", "targets": "decoder_target_tokens"}
+
+Batch = dict[str, np.ndarray]
+
+
+def use_cache_dir() -> None:
+    """Has SeqIO look for cached tasks in CACHE_DIR, if gin sets it.
+
+    Raises:
+      UserError: it is no folder.
+    """
+    folder = config.macro("CACHE_DIR", None)
+    if folder is None:
+        return
+    if not isinstance(folder, str) or not tf.io.gfile.isdir(folder):
+        raise UserError(
+            f"CACHE_DIR={folder!r}: no such folder; give the one that scripts/cache_tasks.sh wrote"
+        )
+    if folder not in seqio.get_global_cache_dirs():
+        seqio.add_global_cache_dirs([folder])
+
+
+def train_batches(name: str, split: str, *args) -> "OrderedBatches":
+    """The `OrderedBatches` of a task or mixture by name: this process's rows of them.
+
+    Args:
+      name: task or mixture, cached in CACHE_DIR or another of SeqIO's cache folders.
+      split: its split.
+      *args: feature_lengths, batch_size, pack and seed.
+
+    Raises:
+      UserError: unknown name or split, and as `use_cache_dir` and `OrderedBatches`.
+    """
+    use_cache_dir()
+    provider = registry.find(name)
+    features.check_split(provider, split)
+    hosts = (dtensor.client_id(), dtensor.num_clients())
+    return OrderedBatches(provider, split, *args, *hosts)
+
+
+def _rates(provider, split: str) -> dict[str, float]:
+    """Task -> rate, of the tasks that have the split and are trained on."""
+    if not isinstance(provider, seqio.Mixture):
+        return {provider.name: 1.0}
+    rates = {t.name: provider.get_rate(t) for t in provider.tasks if split in t.splits}
+    rates = {name: rate for name, rate in rates.items() if rate > 0}
+    if not rates:
+        raise UserError(f"'{provider.name}' has no task with a rate and the split '{split}'")
+    return rates
+
+
+class _Stream:
+    """The examples of a mixture, endless; `peek` shows the next, `advance` goes on."""
+
+    def __init__(self, tasks: list[Windows], schedule: Schedule, position: int, cursors):
+        self._tasks, self._schedule = tasks, schedule
+        self._loaded: list = [(None, [])] * len(tasks)
+        self.position = position
+        self.cursors = [list(cursor) for cursor in cursors]
+
+    def peek(self) -> Example:
+        number = self._schedule.at(self.position)
+        cursor, task = self.cursors[number], self._tasks[number]
+        for _ in range(task.per_epoch + 1):
+            window, offset = cursor
+            if self._loaded[number][0] != window:
+                self._loaded[number] = (window, task.examples(window))
+            examples = self._loaded[number][1]
+            if offset < len(examples):
+                return examples[offset]
+            cursor[:] = [window + 1, 0]
+        raise UserError(f"cache of task '{task.name}' gives no example: its preprocessors drop all")
+
+    def advance(self) -> None:
+        self.cursors[self._schedule.at(self.position)][1] += 1
+        self.position += 1
+
+
+class OrderedIterator(tf.train.experimental.PythonState):
+    """Iterator over batches that `tf.train.Checkpoint` saves as a few numbers.
+
+    Batches are made ahead, in a thread; what is saved is the place behind the last one given.
+    """
+
+    def __init__(self, batches: "OrderedBatches"):
+        super().__init__()
+        self._batches = batches
+        self._state = batches.start()
+        self._queue: queue.Queue | None = None
+
+    def __iter__(self) -> "OrderedIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._queue is None:
+            self._queue = queue.Queue(_AHEAD)
+            made = self._batches.after(self._state)
+            threading.Thread(target=_fill, args=(self._queue, made), daemon=True).start()
+        found = self._queue.get()
+        if isinstance(found, Exception):
+            raise found
+        batch, self._state = found
+        return batch
+
+    def serialize(self) -> str:
+        """Where the iterator stands, as JSON."""
+        return json.dumps(self._state)
+
+    def deserialize(self, string_value: str) -> None:
+        """Goes to a place that `serialize` gave.
+
+        Raises:
+          UserError: it is of other data.
+        """
+        text = string_value.decode() if isinstance(string_value, bytes) else string_value
+        state = json.loads(text)
+        for name, value in self._state["of"].items():
+            if state["of"].get(name) != value:
+                raise UserError(
+                    f"the checkpoint is of a run over other data, {name} {state['of'].get(name)!r} "
+                    f"in place of {value!r}: take what it was trained with, or another MODEL_DIR "
+                    "and this one as INITIAL_CHECKPOINT_PATH"
+                )
+        self._state, self._queue = state, None
+
+
+def _fill(target: queue.Queue, made: Iterator) -> None:
+    try:
+        for item in made:
+            target.put(item)
+    except Exception as error:  # Raised again where the batch is asked for.
+        target.put(error)
+
+
+class OrderedBatches:
+    """Endless batches of a cached task or mixture.
+
+    Args:
+      provider: a `seqio.Task` or `seqio.Mixture`, cached.
+      split: its split.
+      feature_lengths: length of "inputs" and of "targets", in tokens.
+      batch_size: rows in a global batch.
+      pack: put several short examples into a row, apart by segment ids.
+      seed: of order, mixing and noise.
+      host, num_hosts: which rows are made: the `host`-th of `num_hosts` equal parts.
+
+    Raises:
+      UserError: a task is not cached, or has no examples.
+    """
+
+    def __init__(
+        self,
+        provider,
+        split: str,
+        feature_lengths: Mapping[str, int],
+        batch_size: int,
+        pack: bool,
+        seed: int,
+        host: int = 0,
+        num_hosts: int = 1,
+    ):
+        if batch_size % num_hosts:
+            raise UserError(
+                f"BATCH_SIZE={batch_size} does not divide by {num_hosts} hosts: give a multiple"
+            )
+        rates = _rates(provider, split)
+        self._schedule = Schedule(rates, key(seed, "mixture"))
+        self._tasks = [
+            Windows(seqio.TaskRegistry.get(name), split, feature_lengths, seed) for name in rates
+        ]
+        self._lengths = {name: feature_lengths[name] for name in _SIDES}
+        self._batch_size, self._pack = batch_size, pack
+        part = batch_size // num_hosts
+        self._rows = range(host * part, (host + 1) * part)
+        self._of = {
+            "task": provider.name,
+            "split": split,
+            "lengths": self._lengths,
+            "batch size": batch_size,
+            "pack": bool(pack),
+            "seed": seed,
+            "examples": {task.name: task.num_cached for task in self._tasks},
+            "shares": self._schedule.shares,
+        }
+
+    def __iter__(self) -> OrderedIterator:
+        return OrderedIterator(self)
+
+    def describe(self) -> str:
+        """One line on the order."""
+        tasks = self._of["examples"]
+        return (
+            f"data: cache of {len(tasks)} task{'s' * (len(tasks) > 1)}, "
+            f"{sum(tasks.values()):,} cached examples an epoch; the batch of step n depends on "
+            "(seed, n) alone"
+        )
+
+    def start(self) -> dict:
+        """The state before the first batch."""
+        count = len(self._of["examples"])
+        return {"step": 0, "position": 0, "cursors": [[0, 0]] * count, "of": self._of}
+
+    def after(self, state: dict) -> Iterator[tuple[Batch, dict]]:
+        """The batches behind a state, each with the state behind it."""
+        stream = self._stream(state)
+        step = state["step"]
+        while True:
+            rows = [self._row(stream) for _ in range(self._batch_size)]
+            step += 1
+            cursors = [list(cursor) for cursor in stream.cursors]
+            behind = {"step": step, "position": stream.position, "cursors": cursors, "of": self._of}
+            yield self._batch([rows[number] for number in self._rows]), behind
+
+    def _stream(self, state: dict) -> _Stream:
+        return _Stream(self._tasks, self._schedule, state["position"], state["cursors"])
+
+    def _row(self, stream: _Stream) -> list[Example]:
+        """The examples of a row: one, or as many, in their order, as fit."""
+        row, room = [], dict(self._lengths)
+        while True:
+            example = stream.peek()
+            lengths = {name: len(example[name]) for name in _SIDES}
+            if row and any(lengths[name] > room[name] for name in _SIDES):
+                return row
+            row.append(example)
+            stream.advance()
+            room = {name: room[name] - lengths[name] for name in _SIDES}
+            if not self._pack:
+                return row
+
+    def _batch(self, rows: list[list[Example]]) -> Batch:
+        """Rows in the features of SeqIO's `EncDecFeatureConverter`."""
+        batch = {}
+        for name, side in _SIDES.items():
+            shape = (len(rows), self._lengths[name])
+            tokens, segments, positions = (np.zeros(shape, np.int32) for _ in range(3))
+            for number, row in enumerate(rows):
+                start = 0
+                for segment, example in enumerate(row, 1):
+                    end = start + len(example[name])
+                    tokens[number, start:end] = example[name]
+                    segments[number, start:end] = segment
+                    positions[number, start:end] = np.arange(end - start)
+                    start = end
+            batch[_TOKENS[name]] = tokens
+            if self._pack:
+                batch |= {f"{side}_segment_ids": segments, f"{side}_positions": positions}
+        targets = batch["decoder_target_tokens"]
+        shifted = np.pad(targets, [(0, 0), (1, 0)])[:, :-1]
+        if self._pack:
+            segments = batch["decoder_segment_ids"]
+            shifted = shifted * (segments == np.pad(segments, [(0, 0), (1, 0)])[:, :-1])
+        batch["decoder_input_tokens"] = shifted.astype(np.int32)
+        batch["decoder_loss_weights"] = (targets != 0).astype(np.int32)
+        return batch

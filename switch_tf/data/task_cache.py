@@ -1,0 +1,147 @@
+"""A task as SeqIO's Beam pipeline cached it, read by the numbers of its examples."""
+
+import io
+import json
+import os
+import struct
+import sys
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from tqdm import tqdm
+
+from switch_tf.errors import UserError
+
+# TFRecord: length (8 bytes) and its checksum (4), the record, its checksum (4).
+_HEADER, _FOOTER = 12, 4
+
+
+class TaskCache:
+    """The cached examples of a split of a task.
+
+    Args:
+      task: a `seqio.Task` that was cached, by scripts/cache_tasks.sh.
+      split: its split.
+
+    Raises:
+      UserError: it is not cached, or a file is missing or damaged.
+    """
+
+    def __init__(self, task: seqio.Task, split: str):
+        if not task.supports_caching:
+            raise UserError(
+                f"task '{task.name}' cannot be cached: none of its preprocessors is "
+                "seqio.CacheDatasetPlaceholder(); set USE_CACHED_TASKS=False"
+            )
+        if not task.cache_dir:
+            folders = ", ".join(seqio.get_global_cache_dirs()) or "none is set"
+            raise UserError(
+                f"task '{task.name}' is not cached (CACHE_DIR: {folders}), and USE_CACHED_TASKS "
+                f"asks for it: cache it with scripts/cache_tasks.sh --tasks={task.name}, or set "
+                "USE_CACHED_TASKS=False"
+            )
+        self._what = f"cache of task '{task.name}' in {task.cache_dir}"
+        info = self._read_json(seqio.get_cached_info_path(task.cache_dir, split))
+        self._features = {name: self._feature(name, f) for name, f in info["features"].items()}
+        prefix = seqio.get_cached_tfrecord_prefix(task.cache_dir, split)
+        count = info["num_shards"]
+        self._paths = [f"{prefix}-{number:05d}-of-{count:05d}" for number in range(count)]
+        self._offsets = self._index(f"{prefix}.offsets.npz")
+        self._ends = np.cumsum([len(offsets) for offsets in self._offsets])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def records(self, numbers: np.ndarray) -> list[bytes]:
+        """The records of these numbers, in their order."""
+        numbers = np.asarray(numbers)
+        files = np.searchsorted(self._ends, numbers, side="right")
+        found: list[bytes] = [b""] * len(numbers)
+        for file in np.unique(files):
+            with tf.io.gfile.GFile(self._paths[file], "rb") as stream:
+                places = np.flatnonzero(files == file)
+                first = self._ends[file] - len(self._offsets[file])
+                # By place in the file: a disk, and a cloud still more, reads on faster than back.
+                for place in places[np.argsort(numbers[places])]:
+                    stream.seek(int(self._offsets[file][numbers[place] - first]))
+                    (length,) = struct.unpack("<Q", stream.read(_HEADER)[:8])
+                    found[place] = stream.read(length)
+        return found
+
+    def parse(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        """A record as the tensors that were cached."""
+        stored = {name: feature for name, (feature, _) in self._features.items()}
+        parsed = tf.io.parse_single_example(record, stored)
+        return {name: tf.cast(parsed[name], dtype) for name, (_, dtype) in self._features.items()}
+
+    def _read_json(self, path: str) -> dict:
+        try:
+            with tf.io.gfile.GFile(path) as file:
+                return json.load(file)
+        except (tf.errors.OpError, ValueError) as error:
+            raise UserError(
+                f"{self._what}: {path} cannot be read; cache the task anew, with --overwrite"
+            ) from error
+
+    def _feature(self, name: str, described: dict) -> tuple:
+        """How SeqIO stored a feature, and its dtype."""
+        shape, dtype = described["shape"], described["dtype"]
+        # tf.train.Example has no other whole numbers.
+        stored = "int64" if dtype in ("int32", "bool") else dtype
+        if None in shape[1:]:
+            raise UserError(f"{self._what}: feature '{name}' is ragged, which cannot be read here")
+        if shape and shape[0] is None:
+            return tf.io.FixedLenSequenceFeature(shape[1:], stored, allow_missing=True), dtype
+        return tf.io.FixedLenFeature(shape, stored), dtype
+
+    def _index(self, path: str) -> list[np.ndarray]:
+        """Where each record of each file begins; kept beside the files, if that can be written."""
+        sizes = [self._size(p) for p in self._paths]
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                kept = np.load(io.BytesIO(file.read()))
+                if kept["sizes"].tolist() == sizes:
+                    return np.split(kept["offsets"], np.cumsum(kept["counts"])[:-1])
+        except (tf.errors.OpError, ValueError, KeyError, OSError, EOFError):
+            # Not there yet, or half written: it is made anew.
+            pass
+        label = "indexing the cache"
+        files = tqdm(
+            self._paths, desc=label, unit="file", file=sys.stderr, disable=sum(sizes) < 1e8
+        )
+        offsets = [self._scan(p, size) for p, size in zip(files, sizes, strict=True)]
+        temporary, content = f"{path}.{os.getpid()}", io.BytesIO()
+        counts = [len(o) for o in offsets]
+        np.savez(content, sizes=sizes, counts=counts, offsets=np.concatenate(offsets))
+        try:
+            with tf.io.gfile.GFile(temporary, "wb") as file:
+                file.write(content.getvalue())
+            tf.io.gfile.rename(temporary, path, overwrite=True)
+        except tf.errors.OpError:
+            print(f"{path} cannot be written: the index is made anew in each run")
+        return offsets
+
+    def _size(self, path: str) -> int:
+        try:
+            return tf.io.gfile.stat(path).length
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"{self._what}: {path} is missing; cache the task anew, with --overwrite"
+            ) from error
+
+    def _scan(self, path: str, size: int) -> np.ndarray:
+        offsets, place = [], 0
+        with tf.io.gfile.GFile(path, "rb") as stream:
+            while place < size:
+                stream.seek(place)
+                header = stream.read(_HEADER)
+                length = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
+                if place + _HEADER + length + _FOOTER > size:
+                    raise UserError(
+                        f"{self._what}: {path} is cut off at byte {place}; cache the task anew, "
+                        "with --overwrite"
+                    )
+                offsets.append(place)
+                place += _HEADER + length + _FOOTER
+        return np.array(offsets, np.int64)

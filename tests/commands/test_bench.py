@@ -1,0 +1,183 @@
+import gzip
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+
+import gin
+import pytest
+
+from switch_tf.commands import launch
+from switch_tf.commands import main as main_module
+from switch_tf.training import bench_input
+from tests.commands.test_main import run_without_tensorflow
+from tests.data import cached_tasks
+from tests.tasks.conftest import make_documents
+
+FILES = ["--gin_file=models/switch_tiny.gin", "--gin_file=layouts/expert_data.gin"]
+PRETRAIN = "--gin_file=runs/pretrain.gin"
+SMALL_MODEL = [
+    "--gin.TransformerEncoderDecoder.num_layers=1",
+    "--gin.TransformerEncoderDecoder.d_model=16",
+    "--gin.TransformerEncoderDecoder.d_ff=32",
+    "--gin.BATCH_SIZE=8",
+]
+SHORT = ["--gin.bench_input.rounds=1", "--gin.bench_input.seconds=1"]
+SMALL = [
+    *SMALL_MODEL,
+    *SHORT,
+    "--gin.MESH_SHAPE='batch:2'",
+    "--gin.NUM_EXPERTS=4",
+    "--gin.GROUPS_MULTIPLE=2",
+    "--gin.VOCAB_SIZE=384",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 40, 'targets': 24}",
+]
+TEXT = (Path(__file__).parents[2] / "docs" / "input.md").read_text()
+BLOCKS = re.findall(r"^```\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+LINES = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
+COMMANDS = [shlex.split(line)[1:] for line in LINES if line.startswith("switch-tf ")]
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    before = os.sched_getaffinity(0)
+    yield
+    assert os.sched_getaffinity(0) == before
+    gin.clear_config()
+
+
+def shape_of(text):
+    """Lines with each number as 0 and blanks as one, without what the machine's speed decides."""
+    lines = [re.sub(r"\s+", " ", re.sub(r"[\d,.]*\d", "0", line)) for line in text.splitlines()]
+    return [line.split(" (0 to 0)")[0].strip() for line in lines]
+
+
+def numbers(text, name):
+    """Median, lowest and highest of the rows of this name."""
+    rows = re.findall(rf"^{name} +([\d,.]+) +([\d,.]+) +([\d,.]+)$", text, re.MULTILINE)
+    return [tuple(float(cell.replace(",", "")) for cell in row) for row in rows]
+
+
+def test_a_task_is_timed_without_a_model_dir(capsys):
+    task = [
+        "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
+        "--gin.MIXTURE_OR_TASK_NAME='toy_copy'",
+    ]
+    main_module.main(["bench", "input", *FILES, PRETRAIN, *SMALL, *task])
+    output = capsys.readouterr().out
+    assert "input: 'toy_copy', split 'train', on one core alone of " in output
+    assert "rounds: 1 of 1 s" in output
+    assert f"training steps on one batch of {8 * 64} positions, 2 devices on " in output
+    delivered, consumed = numbers(output, "positions/s")
+    (tokens,) = numbers(output, "tokens/s, without padding")
+    (padding,) = numbers(output, "padding, %")
+    (seconds,) = numbers(output, "seconds a step")
+    for median, lowest, highest in (delivered, consumed, tokens, padding, seconds):
+        assert 0 < lowest == median == highest
+    # Words of one to five letters, a full stop and an end, in 64 positions.
+    assert 80 < padding[0] < 100
+    assert tokens[0] == pytest.approx(delivered[0] * (1 - padding[0] / 100), rel=0.02)
+    assert consumed[0] == pytest.approx(8 * 64 / seconds[0], rel=0.05)
+    told = re.search(r"^one core delivers ([\d.]+) times what the model", output, re.MULTILINE)
+    assert float(told[1]) == pytest.approx(delivered[0] / consumed[0], rel=0.01, abs=0.06)
+
+
+def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys, monkeypatch):
+    cached_tasks.write(tmp_path, "cached_pairs")
+    seen = {}
+    train_batches = bench_input.train_batches
+
+    def watch(*args):
+        seen["rows"] = args
+        return train_batches(*args)
+
+    monkeypatch.setattr(bench_input, "train_batches", watch)
+    main_module.main(
+        [
+            *("bench", "input", *FILES, PRETRAIN, *SMALL, "--gin.train.pack=True", "--gin.SEED=3"),
+            "--gin.MIXTURE_OR_TASK_MODULE='tests.data.cached_tasks'",
+            "--gin.MIXTURE_OR_TASK_NAME='cached_pairs'",
+            *("--gin.USE_CACHED_TASKS=True", f"--gin.CACHE_DIR='{tmp_path}'"),
+        ]
+    )
+    assert "cache of 1 task, 1,300 cached examples" in capsys.readouterr().out
+    name, split, lengths, batch_size, pack, seed = seen["rows"]
+    assert (name, split, batch_size, pack, seed) == ("cached_pairs", "train", 8, True, 3)
+    assert lengths == {"inputs": 40, "targets": 24}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["inptu"], "argument WHAT: invalid choice: 'inptu' (choose from 'input'); see switch-tf"),
+        ([], "the following arguments are required: WHAT; see switch-tf bench --help"),
+        (["input"], "--gin_file is missing; see switch-tf bench input --help"),
+        (
+            ["input", FILES[0]],
+            "no --gin_file sets train.batch_size: add --gin_file=runs/pretrain.gin",
+        ),
+        (
+            ["input", FILES[0], "--gin.train.batch_size=8"],
+            "no --gin_file sets train.mixture_or_task_name: add --gin_file=runs/pretrain.gin",
+        ),
+        (
+            ["input", FILES[0], PRETRAIN, "--gin.bench_input.rounds=0"],
+            "bench_input.rounds=0: give a whole number of at least 1",
+        ),
+        (
+            ["input", FILES[0], PRETRAIN, "--gin.bench_input.round=2"],
+            "--gin.bench_input.round: 'bench_input' has no parameter 'round'; nearest: rounds",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_before_tensorflow_starts(arguments, message):
+    done = run_without_tensorflow("bench", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"switch-tf: error: {message}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [[], ["--gin.MODEL_DIR='{folder}'"]])
+def test_what_only_a_run_needs_is_not_asked_for_nor_looked_at(given, tmp_path, monkeypatch):
+    class Started(Exception):
+        """The command line was found good."""
+
+    def start(self):
+        raise Started
+
+    # A run of another model.
+    (tmp_path / "config.gin").write_text("TransformerEncoderDecoder.d_model = 32\n")
+    given = [argument.format(folder=tmp_path) for argument in given]
+    monkeypatch.setattr(launch.Launch, "start", start)
+    with pytest.raises(Started):
+        main_module.main(["bench", "input", *FILES, "--gin_file=runs/finetune.gin", *given])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["input", "--help"]])
+def test_help_needs_no_tensorflow(arguments):
+    done = run_without_tensorflow("bench", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "input" in done.stdout
+
+
+def test_the_page_shows_the_commands():
+    assert [command[:2] for command in COMMANDS] == [
+        ["tasks", "local_text_span_corruption"],
+        ["bench", "input"],
+    ]
+
+
+def test_the_commands_of_the_page_run_and_print_what_it_shows(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "held_out"):
+        (tmp_path / name).mkdir()
+        lines = "\n".join(json.dumps({"text": d.text}) for d in make_documents(300))
+        (tmp_path / name / "a.json.gz").write_bytes(gzip.compress(lines.encode()))
+    vocabulary, bench = COMMANDS
+    main_module.main([re.sub("=8000$", "=120", argument) for argument in vocabulary])
+    capsys.readouterr()
+    main_module.main([*bench, *SMALL_MODEL, *SHORT, "--gin.VOCAB_SIZE=384"])
+    printed = shape_of(capsys.readouterr().out)
+    shown = next(block for block in BLOCKS if block.startswith("input: "))
+    assert printed == shape_of(shown)

@@ -1,0 +1,118 @@
+import gzip
+import json
+import sys
+
+import gin
+import numpy as np
+import pytest
+import seqio
+
+from switch_tf.commands import cache
+from switch_tf.commands import main as main_module
+from switch_tf.data import features, ordered, windows
+from tasks import vocabulary
+
+TASK = "c4_span_corruption"
+LENGTHS = {"inputs": 24, "targets": 12}
+
+
+def texts(count):
+    return [f"the red cat {i} and the blue dog {i * i} go to green hills" for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """C4 in JSON-lines shards, a vocabulary, and C4 as Beam cached it."""
+    path = tmp_path_factory.mktemp("c4")
+    (path / "en").mkdir()
+    vocabulary.train(texts(200), path / "vocabulary.model", 80)
+    for split, count in {"train": 60, "validation": 7}.items():
+        for shard in range(2):
+            lines = "".join(json.dumps({"text": t}) + "\n" for t in texts(count)[shard::2])
+            name = f"c4-{split}.0000{shard}-of-00002.json.gz"
+            (path / "en" / name).write_bytes(gzip.compress(lines.encode()))
+    run(path)
+    yield path
+    seqio.set_global_cache_dirs([])
+    seqio.TaskRegistry.get(TASK)._cache_dir = None
+    gin.clear_config()
+    cache._set_up.cache_clear()
+
+
+def run(path, *more):
+    gin_flags = [
+        f"--gin.DATA_DIR='{path}'",
+        f"--gin.VOCABULARY_PATH='{path}/vocabulary.model'",
+    ]
+    arguments = [f"--tasks={TASK}", f"--output_cache_dir={path}/cache", "--min_shards=2"]
+    main_module.main(["cache", *arguments, *gin_flags, *more])
+
+
+def rows(dataset):
+    return sorted(tuple(example["targets"].tolist()) for example in dataset.as_numpy_iterator())
+
+
+def test_cached_texts_are_those_of_the_shards(folder):
+    task = seqio.TaskRegistry.get(TASK)
+    vocabulary_of_task = task.output_features["targets"].vocabulary
+    source = task._get_cached_source("train").get_dataset("train", shuffle=False)
+    found = [vocabulary_of_task.decode(list(row)) for row in rows(source)]
+    assert sorted(found) == sorted(texts(60))
+    assert rows(source) == rows(task.preprocess_precache(task.source.get_dataset("train", False)))
+
+
+def test_an_epoch_in_our_order_has_the_tokens_of_seqio_reading(folder):
+    """Spans fall elsewhere, as documents are joined in another order; no token goes missing."""
+    task = seqio.TaskRegistry.get(TASK)
+    theirs = task.get_dataset(LENGTHS, "train", use_cached=True, shuffle=False, num_epochs=1)
+    ours = windows.Windows(task, "train", LENGTHS, seed=0).examples(0)
+    size = task.output_features["targets"].vocabulary.vocab_size
+
+    def counts(examples):
+        rows = [np.concatenate([e["inputs"], e["targets"]]) for e in examples]
+        kinds = np.bincount(np.concatenate(rows), minlength=size)
+        # Without ends of sequence and sentinels.
+        return kinds[2 : size - 100].tolist(), len(rows)
+
+    assert counts(ours) == counts(theirs.as_numpy_iterator())
+
+
+def test_training_batches_and_an_evaluation_come_from_the_cache(folder):
+    with gin.unlock_config():
+        gin.bind_parameter("%CACHE_DIR", f"{folder}/cache")
+    batches = ordered.train_batches(TASK, "train", LENGTHS, 4, False, 0)
+    assert next(iter(batches))["encoder_input_tokens"].shape == (4, 24)
+    assert "cache of 1 task, 60 cached examples an epoch" in batches.describe()
+    evaluated = features.eval_datasets(TASK, "validation", LENGTHS, 4, use_cached=True)
+    assert len(list(evaluated[TASK].as_numpy_iterator())) > 1
+
+
+def refused(capsys, path, *more):
+    with pytest.raises(SystemExit) as stop:
+        run(path, *more)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_is_cached_is_not_cached_again_unasked(folder, capsys):
+    assert "is cached in" in (line := refused(capsys, folder)) and "--overwrite" in line
+    before = (folder / "cache" / TASK / "COMPLETED").stat().st_mtime_ns
+    seqio.TaskRegistry.get(TASK)._cache_dir = None
+    run(folder, "--overwrite")
+    assert (folder / "cache" / TASK / "COMPLETED").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize(
+    "flags, told",
+    [
+        (["--tasks=no_such"], "no task or mixture 'no_such'"),
+        (["--min_shards=0"], "--min_shards=0: give a number >= 1"),
+        (["--output_cache_dir=/proc/cache"], "--output_cache_dir=/proc/cache: cannot be made"),
+        (["--tasks=toy_copy", "--module_import=tests.toy_task"], "'toy_copy' cannot be cached"),
+        (["--module_import=no_module"], "no_module"),
+    ],
+)
+def test_bad_flags_are_told_in_a_line(folder, capsys, flags, told):
+    cache._set_up.cache_clear()
+    assert told in refused(capsys, folder, *flags)
+    assert "apache_beam" in sys.modules

@@ -1,0 +1,234 @@
+import functools
+import itertools
+import random
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from switch_tf.data import permutation, windows
+from switch_tf.data.ordered import OrderedBatches
+from switch_tf.errors import UserError
+from tests.data import cached_tasks
+from tests.data.cached_tasks import COUNTS, LENGTHS
+
+KINDS = [("cached_spans", False), ("cached_mixture", False), ("cached_mixture", True)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    for name in COUNTS:
+        cached_tasks.write(folder, name)
+    seqio.add_global_cache_dirs([str(folder)])
+    yield folder
+    seqio.set_global_cache_dirs([])
+
+
+@functools.cache
+def ordered(name, batch_size=8, pack=False, seed=1, **hosts):
+    provider = seqio.get_mixture_or_task(name)
+    return OrderedBatches(provider, "train", LENGTHS, batch_size, pack, seed, **hosts)
+
+
+def take(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def assert_same(batches, others):
+    assert len(batches) == len(others) > 0
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+def texts(batches):
+    """The target texts of packed or unpacked batches, in their order."""
+    found = []
+    for batch in batches:
+        for number, row in enumerate(batch["decoder_target_tokens"]):
+            packed = batch.get("decoder_segment_ids")
+            segments = (row != 0) if packed is None else packed[number]
+            for segment in range(1, int(segments.max()) + 1):
+                tokens = row[segments == segment]
+                found.append(cached_tasks.BYTES.decode(tokens.tolist()))
+    return found
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_an_epoch_has_every_example_once_and_the_next_another_order(pack):
+    rows = texts(take(ordered("cached_pairs", pack=pack), 2 * COUNTS["cached_pairs"] // 8))
+    epochs = [rows[i * COUNTS["cached_pairs"] :][: COUNTS["cached_pairs"]] for i in (0, 1)]
+    sources = cached_tasks.documents("train", name="cached_pairs").as_numpy_iterator()
+    cut = sorted(example["targets"].decode()[: LENGTHS["targets"] - 1] for example in sources)
+    assert sorted(epochs[0]) == cut == sorted(epochs[1])
+    assert epochs[0] != epochs[1] and epochs[0] != cut
+
+
+@pytest.mark.parametrize("name, pack", KINDS)
+def test_hosts_put_together_are_the_global_batch(name, pack):
+    whole = take(ordered(name, pack=pack), 30)
+    for num_hosts in (2, 4):
+        parts = [
+            take(ordered(name, pack=pack, host=host, num_hosts=num_hosts), 30)
+            for host in range(num_hosts)
+        ]
+        joined = [
+            {feature: np.concatenate([part[feature] for part in step]) for feature in step[0]}
+            for step in zip(*parts, strict=True)
+        ]
+        assert_same(joined, whole)
+
+
+@pytest.mark.parametrize("name, pack", KINDS)
+def test_resumes_at_any_step_from_a_few_numbers(name, pack, tmp_path):
+    whole = take(ordered(name, pack=pack), 60)
+    for step in random.Random(0).sample(range(1, 50), 4):
+        iterator = iter(ordered(name, pack=pack))
+        take(iterator, step)
+        path = tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / f"position{step}"))
+        assert len(iterator.serialize()) < 1000
+        resumed = iter(ordered(name, pack=pack))
+        tf.train.Checkpoint(iterator=resumed).read(path).assert_consumed()
+        assert_same(take(resumed, 10), whole[step : step + 10])
+
+
+def test_a_resume_reads_one_window_of_each_task(monkeypatch):
+    iterator = iter(ordered("cached_mixture"))
+    take(iterator, 400)
+    resumed = iter(ordered("cached_mixture"))
+    resumed.deserialize(iterator.serialize())
+    read = []
+    examples = windows.Windows.examples
+
+    def counted(self, window):
+        read.append((self.name, window))
+        return examples(self, window)
+
+    monkeypatch.setattr(windows.Windows, "examples", counted)
+    take(resumed, 1)
+    # About 2,400 of the 3,200 examples were pairs: in the second epoch, behind its first window.
+    assert [window for name, window in read if name == "cached_pairs"] == [3]
+    # Batches are made ahead, and a window of the few examples is soon through.
+    assert min(window for name, window in read if name == "cached_few") > 20
+
+
+def test_a_mixture_keeps_its_rates():
+    schedule = permutation.Schedule({"pairs": 3.0, "few": 1.0}, 0)
+    cycles = [
+        [schedule.at(cycle * permutation.CYCLE + i) for i in range(permutation.CYCLE)]
+        for cycle in (0, 1)
+    ]
+    assert [sum(cycle) for cycle in cycles] == [permutation.CYCLE // 4] * 2
+    assert cycles[0] != cycles[1]
+    # Also within a few batches: three standard deviations of a draw.
+    rows = texts(take(ordered("cached_mixture", batch_size=64), 16))
+    few = sum(text.startswith("f") for text in rows)
+    assert abs(few - 256) < 3 * (1024 * 0.25 * 0.75) ** 0.5
+
+
+def test_rare_tasks_have_their_share_too():
+    shares = permutation.Schedule({"a": 1.0, "b": 1e-9, "c": 2.0}, 0).shares
+    assert shares == {"a": 21845, "b": 1, "c": 43690}
+    assert sum(shares.values()) == permutation.CYCLE
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_rows_are_those_of_seqio_converter(pack):
+    """The same examples in the same order, through SeqIO's own packing and shifting."""
+    batches = ordered("cached_mixture", pack=pack)
+    stream = batches._stream(batches.start())
+    examples = []
+    for _ in range(200):
+        examples.append(stream.peek())
+        stream.advance()
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(examples),
+        output_signature={k: tf.TensorSpec([None], tf.int32) for k in LENGTHS},
+    )
+    converted = seqio.EncDecFeatureConverter(pack=pack)(dataset, LENGTHS)
+    theirs = list(converted.batch(8, drop_remainder=True).as_numpy_iterator())[:6]
+    assert_same(take(ordered("cached_mixture", pack=pack), len(theirs)), theirs)
+
+
+def test_examples_are_those_of_seqio_reading():
+    """All of an epoch, in any order, as SeqIO reads the cache."""
+    task = seqio.TaskRegistry.get("cached_pairs")
+    theirs = task.get_dataset(LENGTHS, "train", use_cached=True, shuffle=False, num_epochs=1)
+    theirs = sorted(example["targets"].tolist() for example in theirs.as_numpy_iterator())
+    ours = windows.Windows(task, "train", LENGTHS, seed=3)
+    found = [e["targets"].tolist() for w in range(ours.per_epoch) for e in ours.examples(w)]
+    assert sorted(found) == theirs
+
+
+def test_span_corruption_loses_no_token_and_noises_each_window_anew(monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW", 100)
+    spans = windows.Windows(seqio.TaskRegistry.get("cached_spans"), "train", LENGTHS, seed=0)
+    sentinels = range(BYTES_SIZE - 100, BYTES_SIZE)
+    masks, letters = [], 0
+    for window in range(spans.per_epoch):
+        examples = spans.examples(window)
+        whole = [e["inputs"] for e in examples if len(e["inputs"]) == LENGTHS["inputs"]]
+        masks.append({tuple(np.flatnonzero(np.isin(row, sentinels))) for row in whole})
+        tokens = np.concatenate([np.concatenate(list(e.values())) for e in examples])
+        letters += np.count_nonzero(~np.isin(tokens, [1, *sentinels]))
+    documents = cached_tasks.documents("train", name="cached_spans").as_numpy_iterator()
+    assert letters == sum(len(example["targets"]) for example in documents)
+    assert all(len(kind) > 3 for kind in masks)
+    assert masks[0] != masks[1] != masks[2]
+
+
+BYTES_SIZE = cached_tasks.BYTES.vocab_size
+
+
+def test_another_process_would_come_to_the_same_batches():
+    ordered.cache_clear()
+    first = take(ordered("cached_mixture", pack=True), 3)
+    ordered.cache_clear()
+    assert_same(take(ordered("cached_mixture", pack=True), 3), first)
+
+
+def test_another_seed_is_another_order():
+    assert texts(take(ordered("cached_pairs"), 5)) != texts(
+        take(ordered("cached_pairs", seed=2), 5)
+    )
+
+
+def test_a_state_of_other_data_is_refused():
+    state = iter(ordered("cached_pairs", batch_size=4)).serialize()
+    with pytest.raises(UserError, match="batch size 4 in place of 8"):
+        iter(ordered("cached_pairs")).deserialize(state)
+
+
+def test_a_task_without_a_cache_is_told_with_both_ways_out():
+    with pytest.raises(UserError, match=r"cached_not.*cache_tasks.sh.*USE_CACHED_TASKS=False"):
+        ordered("cached_not")
+
+
+def test_batch_must_divide_by_the_hosts():
+    with pytest.raises(UserError, match="BATCH_SIZE=8 does not divide by 3 hosts"):
+        ordered("cached_pairs", num_hosts=3)
+
+
+def test_a_file_that_is_cut_off_is_named(cache, tmp_path):
+    ordered.cache_clear()
+    cached_tasks.write(tmp_path, "cached_few")
+    path = next((tmp_path / "cached_few").glob("train.tfrecord-00001*"))
+    path.write_bytes(path.read_bytes()[:-7])
+    task = seqio.TaskRegistry.get("cached_few")
+    task._cache_dir = str(tmp_path / "cached_few")
+    with pytest.raises(UserError, match=rf"{path.name} is cut off at byte \d+"):
+        ordered("cached_few")
+    task._cache_dir = None
+
+
+def test_the_index_of_a_cache_is_kept_and_made_anew_when_files_change(cache):
+    path = cache / "cached_pairs" / "train.tfrecord.offsets.npz"
+    kept = np.load(path)
+    assert kept["counts"].sum() == COUNTS["cached_pairs"]
+    path.write_bytes(b"")
+    ordered.cache_clear()
+    assert take(ordered("cached_pairs"), 1)
+    assert path.stat().st_size
