@@ -59,6 +59,8 @@ def settings(
 class _Language(Shards):
     """The shards of a language, which may be missing."""
 
+    may_lack = True
+
     def __init__(self, language: str):
         super().__init__(
             "c4/multilingual:3.1.0",

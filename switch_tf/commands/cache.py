@@ -3,6 +3,7 @@
 import argparse
 import functools
 import os
+import re
 from collections.abc import Sequence
 
 from switch_tf import config, runtime
@@ -102,12 +103,20 @@ def _tasks(names: Sequence[str]) -> list[str]:
     import seqio
 
     from switch_tf.data import registry
+    from tasks.shards import ABSENT
 
     found = {}
     for name in names:
         provider = registry.find(name)
         registry.prepare(provider)
-        found |= {task.name: task for task in seqio.get_subtasks(provider)}
+        tasks = [task for task in seqio.get_subtasks(provider) if task.splits != ABSENT]
+        if not tasks:
+            raise UserError(f"'{name}' has no data: set DATA_DIR, or a pattern of its files")
+        found |= {task.name: task for task in tasks}
+        for task in tasks:
+            # SeqIO asks for the files of every split, after it has removed an old cache.
+            for split in task.splits:
+                task.source.list_shards(split)
     for task in found.values():
         if not task.supports_caching:
             raise UserError(
@@ -138,5 +147,11 @@ def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None
     try:
         with beam.Pipeline(options=options) as pipeline:
             cache_tasks_main.run_pipeline(pipeline, names, folder, overwrite=args.overwrite)
+    except Exception as error:
+        # Beam wraps what a source reports, and adds many lines.
+        told = re.search(r"UserError: (.+)", str(error))
+        if told is None:
+            raise
+        raise UserError(told[1].strip().strip("'\"")) from error
     finally:
         beam_utils.PreprocessTask = transform

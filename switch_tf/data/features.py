@@ -125,6 +125,10 @@ def prepare(mixture_or_task_name: str, vocab_size: int, use_cached: bool = False
     from switch_tf.data import registry
 
     provider = registry.find(mixture_or_task_name)
+    if use_cached:
+        from switch_tf.data import ordered
+
+        ordered.use_cache_dir()
     registry.prepare(provider, use_cached)
     check_vocabulary(provider, vocab_size)
 
@@ -133,7 +137,8 @@ def check_vocabulary(provider, vocab_size: int) -> None:
     """Checks the vocabulary of each task of a task or mixture against the model.
 
     Token ids must be < `vocab_size`; padding is 0 and the end of a sequence 1, as the model and
-    greedy decoding take them to be; a task that corrupts spans needs 100 sentinels.
+    greedy decoding take them to be; what is unknown has an id of its own; a task that corrupts
+    spans needs 100 sentinels.
 
     Raises:
       UserError: naming the task, its vocabulary's size and the model's.
@@ -148,7 +153,7 @@ def check_vocabulary(provider, vocab_size: int) -> None:
             vocabulary = task.output_features[name].vocabulary
             with user_errors(f"vocabulary of task '{task.name}'"):
                 size = vocabulary.vocab_size
-                pad, eos = vocabulary.pad_id, vocabulary.eos_id
+                pad, eos, unk = vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id
             what = f"vocabulary of '{name}' of task '{task.name}'"
             if size > vocab_size:
                 raise UserError(
@@ -157,6 +162,11 @@ def check_vocabulary(provider, vocab_size: int) -> None:
                 )
             if (pad, eos) != (0, 1):
                 raise UserError(f"{what} has pad {pad} and eos {eos}; train it with pad 0, eos 1")
+            if unk is not None and (unk in (pad, eos) or not 0 <= unk < size):
+                raise UserError(
+                    f"{what} has unknown {unk}, which is none of its own {size} pieces beside pad "
+                    "and eos; train it with unk 2"
+                )
             if _SENTINEL_STEPS.search(steps) and vocabulary.extra_ids < _NUM_SENTINELS:
                 raise UserError(
                     f"{what} has {vocabulary.extra_ids} sentinels, span corruption needs "
@@ -339,8 +349,14 @@ def eval_dataset(
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-def eval_datasets(name: str, split: str, *args, **kwargs) -> dict:
+def eval_datasets(name: str, split: str, *args, use_cached: bool = False, **kwargs) -> dict:
     """`eval_dataset` of a task, or of each task of a mixture that has `split`: {task: dataset}.
+
+    Args:
+      name: task or mixture.
+      split: its split.
+      *args, **kwargs: the others of `eval_dataset`.
+      use_cached: read what SeqIO's Beam pipeline cached.
 
     Raises:
       UserError: as `eval_dataset`; no task of the mixture has the split.
@@ -350,9 +366,15 @@ def eval_datasets(name: str, split: str, *args, **kwargs) -> dict:
     from switch_tf.data import registry
 
     provider = registry.find(name)
-    check_split(provider, split)
-    tasks = [task.name for task in seqio.get_subtasks(provider) if split in task.splits]
-    return {task: eval_dataset(task, split, *args, **kwargs) for task in tasks}
+    if use_cached:
+        from switch_tf.data import ordered
+
+        tasks = ordered.cached_tasks(provider, split)
+    else:
+        check_split(provider, split)
+        tasks = [task for task in seqio.get_subtasks(provider) if split in task.splits]
+    kwargs |= {"use_cached": use_cached}
+    return {task.name: eval_dataset(task.name, split, *args, **kwargs) for task in tasks}
 
 
 def count_tokens(batch: Mapping[str, np.ndarray]) -> tuple[int, int]:

@@ -8,17 +8,18 @@ host goes through the same order and keeps its own rows. Where a run stands is a
 import json
 import queue
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import seqio
 import tensorflow as tf
-from tensorflow.experimental import dtensor
 
 from switch_tf import config
-from switch_tf.data import features, registry
-from switch_tf.data.permutation import Schedule, key
-from switch_tf.data.windows import Example, Windows
+from switch_tf.data import registry
+from switch_tf.data.permutation import CYCLE, Schedule, key
+from switch_tf.data.task_cache import TaskCache
+from switch_tf.data.windows import WINDOW, Example, Windows
 from switch_tf.errors import UserError
 
 _AHEAD = 4
@@ -46,8 +47,36 @@ def use_cache_dir() -> None:
         seqio.add_global_cache_dirs([folder])
 
 
+def cached_tasks(provider, split: str) -> list[seqio.Task]:
+    """The tasks of a task or mixture whose caches have the split.
+
+    A mixture's tasks without data, such as languages that are not there, need no cache.
+
+    Raises:
+      UserError: another is not cached, or none has the split; names it.
+    """
+    tasks = list(seqio.get_subtasks(provider))
+    cached = [task for task in tasks if task.supports_caching and task.cache_dir]
+    for task in tasks:
+        # To say that it is not cached; SeqIO would say so in a traceback.
+        if task not in cached and not (cached and _may_lack(task)):
+            TaskCache(task, split)
+    found = [
+        task
+        for task in cached
+        if tf.io.gfile.exists(seqio.get_cached_info_path(task.cache_dir, split))
+    ]
+    if not found:
+        raise UserError(f"the cache of '{provider.name}' has no split '{split}'")
+    return found
+
+
+def _may_lack(task: seqio.Task) -> bool:
+    return getattr(task.source, "may_lack", False)
+
+
 def train_batches(name: str, split: str, *args) -> "OrderedBatches":
-    """The `OrderedBatches` of a task or mixture by name: this process's rows of them.
+    """The `OrderedBatches` of a task or mixture by name.
 
     Args:
       name: task or mixture, cached in CACHE_DIR or another of SeqIO's cache folders.
@@ -55,20 +84,18 @@ def train_batches(name: str, split: str, *args) -> "OrderedBatches":
       *args: feature_lengths, batch_size, pack and seed.
 
     Raises:
-      UserError: unknown name or split, and as `use_cache_dir` and `OrderedBatches`.
+      UserError: unknown name, and as `use_cache_dir` and `OrderedBatches`.
     """
     use_cache_dir()
-    provider = registry.find(name)
-    features.check_split(provider, split)
-    hosts = (dtensor.client_id(), dtensor.num_clients())
-    return OrderedBatches(provider, split, *args, *hosts)
+    return OrderedBatches(registry.find(name), split, *args)
 
 
 def _rates(provider, split: str) -> dict[str, float]:
-    """Task -> rate, of the tasks that have the split and are trained on."""
+    """Task -> rate, of the tasks that are cached with the split and trained on."""
+    tasks = cached_tasks(provider, split)
     if not isinstance(provider, seqio.Mixture):
         return {provider.name: 1.0}
-    rates = {t.name: provider.get_rate(t) for t in provider.tasks if split in t.splits}
+    rates = {task.name: provider.get_rate(task) for task in tasks}
     rates = {name: rate for name, rate in rates.items() if rate > 0}
     if not rates:
         raise UserError(f"'{provider.name}' has no task with a rate and the split '{split}'")
@@ -112,21 +139,27 @@ class OrderedIterator(tf.train.experimental.PythonState):
         super().__init__()
         self._batches = batches
         self._state = batches.start()
-        self._queue: queue.Queue | None = None
+        self._ahead: _Ahead | None = None
 
     def __iter__(self) -> "OrderedIterator":
         return self
 
     def __next__(self) -> Batch:
-        if self._queue is None:
-            self._queue = queue.Queue(_AHEAD)
-            made = self._batches.after(self._state)
-            threading.Thread(target=_fill, args=(self._queue, made), daemon=True).start()
-        found = self._queue.get()
+        if self._ahead is None:
+            self._ahead = _Ahead(self._batches.after(self._state))
+            # Its thread would go on for as long as the process.
+            weakref.finalize(self, self._ahead.stop)
+        found = self._ahead.get()
         if isinstance(found, Exception):
+            self._stop()
             raise found
         batch, self._state = found
         return batch
+
+    def _stop(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
+            self._ahead = None
 
     def serialize(self) -> str:
         """Where the iterator stands, as JSON."""
@@ -147,15 +180,42 @@ class OrderedIterator(tf.train.experimental.PythonState):
                     f"in place of {value!r}: take what it was trained with, or another MODEL_DIR "
                     "and this one as INITIAL_CHECKPOINT_PATH"
                 )
-        self._state, self._queue = state, None
+        self._stop()
+        self._state = state
 
 
-def _fill(target: queue.Queue, made: Iterator) -> None:
-    try:
-        for item in made:
-            target.put(item)
-    except Exception as error:  # Raised again where the batch is asked for.
-        target.put(error)
+class _Ahead:
+    """What an endless iterator gives, made ahead in a thread; an error of it comes as an item."""
+
+    def __init__(self, items: Iterator):
+        self._queue: queue.Queue = queue.Queue(_AHEAD)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(items,), daemon=True)
+        self._thread.start()
+
+    def get(self):
+        return self._queue.get()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _fill(self, items: Iterator) -> None:
+        try:
+            for item in items:
+                if not self._put(item):
+                    return
+        except Exception as error:  # Raised again where the batch is asked for.
+            self._put(error)
+
+    def _put(self, item) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
 
 
 class OrderedBatches:
@@ -207,6 +267,8 @@ class OrderedBatches:
             "seed": seed,
             "examples": {task.name: task.num_cached for task in self._tasks},
             "shares": self._schedule.shares,
+            "caches": [task.digest for task in self._tasks],
+            "windows": [WINDOW, CYCLE],
         }
 
     def __iter__(self) -> OrderedIterator:
@@ -251,7 +313,7 @@ class OrderedBatches:
             row.append(example)
             stream.advance()
             room = {name: room[name] - lengths[name] for name in _SIDES}
-            if not self._pack:
+            if not self._pack or not any(lengths.values()):
                 return row
 
     def _batch(self, rows: list[list[Example]]) -> Batch:

@@ -1,11 +1,14 @@
 """A task as SeqIO's Beam pipeline cached it, read by the numbers of its examples."""
 
+import hashlib
 import io
 import json
-import os
-import struct
 import sys
+import uuid
+import zipfile
+from typing import IO
 
+import google_crc32c
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -15,6 +18,19 @@ from switch_tf.errors import UserError
 
 # TFRecord: length (8 bytes) and its checksum (4), the record, its checksum (4).
 _HEADER, _FOOTER = 12, 4
+_MASK = 0xA282EAD8
+
+
+def _checked(content: bytes, checksum: bytes) -> bool:
+    """Whether a checksum of TFRecord, a CRC-32C turned and shifted, is that of the content."""
+    crc = google_crc32c.value(content)
+    masked = (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF
+    return masked.to_bytes(4, "little") == checksum
+
+
+def _open(path: str) -> IO[bytes]:
+    # TensorFlow's reader fetches half a megabyte after each seek.
+    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)
 
 
 class TaskCache:
@@ -43,6 +59,8 @@ class TaskCache:
             )
         self._what = f"cache of task '{task.name}' in {task.cache_dir}"
         info = self._read_json(seqio.get_cached_info_path(task.cache_dir, split))
+        if not info:
+            raise UserError(f"{self._what}: no example in its split '{split}'")
         self._features = {name: self._feature(name, f) for name, f in info["features"].items()}
         prefix = seqio.get_cached_tfrecord_prefix(task.cache_dir, split)
         count = info["num_shards"]
@@ -59,15 +77,35 @@ class TaskCache:
         files = np.searchsorted(self._ends, numbers, side="right")
         found: list[bytes] = [b""] * len(numbers)
         for file in np.unique(files):
-            with tf.io.gfile.GFile(self._paths[file], "rb") as stream:
+            offsets = self._offsets[file]
+            with _open(self._paths[file]) as stream:
                 places = np.flatnonzero(files == file)
-                first = self._ends[file] - len(self._offsets[file])
+                first = self._ends[file] - len(offsets)
                 # By place in the file: a disk, and a cloud still more, reads on faster than back.
                 for place in places[np.argsort(numbers[places])]:
-                    stream.seek(int(self._offsets[file][numbers[place] - first]))
-                    (length,) = struct.unpack("<Q", stream.read(_HEADER)[:8])
-                    found[place] = stream.read(length)
+                    found[place] = self._record(
+                        stream, self._paths[file], int(offsets[numbers[place] - first])
+                    )
         return found
+
+    def _record(self, stream: IO[bytes], path: str, offset: int) -> bytes:
+        stream.seek(offset)
+        header = stream.read(_HEADER)
+        length = int.from_bytes(header[:8], "little")
+        rest = stream.read(length + _FOOTER) if _checked(header[:8], header[8:]) else b""
+        record = rest[:length]
+        if not _checked(record, rest[length:]):
+            raise UserError(
+                f"{self._what}: {path} is damaged at byte {offset}; cache the task anew, with "
+                "--overwrite"
+            )
+        return record
+
+    @property
+    def digest(self) -> str:
+        """What tells this cache from one made anew."""
+        lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
+        return hashlib.blake2b(lengths.tobytes(), digest_size=6).hexdigest()
 
     def parse(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
         """A record as the tensors that were cached."""
@@ -103,7 +141,7 @@ class TaskCache:
                 kept = np.load(io.BytesIO(file.read()))
                 if kept["sizes"].tolist() == sizes:
                     return np.split(kept["offsets"], np.cumsum(kept["counts"])[:-1])
-        except (tf.errors.OpError, ValueError, KeyError, OSError, EOFError):
+        except (tf.errors.OpError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             # Not there yet, or half written: it is made anew.
             pass
         label = "indexing the cache"
@@ -111,7 +149,7 @@ class TaskCache:
             self._paths, desc=label, unit="file", file=sys.stderr, disable=sum(sizes) < 1e8
         )
         offsets = [self._scan(p, size) for p, size in zip(files, sizes, strict=True)]
-        temporary, content = f"{path}.{os.getpid()}", io.BytesIO()
+        temporary, content = f"{path}.{uuid.uuid4().hex}", io.BytesIO()
         counts = [len(o) for o in offsets]
         np.savez(content, sizes=sizes, counts=counts, offsets=np.concatenate(offsets))
         try:
@@ -132,11 +170,11 @@ class TaskCache:
 
     def _scan(self, path: str, size: int) -> np.ndarray:
         offsets, place = [], 0
-        with tf.io.gfile.GFile(path, "rb") as stream:
+        with _open(path) as stream:
             while place < size:
                 stream.seek(place)
                 header = stream.read(_HEADER)
-                length = struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
+                length = int.from_bytes(header[:8], "little") if len(header) == _HEADER else size
                 if place + _HEADER + length + _FOOTER > size:
                     raise UserError(
                         f"{self._what}: {path} is cut off at byte {place}; cache the task anew, "

@@ -48,7 +48,13 @@ class Windows:
             raise UserError(f"cache of '{task.name}', split '{split}': no example in it")
         self.per_epoch = -(-len(self._cache) // WINDOW)
         self._features = sorted(task.output_features)
-        self._prepared = _prepared(task, self._cache, dict(feature_lengths))
+        # Traced now: what is wrong in the steps is told before the run, and not in its middle.
+        self._prepared = _prepared(task, self._cache, dict(feature_lengths)).get_concrete_function()
+
+    @property
+    def digest(self) -> str:
+        """What tells the cache from one made anew."""
+        return self._cache.digest
 
     @property
     def num_cached(self) -> int:
@@ -95,6 +101,9 @@ def _prepared(task: seqio.Task, cache: TaskCache, lengths: dict[str, int]):
         dataset = dataset.map(cache.parse, num_parallel_calls=tf.data.AUTOTUNE)
         with _noise_of(noise):
             dataset = task.preprocess_postcache(dataset, lengths, seed=0)
+        for name in names:
+            if name not in dataset.element_spec:
+                raise UserError(f"task '{task.name}': its preprocessors give no '{name}'")
         dataset = seqio.utils.trim_dataset(dataset, lengths, task.output_features)
         if "is_correct" in dataset.element_spec:
             # Of t5's rank classification: wrong answers are to be ranked, not to be likely.
@@ -117,7 +126,7 @@ def _noise_of(noise: tf.Tensor):
     """
 
     def random(seed=None, **_):
-        own = np.int64(key("step", int(seed)) >> 1)
+        own = np.int64(key("step", str(seed)) >> 1)
 
         def draw(number):
             pair = tf.stack([tf.bitwise.bitwise_xor(noise, own), number])

@@ -45,6 +45,13 @@ if "cached_pairs" not in seqio.TaskRegistry.names():
     seqio.MixtureRegistry.add("cached_mixture", [("cached_pairs", 3.0), ("cached_few", 1.0)])
 
 
+def forget():
+    """Has SeqIO look for caches anew; it keeps the folder of each task that it found."""
+    seqio.set_global_cache_dirs([])
+    for name in COUNTS:
+        seqio.TaskRegistry.get(name)._cache_dir = None
+
+
 def write(folder, name, splits=("train",), num_shards=3):
     """Caches a task in a folder, by hand: Beam takes seconds a task."""
     task = seqio.TaskRegistry.get(name)

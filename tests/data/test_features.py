@@ -240,6 +240,18 @@ def test_vocabulary_needs_pad_0_and_eos_1():
         features.check_vocabulary(add_task("features_wrong_eos", [copies], wrong), 1000)
 
 
+class UnknownIsPadding(seqio.PassThroughVocabulary):
+    @property
+    def unk_id(self):
+        return 0
+
+
+def test_what_is_unknown_has_an_id_of_its_own():
+    wrong = UnknownIsPadding(100, eos_id=1)
+    with pytest.raises(UserError, match="has unknown 0, which is none of its own 100 pieces"):
+        features.check_vocabulary(add_task("features_wrong_unk", [copies], wrong), 1000)
+
+
 def test_missing_vocabulary_file_is_one_line(tmp_path):
     gone = seqio.SentencePieceVocabulary(str(tmp_path / "gone.model"))
     task = add_task("features_gone", [copies], gone)

@@ -1,6 +1,8 @@
 import functools
+import gc
 import itertools
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -21,9 +23,10 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     for name in COUNTS:
         cached_tasks.write(folder, name)
+    cached_tasks.forget()
     seqio.add_global_cache_dirs([str(folder)])
     yield folder
-    seqio.set_global_cache_dirs([])
+    cached_tasks.forget()
 
 
 @functools.cache
@@ -232,3 +235,52 @@ def test_the_index_of_a_cache_is_kept_and_made_anew_when_files_change(cache):
     ordered.cache_clear()
     assert take(ordered("cached_pairs"), 1)
     assert path.stat().st_size
+
+
+def test_a_damaged_record_is_named_and_the_next_call_does_not_hang(tmp_path):
+    ordered.cache_clear()
+    cached_tasks.write(tmp_path, "cached_few", num_shards=1)
+    (path,) = (tmp_path / "cached_few").glob("train.tfrecord-*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    task = seqio.TaskRegistry.get("cached_few")
+    task._cache_dir = str(tmp_path / "cached_few")
+    iterator = iter(ordered("cached_few"))
+    for _ in range(2):
+        with pytest.raises(UserError, match=rf"{path.name} is damaged at byte \d+"):
+            next(iterator)
+    task._cache_dir = None
+
+
+def test_a_cache_made_anew_is_other_data(tmp_path):
+    state = iter(ordered("cached_few")).serialize()
+    ordered.cache_clear()
+    cached_tasks.write(tmp_path, "cached_few", num_shards=2)
+    task = seqio.TaskRegistry.get("cached_few")
+    task._cache_dir = str(tmp_path / "cached_few")
+    path = tmp_path / "cached_few" / "train.tfrecord-00000-of-00002"
+    path.rename(path.with_name("other"))
+    path.with_name("train.tfrecord-00001-of-00002").rename(path)
+    path.with_name("other").rename(path.with_name("train.tfrecord-00001-of-00002"))
+    with pytest.raises(UserError, match="caches"):
+        iter(ordered("cached_few")).deserialize(state)
+    task._cache_dir = None
+    ordered.cache_clear()
+
+
+def test_threads_end_with_their_iterators():
+    before = threading.active_count()
+    iterator = iter(ordered("cached_few"))
+    next(iterator)
+    assert threading.active_count() > before
+    del iterator
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_what_a_mixture_lacks_in_the_cache_is_told_before_its_rates(monkeypatch):
+    provider = seqio.Mixture("cached_partly", ["cached_few", "cached_not"], default_rate=1.0)
+    monkeypatch.setattr(seqio.Mixture, "get_rate", lambda *_: pytest.fail("asked for a rate"))
+    with pytest.raises(UserError, match="task 'cached_not' is not cached"):
+        OrderedBatches(provider, "train", LENGTHS, 4, False, 0)

@@ -6,7 +6,6 @@ import signal
 
 import gin
 import pytest
-import seqio
 
 from switch_tf import config
 from switch_tf.errors import UserError
@@ -105,6 +104,7 @@ def test_a_packed_run_resumes_bit_for_bit(tmp_path):
 @pytest.fixture
 def cached(tmp_path):
     """Settings of a mixture that is read from a cache."""
+    cached_tasks.forget()
     for name in ("cached_pairs", "cached_few"):
         cached_tasks.write(tmp_path / "cache", name, ("train", "validation"))
     yield {
@@ -115,9 +115,7 @@ def cached(tmp_path):
         "CACHE_DIR": str(tmp_path / "cache"),
         "train.pack": True,
     }
-    seqio.set_global_cache_dirs([])
-    for name in ("cached_pairs", "cached_few"):
-        seqio.TaskRegistry.get(name)._cache_dir = None
+    cached_tasks.forget()
 
 
 def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, capsys):
