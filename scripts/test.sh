@@ -7,4 +7,4 @@ source scripts/setup.sh
 .venv/bin/ruff format --check .
 # Two processes, of up to six gigabytes each; a file of tests stays in one, which makes its fixtures
 # once.
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -10,7 +10,8 @@ import seqio
 from switch_tf.commands import cache
 from switch_tf.commands import main as main_module
 from switch_tf.data import features, ordered, windows
-from tasks import vocabulary
+from switch_tf.errors import UserError
+from tasks import local_files, vocabulary
 
 TASK = "c4_span_corruption"
 LENGTHS = {"inputs": 24, "targets": 12}
@@ -100,6 +101,35 @@ def test_what_is_cached_is_not_cached_again_unasked(folder, capsys):
     seqio.TaskRegistry.get(TASK)._cache_dir = None
     run(folder, "--overwrite")
     assert (folder / "cache" / TASK / "COMPLETED").stat().st_mtime_ns > before
+
+
+def test_of_mc4_the_languages_that_are_there_are_cached(tmp_path):
+    (tmp_path / "multilingual").mkdir()
+    for name in ("c4-sw", "c4-sw-validation"):
+        path = tmp_path / "multilingual" / f"{name}.tfrecord-00000-of-00001.json.gz"
+        path.write_bytes(gzip.compress(b'{"text": "habari"}\n'))
+    vocabulary.train(texts(200), tmp_path / "vocabulary.model", 80)
+    with gin.unlock_config():
+        gin.bind_parameter("%DATA_DIR", str(tmp_path))
+        gin.bind_parameter("%VOCABULARY_PATH", f"{tmp_path}/vocabulary.model")
+    assert cache._tasks(["mc4"]) == ["mc4.sw"]
+    with gin.unlock_config():
+        gin.bind_parameter("%DATA_DIR", str(tmp_path / "multilingual"))
+    with pytest.raises(UserError, match="'mc4' has no data"):
+        cache._tasks(["mc4"])
+    # The next run of the command reads its own gin again.
+    cache._set_up.cache_clear()
+
+
+def test_a_bad_line_that_beam_meets_is_one_line(folder, capsys, monkeypatch):
+    """Of large corpora the first lines alone are checked before."""
+    monkeypatch.setattr(local_files, "check", lambda *_: None)
+    seqio.set_global_cache_dirs([])
+    seqio.TaskRegistry.get(TASK)._cache_dir = None
+    (folder / "en" / "c4-train.00002-of-00002.json.gz").write_bytes(gzip.compress(b"{no json"))
+    line = refused(capsys, folder, f"--output_cache_dir={folder}/other")
+    assert "c4-train.00002-of-00002.json.gz:1: not JSON" in line
+    (folder / "en" / "c4-train.00002-of-00002.json.gz").unlink()
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ COPY = add_task("features_copy", [copies, seqio.preprocessors.tokenize])
 add_task("features_broken", [broken, seqio.preprocessors.tokenize])
 if "features_mixture" not in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.add("features_mixture", [("features_spans", 1), ("features_copy", 2)])
-NAMES = ["features_spans", "features_copy", "features_mixture"]
+KINDS = [("features_spans", False), ("features_copy", True), ("features_mixture", True)]
 
 
 def train(name, pack=False, seed=1):
@@ -94,8 +94,7 @@ def test_unknown_feature_has_no_axes():
         features.feature_axes("labels")
 
 
-@pytest.mark.parametrize("pack", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name, pack", KINDS)
 def test_seed_alone_decides_the_batches(name, pack):
     first = numpy(train(name, pack, seed=1).take(20))
     assert_same(first, numpy(train(name, pack, seed=1).take(20)))
@@ -108,8 +107,7 @@ def test_training_data_never_end():
     assert len(rows) == 180 and 40 < len(set(rows)) <= 60
 
 
-@pytest.mark.parametrize("pack", [False, True])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name, pack", KINDS)
 def test_restored_iterator_gives_the_next_batches(name, pack, tmp_path):
     iterator = iter(train(name, pack))
     passed = numpy(next(iterator) for _ in range(7))

@@ -128,6 +128,12 @@ def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, c
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     evaluated = {r["task"] for r in records(tmp_path / "whole", "evaluation")}
     assert evaluated == {"cached_pairs", "cached_few"}
+    # As another process would, which knows of no cache yet.
+    cached_tasks.forget()
+    rows = {k: v for k, v in cached.items() if k != "train.pack"}
+    evaluation = {"CHECKPOINT_PATH": str(tmp_path / "whole"), "Evaluation.decode": False}
+    load([*FILES, "runs/eval.gin"], SMALL | rows | evaluation)
+    assert set(evaluate()) == {"cached_pairs", "cached_few"}
     with pytest.raises(UserError, match="is of a run with USE_CACHED_TASKS=True"):
         pretrain(tmp_path / "parts", **(cached | {"USE_CACHED_TASKS": False}))
     with pytest.raises(UserError, match="batch size 4 in place of 8"):
