@@ -20,7 +20,6 @@ from t5.evaluation import metrics
 from tasks import catalogue, formats, supervised
 from tasks.formats import BadRecord, Records, SplitFiles
 from tasks.official import OfficialSource
-from tasks.vocabulary import T5_OUTPUT_FEATURES
 
 # Answers in a query to Freebase: quoted, or a word.
 _DESCRIPTION = re.compile(r'\(description (?:"([^"]+?)"|([^)]+?))\)\w*')
@@ -170,7 +169,6 @@ for _name, _source, _prefix, _answers, _metric in (
         _name,
         _source,
         functools.partial(to_text, prefix=_prefix, answers=_answers),
-        output_features=T5_OUTPUT_FEATURES,
         metric_fns=[_metric],
         postprocess_fn=postprocessors.qa,
     )

@@ -19,7 +19,6 @@ from switch_tf.data import registry
 from tasks import catalogue, formats, rates, supervised
 from tasks.formats import BadRecord, LeftOut, Records, SplitFiles
 from tasks.official import OfficialSource
-from tasks.vocabulary import T5_OUTPUT_FEATURES
 
 _CONFIGS = tfds.text.glue.Glue.builder_configs
 _FOLDERS = {
@@ -125,11 +124,9 @@ def source(config: str) -> OfficialSource:
     )
 
 
-_add = functools.partial(supervised.add, output_features=T5_OUTPUT_FEATURES)
-
 for _name in _FOLDERS:
     if _name != "wnli":
-        _add(
+        supervised.add(
             f"glue_{_name}",
             source(_name),
             glue_utils.get_glue_text_preprocessor(_CONFIGS[_name]),
@@ -137,7 +134,7 @@ for _name in _FOLDERS:
             postprocess_fn=glue_utils.get_glue_postprocess_fn(_CONFIGS[_name]),
         )
 # To text as WSC is: T5 trains for it on SuperGLUE's WSC and DPR.
-_add(
+supervised.add(
     "glue_wnli",
     source("wnli"),
     preprocessors.wnli_simple,

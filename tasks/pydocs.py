@@ -14,7 +14,7 @@ from t5.data import postprocessors
 from t5.data import preprocessors as t5_preprocessors
 from t5.evaluation import metrics
 
-from tasks import preprocessors, pydocs_corpus, pydocs_examples, supervised
+from tasks import pretraining, pydocs_corpus, pydocs_examples, supervised
 from tasks.indexed import IndexedSource
 from tasks.vocabulary import LazyVocabulary
 
@@ -90,23 +90,12 @@ OUTPUT_FEATURES = {
     "targets": seqio.Feature(vocabulary=VOCABULARY, add_eos=True),
 }
 
-seqio.TaskRegistry.add(
-    "pydocs_span_corruption",
-    source=PydocsSource("pydocs_span_corruption"),
-    preprocessors=[
-        functools.partial(t5_preprocessors.rekey, key_map={"inputs": None, "targets": "text"}),
-        seqio.preprocessors.tokenize,
-        seqio.CacheDatasetPlaceholder(),
-        preprocessors.span_corruption,
-        seqio.preprocessors.append_eos_after_trim,
-    ],
-    output_features=OUTPUT_FEATURES,
-    metric_fns=[],
-)
+pretraining.add("pydocs_span_corruption", PydocsSource("pydocs_span_corruption"), OUTPUT_FEATURES)
 
 
 def _add_supervised(name: str, to_text, postprocess_fn, metric_fns) -> None:
-    supervised.add(name, PydocsSource(name), to_text, OUTPUT_FEATURES, metric_fns, postprocess_fn)
+    source = PydocsSource(name)
+    supervised.add(name, source, to_text, metric_fns, postprocess_fn, OUTPUT_FEATURES)
 
 
 def _question(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -17,7 +17,6 @@ from t5.evaluation import metrics
 
 from tasks import catalogue, supervised
 from tasks.official import OfficialSource
-from tasks.vocabulary import T5_OUTPUT_FEATURES
 
 _ANLI_LABELS = ("entailment", "neutral", "contradiction")
 _LETTERS = ("A", "B", "C", "D", "E")
@@ -126,7 +125,6 @@ def _add(name, source, to_text, answers, paper_table) -> None:
         name,
         source,
         to_text,
-        output_features=T5_OUTPUT_FEATURES,
         metric_fns=[metrics.accuracy],
         postprocess_fn=functools.partial(
             postprocessors.string_label_to_class_id, label_classes=answers

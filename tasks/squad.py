@@ -12,7 +12,6 @@ from t5.evaluation import metrics
 from tasks import catalogue, formats, supervised
 from tasks.formats import BadRecord, Records
 from tasks.official import OfficialSource
-from tasks.vocabulary import T5_OUTPUT_FEATURES
 
 
 def _questions(squad, path: str) -> Records:
@@ -71,7 +70,6 @@ supervised.add(
     "squad",
     source(),
     preprocessors.squad,
-    output_features=T5_OUTPUT_FEATURES,
     metric_fns=[metrics.squad],
     postprocess_fn=postprocessors.qa,
 )

@@ -20,7 +20,6 @@ from t5.evaluation import metrics
 from tasks import catalogue, formats, supervised
 from tasks.formats import BadRecord, LeftOut, Records, SplitFiles
 from tasks.official import OfficialSource
-from tasks.vocabulary import T5_OUTPUT_FEATURES
 
 # After these a line of CNN's or the Daily Mail's has its full stop.
 _ENDS = (".", "!", "?", "'", "`", '"', "\u2019", "\u201d", ")")
@@ -164,7 +163,6 @@ for _name, _source, _article, _summary, _table in (
         _name,
         _source,
         functools.partial(preprocessors.summarize, article_key=_article, summary_key=_summary),
-        output_features=T5_OUTPUT_FEATURES,
         metric_fns=[metrics.rouge],
     )
     catalogue.add(_name, paper_table=_table, metric="ROUGE-2")

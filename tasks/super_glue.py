@@ -19,7 +19,6 @@ from switch_tf.data import registry
 from tasks import catalogue, formats, rates, supervised
 from tasks.formats import BadRecord, Records, SplitFiles
 from tasks.official import OfficialSource
-from tasks.vocabulary import T5_OUTPUT_FEATURES
 
 _CONFIGS = tfds.text.super_glue.SuperGlue.builder_configs
 _FOLDERS = {
@@ -153,24 +152,22 @@ def dpr_source() -> OfficialSource:
     return OfficialSource("definite_pronoun_resolution:1.1.0", files, _dpr, form=_dpr_blocks)
 
 
-_add = functools.partial(supervised.add, output_features=T5_OUTPUT_FEATURES)
-
 for _name in _FOLDERS:
     if _name != "wsc.fixed":
-        _add(
+        supervised.add(
             f"super_glue_{_name}",
             source(_name),
             glue_utils.get_glue_text_preprocessor(_CONFIGS[_name]),
             metric_fns=glue_utils.get_super_glue_metric(_name),
             postprocess_fn=glue_utils.get_glue_postprocess_fn(_CONFIGS[_name]),
         )
-_add(
+supervised.add(
     "super_glue_wsc_train",
     source("wsc.fixed", ("train",)),
     functools.partial(preprocessors.wsc_simple, correct_referent_only=True),
     metric_fns=[],
 )
-_add(
+supervised.add(
     "super_glue_wsc_eval",
     source("wsc.fixed", ("validation", "test")),
     preprocessors.wsc_simple,
@@ -178,7 +175,7 @@ _add(
     postprocess_fn=postprocessors.wsc_simple,
 )
 
-_add(
+supervised.add(
     "dpr",
     dpr_source(),
     preprocessors.definite_pronoun_resolution_simple,

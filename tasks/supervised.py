@@ -2,8 +2,12 @@
 
 import seqio
 
+from tasks.vocabulary import T5_OUTPUT_FEATURES
 
-def add(name, source, to_text, output_features, metric_fns, postprocess_fn=None) -> None:
+
+def add(
+    name, source, to_text, metric_fns, postprocess_fn=None, output_features=T5_OUTPUT_FEATURES
+) -> None:
     """Registers a task whose examples `to_text` makes into `inputs` and `targets`."""
     seqio.TaskRegistry.add(
         name,

@@ -22,6 +22,15 @@ VOCAB = 64
 compiled = functools.partial(tf.function, autograph=False)
 
 
+def assert_same_batches(batches, others):
+    """Lists of as many batches of host arrays, feature by feature."""
+    assert len(batches) == len(others) > 0
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
 @contextlib.contextmanager
 def using(layout=None):
     """A (mesh shape, layout rules) in use, yielding the mesh; None: no mesh, yielding None."""

@@ -286,17 +286,15 @@ class OrderedBatches:
     def start(self) -> dict:
         """The state before the first batch."""
         count = len(self._of["examples"])
-        return {"step": 0, "position": 0, "cursors": [[0, 0]] * count, "of": self._of}
+        return {"position": 0, "cursors": [[0, 0]] * count, "of": self._of}
 
     def after(self, state: dict) -> Iterator[tuple[Batch, dict]]:
         """The batches behind a state, each with the state behind it."""
         stream = self._stream(state)
-        step = state["step"]
         while True:
             rows = [self._row(stream) for _ in range(self._batch_size)]
-            step += 1
             cursors = [list(cursor) for cursor in stream.cursors]
-            behind = {"step": step, "position": stream.position, "cursors": cursors, "of": self._of}
+            behind = {"position": stream.position, "cursors": cursors, "of": self._of}
             yield self._batch([rows[number] for number in self._rows]), behind
 
     def _stream(self, state: dict) -> _Stream:

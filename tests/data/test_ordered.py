@@ -14,6 +14,7 @@ from switch_tf.data.ordered import OrderedBatches
 from switch_tf.errors import UserError
 from tests.data import cached_tasks
 from tests.data.cached_tasks import COUNTS, LENGTHS
+from tests.helpers import assert_same_batches
 
 KINDS = [("cached_spans", False), ("cached_mixture", False), ("cached_mixture", True)]
 
@@ -37,14 +38,6 @@ def ordered(name, batch_size=8, pack=False, seed=1, **hosts):
 
 def take(batches, count):
     return list(itertools.islice(batches, count))
-
-
-def assert_same(batches, others):
-    assert len(batches) == len(others) > 0
-    for batch, other in zip(batches, others, strict=True):
-        assert batch.keys() == other.keys()
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
 
 
 def texts(batches):
@@ -82,7 +75,7 @@ def test_hosts_put_together_are_the_global_batch(name, pack):
             {feature: np.concatenate([part[feature] for part in step]) for feature in step[0]}
             for step in zip(*parts, strict=True)
         ]
-        assert_same(joined, whole)
+        assert_same_batches(joined, whole)
 
 
 @pytest.mark.parametrize("name, pack", KINDS)
@@ -95,7 +88,7 @@ def test_resumes_at_any_step_from_a_few_numbers(name, pack, tmp_path):
         assert len(iterator.serialize()) < 1000
         resumed = iter(ordered(name, pack=pack))
         tf.train.Checkpoint(iterator=resumed).read(path).assert_consumed()
-        assert_same(take(resumed, 10), whole[step : step + 10])
+        assert_same_batches(take(resumed, 10), whole[step : step + 10])
 
 
 def test_a_resume_reads_one_window_of_each_task(monkeypatch):
@@ -153,7 +146,7 @@ def test_rows_are_those_of_seqio_converter(pack):
     )
     converted = seqio.EncDecFeatureConverter(pack=pack)(dataset, LENGTHS)
     theirs = list(converted.batch(8, drop_remainder=True).as_numpy_iterator())[:6]
-    assert_same(take(ordered("cached_mixture", pack=pack), len(theirs)), theirs)
+    assert_same_batches(take(ordered("cached_mixture", pack=pack), len(theirs)), theirs)
 
 
 def test_examples_are_those_of_seqio_reading():
@@ -190,7 +183,7 @@ def test_another_process_would_come_to_the_same_batches():
     ordered.cache_clear()
     first = take(ordered("cached_mixture", pack=True), 3)
     ordered.cache_clear()
-    assert_same(take(ordered("cached_mixture", pack=True), 3), first)
+    assert_same_batches(take(ordered("cached_mixture", pack=True), 3), first)
 
 
 def test_another_seed_is_another_order():
