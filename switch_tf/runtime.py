@@ -71,16 +71,7 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
     if not physical:
         raise UserError(f"no {device_type} device on this machine")
     if device_type == "CPU":
-        tf.config.set_logical_device_configuration(
-            physical[0], [tf.config.LogicalDeviceConfiguration()] * num_devices
-        )
-        # Devices work side by side: where they are as many as the cores, an op that is split over
-        # cores, too, only waits for them (a step of eight devices on two cores takes 1.3 times).
-        cores = len(os.sched_getaffinity(0))
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // num_devices))
-        # Grappler rewrites the graph of each device: a third or more of the compilation of a step,
-        # which is as fast without it, and whose values are the same.
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        _split_cpu(physical[0], num_devices)
     elif len(physical) < num_devices:
         raise UserError(
             f"{num_devices} {device_type} devices asked for by MESH_SHAPE, {len(physical)} there: "
@@ -89,6 +80,22 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
     tf.get_logger().setLevel("ERROR")
     absl_logging.set_verbosity(absl_logging.ERROR)
     _started_devices = num_devices
+
+
+def _split_cpu(cpu, num_devices: int) -> None:
+    """Makes logical devices of the CPU, and sets how they share its cores."""
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
+    )
+    # Devices work side by side: where they are as many as the cores, an op that is split over
+    # cores, too, only waits for them (a step of eight devices on two cores takes 1.3 times).
+    cores = len(os.sched_getaffinity(0))
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // num_devices))
+    # Grappler rewrites the graph of each device: a third or more of the compilation of a step,
+    # which is as fast without it, and whose values are the same.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def dtype_policy(dtype: str) -> str:
