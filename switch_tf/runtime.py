@@ -55,8 +55,8 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
     os.environ["DTENSOR_USE_ALL_TO_ALL_RELAYOUT"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow's own default leaves oneDNN's kernels to cores with AVX512. With AVX2 alone, too,
-    # attention takes half the time in them: a dense step 0.75 to 0.9 of the time. A
-    # Switch step takes what it took.
+    # attention takes half the time in them, and a dense step 0.75 to 0.9 of it; a Switch step takes
+    # what it took.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if shows_lowered:
         os.environ["TF_CPP_VMODULE"] = _DUMPS
@@ -83,7 +83,7 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
 
 
 def _split_cpu(cpu, num_devices: int) -> None:
-    """Makes logical devices of the CPU, and sets how they share its cores."""
+    """Makes logical devices of the CPU, and sets how they share its cores and compile."""
     import tensorflow as tf
 
     tf.config.set_logical_device_configuration(
