@@ -7,7 +7,7 @@ too, so only the validation documents are new to a fine-tuned model.
 import dataclasses
 import functools
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from tasks.pydocs_parse import Document
@@ -86,15 +86,29 @@ def passages(text: str, wanted: set[str], difficulty: Difficulty) -> list[str]:
     """
     words = text[:_SEARCHED_CHARACTERS].split()
     found = [_content_of(word) & wanted for word in words]
+    if len(set().union(*found)) < difficulty.shared_words:
+        return []
+    sizes = [len(word) + 1 for word in words]
     windows = []
+    # Of the words from `first` to `end`: their characters, a blank after each, and the `wanted`.
+    end, size, seen = 0, 0, Counter()
     for first in range(len(words)):
-        length, seen, end = -1, set(), first
-        while end < len(words) and length + 1 + len(words[end]) <= PASSAGE_CHARACTERS:
-            length += 1 + len(words[end])
-            seen |= found[end]
+        while end < len(words) and size + sizes[end] <= PASSAGE_CHARACTERS + 1:
+            size += sizes[end]
+            for word in found[end]:
+                seen[word] += 1
             end += 1
         if len(seen) >= difficulty.shared_words:
             windows.append((-len(seen), first, end))
+        if end == first:
+            # A word longer than a passage.
+            end += 1
+            continue
+        size -= sizes[first]
+        for word in found[first]:
+            seen[word] -= 1
+            if not seen[word]:
+                del seen[word]
     chosen = []
     for _, first, end in sorted(windows):
         if len(chosen) < _PASSAGES and all(end <= a or b <= first for a, b in chosen):
@@ -184,8 +198,8 @@ def _numbered(examples: list[dict]) -> list[dict]:
 def _shown(documents: tuple[Document, ...], difficulty: Difficulty) -> list[list[_Shown]]:
     """Documents with their best passage, then those that have a second, and so on."""
     rounds = [[] for _ in range(_PASSAGES)]
-    # By their hash: neighbours are alike.
-    for document in sorted(documents, key=lambda d: d.key):
+    # `documents` come by their hash: neighbours are not of one library.
+    for document in documents:
         head, body = document.parts
         if len(head) in SUMMARY_CHARACTERS:
             for r, text in enumerate(passages(body, content_words(head), difficulty)):

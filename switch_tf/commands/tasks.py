@@ -226,8 +226,11 @@ def _raw(source, split: str, count: int) -> Iterator[dict]:
 
 
 def _show_prepared(provider, split: str, count: int) -> None:
+    from switch_tf.data.autograph import without_autograph
+
     # A fixed seed: the same examples each time.
-    dataset = provider.get_dataset(_lengths(), split=split, shuffle=False, seed=0)
+    order = {"shuffle": False, "seed": 0}
+    dataset = without_autograph(lambda: provider.get_dataset(_lengths(), split, **order))
     for number, example in enumerate(dataset.take(count).as_numpy_iterator(), 1):
         print(f"--- {provider.name} {split}: tokenised {number}")
         for key, feature in provider.output_features.items():

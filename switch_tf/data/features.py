@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.data.autograph import without_autograph
 from switch_tf.errors import UserError
 
 FEATURE_LENGTHS = "TASK_FEATURE_LENGTHS"
@@ -217,7 +218,8 @@ def _examples(
 
     check_lengths(feature_lengths)
     check_split(provider, split)
-    with user_errors(f"'{provider.name}', split '{split}'"):
+
+    def build():
         dataset = provider.get_dataset(
             sequence_length=feature_lengths,
             split=split,
@@ -233,6 +235,9 @@ def _examples(
             dataset = dataset.filter(lambda example: tf.cast(example["is_correct"], tf.bool))
         converter = seqio.EncDecFeatureConverter(pack=pack)
         return converter(dataset, task_feature_lengths=feature_lengths)
+
+    with user_errors(f"'{provider.name}', split '{split}'"):
+        return without_autograph(build)
 
 
 def _check_not_empty(examples, provider, split: str) -> None:

@@ -10,6 +10,7 @@ import seqio
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data import registry
+from switch_tf.data.autograph import without_autograph
 from switch_tf.data.feed import Feed
 from switch_tf.errors import UserError
 from switch_tf.inference.decoding import GreedyDecoder
@@ -169,13 +170,15 @@ class Decoded:
         self._scorer = Scorer(model, mesh)
         self._mesh = mesh
         with mesh_lib.host():
-            self._evaluator = seqio.Evaluator(
-                mixture_or_task_name,
-                feature_converter=seqio.EncDecFeatureConverter(pack=False),
-                eval_split=split,
-                use_cached=use_cached,
-                sequence_length=dict(feature_lengths),
-                num_examples=num_examples,
+            self._evaluator = without_autograph(
+                lambda: seqio.Evaluator(
+                    mixture_or_task_name,
+                    feature_converter=seqio.EncDecFeatureConverter(pack=False),
+                    eval_split=split,
+                    use_cached=use_cached,
+                    sequence_length=dict(feature_lengths),
+                    num_examples=num_examples,
+                )
             )
 
     @property
