@@ -34,13 +34,15 @@ def test_start_makes_the_devices_and_sets_the_environment():
         "runtime.start(3)\n"
         "import os, keras, tensorflow as tf\n"
         f"print(len(tf.config.list_logical_devices('CPU')), os.environ['{ALL_TO_ALL}'],"
-        "      keras.config.backend(), keras.config.is_traceback_filtering_enabled())"
+        "      keras.config.backend(), keras.config.is_traceback_filtering_enabled(),"
+        "      os.environ['TF_ENABLE_ONEDNN_OPTS'],"
+        "      tf.config.optimizer.get_experimental_options()['disable_meta_optimizer'])"
     )
-    steered = (ALL_TO_ALL, "KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL")
+    steered = (ALL_TO_ALL, "KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")
     environment = {k: v for k, v in os.environ.items() if k not in steered}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.stdout.split() == ["3", "1", "tensorflow", "False"], done.stderr
+    assert done.stdout.split() == ["3", "1", "tensorflow", "False", "1", "True"], done.stderr
 
 
 def test_a_second_start_with_no_more_devices_changes_nothing():
