@@ -154,6 +154,11 @@ class Run:
                     f"{signals.name} received: saved step {self.step}{missing}; the same command "
                     "resumes"
                 )
+            else:
+                progress.say(
+                    f"done: step {self.step} of TRAIN_STEPS={train_steps}, in {self.model_dir}; a "
+                    "larger TRAIN_STEPS goes on from it"
+                )
 
     def _save(self, batch) -> None:
         """Saves, unless the last update left weights that a run could not go on from."""

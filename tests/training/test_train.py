@@ -125,6 +125,8 @@ def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, c
     position = (tmp_path / "parts" / "checkpoint_2").glob("data*")
     assert sum(file.stat().st_size for file in position) < 4000
     pretrain(tmp_path / "parts", **cached)
+    done = f"done: step {STEPS} of TRAIN_STEPS={STEPS}, in {tmp_path / 'parts'}; a larger"
+    assert done in capsys.readouterr().err
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     evaluated = {r["task"] for r in records(tmp_path / "whole", "evaluation")}
     assert evaluated == {"cached_pairs", "cached_few"}
