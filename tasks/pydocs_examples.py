@@ -86,8 +86,6 @@ def passages(text: str, wanted: set[str], difficulty: Difficulty) -> list[str]:
     """
     words = text[:_SEARCHED_CHARACTERS].split()
     found = [_content_of(word) & wanted for word in words]
-    if len(set().union(*found)) < difficulty.shared_words:
-        return []
     sizes = [len(word) + 1 for word in words]
     windows = []
     # Of the words from `first` to `end`: their characters, a blank after each, and the `wanted`.

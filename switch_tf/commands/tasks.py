@@ -178,13 +178,16 @@ def _prepared(args: argparse.Namespace):
 
 def _show_statistics(args: argparse.Namespace) -> None:
     from switch_tf.data import features
+    from switch_tf.data.autograph import without_autograph
     from switch_tf.training.describe import table
     from tasks import statistics
 
     lengths = _lengths()
     provider = _prepared(args)
     with features.user_errors(f"'{args.name}', split '{args.split}'"):
-        found = statistics.untrimmed(provider, args.split, lengths, args.statistics)
+        found = without_autograph(
+            lambda: statistics.untrimmed(provider, args.split, lengths, args.statistics)
+        )
     count = len(next(iter(found.values())))
     print(f"{args.name} {args.split}: the first {count:,} examples, in tokens before trimming")
     for rows in (statistics.length_rows(found, lengths), statistics.padding_rows(found, lengths)):
