@@ -31,6 +31,14 @@ def assert_same_batches(batches, others):
             np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
 
 
+def joined(parts):
+    """Global batches of those of each host, in the hosts' order."""
+    return [
+        {feature: np.concatenate([part[feature] for part in step]) for feature in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+
+
 @contextlib.contextmanager
 def using(layout=None):
     """A (mesh shape, layout rules) in use, yielding the mesh; None: no mesh, yielding None."""

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import tensorflow as tf
+from tensorflow.experimental import dtensor
 
 from switch_tf.layers import routing
 from switch_tf.layers.router import SwitchRouter
@@ -26,9 +27,12 @@ from tests.helpers import (
 
 @functools.cache
 def loss_and_gradients(layout):
-    """Path -> array of one batch, in float32, every layer sparse; `loss` too."""
+    """Path -> array of one batch, in float32, every layer sparse; `loss` too.
+
+    A device holds of a gradient what it holds of the weight.
+    """
     with using(layout):
-        router = functools.partial(SwitchRouter, jitter=0.0)
+        router = functools.partial(SwitchRouter, jitter=0.0, z_loss_coef=0.1)
         model = tiny_model(8, group_size=8, expert_frequency=1, router=router)
         variables = model.trainable_variables
 
@@ -41,8 +45,13 @@ def loss_and_gradients(layout):
                 loss += sum(report.loss() for report in reports)
             return [loss, *tape.gradient(loss, [variable.value for variable in variables])]
 
-        found = [to_numpy(value) for value in run(place_features(random_features()))]
-    return dict(zip(["loss", *(variable.path for variable in variables)], found, strict=True))
+        found = run(place_features(random_features()))
+        names = ["loss", *(variable.path for variable in variables)]
+        if layout is not None:
+            parts = [{tuple(part.shape) for part in dtensor.unpack(value)} for value in found]
+            held = dict(zip(names, parts, strict=True))
+            assert held == {"loss": {()}} | {v.path: part_shapes(v) for v in variables}
+    return dict(zip(names, map(to_numpy, found), strict=True))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -10,13 +10,14 @@ from switch_tf.errors import UserError
 
 BENCHES = {
     "input": "what one core delivers of a run's input against what its model consumes",
+    "layer": "a Switch layer under named skews of its load, and at several capacities",
 }
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the benchmark that the first argument names."""
     bench = _parser().parse_args(argv[:1]).bench
-    {"input": _input}[bench](argv[1:])
+    {"input": _input, "layer": _layer}[bench](argv[1:])
 
 
 def _parser() -> Parser:
@@ -44,10 +45,27 @@ def _input(argv: Sequence[str]) -> None:
         if f"train.{name}" not in bound:
             raise UserError(f"no --gin_file sets train.{name}: add --gin_file=runs/pretrain.gin")
     launch.start()
-    import gin
-
     from switch_tf.training.bench_input import bench_input
 
-    taken = inspect.signature(bench_input).parameters
-    settings = gin.get_bindings("train")
-    bench_input(**{name: value for name, value in settings.items() if name in taken})
+    bench_input(**_settings("train", bench_input))
+
+
+def _layer(argv: Sequence[str]) -> None:
+    launch = check(
+        "bench layer",
+        "Takes the gin of a plan: times the model's first Switch layer, forward and backward, by "
+        "routers of even, skewed and worst load, and by its own at several capacity factors.",
+        argv,
+    )
+    launch.start()
+    from switch_tf.training.bench_layer import bench_layer
+
+    bench_layer(**_settings("plan", bench_layer))
+
+
+def _settings(run: str, function) -> dict:
+    """What gin says of the parameters that a benchmark shares with a run."""
+    import gin
+
+    taken = inspect.signature(function).parameters
+    return {name: value for name, value in gin.get_bindings(run).items() if name in taken}

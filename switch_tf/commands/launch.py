@@ -92,6 +92,7 @@ _RUNS = {
     "eval": ("evaluate", "eval.gin"),
     "plan": ("plan", "plan.gin"),
     "bench input": ("train", "pretrain.gin"),
+    "bench layer": ("plan", "plan.gin"),
 }
 
 
@@ -149,7 +150,7 @@ def check_numbers(given: dict) -> None:
     counts = {
         *("BATCH_SIZE", "TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD", "NUM_EXPERTS"),
         *("GROUPS_MULTIPLE", "train.keep_checkpoints", "TrainStep.microbatches", *_SIZES),
-        *("bench_input.rounds", "bench_input.seconds"),
+        *("bench_input.rounds", "bench_input.seconds", "bench_layer.rounds"),
     }
     for name in sorted(counts & set(given)):
         value = given[name]

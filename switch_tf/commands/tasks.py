@@ -159,10 +159,10 @@ def _train_vocabulary(args: argparse.Namespace) -> None:
 
 
 def _lengths() -> dict[str, int]:
-    from switch_tf.data import features
+    from switch_tf.data.batch_shape import check_lengths
 
     lengths = config.macro("TASK_FEATURE_LENGTHS", _DEFAULT_LENGTHS)
-    features.check_lengths(lengths)
+    check_lengths(lengths)
     return lengths
 
 

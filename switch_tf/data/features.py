@@ -11,14 +11,9 @@ import contextlib
 import re
 from collections.abc import Mapping
 
-import numpy as np
-
-from switch_tf import mesh as mesh_lib
 from switch_tf.data.autograph import without_autograph
+from switch_tf.data.batch_shape import TASK_FEATURES, check_lengths, host_rows
 from switch_tf.errors import UserError
-
-FEATURE_LENGTHS = "TASK_FEATURE_LENGTHS"
-TASK_FEATURES = ("inputs", "targets")
 
 # Every evaluation of every run sees the same examples, noised alike, in the same order.
 EVAL_SEED = 42
@@ -35,70 +30,6 @@ UNCACHED = (
 # What t5.data.preprocessors calls the steps that write sentinels.
 _SENTINEL_STEPS = re.compile(r"span_corruption|unsupervised|denois|fill_in_the_blank_sized")
 _NUM_SENTINELS = 100
-
-
-def feature_axes(name: str) -> tuple[str, str]:
-    """Axis names of the feature `name`: ("batch", "length") for each."""
-    if not re.fullmatch(
-        r"encoder_(input_tokens|segment_ids|positions)"
-        r"|decoder_(target_tokens|input_tokens|loss_weights|segment_ids|positions)",
-        name,
-    ):
-        raise KeyError(name)
-    return ("batch", "length")
-
-
-def check_lengths(feature_lengths: Mapping[str, int]) -> None:
-    """Checks that "inputs" and "targets", and no others, have a length >= 1.
-
-    Raises:
-      UserError: naming the feature and TASK_FEATURE_LENGTHS.
-    """
-    if not isinstance(feature_lengths, Mapping):
-        raise UserError(
-            f"{FEATURE_LENGTHS}={feature_lengths!r} is no dict: give {{'inputs': ..., "
-            "'targets': ...}"
-        )
-    for name in TASK_FEATURES:
-        if name not in feature_lengths:
-            raise UserError(
-                f"{FEATURE_LENGTHS}={dict(feature_lengths)}: no length for '{name}'; give "
-                "{'inputs': ..., 'targets': ...}"
-            )
-    for name, length in feature_lengths.items():
-        if name not in TASK_FEATURES:
-            raise UserError(
-                f"{FEATURE_LENGTHS}={dict(feature_lengths)}: unknown feature '{name}', there are "
-                + ", ".join(TASK_FEATURES)
-            )
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise UserError(f"{FEATURE_LENGTHS}: length {length!r} of '{name}' is no number >= 1")
-
-
-def check_batch(
-    batch_size: int,
-    feature_lengths: Mapping[str, int],
-    rules: Mapping[str, str],
-    mesh_shape: Mapping[str, int],
-) -> None:
-    """Checks that batches of `batch_size` examples divide over the mesh.
-
-    Args:
-      batch_size: examples in a global batch.
-      feature_lengths: length of "inputs" and of "targets", in tokens.
-      rules: axis name -> mesh dimension.
-      mesh_shape: mesh dimension -> size.
-
-    Raises:
-      UserError: naming BATCH_SIZE or TASK_FEATURE_LENGTHS, and MESH_SHAPE.
-    """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"BATCH_SIZE={batch_size!r} is not a number >= 1")
-    check_lengths(feature_lengths)
-    mesh_lib.check_divides(rules, mesh_shape, {"batch": (batch_size, "BATCH_SIZE")})
-    for name, length in feature_lengths.items():
-        setting = f"{FEATURE_LENGTHS}['{name}']"
-        mesh_lib.check_divides(rules, mesh_shape, {"length": (length, setting)})
 
 
 def check_split(provider, split: str) -> None:
@@ -307,6 +238,8 @@ def eval_dataset(
     num_batches: int | None = None,
     pack: bool = False,
     use_cached: bool = False,
+    host: int = 0,
+    num_hosts: int = 1,
 ):
     """Each example of a task once, in an order and with noise that never change.
 
@@ -322,12 +255,15 @@ def eval_dataset(
       num_batches: at most so many, kept in memory after the first pass; None for all, read anew.
       pack: put several short examples into a row.
       use_cached: read what SeqIO's Beam pipeline cached.
+      host, num_hosts: which rows of each batch: the `host`-th of `num_hosts` equal parts. All
+        hosts have as many batches, whatever the number of examples.
 
     Returns:
       `tf.data.Dataset` of dicts as `train_dataset`'s.
 
     Raises:
-      UserError: a mixture, unknown name or split, bad lengths, no examples.
+      UserError: a mixture, unknown name or split, bad lengths, no examples, hosts that do not
+        divide a batch.
     """
     import seqio
     import tensorflow as tf
@@ -337,6 +273,7 @@ def eval_dataset(
     provider = registry.find(name)
     if isinstance(provider, seqio.Mixture):
         raise UserError(f"'{name}' is a mixture: evaluate its tasks, each by itself")
+    rows = host_rows(batch_size, host, num_hosts)
     order = dict(shuffle=False, seed=EVAL_SEED, num_epochs=1)
     dataset = _examples(provider, split, feature_lengths, pack=pack, use_cached=use_cached, **order)
     _check_not_empty(dataset, provider, split)
@@ -346,7 +283,8 @@ def eval_dataset(
     def fill(batch):
         missing = batch_size - tf.shape(batch["decoder_target_tokens"])[0]
         full = {k: tf.pad(v, [[0, missing], [0, 0]]) for k, v in batch.items()}
-        return {k: tf.ensure_shape(v, [batch_size, None]) for k, v in full.items()}
+        own = {k: v[rows.start : rows.stop] for k, v in full.items()}
+        return {k: tf.ensure_shape(v, [len(rows), None]) for k, v in own.items()}
 
     dataset = dataset.batch(batch_size).map(fill)
     if num_batches is not None:
@@ -380,14 +318,3 @@ def eval_datasets(name: str, split: str, *args, use_cached: bool = False, **kwar
         tasks = [task for task in seqio.get_subtasks(provider) if split in task.splits]
     kwargs |= {"use_cached": use_cached}
     return {task.name: eval_dataset(task.name, split, *args, **kwargs) for task in tasks}
-
-
-def count_tokens(batch: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """Tokens that are not padding of a host batch: (input tokens, target tokens).
-
-    One minus their ratio to the sizes of the arrays is the share of padding.
-    """
-    return (
-        int(np.count_nonzero(batch["encoder_input_tokens"])),
-        int(np.count_nonzero(batch["decoder_target_tokens"])),
-    )

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from switch_tf.data import features
+from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.ordered import OrderedBatches
 from switch_tf.mesh import Mesh
 
@@ -57,10 +58,10 @@ class Feed:
         with self._host(), features.user_errors("data"):
             batch = {name: np.asarray(v) for name, v in next(self.iterator).items()}
         fetched = time.perf_counter()
-        self.tokens = features.count_tokens(batch)
+        self.tokens = count_tokens(batch)
         self.positions = (batch["encoder_input_tokens"].size, batch["decoder_target_tokens"].size)
         counted = time.perf_counter()
-        packed = {n: self.mesh.pack(v, features.feature_axes(n)) for n, v in batch.items()}
+        packed = {n: self.mesh.pack(v, feature_axes(n)) for n, v in batch.items()}
         self.wait_seconds = fetched - start
         self.pack_seconds = time.perf_counter() - counted
         return packed

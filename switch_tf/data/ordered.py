@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from switch_tf import config
 from switch_tf.data import registry
+from switch_tf.data.batch_shape import host_rows
 from switch_tf.data.permutation import CYCLE, Schedule, key
 from switch_tf.data.task_cache import TaskCache
 from switch_tf.data.windows import WINDOW, Example, Windows
@@ -245,10 +246,6 @@ class OrderedBatches:
         host: int = 0,
         num_hosts: int = 1,
     ):
-        if batch_size % num_hosts:
-            raise UserError(
-                f"BATCH_SIZE={batch_size} does not divide by {num_hosts} hosts: give a multiple"
-            )
         rates = _rates(provider, split)
         self._schedule = Schedule(rates, key(seed, "mixture"))
         self._tasks = [
@@ -256,8 +253,7 @@ class OrderedBatches:
         ]
         self._lengths = {name: feature_lengths[name] for name in _SIDES}
         self._batch_size, self._pack = batch_size, pack
-        part = batch_size // num_hosts
-        self._rows = range(host * part, (host + 1) * part)
+        self._rows = host_rows(batch_size, host, num_hosts)
         self._of = {
             "task": provider.name,
             "split": split,

@@ -107,8 +107,10 @@ class Report:
         r = self.routing
         loss = self.load_balancing_coef * tf.reduce_mean(r.load_balancing_loss_G)
         if self.z_loss_coef:
-            tokens = tf.maximum(tf.reduce_sum(r.nonpadding_GS), 1.0)
-            z_loss = tf.reduce_sum(self._square_log_z_GS() * r.nonpadding_GS) / tokens
+            # Made outside the layer, whose scope says whose loss it is.
+            with tf.name_scope(f"{self.name}/router/z_loss"):
+                tokens = tf.maximum(tf.reduce_sum(r.nonpadding_GS), 1.0)
+                z_loss = tf.reduce_sum(self._square_log_z_GS() * r.nonpadding_GS) / tokens
             loss += self.z_loss_coef * z_loss
         return loss
 

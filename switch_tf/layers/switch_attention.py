@@ -48,6 +48,12 @@ class ProjectionExperts(Layer):
         width = len(self.kernels) * self.num_heads * self.d_kv
         return tf.reshape(tf.concat(products, axis=-1), [*sizes(x_GECM)[:3], width])
 
+    def get_config(self):
+        """Constructor arguments."""
+        names = "num_experts num_heads d_kv init_scale"
+        config = super().get_config() | {name: getattr(self, name) for name in names.split()}
+        return config | {"kernels": self.kernel_names}
+
 
 @configurable
 class SwitchProjection(SwitchLayer):

@@ -14,6 +14,7 @@ STAGES = (
     "router/choice",
     "router/places",
     "router/load_balancing_loss",
+    "router/z_loss",
     "dispatch",
     "experts",
     "combine",

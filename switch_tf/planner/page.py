@@ -16,6 +16,7 @@ import numpy as np
 from switch_tf import config, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.planner import lowered
+from switch_tf.planner.activations import activation_places
 
 LAYOUTS = {
     "data": "Every device has all weights, and a part of the batch.",
@@ -37,14 +38,6 @@ _SIZES = {
 }
 _DEVICES = 8
 _BATCH, _LENGTHS = 32, {"inputs": 64, "targets": 32}
-# As the layers lay them out.
-_ACTIVATIONS = {
-    "tokens between layers": ("batch", "length", "d_model"),
-    "attention weights": ("batch", "heads", "length", "length"),
-    "hidden layer, dense": ("batch", "length", "d_ff"),
-    "experts' buffers": ("groups", "experts", "expert_capacity", "d_model"),
-    "hidden layer of experts": ("groups", "experts", "expert_capacity", "d_ff"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +48,13 @@ class Measured:
       mesh: the mesh.
       found: the collectives of the lowered step.
       weights: layer and name of a weight -> its axes, and the mesh dimensions that spread it.
+      activations: the same of activations.
     """
 
     mesh: mesh_lib.Mesh
     found: list
     weights: dict[str, tuple[tuple, list[str]]] = dataclasses.field(default_factory=dict)
+    activations: dict[str, tuple[tuple, list[str]]] = dataclasses.field(default_factory=dict)
 
 
 def measure(name: str) -> Measured:
@@ -78,13 +73,14 @@ def measure(name: str) -> Measured:
     with mesh_lib.use(mesh):
         model = TransformerEncoderDecoder()
         make_step, features = training_step(model, Adafactor(), mesh, _BATCH, _LENGTHS)
-        found = lowered.LoweredStep.of(make_step(), features).collectives()
+        step = lowered.LoweredStep.of(make_step(), features)
+        activations = activation_places(lowered.definition(step.texts[0]), mesh)
         weights = {}
         for variable in model.trainable_variables:
             spread = [s for s in variable.value.layout.sharding_specs if s in mesh.shape]
             # Alike in every layer that has it.
             weights["/".join(variable.path.split("/")[-2:])] = variable.axes, spread
-    return Measured(mesh, found, weights)
+    return Measured(mesh, step.collectives(), weights, activations)
 
 
 def section(name: str, measured: Measured) -> Iterator[str]:
@@ -102,15 +98,7 @@ def section(name: str, measured: Measured) -> Iterator[str]:
 
 
 def _places(measured: Measured) -> Iterator[tuple[str, str, str]]:
-    rules = dict(measured.mesh.rules)
-    # Groups are parts of the batch, and are spread as it is, unless the experts take its place.
-    if rules.get("batch") != rules.get("experts") and "batch" in rules:
-        rules["groups"] = rules["batch"]
-    activations = {
-        name: (axes, [rules[axis] for axis in axes if axis in rules])
-        for name, axes in _ACTIVATIONS.items()
-    }
-    for kind, tensors in (("weight", measured.weights), ("activation", activations)):
+    for kind, tensors in (("weight", measured.weights), ("activation", measured.activations)):
         for name, (axes, over) in tensors.items():
             text = " ".join(axis or "-" for axis in axes)
             yield f"{kind}: {name}", text, ", ".join(over) or "every device has all"
@@ -168,10 +156,10 @@ def write(folder: Path) -> None:
         "`python -m switch_tf.planner.page docs`; for your own configuration, `switch-tf plan "
         "--collectives`.",
         "",
-        "Where weights lie is read off the variables, and is alike in all layers; activations lie "
-        "as the layers ask for. Optimizer slots lie as their weights. On CPU, DTensor reduces in "
-        "float32. Small all-reduces are joined into larger ones, so a count is not one of layers; "
-        "all-to-alls are not joined. No layout gathers tokens or weights.",
+        "Where weights lie is read off the variables, where activations lie off the lowered step; "
+        "both are alike in all layers. Optimizer slots and gradients lie as their weights. On CPU, "
+        "DTensor reduces in float32. Small all-reduces are joined into larger ones, so a count is "
+        "not one of layers; all-to-alls are not joined. No layout gathers tokens or weights.",
         "",
     ]
     for name in LAYOUTS:

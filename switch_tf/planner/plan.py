@@ -9,7 +9,7 @@ import gin
 import numpy as np
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.data import features as features_lib
+from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
@@ -50,7 +50,7 @@ def plan(
       UserError: sizes that do not fit each other, or a step that does not fit this machine.
     """
     on_paper = mesh_lib.Mesh.on_paper(mesh_shape, layout_rules)
-    features_lib.check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
+    check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
     counts = Counts.of(model)
     for line in _counted(counts, optimizer(), on_paper, task_feature_lengths):
         print(line)

@@ -17,6 +17,7 @@ import numpy as np
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
+from switch_tf.data.batch_shape import check_batch, count_tokens, feature_axes
 from switch_tf.data.ordered import train_batches
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
@@ -133,7 +134,7 @@ def bench_input(
       UserError: what does not fit, as of `train`.
     """
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
     with mesh_lib.use(mesh):
         model = model(seed=seed)
         features_lib.prepare(mixture_or_task_name, model.vocab_size, use_cached)
@@ -167,7 +168,7 @@ def _time_input(iterator: Iterator, rounds: int, seconds: int) -> tuple[np.ndarr
         # What `Feed` does on the host; to bring a batch to the devices is part of no core's input.
         with features_lib.user_errors("data"):
             batch.update({name: np.asarray(value) for name, value in next(iterator).items()})
-        return np.array([sum(features_lib.count_tokens(batch)), positions(batch)])
+        return np.array([sum(count_tokens(batch)), positions(batch)])
 
     for _ in range(_WARM_UP_BATCHES):
         fetch()
@@ -176,7 +177,7 @@ def _time_input(iterator: Iterator, rounds: int, seconds: int) -> tuple[np.ndarr
 
 def _time_steps(step: TrainStep, mesh, batch: Batch, rounds: int, seconds: int) -> np.ndarray:
     """[rounds, 3], seconds, steps and positions."""
-    packed = {n: mesh.pack(v, features_lib.feature_axes(n)) for n, v in batch.items()}
+    packed = {n: mesh.pack(v, feature_axes(n)) for n, v in batch.items()}
     counts = np.array([1, positions(batch)])
     made = 0
 

@@ -8,6 +8,7 @@ import gin
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
+from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.training import checkpoints
@@ -52,7 +53,7 @@ def evaluate(
     output_path = os.path.expanduser(output_path or os.path.join(path, "evaluation.json"))
     _check_writable(output_path)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
     what = evaluation()
     with mesh_lib.use(mesh):
         network = model()

@@ -1,17 +1,20 @@
 """Evaluation: teacher-forced over whole splits, and decoded through SeqIO's evaluator."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import gin
 import numpy as np
 import seqio
+import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data import registry
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.feed import Feed
+from switch_tf.data.trimming import longest, trim
 from switch_tf.errors import UserError
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
@@ -50,6 +53,10 @@ class Evaluation:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"Evaluation.{name}={value!r}: give a whole number of at least 1")
+
+
+# Accelerators tile by it, and similar splits share a compiled function.
+_COLUMNS = 8
 
 
 class Stopped(Exception):
@@ -142,6 +149,8 @@ class TeacherForced:
 class Decoded:
     """The tasks' own metrics, on greedily decoded predictions or on scores of given targets.
 
+    Batches have the length of a split's longest example, at most that of `feature_lengths`.
+
     Args:
       model: a `TransformerEncoderDecoder`.
       mesh: the mesh in use.
@@ -169,6 +178,7 @@ class Decoded:
         self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"])
         self._scorer = Scorer(model, mesh)
         self._mesh = mesh
+        self._columns: dict[tf.data.Dataset, dict[str, int]] = {}
         with mesh_lib.host():
             self._evaluator = without_autograph(
                 lambda: seqio.Evaluator(
@@ -223,17 +233,29 @@ class Decoded:
         Args:
           function: features of a batch -> a list of an output for each row.
         """
-        outputs = []
+        outputs, columns = [], self._trimmed(dataset)
         # Batches of one size: a mesh wants their rows to divide.
         for indices, batch in dataset.batch(self._batch_size).as_numpy_iterator():
             if stop():
                 raise Stopped()
             missing = self._batch_size - len(indices)
+            batch = trim(batch, columns)
             features = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in batch.items()}
             with self._mesh.run():
                 found = function(features)[: len(indices)]
             outputs += zip(indices.tolist(), found, strict=True)
         return outputs
+
+    def _trimmed(self, dataset) -> dict[str, int]:
+        """Columns that some example of the dataset needs: one shape for all its batches.
+
+        Found once. No token is dropped, so padding changes no output, only how long it takes.
+        """
+        if dataset not in self._columns:
+            batches = (b for _, b in dataset.batch(self._batch_size).as_numpy_iterator())
+            multiple = math.lcm(_COLUMNS, self._mesh.ways("length"))
+            self._columns[dataset] = longest(batches, multiple)
+        return self._columns[dataset]
 
 
 def _numbers(values: Mapping) -> dict[str, float]:

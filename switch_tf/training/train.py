@@ -15,6 +15,7 @@ import gin
 from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
+from switch_tf.data.batch_shape import check_batch
 from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.feed import Feed
 from switch_tf.data.ordered import train_batches
@@ -296,7 +297,7 @@ def train(
     evaluation, model_dir = evaluation(), os.path.expanduser(model_dir)
     _check_counts(train_steps, batch_size, checkpoint_period, evaluation.period, keep_checkpoints)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    features_lib.check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
     with mesh_lib.use(mesh):
         run = Run(
             model_dir=model_dir,

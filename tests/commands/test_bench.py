@@ -17,6 +17,7 @@ from tests.tasks.conftest import make_documents
 
 FILES = ["--gin_file=models/switch_tiny.gin", "--gin_file=layouts/expert_data.gin"]
 PRETRAIN = "--gin_file=runs/pretrain.gin"
+PLAN = "--gin_file=runs/plan.gin"
 SMALL_MODEL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
     "--gin.TransformerEncoderDecoder.d_model=16",
@@ -110,7 +111,10 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["inptu"], "argument WHAT: invalid choice: 'inptu' (choose from 'input'); see switch-tf"),
+        (
+            ["inptu"],
+            "argument WHAT: invalid choice: 'inptu' (choose from 'input', 'layer'); see switch-tf",
+        ),
         ([], "the following arguments are required: WHAT; see switch-tf bench --help"),
         (["input"], "--gin_file is missing; see switch-tf bench input --help"),
         (
@@ -128,6 +132,15 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
         (
             ["input", FILES[0], PRETRAIN, "--gin.bench_input.round=2"],
             "--gin.bench_input.round: 'bench_input' has no parameter 'round'; nearest: rounds",
+        ),
+        (["layer"], "--gin_file is missing; see switch-tf bench layer --help"),
+        (
+            ["layer", FILES[0]],
+            "no --gin_file sets plan.batch_size: add --gin_file=runs/plan.gin",
+        ),
+        (
+            ["layer", FILES[0], PLAN, "--gin.bench_layer.rounds=0"],
+            "bench_layer.rounds=0: give a whole number of at least 1",
         ),
     ],
 )
@@ -154,11 +167,57 @@ def test_what_only_a_run_needs_is_not_asked_for_nor_looked_at(given, tmp_path, m
         main_module.main(["bench", "input", *FILES, "--gin_file=runs/finetune.gin", *given])
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["input", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["input", "--help"], ["layer", "--help"]])
 def test_help_needs_no_tensorflow(arguments):
     done = run_without_tensorflow("bench", *arguments)
     assert done.returncode == 0, done.stderr
-    assert "input" in done.stdout
+    assert "input" in done.stdout or "Switch layer" in done.stdout
+
+
+def rows_of_layers(arguments, capsys):
+    """Router -> the other cells of its row: capacity, ms, ratio, tokens/s, dropped, max / mean."""
+    main_module.main(
+        [
+            *("bench", "layer", *FILES, PLAN, *SMALL_MODEL, "--gin.bench_layer.rounds=2"),
+            *("--gin.TASK_FEATURE_LENGTHS={'inputs': 40, 'targets': 24}", *arguments),
+        ]
+    )
+    heading, _, *lines = capsys.readouterr().out.splitlines()
+    assert heading.endswith(
+        "8 experts, d_model 16, float32; forward and backward of 8 x 40 tokens, 8 devices; median "
+        "of 2, all in turn"
+    )
+    cells = (re.split(r"  +", line.strip()) for line in lines)
+    return {name: [float(cell.replace(",", "")) for cell in rest] for name, *rest in cells}
+
+
+def test_a_layer_is_timed_under_skews_and_at_capacities(capsys):
+    rows = rows_of_layers(["--gin.CAPACITY_FACTOR=1.0"], capsys)
+    own = [f"SwitchRouter, capacity factor {factor}" for factor in ("1", "1.25", "1.5", "2")]
+    assert list(rows) == ["uniform", "zipf", "worst case", *own]
+    # 8 groups of 40 tokens.
+    assert [rows[name][0] for name in rows] == [5, 5, 5, 5, 6, 7, 10]
+    assert all(cells[1] > 0 and cells[2] >= 1.0 and cells[3] > 0 for cells in rows.values())
+    assert min(cells[2] for cells in rows.values()) == 1.0
+    dropped = {name: cells[4] for name, cells in rows.items()}
+    assert (dropped["uniform"], dropped["worst case"]) == (0.0, 87.5)
+    assert 0 < dropped["zipf"] < 87.5
+    assert dropped[own[0]] >= dropped[own[1]] >= dropped[own[2]] >= dropped[own[3]]
+    assert [rows[name][5] for name in ("uniform", "worst case")] == [1.0, 8.0]
+
+
+def test_a_router_with_settings_of_its_own_is_timed_beside_the_skews(capsys):
+    settings = ["--gin.SwitchLayer.router=@TopKRouter", "--gin.TopKRouter.k=3"]
+    rows = rows_of_layers([*settings, "--gin.bench_layer.capacity_factors=(8.0,)"], capsys)
+    assert list(rows) == ["uniform", "zipf", "worst case", "TopKRouter, capacity factor 8"]
+    assert rows["TopKRouter, capacity factor 8"][4] == 0.0
+
+
+def test_a_model_without_a_switch_layer_has_none_to_time(capsys):
+    files = ["--gin_file=models/t5_tiny.gin", PLAN, *SMALL_MODEL]
+    with pytest.raises(SystemExit):
+        main_module.main(["bench", "layer", *files])
+    assert "no Switch layer: add --gin_file=models/switch_tiny.gin" in capsys.readouterr().err
 
 
 def test_the_page_shows_the_commands():

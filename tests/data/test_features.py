@@ -6,10 +6,10 @@ import seqio
 import tensorflow as tf
 from t5.data import preprocessors
 
-from switch_tf import mesh as mesh_lib
 from switch_tf.data import features
+from switch_tf.data.batch_shape import feature_axes
 from switch_tf.errors import UserError
-from tests.helpers import assert_same_batches
+from tests.helpers import assert_same_batches, joined
 
 LENGTHS = {"inputs": 32, "targets": 24}
 BYTES = seqio.ByteVocabulary(extra_ids=100)
@@ -78,13 +78,8 @@ def test_features_are_int32_of_batch_by_length(pack):
     assert ("encoder_segment_ids" in batch) == pack
     assert len(batch) == (8 if pack else 4)
     for name, value in batch.items():
-        assert features.feature_axes(name) == ("batch", "length")
+        assert feature_axes(name) == ("batch", "length")
         assert value.shape == (4, lengths[name.split("_")[0]]) and value.dtype == np.int32
-
-
-def test_unknown_feature_has_no_axes():
-    with pytest.raises(KeyError):
-        features.feature_axes("labels")
 
 
 @pytest.mark.parametrize("name, pack", KINDS)
@@ -125,6 +120,20 @@ def test_evaluation_sees_each_example_once_in_full_batches(batch_size):
     padding = batches[-1]["decoder_target_tokens"].any(axis=1) == 0
     assert padding.sum() == -NUM_VALIDATION % batch_size
     assert all(not value[padding].any() for value in batches[-1].values())
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_hosts_evaluate_each_example_once_in_as_many_batches(pack):
+    """Of 11 examples, in rows that do not divide over the hosts."""
+
+    def batches(**hosts):
+        return numpy(
+            features.eval_dataset("features_copy", "validation", LENGTHS, 4, pack=pack, **hosts)
+        )
+
+    for num_hosts in (2, 4):
+        parts = [batches(host=host, num_hosts=num_hosts) for host in range(num_hosts)]
+        assert_same_batches(joined(parts), batches())
 
 
 @pytest.mark.parametrize("num_batches", [None, 2])
@@ -172,41 +181,6 @@ def test_error_of_a_reader_becomes_one_line():
     assert str(raised.value) == "data.jsonl, line 3: no JSON; mend or delete the line"
 
 
-@pytest.mark.parametrize(
-    "lengths, message",
-    [
-        (5, "TASK_FEATURE_LENGTHS=5 is no dict: give {'inputs': "),
-        ({"inputs": 8}, "no length for 'targets'"),
-        ({"inputs": 8, "targets": 0}, "length 0 of 'targets' is no number >= 1"),
-        ({"inputs": 8.5, "targets": 8}, "length 8.5 of 'inputs' is no number >= 1"),
-        ({"inputs": 8, "targets": 8, "labels": 8}, "unknown feature 'labels'"),
-    ],
-)
-def test_bad_lengths_are_named(lengths, message):
-    with pytest.raises(UserError, match=message):
-        features.check_lengths(lengths)
-
-
-@pytest.mark.parametrize(
-    "batch_size, mesh, rules, message",
-    [
-        (6, "batch:4", "batch:batch", "BATCH_SIZE=6 .*MESH_SHAPE"),
-        (0, "batch:4", "batch:batch", "BATCH_SIZE=0 is not a number"),
-        (4, "batch:2,model:5", "length:model", r"TASK_FEATURE_LENGTHS\['inputs'\]=32 .*MESH_SHAPE"),
-    ],
-)
-def test_batch_that_does_not_divide_is_refused(batch_size, mesh, rules, message):
-    shape = mesh_lib.parse_mesh_shape(mesh)
-    with pytest.raises(UserError, match=message):
-        features.check_batch(batch_size, LENGTHS, mesh_lib.parse_layout_rules(rules, shape), shape)
-
-
-def test_batch_that_divides_is_accepted():
-    features.check_batch(
-        8, LENGTHS, {"batch": "batch", "length": "model"}, {"batch": 4, "model": 8}
-    )
-
-
 def test_vocabulary_must_fit_the_model():
     size = BYTES.vocab_size
     features.check_vocabulary(SPANS, size)
@@ -249,11 +223,3 @@ def test_missing_vocabulary_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="gone.model") as raised:
         features.check_vocabulary(task, 1000)
     assert "\n" not in str(raised.value)
-
-
-def test_tokens_that_are_not_padding_are_counted():
-    batch = {
-        "encoder_input_tokens": np.array([[3, 1, 0], [4, 5, 1]]),
-        "decoder_target_tokens": np.array([[1, 0], [0, 0]]),
-    }
-    assert features.count_tokens(batch) == (5, 1)

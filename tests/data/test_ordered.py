@@ -14,7 +14,7 @@ from switch_tf.data.ordered import OrderedBatches
 from switch_tf.errors import UserError
 from tests.data import cached_tasks
 from tests.data.cached_tasks import COUNTS, LENGTHS
-from tests.helpers import assert_same_batches
+from tests.helpers import assert_same_batches, joined
 
 KINDS = [("cached_spans", False), ("cached_mixture", False), ("cached_mixture", True)]
 
@@ -71,11 +71,24 @@ def test_hosts_put_together_are_the_global_batch(name, pack):
             take(ordered(name, pack=pack, host=host, num_hosts=num_hosts), 30)
             for host in range(num_hosts)
         ]
-        joined = [
-            {feature: np.concatenate([part[feature] for part in step]) for feature in step[0]}
-            for step in zip(*parts, strict=True)
+        assert_same_batches(joined(parts), whole)
+
+
+@pytest.mark.parametrize("name, pack", KINDS)
+def test_a_run_goes_on_with_another_number_of_hosts(name, pack):
+    """From 1 to 2 to 4 to 1; any host's state is that of all."""
+    whole, found, state = take(ordered(name, pack=pack), 24), [], None
+    for num_hosts, steps in ((1, 5), (2, 7), (4, 9), (1, 3)):
+        iterators = [
+            iter(ordered(name, pack=pack, host=host, num_hosts=num_hosts))
+            for host in range(num_hosts)
         ]
-        assert_same_batches(joined, whole)
+        for iterator in iterators if state else ():
+            iterator.deserialize(state)
+        found += joined([take(iterator, steps) for iterator in iterators])
+        states = {iterator.serialize() for iterator in iterators}
+        (state,) = states
+    assert_same_batches(found, whole)
 
 
 @pytest.mark.parametrize("name, pack", KINDS)
@@ -222,6 +235,7 @@ def test_a_file_that_is_cut_off_is_named(cache, tmp_path):
 
 def test_the_index_of_a_cache_is_kept_and_made_anew_when_files_change(cache):
     path = cache / "cached_pairs" / "train.tfrecord.offsets.npz"
+    take(ordered("cached_pairs"), 1)
     kept = np.load(path)
     assert kept["counts"].sum() == COUNTS["cached_pairs"]
     path.write_bytes(b"")

@@ -63,11 +63,16 @@ def run(request):
         found["logits"] = teacher_forced(model, tokens, found["texts"])
         found["reversed"] = decoder(tokens[::-1])
         found["alone"] = decoder(np.concatenate([tokens[:1], np.zeros([3, 12], np.int32)]))
+        found["padded"] = decoder(np.pad(tokens, [(0, 0), (0, 8)]))
         found["end"] = int(found["texts"][0, 2])
         swap_with_eos(model, found["end"])
         found["ended"] = decoder(tokens)
         found["all ended"] = decoder(np.repeat(tokens[:1], 4, axis=0))
     return found
+
+
+def test_padding_behind_all_texts_changes_no_output(run):
+    np.testing.assert_array_equal(run["padded"], run["texts"])
 
 
 def test_the_model_says_various_things(run):

@@ -45,3 +45,11 @@ def test_a_score_does_not_depend_on_batch_mates_and_is_0_without_a_target():
         together, found = scorer(features), scorer(alone)
     np.testing.assert_allclose(found[0], together[0], rtol=1e-5)
     np.testing.assert_array_equal(found[1:], 0)
+
+
+def test_padding_behind_all_examples_changes_no_score():
+    features = features_with_weights()
+    longer = {name: np.pad(features[name], [(0, 0), (0, 24)]) for name in FEATURES}
+    with using(("batch:4", "batch:batch,experts:batch")) as mesh:
+        scorer = Scorer(tiny_model(), mesh)
+        np.testing.assert_allclose(scorer(longer), scorer(features), rtol=1e-5)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
+from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
 from switch_tf.layers.group_router import (
     ExpertChoiceRouter,
     ExpertSelectionRouter,
@@ -15,6 +15,7 @@ from switch_tf.layers.group_router import (
 )
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router, TopKRouter
 from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.switch_ffn import SwitchFFN
 from tests.layers.test_router import router_of_logits
 
 DISPATCHERS = {"gather": GatherDispatcher, "einsum": EinsumDispatcher}
@@ -166,3 +167,12 @@ def test_only_the_einsum_makes_a_tensor_of_tokens_by_slots(name):
     whole = 2 * 64 * 4 * 16
     assert max(values_of("einsum", name)) == whole
     assert max(values_of("gather", name)) < whole / 4
+
+
+@pytest.mark.parametrize(
+    "devices, kind", [([], GatherDispatcher), (["TPU:0"], EinsumDispatcher)], ids=["CPU", "TPU"]
+)
+def test_the_default_dispatcher_is_the_devices(devices, kind, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", {"TPU": devices}.get)
+    assert isinstance(default_dispatcher(), kind)
+    assert isinstance(SwitchFFN(4, 8).dispatcher, kind)

@@ -1,16 +1,24 @@
 """Our layers in a user's own Keras model: functional, compiled, fitted, saved and loaded."""
 
 import functools
+import inspect
 
 import keras
 import numpy as np
 import pytest
 
 from switch_tf.errors import UserError
+from switch_tf.layers.attention import Attention
 from switch_tf.layers.dispatch import EinsumDispatcher
+from switch_tf.layers.dropout import Dropout
+from switch_tf.layers.embedding import Embedding, Softmax
+from switch_tf.layers.feed_forward import FeedForward
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, TopKRouter
+from switch_tf.layers.norm import RMSNorm
+from switch_tf.layers.relative_position import RelativePositionBias
 from switch_tf.layers.router import SwitchRouter
-from switch_tf.layers.switch_ffn import SwitchFFN
+from switch_tf.layers.switch_attention import ProjectionExperts
+from switch_tf.layers.switch_ffn import Experts, SwitchFFN
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from tests.helpers import random_features, tiny_model
 
@@ -129,3 +137,25 @@ def test_a_layer_that_keras_does_not_know_is_named():
     config = tiny_model(switch_ffn=functools.partial(UnknownSwitchFFN, 4), built=False).get_config()
     with pytest.raises(UserError, match="Keras knows no class 'UnknownSwitchFFN'"):
         TransformerEncoderDecoder.from_config(config)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Experts(4, 8, "geglu", 0.1, 0.2),
+        ProjectionExperts(4, ("key", "value"), 2, 4, 0.2),
+        FeedForward(8, "geglu", 0.1, 0.2),
+        Attention(2, 4, 0.1, 0.2),
+        RMSNorm(1e-5),
+        Dropout(0.1, True),
+        Embedding(16, 8),
+        Softmax(16, 0.5),
+        RelativePositionBias(2, True),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_a_layer_is_made_again_from_its_config(layer):
+    config = layer.get_config()
+    assert type(layer).from_config(config).get_config() == config
+    given = set(inspect.signature(type(layer).__init__).parameters) - {"self", "kwargs"}
+    assert given <= set(config)

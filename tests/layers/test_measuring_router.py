@@ -1,6 +1,10 @@
 import numpy as np
+import pytest
+import tensorflow as tf
 
-from switch_tf.layers.measuring_router import UniformRouter, WorstCaseRouter
+from switch_tf.errors import UserError
+from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.measuring_router import UniformRouter, WorstCaseRouter, ZipfRouter
 from tests.layers.test_router import router_of_logits
 
 LOGITS = np.random.default_rng(0).normal(size=(2, 8, 4)).astype(np.float32)
@@ -24,3 +28,22 @@ def test_gates_are_the_probabilities_of_the_given_experts():
     places = np.arange(8)
     expected = decision.probabilities_GSE.numpy()[:, places, places % 4]
     np.testing.assert_allclose(decision.gate_GKS[:, 0], expected, rtol=1e-6)
+
+
+def test_zipf_draws_experts_by_their_rank_from_seed_and_step():
+    router = router_of_logits(4, ZipfRouter, exponent=1.0, absolute_capacity=8)
+    logits = np.zeros([200, 8, 4], np.float32)
+    found = []
+    for step in (1, 1, 2):
+        with step_seed(tf.constant([3, step])):
+            found.append(router(logits, training=True).expert_index_GKS.numpy())
+    share_E = np.bincount(found[0].ravel(), minlength=4) / found[0].size
+    # 1, 1/2, 1/3, 1/4 over their sum; four standard errors of 1,600 draws.
+    np.testing.assert_allclose(share_E, np.array([12, 6, 4, 3]) / 25, atol=0.05)
+    np.testing.assert_array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any()
+
+
+def test_a_skew_below_none_is_told():
+    with pytest.raises(UserError, match="ZipfRouter.exponent=-1: give at least 0"):
+        ZipfRouter(4, exponent=-1)

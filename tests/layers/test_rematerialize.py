@@ -39,6 +39,7 @@ def gradients_of(layout, rematerialize, dtype="float32", coefficient=1.0, move=0
             dropout_rate=0.3,
             rematerialize=rematerialize,
             dtype=dtype,
+            router=functools.partial(SwitchRouter, z_loss_coef=0.1),
         )
         variables = model.trainable_variables
         if move:
@@ -90,7 +91,7 @@ def test_the_noise_is_the_same_when_made_again(layout):
     assert (ahead - behind) / 2e-2 == pytest.approx(slope, rel=0.01)
 
 
-def test_the_load_balancing_loss_reaches_the_router_through_it():
+def test_the_routers_losses_reach_it_through_it():
     path = "model/encoder/layer_0/feed_forward/switch_ffn/router/kernel"
     with_loss, without = (
         gradients_of("no mesh", True, coefficient=coefficient)[1][path]

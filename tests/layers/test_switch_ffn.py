@@ -1,4 +1,5 @@
 import functools
+import math
 
 import keras
 import numpy as np
@@ -298,6 +299,33 @@ def test_flops_count_the_router_and_one_expert_a_token():
     few, many = (SwitchFFN(n, 32).flops(d_model=16, length=8) for n in (2, 64))
     assert few == 2 * 8 * (16 * 2 + 16 * 32 + 32 * 16)
     assert many - few == 2 * 8 * 16 * (64 - 2)
+
+
+def product_flops(layer, x_BLM):
+    """FLOPs of all products in the layer's graph."""
+
+    @compiled
+    def run(x_BLM):
+        return layer(x_BLM, training=True)
+
+    total = 0
+    for op in run.get_concrete_function(x_BLM).graph.get_operations():
+        assert op.type not in ("MatMul", "BatchMatMulV2")
+        if op.type == "Einsum":
+            letters = op.get_attr("equation").decode().split("->")[0].split(",")
+            sizes = {}
+            for names, tensor in zip(letters, op.inputs, strict=True):
+                sizes |= dict(zip(names, tensor.shape.as_list(), strict=True))
+            total += 2 * math.prod(sizes.values())
+    return total
+
+
+def test_the_compiled_layer_does_the_work_of_its_slots_however_many_experts():
+    """Two products a slot, and the router's; capacity x experts is the tokens times the factor."""
+    x_BLM = np.zeros([2, 64, 16], np.float32)
+    for experts in (2, 8, 32):
+        layer = SwitchFFN(experts, 32, router=functools.partial(SwitchRouter, capacity_factor=1.0))
+        assert product_flops(layer, x_BLM) == 2 * 2 * 64 * (16 * experts + 16 * 32 + 32 * 16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -49,6 +49,15 @@ def build(folder):
     return model
 
 
+def hf_pooled_aux_loss(routings):
+    """Hugging Face's load-balancing loss: one histogram over the layers of a stack."""
+    f_GE, p_GE = (
+        tf.reduce_mean(tf.concat(values, axis=1), axis=1)
+        for values in zip(*((r.chosen_GSE, r.probabilities_GSE) for r in routings), strict=True)
+    )
+    return routings[0].num_experts * tf.reduce_mean(tf.reduce_sum(f_GE * p_GE, axis=-1))
+
+
 @pytest.fixture(scope="module", params=CASES)
 def run(request):
     """The arrays of Hugging Face's run, and ours by the same names."""
@@ -75,6 +84,15 @@ def run(request):
             found |= {"logits": logits, "cross_entropy": loss}
             found["encoder_hidden_0"] = model.embedding(features["encoder_input_tokens"])
             found["encoder_last_hidden"] = model.encode(features)
+            for stack in ("encoder", "decoder") if reports else ():
+                routings = [r.routing for r in reports if f"/{stack}/" in r.name]
+                found[f"{stack}_aux_loss"] = hf_pooled_aux_loss(routings)
+                found[f"{stack}_z_loss"] = tf.reduce_mean(
+                    [tf.square(tf.reduce_logsumexp(r.logits_GSE, axis=-1)) for r in routings]
+                )
+                found[f"{stack}_balance"] = tf.reduce_mean(
+                    [r.load_balancing_loss_G for r in routings]
+                )
             kept = [tf.cast(report.routing.kept_GS, tf.float32) for report in reports]
             gradients = tape.gradient(loss, [variable.value for variable in variables])
             # An untied embedding has a sparse one.
@@ -93,6 +111,16 @@ def test_logits_and_loss_agree(run):
     _, theirs, found, _, _ = run
     assert error(found["logits"], theirs["logits"]) < TOLERANCE
     assert error(found["cross_entropy"], theirs["cross_entropy"]) < TOLERANCE
+
+
+def test_the_routers_losses_are_those_that_are_pooled_there(run):
+    """Pooled, imbalances of layers cancel: the mean of the layers' own losses is larger."""
+    folder, theirs, found, _, _ = run
+    stacks = ("encoder", "decoder") if folder in CAPACITY else ()
+    for stack in stacks:
+        for name in (f"{stack}_aux_loss", f"{stack}_z_loss"):
+            assert error(found[name], theirs[name]) < TOLERANCE, name
+        assert found[f"{stack}_balance"] > 1.1 * theirs[f"{stack}_aux_loss"]
 
 
 def test_every_hidden_state_of_the_encoder_agrees(run):

@@ -8,6 +8,7 @@ import pytest
 from switch_tf import configurables
 from switch_tf.errors import UserError
 from switch_tf.layers.base import declare_only
+from switch_tf.layers.dispatch import EinsumDispatcher
 from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
@@ -74,6 +75,88 @@ def test_a_model_is_rebuilt_from_its_config(settings):
     for ours, theirs in zip(again.trainable_variables, model.trainable_variables, strict=True):
         assert ours.path == theirs.path
         assert to_numpy(ours).tobytes() == to_numpy(theirs).tobytes()
+
+
+# Router -> its own parameters, with values that are not the defaults.
+ROUTERS = {
+    "SwitchRouter": {
+        "policy": "sample",
+        "eval_policy": "input_dropout",
+        "jitter": 0.2,
+        "input_dropout_rate": 0.3,
+        "temperature": 2.0,
+    },
+    "TopKRouter": {"k": 3, "normalize_gates": False},
+    "Top2Router": {
+        "second_policy": "threshold",
+        "eval_second_policy": "all",
+        "second_threshold": 0.4,
+        "second_place_loss": True,
+    },
+    "NoTokenLeftBehindRouter": {"k": 3},
+    "SwitchMaxRouter": {"in_decoder": True},
+    "ExpertChoiceRouter": {"in_decoder": True},
+    "ExpertSelectionRouter": {"in_decoder": True},
+    "UniformRouter": {},
+    "ZipfRouter": {"exponent": 2.0},
+    "WorstCaseRouter": {},
+}
+OF_ALL_ROUTERS = {
+    "capacity_factor": 1.5,
+    "eval_capacity_factor": 3.0,
+    "min_capacity": 2,
+    "absolute_capacity": 7,
+    "load_balancing_coef": 0.5,
+    "z_loss_coef": 0.25,
+}
+
+
+@pytest.fixture
+def bind():
+    """A function that sets gin parameters, until the test ends."""
+    yield lambda settings: gin.parse_config([f"{name} = {v!r}" for name, v in settings.items()])
+    gin.clear_config()
+
+
+def switch_layers(model, kind=SwitchFFN):
+    layers = model._flatten_layers(include_self=False)
+    return [layer for layer in layers if isinstance(layer, kind)]
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_router_is_one_line_of_gin_and_its_settings_are_others(name, bind):
+    bind({f"{name}.{key}": value for key, value in ROUTERS[name].items()})
+    bind({f"Router.{key}": value for key, value in OF_ALL_ROUTERS.items()})
+    gin.parse_config(f"SwitchLayer.router = @{name}\nSwitchFFN.num_experts = 8")
+    with declare_only():
+        sparse = {} if ROUTERS[name].get("in_decoder", True) else {"decoder_sparse_layers": ()}
+        layers = switch_layers(tiny_model(switch_ffn=SwitchFFN, **sparse))
+    assert layers
+    for layer in layers:
+        assert type(layer.router).__name__ == name
+        expected = OF_ALL_ROUTERS | ROUTERS[name] | {"num_experts": 8, "dropless": False}
+        config = layer.router.get_config()
+        assert {key: config[key] for key in expected} == expected
+        again = type(layer.router).from_config(config)
+        assert again.get_config() == config
+
+
+def test_dropless_and_the_dispatcher_are_set_in_gin(bind):
+    bind({"Router.dropless": True, "SwitchFFN.num_experts": 8})
+    gin.parse_config("SwitchLayer.dispatcher = @EinsumDispatcher")
+    with declare_only():
+        for layer in switch_layers(tiny_model(switch_ffn=SwitchFFN)):
+            assert layer.router.capacity(100, training=True) == 100
+            assert isinstance(layer.dispatcher, EinsumDispatcher)
+
+
+def test_switch_attention_is_one_line_of_gin(bind):
+    bind({"SwitchProjection.num_experts": 8})
+    with declare_only():
+        gin.parse_config("TransformerEncoderDecoder.switch_attention = @SwitchAttention")
+        model = tiny_model(switch_ffn=None)
+    # The encoder's and the decoder's second layer, queries apart from keys and values.
+    assert len(switch_layers(model, SwitchProjection)) == 4
 
 
 def test_what_gin_is_refused_the_model_really_gives():

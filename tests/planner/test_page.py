@@ -46,14 +46,21 @@ def test_collectives_that_are_alike_share_a_row():
     assert "| all-to-all | bf16 | 10 | 4 | 2 | 40 |" in lines
 
 
-def test_experts_buffers_lie_by_groups_where_the_experts_do_not_take_their_place():
-    rows = {
-        name: "\n".join(page.section(name, page.Measured(on_paper(name), [])))
-        for name in ("data", "model_data", "expert_data")
-    }
-    buffers = "| activation: experts' buffers | groups experts expert_capacity d_model | "
-    for text in rows.values():
-        assert buffers + "batch |" in text
+# What a device's part of each activation is of: mesh dimensions, in the order of the axes.
+ACTIVATIONS = {
+    "tokens between layers": ("batch", "", "batch", "batch", "batch"),
+    "attention weights": ("batch", "model", "batch model", "batch", "batch model"),
+    "hidden layer, dense": ("batch", "model", "batch model", "batch", "batch model"),
+    "experts' buffers": ("batch", "", "batch", "batch", "batch"),
+    "hidden layer of experts": ("batch", "model", "batch model", "batch", "batch model"),
+}
+
+
+@pytest.mark.parametrize("name", page.LAYOUTS)
+def test_activations_lie_in_the_lowered_step_as_the_layout_has_them(name):
+    column = list(page.LAYOUTS).index(name)
+    found = {what: " ".join(over) for what, (_, over) in measured(name).activations.items()}
+    assert found == {what: columns[column] for what, columns in ACTIVATIONS.items()}
 
 
 def test_a_picture_is_drawn(tmp_path):

@@ -23,15 +23,18 @@ LAYOUTS = {
 
 
 @functools.cache
-def trained(layout, microbatches, factor="NUM_REAL_TARGET_TOKENS", dropout_rate=0.0):
+def trained(
+    layout, microbatches, factor="NUM_REAL_TARGET_TOKENS", dropout_rate=0.0, router_z_loss=0.0
+):
     """Figures of three steps, and the weights and sums after them.
 
-    Groups are sequences or halves of one, so that a part has the groups of the whole.
+    Groups are sequences or halves of one, so that a part has the groups of the whole. With the
+    routers' z-loss, a mean over tokens, nothing is padding, so that parts have as many tokens.
     """
     with using(LAYOUTS[layout]) as mesh:
         model = tiny_model(
             group_size=8,
-            router=functools.partial(SwitchRouter, jitter=0.0),
+            router=functools.partial(SwitchRouter, jitter=0.0, z_loss_coef=router_z_loss),
             num_layers=1,
             expert_frequency=1,
             dropout_rate=dropout_rate,
@@ -42,6 +45,8 @@ def trained(layout, microbatches, factor="NUM_REAL_TARGET_TOKENS", dropout_rate=
         figures = []
         for i in range(3):
             arrays = random_features(seed=i)
+            if router_z_loss:
+                arrays = {name: np.where(x == 0, 5, x) for name, x in arrays.items()}
             # Neither 0 nor 1.
             weights_BL = np.where(arrays["decoder_target_tokens"] > 0, 0.75, 0.0)
             arrays["decoder_loss_weights"] = weights_BL.astype(np.float32)
@@ -50,7 +55,10 @@ def trained(layout, microbatches, factor="NUM_REAL_TARGET_TOKENS", dropout_rate=
         return figures, weights, step
 
 
-@pytest.mark.parametrize("factor", ["NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE"])
+@pytest.mark.parametrize(
+    "factor, router_z_loss",
+    [("NUM_REAL_TARGET_TOKENS", 0.0), ("NUM_REAL_TARGET_TOKENS", 0.1), ("AVERAGE_PER_SEQUENCE", 0)],
+)
 @pytest.mark.parametrize(
     "layout, parts",
     [
@@ -60,9 +68,10 @@ def trained(layout, microbatches, factor="NUM_REAL_TARGET_TOKENS", dropout_rate=
         ("with a model dimension", 4),
     ],
 )
-def test_parts_give_the_updates_of_the_whole(layout, parts, factor):
-    whole, weights, _ = trained(layout, 1, factor)
-    figures, weights_of_parts, _ = trained(layout, parts, factor)
+def test_parts_give_the_updates_of_the_whole(layout, parts, factor, router_z_loss):
+    options = {"factor": factor, "router_z_loss": router_z_loss}
+    whole, weights, _ = trained(layout, 1, **options)
+    figures, weights_of_parts, _ = trained(layout, parts, **options)
     for one, other in zip(whole, figures, strict=True):
         for name in ("loss", "nlp", "z_loss", "tokens", "accuracy", "learning_rate"):
             assert other[name] == pytest.approx(one[name], rel=2e-5), name
@@ -75,6 +84,35 @@ def test_parts_give_the_updates_of_the_whole(layout, parts, factor):
     for path, expected in weights.items():
         scale = np.abs(expected).max()
         np.testing.assert_allclose(weights_of_parts[path], expected, atol=2e-5 * scale, rtol=0)
+
+
+def test_the_routers_z_loss_is_the_mean_over_parts_as_in_mesh_tensorflow():
+    """Each part divides by its own tokens, however many."""
+    whole = random_features(batch=4)
+    whole["encoder_input_tokens"][:2, 3:] = 0
+    whole["decoder_loss_weights"] = (whole["decoder_target_tokens"] > 0).astype(np.int32)
+    halves = [{name: x[rows] for name, x in whole.items()} for rows in np.split(np.arange(4), 2)]
+
+    def figures(coefficient, arrays, microbatches=1):
+        router = functools.partial(SwitchRouter, jitter=0.0, z_loss_coef=coefficient)
+        sparse = {"encoder_sparse_layers": (0,), "decoder_sparse_layers": ()}
+        model = tiny_model(group_size=8, router=router, num_layers=1, **sparse)
+        optimizer = Adafactor(constant(0.0))
+        optimizer.build(model.trainable_variables)
+        step = TrainStep(model, optimizer, mesh, 0, microbatches=microbatches)
+        return step(place_features(arrays), 0)
+
+    with using(LAYOUTS["one device"]) as mesh:
+        (of_halves,) = zip(
+            *(
+                (layer["z_loss"] for layer in figures(0.0, half)["routing"].values())
+                for half in halves
+            ),
+            strict=True,
+        )
+        added = figures(1.0, whole, 2)["loss"] - figures(0.0, whole, 2)["loss"]
+    assert of_halves[0] != pytest.approx(of_halves[1], rel=1e-3)
+    assert added == pytest.approx(np.mean(of_halves), rel=1e-4)
 
 
 def test_sums_lie_where_their_variables_lie_and_start_anew():

@@ -17,6 +17,7 @@ from switch_tf.training.step import EvalStep, TrainStep
 from tests.helpers import VOCAB, place_features, put, random_features, tiny_model, using
 
 STEPS = 20
+ROUTER_Z_LOSS = 0.01
 EXPERTS = "batch:batch,experts:batch"
 MODEL = "heads:model,d_ff:model,vocab:model"
 LAYOUTS = [
@@ -29,7 +30,9 @@ LAYOUTS = [
 
 def build(dtype="float32", capacity_factor=1.25, dropout_rate=0.0, jitter=0.0):
     """A model of 1 + 1 layers, both sparse, that groups alike on every mesh."""
-    router = functools.partial(SwitchRouter, capacity_factor=capacity_factor, jitter=jitter)
+    router = functools.partial(
+        SwitchRouter, capacity_factor=capacity_factor, jitter=jitter, z_loss_coef=ROUTER_Z_LOSS
+    )
     switch_ffn = functools.partial(SwitchFFN, 8, group_size=16, groups_multiple=8, router=router)
     model = TransformerEncoderDecoder(
         VOCAB,
@@ -91,6 +94,12 @@ def weights(model):
     return {v.path: to_numpy(v.value.read_value()) for v in model.trainable_variables}
 
 
+def of_routers(figures):
+    """The routers' part of the loss."""
+    layers = figures["routing"].values()
+    return sum(layer["weighted_loss"] + ROUTER_Z_LOSS * layer["z_loss"] for layer in layers)
+
+
 def test_a_step_reports_the_figures_of_the_batch(stepped):
     model, step = stepped
     arrays = batch()
@@ -99,8 +108,7 @@ def test_a_step_reports_the_figures_of_the_batch(stepped):
     assert figures["not_finite"] == []
     assert figures["learning_rate"] == pytest.approx(0.1)
     assert -figures["nlp"] == pytest.approx(math.log(VOCAB), abs=1.5)
-    weighted = sum(layer["weighted_loss"] for layer in figures["routing"].values())
-    expected = -figures["nlp"] + figures["z_loss"] + weighted
+    expected = -figures["nlp"] + figures["z_loss"] + of_routers(figures)
     assert figures["loss"] == pytest.approx(expected, rel=1e-5)
     assert list(figures["routing"]) == [
         f"model/{stack}/layer_0/feed_forward/switch_ffn" for stack in ("encoder", "decoder")
@@ -194,8 +202,7 @@ def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
             sums = evaluation(place_features(only))
             expected.append(sums["cross_entropy_dropless"] / sums["tokens"])
         figures = step(place_features(arrays), 0)
-        routed = sum(layer["weighted_loss"] for layer in figures["routing"].values())
-    assert figures["loss"] - routed == pytest.approx(np.mean(expected), rel=1e-4)
+        assert figures["loss"] - of_routers(figures) == pytest.approx(np.mean(expected), rel=1e-4)
     assert -figures["nlp"] != pytest.approx(np.mean(expected), rel=1e-4)
 
 

@@ -1,0 +1,103 @@
+"""Axes, lengths and rows of batches, and their checks, which need no TensorFlow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
+
+FEATURE_LENGTHS = "TASK_FEATURE_LENGTHS"
+TASK_FEATURES = ("inputs", "targets")
+
+
+def feature_axes(name: str) -> tuple[str, str]:
+    """Axis names of the feature `name`: ("batch", "length") for each."""
+    if not re.fullmatch(
+        r"encoder_(input_tokens|segment_ids|positions)"
+        r"|decoder_(target_tokens|input_tokens|loss_weights|segment_ids|positions)",
+        name,
+    ):
+        raise KeyError(name)
+    return ("batch", "length")
+
+
+def check_lengths(feature_lengths: Mapping[str, int]) -> None:
+    """Checks that "inputs" and "targets", and no others, have a length >= 1.
+
+    Raises:
+      UserError: naming the feature and TASK_FEATURE_LENGTHS.
+    """
+    if not isinstance(feature_lengths, Mapping):
+        raise UserError(
+            f"{FEATURE_LENGTHS}={feature_lengths!r} is no dict: give {{'inputs': ..., "
+            "'targets': ...}"
+        )
+    for name in TASK_FEATURES:
+        if name not in feature_lengths:
+            raise UserError(
+                f"{FEATURE_LENGTHS}={dict(feature_lengths)}: no length for '{name}'; give "
+                "{'inputs': ..., 'targets': ...}"
+            )
+    for name, length in feature_lengths.items():
+        if name not in TASK_FEATURES:
+            raise UserError(
+                f"{FEATURE_LENGTHS}={dict(feature_lengths)}: unknown feature '{name}', there are "
+                + ", ".join(TASK_FEATURES)
+            )
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise UserError(f"{FEATURE_LENGTHS}: length {length!r} of '{name}' is no number >= 1")
+
+
+def check_batch(
+    batch_size: int,
+    feature_lengths: Mapping[str, int],
+    rules: Mapping[str, str],
+    mesh_shape: Mapping[str, int],
+) -> None:
+    """Checks that batches of `batch_size` examples divide over the mesh.
+
+    Args:
+      batch_size: examples in a global batch.
+      feature_lengths: length of "inputs" and of "targets", in tokens.
+      rules: axis name -> mesh dimension.
+      mesh_shape: mesh dimension -> size.
+
+    Raises:
+      UserError: naming BATCH_SIZE or TASK_FEATURE_LENGTHS, and MESH_SHAPE.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"BATCH_SIZE={batch_size!r} is not a number >= 1")
+    check_lengths(feature_lengths)
+    mesh_lib.check_divides(rules, mesh_shape, {"batch": (batch_size, "BATCH_SIZE")})
+    for name, length in feature_lengths.items():
+        setting = f"{FEATURE_LENGTHS}['{name}']"
+        mesh_lib.check_divides(rules, mesh_shape, {"length": (length, setting)})
+
+
+def host_rows(batch_size: int, host: int, num_hosts: int) -> range:
+    """The rows of a global batch that a host makes.
+
+    Raises:
+      UserError: the hosts do not divide a batch.
+    """
+    if batch_size % num_hosts:
+        raise UserError(
+            f"BATCH_SIZE={batch_size} does not divide by {num_hosts} hosts: give a multiple"
+        )
+    part = batch_size // num_hosts
+    return range(host * part, (host + 1) * part)
+
+
+def count_tokens(batch: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Tokens that are not padding of a host batch: (input tokens, target tokens).
+
+    One minus their ratio to the sizes of the arrays is the share of padding.
+    """
+    return (
+        int(np.count_nonzero(batch["encoder_input_tokens"])),
+        int(np.count_nonzero(batch["decoder_target_tokens"])),
+    )

@@ -1,0 +1,74 @@
+"""Where activations lie on a mesh: read off the lowered step, by what a device has of each."""
+
+import dataclasses
+import re
+
+from switch_tf.mesh import Mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class _Activation:
+    """Which operation makes it, by its name in the step, and its axes."""
+
+    operation: str
+    axes: tuple[str, ...]
+
+
+_LAYER = r"layer_\d+(_\d+)?/"
+_EXPERTS = _LAYER + r"feed_forward(_\d+)?/switch_ffn(_\d+)?/experts(_\d+)?/"
+_ACTIVATIONS = {
+    "tokens between layers": _Activation(
+        _LAYER + r"feed_forward(_\d+)?/add", ("batch", "length", "d_model")
+    ),
+    "attention weights": _Activation(
+        _LAYER + r"self_attention(_\d+)?/attention(_\d+)?/Softmax",
+        ("batch", "heads", "length", "length"),
+    ),
+    "hidden layer, dense": _Activation(
+        _LAYER + r"feed_forward(_\d+)?/ffn(_\d+)?/einsum/Einsum", ("batch", "length", "d_ff")
+    ),
+    "experts' buffers": _Activation(
+        _EXPERTS + "einsum_1/Einsum", ("groups", "experts", "expert_capacity", "d_model")
+    ),
+    "hidden layer of experts": _Activation(
+        _EXPERTS + "einsum/Einsum", ("groups", "experts", "expert_capacity", "d_ff")
+    ),
+}
+
+
+def activation_places(definition, mesh: Mesh) -> dict[str, tuple[tuple[str, ...], list[str]]]:
+    """Activation -> its axes, and the mesh dimensions that spread it, in the order of the axes.
+
+    Args:
+      definition: `FunctionDef` of a training step, of `lowered.definition`.
+      mesh: on which it was lowered, whose dimensions have different sizes.
+
+    Raises:
+      ValueError: layers lay an activation out differently, or a part is of no dimension's size.
+    """
+    found: dict[str, set] = {}
+    for node in definition.node_def:
+        for name, activation in _ACTIVATIONS.items():
+            if re.search(rf"(?<!gradient_tape/)model.*/{activation.operation}$", node.name):
+                found.setdefault(name, set()).add(_dimensions(node, mesh))
+    places = {}
+    for name, activation in _ACTIVATIONS.items():
+        if name in found:
+            if len(found[name]) != 1:
+                raise ValueError(f"{name} lie differently: {sorted(found[name])}")
+            (over,) = found[name]
+            places[name] = activation.axes, list(over)
+    return places
+
+
+def _dimensions(node, mesh: Mesh) -> tuple[str, ...]:
+    """The mesh dimensions that spread an operation's output, by its whole and its local shape."""
+    whole, local = (
+        [dim.size for dim in node.attr[attribute].list.shape[0].dim]
+        for attribute in ("_global_shape", "_output_shapes")
+    )
+    by_size = {size: dimension for dimension, size in mesh.shape.items()}
+    parts = [n // k for n, k in zip(whole, local, strict=True) if n != k]
+    if not set(parts) <= set(by_size):
+        raise ValueError(f"{node.name}: parts {parts} on a mesh of {mesh.shape}")
+    return tuple(by_size[part] for part in parts)

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data.batch_shape import (
+    check_batch,
+    check_lengths,
+    count_tokens,
+    feature_axes,
+    host_rows,
+)
+from switch_tf.errors import UserError
+
+LENGTHS = {"inputs": 32, "targets": 24}
+
+
+def test_unknown_feature_has_no_axes():
+    with pytest.raises(KeyError):
+        feature_axes("labels")
+
+
+@pytest.mark.parametrize(
+    "lengths, message",
+    [
+        (5, "TASK_FEATURE_LENGTHS=5 is no dict: give {'inputs': "),
+        ({"inputs": 8}, "no length for 'targets'"),
+        ({"inputs": 8, "targets": 0}, "length 0 of 'targets' is no number >= 1"),
+        ({"inputs": 8.5, "targets": 8}, "length 8.5 of 'inputs' is no number >= 1"),
+        ({"inputs": 8, "targets": 8, "labels": 8}, "unknown feature 'labels'"),
+    ],
+)
+def test_bad_lengths_are_named(lengths, message):
+    with pytest.raises(UserError, match=message):
+        check_lengths(lengths)
+
+
+@pytest.mark.parametrize(
+    "batch_size, mesh, rules, message",
+    [
+        (6, "batch:4", "batch:batch", "BATCH_SIZE=6 .*MESH_SHAPE"),
+        (0, "batch:4", "batch:batch", "BATCH_SIZE=0 is not a number"),
+        (4, "batch:2,model:5", "length:model", r"TASK_FEATURE_LENGTHS\['inputs'\]=32 .*MESH_SHAPE"),
+    ],
+)
+def test_batch_that_does_not_divide_is_refused(batch_size, mesh, rules, message):
+    shape = mesh_lib.parse_mesh_shape(mesh)
+    with pytest.raises(UserError, match=message):
+        check_batch(batch_size, LENGTHS, mesh_lib.parse_layout_rules(rules, shape), shape)
+
+
+def test_batch_that_divides_is_accepted():
+    check_batch(8, LENGTHS, {"batch": "batch", "length": "model"}, {"batch": 4, "model": 8})
+
+
+def test_tokens_that_are_not_padding_are_counted():
+    batch = {
+        "encoder_input_tokens": np.array([[3, 1, 0], [4, 5, 1]]),
+        "decoder_target_tokens": np.array([[1, 0], [0, 0]]),
+    }
+    assert count_tokens(batch) == (5, 1)
+
+
+def test_hosts_share_the_rows_of_a_batch_out():
+    parts = [host_rows(8, host, 4) for host in range(4)]
+    assert [row for part in parts for row in part] == list(range(8))
+    with pytest.raises(UserError, match="BATCH_SIZE=8 does not divide by 3 hosts: give a multiple"):
+        host_rows(8, 0, 3)
