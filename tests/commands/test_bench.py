@@ -34,10 +34,17 @@ SMALL = [
     "--gin.VOCAB_SIZE=384",
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 40, 'targets': 24}",
 ]
-TEXT = (Path(__file__).parents[2] / "docs" / "input.md").read_text()
-BLOCKS = re.findall(r"^```\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-LINES = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
-COMMANDS = [shlex.split(line)[1:] for line in LINES if line.startswith("switch-tf ")]
+
+
+def page(name):
+    """Blocks and commands of a page of docs."""
+    text = (Path(__file__).parents[2] / "docs" / name).read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return blocks, [shlex.split(line)[1:] for line in lines if line.startswith("switch-tf ")]
+
+
+BLOCKS, COMMANDS = page("input.md")
 
 
 @pytest.fixture(autouse=True)
@@ -239,4 +246,12 @@ def test_the_commands_of_the_page_run_and_print_what_it_shows(tmp_path, capsys, 
     main_module.main([*bench, *SMALL_MODEL, *SHORT, "--gin.VOCAB_SIZE=384"])
     printed = shape_of(capsys.readouterr().out)
     shown = next(block for block in BLOCKS if block.startswith("input: "))
+    assert printed == shape_of(shown)
+
+
+def test_the_page_of_the_layer_shows_what_its_command_prints(capsys):
+    blocks, (command,) = page("switch_layer.md")
+    main_module.main([*command, "--gin.bench_layer.rounds=2"])
+    printed = shape_of(capsys.readouterr().out)
+    shown = next(block for block in blocks if block.startswith("model/encoder/"))
     assert printed == shape_of(shown)
