@@ -17,7 +17,7 @@ import gin
 
 from switch_tf import configurables, gin_files
 from switch_tf.errors import UserError
-from switch_tf.gin_files import Macro, Reference, Setting, Settings, nearest, parts
+from switch_tf.gin_files import Macro, Reference, Setting, Settings, nearest, parts, read_by
 
 gin.add_config_file_search_path(str(gin_files.GIN_FOLDER))
 
@@ -210,7 +210,8 @@ def _check_macros(settings: Settings, source: configurables.Source) -> None:
     for name, where in settings.flags.items():
         if name not in read and name not in settings.declared:
             known = read | settings.declared
-            raise UserError(f"{where}: nothing reads a macro '{name}'{nearest(name, known)}")
+            hint = read_by(name) or nearest(name, known)
+            raise UserError(f"{where}: nothing reads a macro '{name}'{hint}")
     required = Macro("gin.REQUIRED")
     keys = [*("/".join(filter(None, k[:2])) + "." + k[2] for k in settings.bindings)]
     for name, (value, where) in zip([*keys, *settings.macros], settings.all(), strict=True):

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import re
 import sys
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
@@ -219,6 +220,24 @@ def parts(value: Any) -> Iterator[Any]:
     if isinstance(value, list | tuple):
         for part in value:
             yield from parts(part)
+
+
+def read_by(name: str) -> str:
+    """`; models/a.gin, models/b.gin and 3 more files read it`, of the project's gin files that use
+    the macro; empty where none does.
+    """
+    use = re.compile(rf"%{re.escape(name)}\b")
+    files = [
+        str(path.relative_to(GIN_FOLDER))
+        for path in sorted(GIN_FOLDER.rglob("*.gin"))
+        if use.search(path.read_text())
+    ]
+    if not files:
+        return ""
+    # The small ones first, as examples.
+    files.sort(key=lambda file: ("tiny" not in file, file))
+    more = f" and {len(files) - 2} more files" if len(files) > 2 else ""
+    return f"; {', '.join(files[:2])}{more} read it"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -181,6 +181,9 @@ def test_a_flag_for_a_macro_that_nothing_reads_is_refused(folder):
     assert error_of(["a.gin"], ["TRAIN_STEP=9"]) == (
         "--gin.TRAIN_STEP: nothing reads a macro 'TRAIN_STEP'; nearest: TRAIN_STEPS"
     )
+    assert error_of(["a.gin"], ["NUM_EXPERTS=4"]).startswith(
+        "--gin.NUM_EXPERTS: nothing reads a macro 'NUM_EXPERTS'; models/switch_tiny.gin, models/"
+    )
     # Python reads it by config.macro.
     config.precheck(["a.gin"], ["SEED=1"])
 

@@ -89,8 +89,8 @@ def check_vocabulary(provider, vocab_size: int) -> None:
             what = f"vocabulary of '{name}' of task '{task.name}'"
             if size > vocab_size:
                 raise UserError(
-                    f"{what} has {size} tokens, the model's vocab_size is {vocab_size}: "
-                    f"set the model's vocab_size to at least {size}"
+                    f"{what} has {size} tokens, the model's VOCAB_SIZE is {vocab_size}: set it to "
+                    f"at least {size}"
                 )
             if (pad, eos) != (0, 1):
                 raise UserError(f"{what} has pad {pad} and eos {eos}; train it with pad 0, eos 1")

@@ -201,4 +201,4 @@ def test_a_vocabulary_larger_than_the_models_is_refused(told, tmp_path):
         "--gin.MIXTURE_OR_TASK_NAME='toy_copy'",
         "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
     )
-    assert "has 359 tokens, the model's vocab_size is 128: set the model's vocab_size to" in line
+    assert "has 359 tokens, the model's VOCAB_SIZE is 128: set it to" in line

@@ -186,7 +186,7 @@ def test_vocabulary_must_fit_the_model():
     features.check_vocabulary(SPANS, size)
     mixture = seqio.MixtureRegistry.get("features_mixture")
     with pytest.raises(
-        UserError, match=rf"has {size} tokens, the model's vocab_size is {size - 1}"
+        UserError, match=rf"has {size} tokens, the model's VOCAB_SIZE is {size - 1}"
     ):
         features.check_vocabulary(mixture, size - 1)
 

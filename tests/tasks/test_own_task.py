@@ -17,8 +17,8 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "tasks.md").read_text()
 (MODULE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 (COMMANDS,) = re.findall(r"^```\n(switch-tf.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-(TRAINS_VOCABULARY,) = re.findall(
-    r"^switch-tf (tasks my_mixture .*?vocabulary.model'\")$", PAGE, re.MULTILINE | re.DOTALL
+TRAINS_VOCABULARY, TRAINS, EVALUATES = (
+    shlex.split(command)[1:] for command in COMMANDS.replace("\\\n", " ").split("\n\n")
 )
 SMALL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
@@ -49,8 +49,7 @@ def test_the_module_is_about_ten_lines():
 
 def test_a_vocabulary_is_trained_on_its_text(folder, capsys):
     (folder / "vocabulary.model").unlink()
-    command = shlex.split(TRAINS_VOCABULARY.replace("\\\n", " ").replace("=8000", "=28"))
-    main_module.main(command)
+    main_module.main([re.sub("=900$", "=28", argument) for argument in TRAINS_VOCABULARY])
     assert capsys.readouterr().out == "wrote vocabulary.model: 28 pieces\n"
     assert (folder / "vocabulary.model").is_file()
 
@@ -61,9 +60,8 @@ def test_a_link_of_the_page_leads_somewhere(target):
 
 
 def test_a_model_is_trained_and_evaluated_on_a_task_outside_the_package(folder, capsys):
-    train, evaluate = (shlex.split(c)[1:] for c in COMMANDS.replace("\\\n", " ").split("\n\n"))
-    main_module.main([*train, *SMALL, "--gin.TRAIN_STEPS=2"])
-    main_module.main([*evaluate, *SMALL])
+    main_module.main([*TRAINS, *SMALL, "--gin.TRAIN_STEPS=2"])
+    main_module.main([*EVALUATES, *SMALL])
     (path,) = (folder / "runs/mine").glob("checkpoint_2/evaluation.json")
     found = json.loads(path.read_text())["my_questions"]
     assert {"nlp", "nlp_dropless", "em", "f1"} <= set(found)
