@@ -17,8 +17,18 @@ setup_say() {
   echo "[setup ${SECONDS}s] $*"
 }
 
+# TensorFlow Text of the version in the lock has no wheel for anything else.
+setup_platform() {
+  if [[ $(uname -s) != Linux || $(uname -m) != x86_64 ]]; then
+    echo "error: Linux on x86-64 is needed, this is $(uname -s) on $(uname -m): take such a" \
+      "machine or container" >&2
+    return 1
+  fi
+}
+
 setup() {
   local python lock_hash stamp=.venv/lock.sha256
+  setup_platform || return 1
   python=$(setup_python) || return 1
   lock_hash=$(cat requirements.txt pyproject.toml |
     "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')

@@ -17,6 +17,7 @@ from tensorflow_datasets.text import c4
 from switch_tf.errors import UserError
 from tasks import catalogue, pretraining
 from tasks.shards import ABSENT, Shards
+from tasks.vocabulary import MT5_OUTPUT_FEATURES
 
 MIXTURE = "mc4"
 # 101 languages, some of them in Latin letters, too.
@@ -100,6 +101,6 @@ def task_name(language: str) -> str:
 
 
 for _language in LANGUAGES:
-    pretraining.add(task_name(_language), _Language(_language))
+    pretraining.add(task_name(_language), _Language(_language), MT5_OUTPUT_FEATURES)
 seqio.MixtureRegistry.add(MIXTURE, [(task_name(language), rate) for language in LANGUAGES])
 catalogue.add(MIXTURE, "Figures 7, 8", "negative log perplexity of each language")

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import sentencepiece
 import seqio
+import tensorflow as tf
 from google.protobuf import message
+from sentencepiece import sentencepiece_model_pb2
 from seqio import vocabularies
 
 from switch_tf import config
@@ -99,7 +101,8 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 class LazyVocabulary(seqio.SentencePieceVocabulary):
     """A SentencePiece vocabulary whose file is known, or made, only when it is first needed.
 
-    SeqIO wants a vocabulary when a task is registered; gin is read after that.
+    SeqIO wants a vocabulary when a task is registered; gin is read after that. 100 sentinels follow
+    the pieces, unless the model holds sentinels itself, as T5X's and mT5's do.
 
     Args:
       find: returns the path of the model, and makes the file if need be. A function of a module,
@@ -117,16 +120,34 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
 
     def _model_context(self) -> vocabularies._ModelContext:
         path = self.find()
-        if path != self._sentencepiece_model_file:
-            # gin has changed since the last use.
-            self._sentencepiece_model_file = path
-            self._model = None
         try:
+            if path != self._sentencepiece_model_file:
+                # gin has changed since the last use.
+                self._extra_ids = 0 if _holds_sentinels(path) else EXTRA_IDS
+                self._sentencepiece_model_file = path
+                self._model = None
             return super()._model_context()
         except (RuntimeError, message.DecodeError) as error:
             raise UserError(
                 f"{path}: not a SentencePiece model ({error}); train it anew, or name another"
             ) from error
+
+    @property
+    def extra_ids(self) -> int:
+        """How many sentinels SeqIO adds to the pieces."""
+        self._model_context()
+        return self._extra_ids
+
+    def __eq__(self, other) -> bool:
+        # What was read of the model so far makes no other vocabulary.
+        return isinstance(other, LazyVocabulary) and self.find == other.find
+
+
+def _holds_sentinels(path: str) -> bool:
+    """Whether a SentencePiece model has pieces for the sentinels of span corruption."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        model = sentencepiece_model_pb2.ModelProto.FromString(file.read())
+    return any(piece.piece.removeprefix("▁") == "<extra_id_0>" for piece in model.pieces)
 
 
 _GCS = ("storage.googleapis.com", 443)
@@ -138,7 +159,16 @@ def t5_vocabulary_path() -> str:
     Raises:
       UserError: it is not there, or cannot be reached; says where to get it and how to train one.
     """
-    path = vocabulary_path.check(config.macro("VOCABULARY_PATH", vocabulary_path.T5))
+    return _path_or(vocabulary_path.T5)
+
+
+def mt5_vocabulary_path() -> str:
+    """The same; mT5's where gin sets none."""
+    return _path_or(vocabulary_path.MT5)
+
+
+def _path_or(default: str) -> str:
+    path = vocabulary_path.check(config.macro("VOCABULARY_PATH", default))
     if path.startswith("gs://"):
         try:
             # TensorFlow would try for minutes.
@@ -150,14 +180,20 @@ def t5_vocabulary_path() -> str:
     return path
 
 
-T5_VOCABULARY = LazyVocabulary(t5_vocabulary_path)
-T5_OUTPUT_FEATURES = {
-    # `required=False`: span corruption makes the inputs from the targets.
-    "inputs": seqio.Feature(vocabulary=T5_VOCABULARY, add_eos=True, required=False),
-    "targets": seqio.Feature(vocabulary=T5_VOCABULARY, add_eos=True),
-}
+def _features(find: Callable[[], str]) -> dict[str, seqio.Feature]:
+    vocabulary = LazyVocabulary(find)
+    return {
+        # `required=False`: span corruption makes the inputs from the targets.
+        "inputs": seqio.Feature(vocabulary=vocabulary, add_eos=True, required=False),
+        "targets": seqio.Feature(vocabulary=vocabulary, add_eos=True),
+    }
 
 
-def is_t5s(candidate: seqio.Vocabulary) -> bool:
-    """Whether it is `T5_VOCABULARY`, the one of VOCABULARY_PATH, or a copy of it."""
-    return isinstance(candidate, LazyVocabulary) and candidate.find is t5_vocabulary_path
+T5_OUTPUT_FEATURES = _features(t5_vocabulary_path)
+MT5_OUTPUT_FEATURES = _features(mt5_vocabulary_path)
+
+
+def is_of_vocabulary_path(candidate: seqio.Vocabulary) -> bool:
+    """Whether gin's VOCABULARY_PATH names it."""
+    finds = (t5_vocabulary_path, mt5_vocabulary_path)
+    return isinstance(candidate, LazyVocabulary) and candidate.find in finds

@@ -8,8 +8,10 @@ import os
 from switch_tf.errors import UserError
 
 SETTING = "VOCABULARY_PATH"
-# T5's, of 32,000 pieces and 100 sentinels.
-T5 = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+# T5's, of 32,000 pieces, to which SeqIO adds 100 sentinels.
+T5 = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
+# mT5's, of 250,000 pieces and 100 sentinels.
+MT5 = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
 MEND = (
     f"set {SETTING} to a copy of T5's, such as spiece.model of huggingface.co/google-t5/t5-base, "
     "or to one of yours, trained on the text of a task: switch-tf tasks NAME "

@@ -7,7 +7,9 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from switch_tf.layers import routing
+from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, TopKRouter
 from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
 from switch_tf.mesh import to_numpy
 from switch_tf.models.losses import cross_entropy
 from switch_tf.optimizers.adafactor import Adafactor
@@ -24,16 +26,37 @@ from tests.helpers import (
     using,
 )
 
+MODELS = {
+    "switch, ReLU, tied": {"router": functools.partial(SwitchRouter, jitter=0.0, z_loss_coef=0.1)},
+    "top-3, GEGLU, untied, made again": {
+        "router": functools.partial(TopKRouter, k=3, capacity_factor=3.0),
+        "activation": "geglu",
+        "tied_softmax": False,
+        "rematerialize": True,
+    },
+    "no token left behind, switch attention": {
+        "router": functools.partial(NoTokenLeftBehindRouter, k=3, capacity_factor=1.0),
+        "switch_attention": functools.partial(
+            SwitchAttention,
+            projection=functools.partial(
+                SwitchProjection,
+                8,
+                group_size=8,
+                router=functools.partial(SwitchRouter, jitter=0.0),
+            ),
+        ),
+    },
+}
+
 
 @functools.cache
-def loss_and_gradients(layout):
+def loss_and_gradients(layout, kind):
     """Path -> array of one batch, in float32, every layer sparse; `loss` too.
 
     A device holds of a gradient what it holds of the weight.
     """
     with using(layout):
-        router = functools.partial(SwitchRouter, jitter=0.0, z_loss_coef=0.1)
-        model = tiny_model(8, group_size=8, expert_frequency=1, router=router)
+        model = tiny_model(8, group_size=8, expert_frequency=1, **MODELS[kind])
         variables = model.trainable_variables
 
         @compiled
@@ -54,10 +77,11 @@ def loss_and_gradients(layout):
     return dict(zip(names, map(to_numpy, found), strict=True))
 
 
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_loss_and_gradients_are_those_of_a_single_device(name):
-    expected = loss_and_gradients(None)
-    found = loss_and_gradients(layout_of(name))
+def test_loss_and_gradients_are_those_of_a_single_device(name, kind):
+    expected = loss_and_gradients(None, kind)
+    found = loss_and_gradients(layout_of(name), kind)
     errors = {path: error(value, expected[path]) for path, value in found.items()}
     assert {path: value for path, value in errors.items() if value > 1e-4} == {}
 

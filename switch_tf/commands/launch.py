@@ -158,8 +158,8 @@ def check_numbers(given: dict) -> None:
             raise UserError(f"{name}={value!r}: give a whole number of at least 1")
     runtime.dtype_policy(given.get("TransformerEncoderDecoder.dtype", "float32"))
     seed = given.get("SEED", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise UserError(f"SEED={seed!r}: give a whole number")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise UserError(f"SEED={seed!r}: give a whole number from 0 to 2^31 - 1")
 
 
 def check_checkpoints(given: dict) -> None:
@@ -231,8 +231,9 @@ def check_mesh(given: dict, run: str) -> int:
     rules = given.get(f"{run}.layout_rules", "batch:batch")
     rules = mesh_lib.parse_layout_rules(rules, shape)
     model = "TransformerEncoderDecoder."
+    # A macro, by which most set it, and what takes it, which a flag may set by itself.
     settings = {
-        "batch": ["BATCH_SIZE"],
+        "batch": ["BATCH_SIZE", f"{run}.batch_size"],
         "experts": ["NUM_EXPERTS", "SwitchFFN.num_experts"],
         "heads": [model + "num_heads"],
         "d_ff": [model + "d_ff"],
@@ -242,9 +243,11 @@ def check_mesh(given: dict, run: str) -> int:
     }
     sizes = {}
     for axis, names in settings.items():
-        for name in names:
-            if axis not in sizes and isinstance(given.get(name), int):
-                sizes[axis] = (given[name], name)
+        found = {name: given[name] for name in names if isinstance(given.get(name), int)}
+        for name in found:
+            # The last is what holds; it is called by the first that has its value.
+            if axis not in sizes and found[name] == [*found.values()][-1]:
+                sizes[axis] = (found[name], name)
     mesh_lib.check_divides(rules, shape, sizes)
     total = 1
     for size in shape.values():

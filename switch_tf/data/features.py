@@ -70,7 +70,7 @@ def check_vocabulary(provider, vocab_size: int) -> None:
 
     Token ids must be < `vocab_size`; padding is 0 and the end of a sequence 1, as the model and
     greedy decoding take them to be; what is unknown has an id of its own; a task that corrupts
-    spans needs 100 sentinels.
+    spans needs 100 sentinels at its end, added by SeqIO or pieces of the model.
 
     Raises:
       UserError: naming the task, its vocabulary's size and the model's.
@@ -83,10 +83,16 @@ def check_vocabulary(provider, vocab_size: int) -> None:
             if name not in task.output_features:
                 raise UserError(f"task '{task.name}' has no feature '{name}'")
             vocabulary = task.output_features[name].vocabulary
-            with user_errors(f"vocabulary of task '{task.name}'"):
-                size = vocabulary.vocab_size
-                pad, eos, unk = vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id
             what = f"vocabulary of '{name}' of task '{task.name}'"
+            with user_errors(what):
+                try:
+                    size = vocabulary.vocab_size
+                except RuntimeError as error:
+                    raise UserError(
+                        f"{what} cannot be loaded ({str(error).splitlines()[-1]}); one whose model "
+                        "holds the sentinels itself takes extra_ids=0"
+                    ) from error
+                pad, eos, unk = vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id
             if size > vocab_size:
                 raise UserError(
                     f"{what} has {size} tokens, the model's VOCAB_SIZE is {vocab_size}: set it to "
@@ -99,11 +105,24 @@ def check_vocabulary(provider, vocab_size: int) -> None:
                     f"{what} has unknown {unk}, which is none of its own {size} pieces beside pad "
                     "and eos; train it with unk 2"
                 )
-            if _SENTINEL_STEPS.search(steps) and vocabulary.extra_ids < _NUM_SENTINELS:
+            sentinels = vocabulary.extra_ids or _sentinel_pieces(vocabulary)
+            if _SENTINEL_STEPS.search(steps) and sentinels < _NUM_SENTINELS:
                 raise UserError(
-                    f"{what} has {vocabulary.extra_ids} sentinels, span corruption needs "
+                    f"{what} has {sentinels} sentinels, span corruption needs "
                     f"{_NUM_SENTINELS}: give it extra_ids={_NUM_SENTINELS}"
                 )
+
+
+def _sentinel_pieces(vocabulary) -> int:
+    """How many pieces at a vocabulary's end are sentinels, the first of them the last piece."""
+    tokenizer = getattr(vocabulary, "tokenizer", None)
+    count, size = 0, vocabulary.vocab_size
+    while tokenizer is not None and count < size:
+        piece = tokenizer.IdToPiece(size - 1 - count)
+        if piece.removeprefix("\u2581") != f"<extra_id_{count}>":
+            break
+        count += 1
+    return count
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ class Router(Layer):
       dtype: of noise, logits and softmax; "bfloat16" is the paper's Table 2, not for use.
 
     Raises:
-      UserError: a number that is too small.
+      UserError: a number that is too small, or another dtype.
     """
 
     # Whether a token that an expert took tries no other.
@@ -60,6 +60,11 @@ class Router(Layer):
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
+        if self.compute_dtype not in ("float32", "bfloat16"):
+            raise UserError(
+                f"Router.dtype='{self.compute_dtype}': give float32, or bfloat16 for the paper's "
+                "arm that diverges"
+            )
         for name, value, least in (
             ("num_experts", num_experts, 1),
             ("capacity_factor", capacity_factor, 0),

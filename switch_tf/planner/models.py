@@ -89,7 +89,10 @@ Where the paper's figures do not follow from its shapes:
   4096. The shape of Table 9, GEGLU with 2816, has 27B and 433B by the same reckoning, and 750M
   parameters: its "0.7B" is cut, not rounded. The 739M of the text are near the 738M of that ReLU;
   no shape that we know gives the last million.
-- **Switch-XXL.** 395B parameters are those of 128 experts; the 64 of Table 9 have 201B.
+- **Switch-Base+.** The text has it grow from 14 heads to 16, but Table 9 gives Switch-Base 12; here
+  it has 16, and the text prints neither parameters nor FLOPs to tell by.
+- **Switch-XXL.** 395B parameters are those of 128 experts; the 64 of Table 9 have 201B. Its 6.3T
+  FLOPs are those of either, so the figures leave open which of the two numbers is the slip.
 - **MoE-Base.** The same weights as Switch-Base; a token visits two experts, so its FLOPs are more.
 """
 

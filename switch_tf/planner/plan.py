@@ -18,6 +18,7 @@ from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
 from switch_tf.planner.memory import bytes_of_steps, peak_bytes
 from switch_tf.training.describe import switch_layers, table
+from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
 
 _SHOWN_WEIGHTS = 8
@@ -51,10 +52,13 @@ def plan(
     """
     on_paper = mesh_lib.Mesh.on_paper(mesh_shape, layout_rules)
     check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
+    parts_of_batch = gin.get_bindings("TrainStep").get("microbatches", 1)
+    check_parts(batch_size, parts_of_batch, on_paper.ways("batch"))
     counts = Counts.of(model)
     for line in _counted(counts, optimizer(), on_paper, task_feature_lengths):
         print(line)
-    print(*switch_layers(counts.model, batch_size, task_feature_lengths, on_paper), sep="\n")
+    routed = batch_size // parts_of_batch
+    print(*switch_layers(counts.model, routed, task_feature_lengths, on_paper), sep="\n")
     if not (collectives or dtypes or memory):
         return
     _check_memory(counts)

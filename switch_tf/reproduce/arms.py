@@ -96,8 +96,13 @@ class Arm:
             output.write(f"$ {' '.join(command)}\n")
             output.flush()
             status, stopped_by = _run(command, output)
-        if stopped_by is not None:
+        if stopped_by is not None and not status:
             raise UserError(f"{self.name}: {stopped_by}: saved; the same command goes on with it")
+        if stopped_by is not None:
+            raise UserError(
+                f"{self.name}: {stopped_by}, and it ended with status {status}, its output in "
+                f"{log}; the same command goes on from its last checkpoint"
+            )
         if status or not self.is_done():
             raise UserError(
                 f"{self.name} failed with status {status}: its error stands above, its output in "

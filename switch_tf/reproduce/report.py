@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import json
-import math
 import platform
 import statistics
 import subprocess
@@ -261,18 +260,24 @@ def verdicts(report: Report) -> list[str]:
     dense, sparse = report.curves
     last = {model: [c.nlp[-1] for c in curves] for model, curves in report.curves.items()}
     gain = statistics.mean(last[sparse]) - statistics.mean(last[dense])
-    spreads = [max(values) - min(values) for values in last.values() if len(values) > 1]
-    spread = max(spreads, default=math.nan)
     above = min(min(values) for values in last.values()) + report.unigram_entropy
-    beats = "more" if abs(gain) > spread else "less"
     lines = [
         f"the worst run is {above:+.2f} nats against the unigram entropy",
-        f"{sparse}, the mean of its seeds, is {gain:+.3f} nats against {dense}: {beats} than seeds "
-        f"alone do ({spread:.3f})",
+        f"{sparse}, the mean of its seeds, is {gain:+.3f} nats against {dense}: "
+        + _of_seeds(gain, last),
     ]
     if min(last[sparse]) > max(last[dense]):
         lines.append(f"the worst seed of {sparse} is ahead of the best of {dense}")
     return lines + [_against_chance(report.facts)]
+
+
+def _of_seeds(gain: float, last: Mapping[str, Sequence[float]]) -> str:
+    """How a lead compares with what seeds do; one seed of a model says nothing of its others."""
+    spread = max(max(values) - min(values) for values in last.values())
+    if min(map(len, last.values())) > 1:
+        return f"{'more' if abs(gain) > spread else 'less'} than seeds alone do ({spread:.3f})"
+    few = " and of ".join(model for model, values in last.items() if len(values) == 1)
+    return f"seeds seen here differ by {spread:.3f}, but of {few} there is one alone"
 
 
 def _against_chance(facts: Mapping) -> str:

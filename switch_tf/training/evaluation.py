@@ -59,6 +59,10 @@ class Evaluation:
 _COLUMNS = 8
 
 
+# Figures of `TeacherForced`; others of a task are of what was decoded or scored.
+TEACHER_FORCED = frozenset(("nlp", "nlp_dropless", "token_accuracy", "dropped", "tokens"))
+
+
 class Stopped(Exception):
     """The run was asked to stop while it evaluated."""
 
@@ -121,8 +125,8 @@ class TeacherForced:
         return {task: self._evaluate(batches, stop) for task, batches in self._datasets.items()}
 
     def nlp(self, batch) -> float:
-        """NLP of one batch as the feed gives it."""
-        sums = self._step(batch)
+        """NLP of one batch as the feed gives it, at the evaluation capacity."""
+        sums = self._step.capped(batch)
         return -sums["cross_entropy"] / max(sums["tokens"], 1.0)
 
     def _evaluate(self, batches, stop):

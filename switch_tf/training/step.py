@@ -61,8 +61,10 @@ class TrainStep:
       z_loss_coef: of the softmax (Mesh-TensorFlow: 1e-4).
       loss_normalizing_factor: one of `LOSS_NORMALIZING_FACTORS`.
       microbatches: parts of a batch that go through the model one after the other, their gradients
-        summed: less memory, the same update. As in Mesh-TensorFlow, the routers' losses are means
-        over the parts.
+        summed: less memory, the same update where a part has the groups of the whole, so where
+        GROUP_SIZE is at most a part's tokens over GROUPS_MULTIPLE. As in Mesh-TensorFlow, the
+        routers' losses are means over the parts: those of the whole but for a z-loss of parts
+        with unequal padding.
 
     Raises:
       UserError: the factor is none of them, or fewer than one part.
@@ -255,26 +257,40 @@ class EvalStep:
 
     def __init__(self, model):
         self._model = model
-        self._run = tf.function(self._trace, autograph=False)
+        self._is_sparse = False
+        # Apart, so that the buffers of one are gone when the other, E times as large, are made.
+        self._capped = tf.function(self._trace_capped, autograph=False)
+        self._dropless = tf.function(self._trace_dropless, autograph=False)
 
     def __call__(self, features) -> dict[str, float]:
-        """Sums over the batch: cross_entropy, cross_entropy_dropless (nats), correct, tokens,
+        """Sums over the batch: those of `capped`, and cross_entropy_dropless (nats)."""
+        sums = self.capped(features)
+        dropless = sums["cross_entropy"]
+        if self._is_sparse:
+            dropless = float(mesh_lib.to_numpy(self._dropless(features)))
+        return sums | {"cross_entropy_dropless": dropless}
+
+    def capped(self, features) -> dict[str, float]:
+        """Sums over the batch, at the evaluation capacity: cross_entropy (nats), correct, tokens,
         routed (tokens times layers) and kept (those that an expert took).
         """
-        names = "cross_entropy correct tokens cross_entropy_dropless routed kept".split()
-        values = mesh_lib.to_numpy(self._run(features)).tolist()
+        names = "cross_entropy correct tokens routed kept".split()
+        values = mesh_lib.to_numpy(self._capped(features)).tolist()
         return dict(zip(names, values, strict=True))
 
-    def _trace(self, features):
+    def _trace_capped(self, features):
         with fixed_seed(), routing_lib.collect() as reports:
             entropy, correct, tokens = self._forward(features)
-        dropless, routed, kept = entropy, tokens, tokens
+        routed, kept = tokens, tokens
         if reports:
+            self._is_sparse = True
             routed = _total([r.routing.nonpadding_GS for r in reports])
             kept = _total([r.routing.kept_GS for r in reports])
-            with fixed_seed(), routing_lib.collect(), routing_lib.dropless():
-                dropless, _, _ = self._forward(features)
-        return tf.stack([entropy, correct, tokens, dropless, routed, kept])
+        return tf.stack([entropy, correct, tokens, routed, kept])
+
+    def _trace_dropless(self, features):
+        with fixed_seed(), routing_lib.collect(), routing_lib.dropless():
+            return self._forward(features)[0]
 
     def _forward(self, features):
         logits_BLV = self._model(features, training=False)

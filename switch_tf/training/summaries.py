@@ -4,7 +4,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.figure
 import numpy as np
@@ -13,6 +13,8 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 _METRICS = "metrics.jsonl"
 _TRAIN, _EVALUATION = "train", "evaluation"
+# Of a record, beside its figures.
+_KEYS = {"step", "kind", "task"}
 
 
 def read_metrics(model_dir: str) -> list[dict]:
@@ -44,9 +46,10 @@ class MetricsWriter:
         os.makedirs(model_dir, exist_ok=True)
         self._image_period = image_period
         kept = [r for r in read_metrics(model_dir) if r["step"] <= restored_step]
-        self._last_evaluation = max(
-            (r["step"] for r in kept if r["kind"] == _EVALUATION), default=None
-        )
+        self._evaluated: dict[int, dict[str, set[str]]] = {}
+        for record in kept:
+            if record["kind"] == _EVALUATION:
+                self._note(record["step"], record["task"], record.keys() - _KEYS)
         path = os.path.join(model_dir, _METRICS)
         with open(path + ".new", "w") as file:
             file.writelines(json.dumps(record) + "\n" for record in kept)
@@ -59,9 +62,12 @@ class MetricsWriter:
             event_pb2.Event(wall_time=time.time(), step=restored_step + 1, session_log=start)
         )
 
-    def last_evaluation(self) -> int | None:
-        """Step of the newest evaluation, None before the first."""
-        return self._last_evaluation
+    def evaluated(self, step: int) -> dict[str, set[str]]:
+        """Task -> names of the figures that were logged of its evaluation at the step."""
+        return self._evaluated.get(step, {})
+
+    def _note(self, step: int, task: str, metrics: Iterable[str]) -> None:
+        self._evaluated.setdefault(step, {}).setdefault(task, set()).update(metrics)
 
     def train(self, step: int, metrics: dict, rates: dict[str, float]) -> None:
         """Logs one training step.
@@ -94,7 +100,7 @@ class MetricsWriter:
         """Logs the figures of one task's evaluation."""
         self._scalars(step, {f"eval/{task}/{name}": value for name, value in metrics.items()})
         self._record(step, _EVALUATION, {"task": task} | metrics)
-        self._last_evaluation = step
+        self._note(step, task, metrics)
 
     def text(self, name: str, value: str) -> None:
         """Adds a text to TensorBoard, shown as it is."""

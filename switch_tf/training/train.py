@@ -25,6 +25,7 @@ from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.training.checkpoints import Checkpoints, restore_initial
 from switch_tf.training.describe import describe
 from switch_tf.training.evaluation import (
+    TEACHER_FORCED,
     Decoded,
     Evaluation,
     Stopped,
@@ -135,7 +136,8 @@ class Run:
         batch = None
         with _Signals() as signals, Progress(train_steps, self.step) as progress:
             try:
-                if self.step and self._due(self.step, train_steps) and not self._evaluated():
+                due = self.step and self._due(self.step, train_steps)
+                if due and not self._evaluated(train_steps):
                     self.evaluate(train_steps, signals.stopped)
                 while self.step < train_steps and not signals.stopped():
                     batch = self._advance(progress)
@@ -150,7 +152,8 @@ class Run:
                 self.writer.close()
             if stopped:
                 self._save(batch)
-                missing = "" if self._evaluated() or self.step < train_steps else ", not evaluated"
+                done = self.step < train_steps or self._evaluated(train_steps)
+                missing = "" if done else ", not evaluated"
                 progress.say(
                     f"{signals.name} received: saved step {self.step}{missing}; the same command "
                     "resumes"
@@ -210,18 +213,26 @@ class Run:
     def _due(self, step: int, train_steps: int) -> bool:
         return step % self.evaluation.period == 0 or step == train_steps
 
-    def _evaluated(self) -> bool:
-        return self.writer.last_evaluation() == self.step
+    def _decodes(self, train_steps: int) -> bool:
+        """Whether the tasks' own metrics are due at this step, if it is evaluated."""
+        period = self.evaluation.decode_period
+        due = self.step >= train_steps or bool(period and self.step % period == 0)
+        return self.decoded is not None and due
+
+    def _evaluated(self, train_steps: int) -> bool:
+        """Whether this step was, with all the figures that are due."""
+        found = self.writer.evaluated(self.step)
+        decoded = self.decoded.tasks if self._decodes(train_steps) else ()
+        return set(self.teacher_forced.datasets) <= set(found) and all(
+            found.get(task, set()) - TEACHER_FORCED for task in decoded
+        )
 
     def evaluate(self, train_steps: int, stopped: Callable[[], bool] = lambda: False) -> dict:
         """Evaluates the model as it is; returns task -> metric -> value, which is logged too."""
         tasks = ", ".join(self.teacher_forced.datasets)
         print(f"\nstep {self.step}  evaluating {tasks}", flush=True)
         results = self.teacher_forced.run(stopped)
-        period = self.evaluation.decode_period
-        if self.decoded is not None and (
-            self.step >= train_steps or (period and self.step % period == 0)
-        ):
+        if self._decodes(train_steps):
             for task, metrics in self.decoded.run(self.step, stopped).items():
                 results[task] = results.get(task, {}) | metrics
         for task, metrics in results.items():

@@ -50,6 +50,14 @@ BEFORE_TENSORFLOW = {
         "NUM_EXPERTS=6 does not divide over the 8 devices of mesh dimension 'batch': change "
         "NUM_EXPERTS, MESH_SHAPE or LAYOUT_RULES",
     ),
+    "a batch asked for by the run's parameter": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.train.batch_size=12"],
+        "train.batch_size=12 does not divide over the 8 devices of mesh dimension 'batch'",
+    ),
+    "experts asked for by the layer's parameter": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.SwitchFFN.num_experts=6"],
+        "SwitchFFN.num_experts=6 does not divide over the 8 devices of mesh dimension 'batch'",
+    ),
     "heads that the mesh does not divide": (
         [MODEL, "--gin_file=layouts/model.gin", PRETRAIN, DIR, "--gin.MESH_SHAPE='model:8'"],
         "TransformerEncoderDecoder.num_heads=4 does not divide over the 8 devices of mesh "
@@ -84,6 +92,10 @@ BEFORE_TENSORFLOW = {
     "a seed that is no number": (
         [MODEL, PRETRAIN, DIR, "--gin.SEED='a'"],
         "SEED='a': give a whole number",
+    ),
+    "a seed beyond what noise is drawn from": (
+        [MODEL, PRETRAIN, DIR, "--gin.SEED=2147483648"],
+        "SEED=2147483648: give a whole number from 0 to 2^31 - 1",
     ),
     "a mesh that cannot be read": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch=8'"],

@@ -17,7 +17,7 @@ from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, TopKRouter
 from switch_tf.layers.norm import RMSNorm
 from switch_tf.layers.relative_position import RelativePositionBias
 from switch_tf.layers.router import SwitchRouter
-from switch_tf.layers.switch_attention import ProjectionExperts
+from switch_tf.layers.switch_attention import ProjectionExperts, SwitchAttention, SwitchProjection
 from switch_tf.layers.switch_ffn import Experts, SwitchFFN
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from tests.helpers import random_features, tiny_model
@@ -34,9 +34,10 @@ KINDS = {
 }
 
 
-def functional(**kwargs):
+def functional(layer=None, **kwargs):
     inputs = keras.Input((12, 16))
-    hidden = inputs + SwitchFFN(4, 32, name="switch", **kwargs)(inputs)
+    layer = layer or SwitchFFN(4, 32, name="switch", **kwargs)
+    hidden = inputs + layer(inputs)
     pooled = keras.layers.GlobalAveragePooling1D()(hidden)
     outputs = keras.layers.Dense(1, kernel_initializer=keras.initializers.GlorotUniform(0))(pooled)
     return keras.Model(inputs, outputs)
@@ -60,6 +61,19 @@ def test_a_functional_model_is_fitted_saved_and_loaded(kind, tmp_path):
     model.save(path)
     again = keras.models.load_model(path)
     assert again.get_layer("switch").get_config() == model.get_layer("switch").get_config()
+    np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_switch_attention_is_fitted_saved_and_loaded(tmp_path):
+    projection = functools.partial(SwitchProjection, 4)
+    model = functional(SwitchAttention(2, 8, projection=projection, name="attention"))
+    model.compile("adam", "mse")
+    x, y = data()
+    losses = model.fit(x, y, batch_size=16, epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(losses).all() and losses[1] < losses[0]
+    path = str(tmp_path / "model.keras")
+    model.save(path)
+    again = keras.models.load_model(path)
     np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
 
 

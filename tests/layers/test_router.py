@@ -207,6 +207,7 @@ def test_the_logged_balance_is_one_for_balanced_tokens_whatever_padding_chooses(
         ({"capacity_factor": -1.0}, "SwitchRouter.capacity_factor=-1.0: give at least 0"),
         ({"temperature": 0.0}, "SwitchRouter has temperature=0.0, which must be above 0"),
         ({"input_dropout_rate": 1.0}, "input_dropout_rate=1.0, which must be below 1"),
+        ({"dtype": "float16"}, "Router.dtype='float16': give float32, or bfloat16 for the paper's"),
     ],
 )
 def test_a_number_that_cannot_be_is_told(options, line):

@@ -105,6 +105,12 @@ def test_an_interrupted_run_says_that_the_same_command_goes_on(tmp_path, child):
         make_arm(tmp_path).run()
 
 
+def test_an_interrupted_run_that_did_not_save_does_not_say_so(tmp_path, child):
+    child(lambda command: (1, "SIGTERM"))
+    with pytest.raises(UserError, match="an arm: SIGTERM, and it ended with status 1, its output"):
+        make_arm(tmp_path).run()
+
+
 def test_a_signal_is_handed_to_the_child(tmp_path):
     # The child says that it is ready, and ends with 7 once it has the signal.
     code = (

@@ -86,11 +86,21 @@ def test_the_verdict_weighs_the_gain_against_what_seeds_do(found):
     learned, compared, apart, above = report.verdicts(found)
     assert learned == "the worst run is +1.90 nats against the unigram entropy"
     assert compared == (
-        "Switch, the mean of its seeds, is +0.550 nats against dense T5: more than seeds alone do "
-        "(0.100)"
+        "Switch, the mean of its seeds, is +0.550 nats against dense T5: seeds seen here differ by "
+        "0.100, but of Switch there is one alone"
     )
     assert apart == "the worst seed of Switch is ahead of the best of dense T5"
     assert above == "every fine-tuned figure is above chance"
+
+
+@pytest.mark.parametrize("second, beats", [(-3.6, "more"), (-2.0, "less")])
+def test_a_gain_is_weighed_against_what_seeds_do_where_both_models_have_several(
+    found, second, beats
+):
+    curves = {model: [*curves] for model, curves in found.curves.items()}
+    curves["Switch"].append(Curve((20,), (second,), (second,)))
+    (_, compared, *_) = report.verdicts(dataclasses.replace(found, curves=curves))
+    assert f": {beats} than seeds alone do (" in compared
 
 
 def test_seeds_that_overlap_are_not_called_apart(found):

@@ -10,7 +10,7 @@ import seqio
 from switch_tf.data import features, registry
 from switch_tf.errors import UserError
 from tasks import c4, mc4
-from tasks.vocabulary import T5_OUTPUT_FEATURES
+from tasks.vocabulary import MT5_OUTPUT_FEATURES, T5_OUTPUT_FEATURES
 
 LENGTHS = {"inputs": 16, "targets": 8}
 
@@ -134,7 +134,8 @@ def test_without_local_files_tfds_has_it(name):
     """The network is not touched to know of it."""
     source = seqio.TaskRegistry.get(name).source
     assert source.tfds_name.startswith("c4/") and source.splits == ("train", "validation")
-    assert seqio.TaskRegistry.get(name).output_features == T5_OUTPUT_FEATURES
+    features = T5_OUTPUT_FEATURES if name.startswith("c4") else MT5_OUTPUT_FEATURES
+    assert seqio.TaskRegistry.get(name).output_features == features
     assert c4.patterns() == {"train": None, "validation": None}
 
 

@@ -1,5 +1,9 @@
 import pytest
+import seqio
+from sentencepiece import sentencepiece_model_pb2
+from t5.data import preprocessors
 
+from switch_tf.data import features
 from switch_tf.errors import UserError
 from tasks import vocabulary
 
@@ -52,6 +56,43 @@ def test_the_model_is_found_when_first_used_and_again_when_it_changes(tmp_path):
     assert found.vocab_size == 120
     name = "24"
     assert found.vocab_size == 124
+
+
+def with_sentinels(path, start="\u2581"):
+    """The model of a path with 100 sentinels as its last pieces, as T5X's file has them."""
+    model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+    for i in reversed(range(100)):
+        kind = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+        model.pieces.add(piece=f"{start}<extra_id_{i}>", score=0.0, type=kind)
+    own = path.with_suffix(".100extra")
+    own.write_bytes(model.SerializeToString())
+    return own
+
+
+def corrupts_spans(of):
+    """A task that needs sentinels, with a vocabulary."""
+    source = seqio.TextLineDataSource({"train": "not read"})
+    both = {name: seqio.Feature(of) for name in ("inputs", "targets")}
+    return seqio.Task("corrupts_spans", source, both, [preprocessors.span_corruption])
+
+
+def test_a_model_that_holds_sentinels_gets_no_further_ones(tmp_path):
+    vocabulary.train(TEXTS, tmp_path / "plain", 24)
+    plain = vocabulary.LazyVocabulary(lambda: str(tmp_path / "plain"))
+    own = vocabulary.LazyVocabulary(lambda: str(with_sentinels(tmp_path / "plain")))
+    assert (plain.extra_ids, own.extra_ids) == (100, 0)
+    assert plain.vocab_size == own.vocab_size == 124
+    text = "<extra_id_0> a <extra_id_99>"
+    assert plain.encode(text) == own.encode(text)
+    assert {123, 24} <= set(own.encode(text))
+    features.check_vocabulary(corrupts_spans(own), 124)
+
+
+def test_sentinels_added_to_those_of_a_model_are_told(tmp_path):
+    vocabulary.train(TEXTS, tmp_path / "plain", 24)
+    twice = seqio.SentencePieceVocabulary(str(with_sentinels(tmp_path / "plain")), extra_ids=100)
+    with pytest.raises(UserError, match="whose model holds the sentinels itself takes extra_ids=0"):
+        features.check_vocabulary(corrupts_spans(twice), 300)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 import functools
+import gc
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +138,23 @@ def test_noise_is_a_function_of_seed_and_step(spread, stepped):
         found[name] = step(features, number)["nlp"]
     assert found["first"] == found["again"]
     assert found["first"] != found["later"]
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_memory_stays_flat_over_a_thousand_steps(spread, stepped):
+    """Each brings a batch of its own to the devices."""
+    model, step = stepped
+    held = []
+    for number in range(1200):
+        step(place_features(batch(number % 7)), number)
+        if number in (199, 1199):
+            gc.collect()
+            held.append(resident_bytes())
+    # A batch is 2 kB, so that one kept at each step would be 2 MB, and its graph far more.
+    assert held[1] - held[0] < 1.5e6
 
 
 @pytest.mark.parametrize(

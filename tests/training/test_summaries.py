@@ -57,9 +57,9 @@ def run(tmp_path_factory):
     writer.text("config", "A = 1\nB = %A")
     for step in range(1, 26):
         writer.train(step, metrics_of(step), RATES)
-    assert writer.last_evaluation() is None
+    assert writer.evaluated(25) == {}
     writer.evaluation(25, "copy", {"nlp": -1.5, "tokens": 40.0})
-    assert writer.last_evaluation() == 25
+    assert writer.evaluated(25) == {"copy": {"nlp", "tokens"}}
     writer.close()
     return folder, events_of(folder)
 
@@ -171,11 +171,13 @@ def test_a_run_that_starts_anew_drops_all_records(tmp_path):
     assert steps_of(tmp_path) == [(1, "train")]
 
 
-@pytest.mark.parametrize("restored_step, expected", [(7, 6), (6, 6), (5, 3), (2, None)])
-def test_the_last_evaluation_is_the_newest_that_is_kept(restored_step, expected, tmp_path):
+@pytest.mark.parametrize("restored_step, expected", [(7, (3, 6)), (6, (3, 6)), (5, (3,)), (2, ())])
+def test_evaluations_of_steps_that_are_kept_are_known(restored_step, expected, tmp_path):
     write_run(tmp_path, range(1, 8), evaluate=(3, 6))
     writer = MetricsWriter(str(tmp_path), restored_step)
-    assert writer.last_evaluation() == expected
+    found = {step: writer.evaluated(step) for step in range(8)}
+    assert tuple(step for step, tasks in found.items() if tasks) == expected
+    assert all("nlp" in figures for step in expected for figures in found[step].values())
     writer.close()
 
 

@@ -2,18 +2,22 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 
 import gin
 import pytest
 
 from switch_tf import config
+from switch_tf.data.feed import Feed
 from switch_tf.errors import UserError
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.training import checkpoints
+from switch_tf.training.checkpoints import Checkpoints
 from switch_tf.training.evaluate import evaluate
 from switch_tf.training.evaluation import TeacherForced
 from switch_tf.training.progress import Progress
+from switch_tf.training.step import TrainStep
 from switch_tf.training.summaries import read_metrics
 from switch_tf.training.train import train
 from tests import toy_task
@@ -165,6 +169,31 @@ def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
     assert records(tmp_path, "evaluation") == records(whole, "evaluation")
 
 
+@pytest.mark.parametrize(
+    "kind, method, call, step",
+    [(TrainStep, "__call__", 1, 1), (Feed, "next", 2, 2), (Checkpoints, "save", 1, 3)],
+    ids=["while the step is compiled", "while a batch is waited for", "while a save is written"],
+)
+def test_a_signal_at_any_time_leaves_a_run_that_goes_on(
+    whole, tmp_path, monkeypatch, kind, method, call, step
+):
+    inner, calls = getattr(kind, method), []
+
+    def interrupted(self, *args):
+        calls.append(args)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return inner(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, method, interrupted)
+        pretrain(tmp_path)
+    assert checkpoints.steps(str(tmp_path))[-1] == step
+    pretrain(tmp_path)
+    assert losses(tmp_path) == losses(whole)
+    assert records(tmp_path, "evaluation") == records(whole, "evaluation")
+
+
 def test_a_signal_during_an_evaluation_stops_it_and_resumes_there(whole, tmp_path, monkeypatch):
     run = TeacherForced.run
 
@@ -267,6 +296,18 @@ def test_decoded_metrics_are_logged_for_each_task(finetuned):
     last = records(finetuned, "evaluation")
     assert [r["task"] for r in last] == ["toy_copy", "toy_copy_too"]
     assert all(0.0 <= r["accuracy"] <= 100.0 and "nlp_dropless" in r for r in last)
+
+
+def test_a_run_that_had_ended_without_them_decodes_when_asked(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    before = records(whole, "evaluation")
+    decode = {"Evaluation.decode": True, "Evaluation.decode_examples": 2}
+    pretrain(tmp_path / "run", **decode)
+    added = records(tmp_path / "run", "evaluation")[len(before) :]
+    assert [(r["step"], r["task"]) for r in added] == [(STEPS, "toy_copy"), (STEPS, "toy_copy_too")]
+    assert all("accuracy" in record for record in added)
+    pretrain(tmp_path / "run", **decode)
+    assert records(tmp_path / "run", "evaluation") == before + added
 
 
 def test_fine_tuning_drops_more_inside_the_experts(finetuned):
