@@ -66,7 +66,9 @@ def loss_and_gradients(layout, kind):
                 targets_BL = features["decoder_target_tokens"]
                 loss = cross_entropy(logits_BLV, targets_BL, targets_BL > 0, 1e-2)[-1]
                 loss += sum(report.loss() for report in reports)
-            return [loss, *tape.gradient(loss, [variable.value for variable in variables])]
+            gradients = tape.gradient(loss, [variable.value for variable in variables])
+            # An untied embedding has a sparse one.
+            return [loss, *map(tf.convert_to_tensor, gradients)]
 
         found = run(place_features(random_features()))
         names = ["loss", *(variable.path for variable in variables)]
