@@ -148,6 +148,14 @@ def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def has_gzip_size(path: str, size: int) -> bool:
+    """Whether a gzip file says at its end that it holds so many bytes (modulo 4 GB)."""
+    with _open(path) as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(file.tell() - 4, 0))
+        return int.from_bytes(file.read(4), "little") == size % 2**32
+
+
 def _open(path: str) -> IO[bytes]:
     return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
 
@@ -169,7 +177,12 @@ def check(paths: Sequence[str], policy: str = "stop") -> None:
     found = 0
     with tqdm(total=len(paths), desc=label, unit="file", file=sys.stderr, disable=quiet) as bar:
         for path in paths:
-            found += _count(path, _limit(total), policy, *_stat(path))
+            number = _count(path, _limit(total), policy, *_stat(path))
+            if not number and policy == "stop":
+                raise UserError(f"{path}: no text in it; remove it, or set BAD_DATA='skip'")
+            if not number:
+                print(f"{path}: no text in it (BAD_DATA='skip')", file=sys.stderr)
+            found += number
             bar.update()
     if not found:
         raise UserError(f"{paths[0]}{' and others' * (len(paths) > 1)}: no text in it")

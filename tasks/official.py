@@ -21,6 +21,7 @@ from switch_tf.errors import UserError
 from tasks import formats, sources
 from tasks.formats import BadRecord, LeftOut, Records, SplitFiles
 from tasks.indexed import IndexedSource
+from tasks.sources import ABSENT
 
 POLICIES = ("stop", "skip")
 
@@ -62,6 +63,7 @@ class OfficialSource(IndexedSource):
       form: function from the files of a split to places and records.
       others: what `form` reads besides, under DATA_DIR; of several in a tuple, any one will do.
       tfds_splits: split -> TFDS's name of it, where that is another.
+      may_lack: whether a mixture does without it where DATA_DIR lacks all of its files.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class OfficialSource(IndexedSource):
         form: Callable[[SplitFiles], Records] = formats.json_lines,
         others: Sequence[str | tuple[str, ...]] = (),
         tfds_splits: Mapping[str, str] | None = None,
+        may_lack: bool = False,
     ):
+        self.may_lack = may_lack
         self.tfds_name = tfds_name
         self.files = dict(files)
         self.others = tuple(others)
@@ -89,7 +93,7 @@ class OfficialSource(IndexedSource):
         if folder is None:
             return tuple(self.files)
         there = [s for s, file in self.files.items() if os.path.isfile(os.path.join(folder, file))]
-        return tuple(there or self.files)
+        return tuple(there or (ABSENT if self.may_lack else self.files))
 
     @property
     def features(self) -> tfds.features.FeaturesDict:

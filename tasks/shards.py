@@ -9,10 +9,8 @@ import tensorflow as tf
 from switch_tf.errors import UserError
 from tasks import sources
 from tasks.official import data_dir
+from tasks.sources import ABSENT
 from tasks.text_files import TextFiles
-
-# SeqIO wants a split of each task; a mixture leaves out a task without the split that is read.
-ABSENT = ("absent",)
 
 
 class Shards(TextFiles):

@@ -15,6 +15,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+# SeqIO wants a split of each task; a mixture leaves out a task without the split that is read.
+ABSENT = ("absent",)
 _TFDS_NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^:]+))?(:(?P<version>.+))?")
 
 

@@ -14,8 +14,8 @@ from tasks.official import bad_data
 # The blanks of `str.strip`, as a regular expression of TensorFlow: its `\s` is ASCII's.
 _BLANK = r"[\s\v\x1c-\x1f\x{85}\p{Z}]"
 
-# Path -> lines left out since the process began.
-_left_out: collections.Counter = collections.Counter()
+# Path -> numbers of the lines left out since the process began.
+_left_out: dict[str, set[int]] = collections.defaultdict(set)
 
 
 class TextFiles(seqio.FileDataSource):
@@ -75,7 +75,8 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
     lines = tf.data.TextLineDataset(path, tf.where(compressed, "GZIP", ""))
     ends = f"^{_BLANK}+|{_BLANK}+$"
     # A blank line closes the last block.
-    lines = lines.concatenate(tf.data.Dataset.from_tensors("")).enumerate(1)
+    lines = lines.map(lambda line: (line, False))
+    lines = lines.concatenate(tf.data.Dataset.from_tensors(("", True))).enumerate(1)
 
     def text_of_line(block, number, line):
         told = (path, number, line, policy)
@@ -83,8 +84,12 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
         return block, tf.ensure_shape(text, ())
 
     def close_block(block, number, line):
-        # As `documents` leaves it out; where BAD_DATA is to stop, the check before did.
         good = tf.strings.unicode_transcode(line, "UTF-8", "UTF-8", errors="ignore") == line
+        told = (path, number, line, policy)
+        line = tf.cond(
+            good, lambda: line, lambda: tf.numpy_function(_bad_line, told, tf.string, False)
+        )
+        line = tf.ensure_shape(line, ())
         # A byte order mark, as some editors write it.
         line = tf.cond(
             number == 1, lambda: tf.strings.regex_replace(line, "^\ufeff", ""), lambda: line
@@ -96,15 +101,23 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
         text = tf.cond(closed, lambda: tf.strings.regex_replace(block, ends, ""), lambda: "")
         return tf.where(closed, "", block), text
 
-    def step(block, numbered):
-        number, line = numbered
-        return tf.cond(
+    def step(state, numbered):
+        (block, size), (number, (line, is_end)) = state, numbered
+        # TensorFlow takes a gzip file that was cut off for one that ends there.
+        line = tf.cond(
+            is_end & compressed,
+            lambda: tf.numpy_function(_check_end, (path, size), tf.string, False),
+            lambda: line,
+        )
+        line = tf.ensure_shape(line, ())
+        block, text = tf.cond(
             is_json,
             lambda: text_of_line(block, number, line),
             lambda: close_block(block, number, line),
         )
+        return (block, size + tf.cast(tf.strings.length(line), tf.int64) + 1), text
 
-    texts = lines.scan(tf.constant(""), step)
+    texts = lines.scan((tf.constant(""), tf.constant(0, tf.int64)), step)
     return texts.filter(lambda text: text != "").map(lambda text: {"text": text})
 
 
@@ -115,10 +128,43 @@ def _text_of_line(path: bytes, number: int, line: bytes, policy: bytes) -> bytes
     except UserError as error:
         if policy != b"skip":
             raise
-        _left_out[name] += 1
-        # The first, and then ever more rarely.
-        if _left_out[name] & (_left_out[name] - 1) == 0:
-            count = _left_out[name]
-            print(f"{name}: {count} lines left out (BAD_DATA='skip'): {error}", file=sys.stderr)
+        _leave_out(name, number, error)
         return b""
     return text.encode()
+
+
+def _bad_line(path: bytes, number: int, line: bytes, policy: bytes) -> bytes:
+    """Of a line that is not UTF-8: empty, where it is to be left out."""
+    name = path.decode()
+    try:
+        local_files.decode(name, number, line)
+    except UserError as error:
+        if policy != b"skip":
+            raise
+        _leave_out(name, number, error)
+    return b""
+
+
+def _leave_out(name: str, number: int, error: UserError) -> None:
+    """Counts a line, once in however many epochs, and says so."""
+    lines = _left_out[name]
+    if number in lines:
+        return
+    lines.add(number)
+    # The first, and then ever more rarely.
+    if len(lines) & (len(lines) - 1) == 0:
+        print(f"{name}: {len(lines)} lines left out (BAD_DATA='skip'): {error}", file=sys.stderr)
+
+
+def _check_end(path: bytes, size: int) -> bytes:
+    """Reads a gzip file whole where what was read of it is not as long as its end says.
+
+    Raises:
+      UserError: it is cut off, or otherwise damaged.
+    """
+    name = path.decode()
+    # The last line may have no end.
+    if not any(local_files.has_gzip_size(name, n) for n in (size, size - 1)):
+        # Carriage returns are another reason.
+        collections.deque(local_files.raw_lines(name), maxlen=0)
+    return b""

@@ -186,15 +186,16 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
         ("a.json.gz", gzip.compress(b"", mtime=0)),
     ],
 )
-def test_files_without_text_are_one_line(write, name, content):
-    path = write(name, content)
-    with pytest.raises(UserError) as raised:
-        local_files.check([path])
-    assert str(raised.value) == f"{path}: no text in it"
-    with pytest.raises(UserError) as raised:
-        local_files.check([path, write("b.txt", b"\n")])
-    assert str(raised.value) == f"{path} and others: no text in it"
-    local_files.check([path, write("c.txt", b"text")])
+def test_files_without_text_are_one_line(write, capsys, name, content):
+    path, other = write(name, content), write("c.txt", b"text")
+    for paths in ([path], [other, path]):
+        with pytest.raises(UserError) as raised:
+            local_files.check(paths)
+        assert str(raised.value) == f"{path}: no text in it; remove it, or set BAD_DATA='skip'"
+    local_files.check([path, other], "skip")
+    assert capsys.readouterr().err == f"{path}: no text in it (BAD_DATA='skip')\n"
+    with pytest.raises(UserError, match=f"{path} and others: no text in it"):
+        local_files.check([path, write("b.txt", b"\n")], "skip")
 
 
 def test_a_file_is_checked_once_until_it_changes(write, monkeypatch):

@@ -203,9 +203,9 @@ def test_validation_files_are_not_needed(trained):
 
 
 @pytest.mark.parametrize("line", ['{"tex": "a"}', '{"text": "\\ud800"}', "[" * 100_000, "\xff"])
-def test_a_bad_line_that_only_the_run_meets_has_the_error_of_the_check(folder, monkeypatch, line):
-    monkeypatch.setattr(local_files, "CHECKED_BYTES", 0)
-    monkeypatch.setattr(local_files, "CHECKED_DOCUMENTS", 1)
+def test_a_bad_line_that_only_the_run_meets_has_the_error_of_the_check(
+    folder, hardly_checked, line
+):
     path = folder / "late.jsonl"
     path.write_bytes(b'{"text": "a"}\n' + line.encode("latin-1"))
     configure(train=str(path))
@@ -217,6 +217,56 @@ def test_a_bad_line_that_only_the_run_meets_has_the_error_of_the_check(folder, m
     with pytest.raises(UserError) as told, features.user_errors("data"):
         raise raised.value
     assert str(told.value) == str(expected.value)
+
+
+@pytest.fixture
+def hardly_checked(monkeypatch):
+    """Files are as those of a corpus too large to be checked before a run."""
+    monkeypatch.setattr(local_files, "CHECKED_BYTES", 0)
+    monkeypatch.setattr(local_files, "CHECKED_DOCUMENTS", 1)
+
+
+def test_a_bad_line_of_plain_text_that_only_the_run_meets_stops_it_or_is_counted(
+    folder, hardly_checked, capfd
+):
+    path = folder / "late.txt"
+    path.write_bytes(b"one\n\ntwo \xff\nand three\n\n\xfe\nfour\n")
+    configure(train=str(path))
+    with pytest.raises(tf.errors.OpError) as raised:
+        read(TASK.source.get_dataset("train"))
+    with (
+        pytest.raises(UserError, match=f"{path}:3: not UTF-8, at byte 5"),
+        features.user_errors("data"),
+    ):
+        raise raised.value
+    set_macros(BAD_DATA="skip")
+    for _ in range(3):
+        assert read(TASK.source.get_dataset("train")) == ["one", "and three", "four"]
+    told = capfd.readouterr().err
+    assert re.findall(rf"{path}: (\d+) lines left out \(BAD_DATA='skip'\): ", told) == ["1", "2"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_a_gzip_file_that_was_cut_off_is_told_where_a_run_comes_to_its_end(
+    folder, hardly_checked, suffix, end
+):
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(list("abcdefgh"), 200)) for _ in range(50)]
+    lines = [json.dumps({"text": t}) if suffix == "jsonl" else f"{t}\n" for t in texts]
+    whole = gzip.compress(((end or "\n").join(lines) + end).encode())
+    path = folder / f"long.{suffix}.gz"
+    path.write_bytes(whole)
+    configure(train=str(path))
+    assert read(TASK.source.get_dataset("train")) == texts
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(tf.errors.OpError) as raised:
+        read(TASK.source.get_dataset("train"))
+    with (
+        pytest.raises(UserError, match="damaged gzip file|not JSON: Unterminated"),
+        features.user_errors("data"),
+    ):
+        raise raised.value
 
 
 def test_a_vocabulary_that_is_none_is_one_line(folder):

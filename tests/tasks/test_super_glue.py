@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import gin
 import pytest
@@ -10,7 +11,7 @@ from switch_tf.data import registry
 from switch_tf.errors import UserError
 from switch_tf.training.summaries import read_metrics
 from switch_tf.training.train import train
-from tasks import super_glue, vocabulary
+from tasks import rates, super_glue, vocabulary
 from tests.tasks import super_glue_files
 from tests.tasks.official_files import set_macros
 
@@ -116,6 +117,28 @@ def test_a_bad_record_is_named_by_file_and_line(message, tmp_path):
         super_glue.source("boolq").prepare()
     assert str(caught.value).startswith(f"{path}:2: {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", ['"0"', "7"])
+def test_a_wrong_label_of_multirc_is_named(label, tmp_path):
+    path = tmp_path / "MultiRC/train.jsonl"
+    path.parent.mkdir()
+    answer = f'{{"text": "a", "idx": 0, "label": {label}}}'
+    questions = f'[{{"question": "q", "idx": 0, "answers": [{answer}]}}]'
+    path.write_text(f'{{"idx": 0, "passage": {{"text": "p", "questions": {questions}}}}}\n')
+    set_macros(DATA_DIR=str(tmp_path))
+    with pytest.raises(UserError, match=f"{path}:1: label .* is neither 0 nor 1"):
+        super_glue.source("multirc").prepare()
+
+
+def test_super_glue_does_without_dpr_where_its_file_is_not_there(tmp_path, capsys):
+    super_glue_files.write(tmp_path)
+    shutil.rmtree(tmp_path / "definite_pronoun_resolution")
+    set_macros(DATA_DIR=str(tmp_path))
+    dpr = seqio.TaskRegistry.get("dpr")
+    dpr.source.prepare()
+    assert "is without its 'train'" in capsys.readouterr().out
+    assert "train" not in dpr.splits and rates.tokens(dpr) == 0
 
 
 def test_bad_records_may_be_left_out_and_are_counted(tmp_path, capsys):
