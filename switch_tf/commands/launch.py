@@ -156,6 +156,10 @@ def check_numbers(given: dict) -> None:
         value = given[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r}: give a whole number of at least 1")
+    for name in ("DROPOUT_RATE", "EXPERT_DROPOUT_RATE"):
+        rate = given.get(name)
+        if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < 1):
+            raise UserError(f"{name}={rate!r}: give a number of at least 0 and less than 1")
     runtime.dtype_policy(given.get("TransformerEncoderDecoder.dtype", "float32"))
     seed = given.get("SEED", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:

@@ -219,7 +219,9 @@ def _show_sources(provider, split: str, count: int) -> None:
     examples = [e for examples in rounds for e in examples if e is not None]
     for number, example in enumerate(examples[:count], 1):
         print(f"--- {provider.name} {split}: raw {number}")
-        for key, value in example.items():
+        # A source of lines has no dicts.
+        fields = example if isinstance(example, dict) else {"line": example}
+        for key, value in fields.items():
             print(f"{key}: {_shorten(value)}")
 
 

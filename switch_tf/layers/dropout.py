@@ -6,6 +6,7 @@ import zlib
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
 from switch_tf.layers.base import Layer, lay_out, sizes
 
 _seeds: list = []
@@ -68,10 +69,15 @@ class Dropout(Layer):
     Args:
       rate: share of values dropped, in [0, 1).
       broadcast_length: one mask for all positions of a sequence (axis 1), as in T5.
+
+    Raises:
+      UserError: a rate that cannot be.
     """
 
     def __init__(self, rate: float = 0.0, broadcast_length: bool = False, **kwargs):
         super().__init__(**kwargs)
+        if not 0.0 <= rate < 1.0:
+            raise UserError(f"a dropout rate of {rate!r}: give at least 0 and less than 1")
         self.rate = rate
         self.broadcast_length = broadcast_length
 

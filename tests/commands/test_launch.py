@@ -97,6 +97,10 @@ BEFORE_TENSORFLOW = {
         [MODEL, PRETRAIN, DIR, "--gin.SEED=2147483648"],
         "SEED=2147483648: give a whole number from 0 to 2^31 - 1",
     ),
+    "a dropout rate that cannot be": (
+        [MODEL, PRETRAIN, DIR, "--gin.DROPOUT_RATE=1.0"],
+        "DROPOUT_RATE=1.0: give a number of at least 0 and less than 1",
+    ),
     "a mesh that cannot be read": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch=8'"],
         "MESH_SHAPE='batch=8': 'batch=8' is not of the form name:value",

@@ -59,10 +59,18 @@ def test_a_link_of_the_page_leads_somewhere(target):
     assert (DOCS / target).exists()
 
 
+def test_its_lines_are_shown_as_they_are_and_as_tokens(folder, capsys):
+    vocabulary_of_test = "--gin.VOCABULARY_PATH='vocabulary.model'"
+    command = ["tasks", "my_mixture", "--module=my_tasks", "--num_examples=1", vocabulary_of_test]
+    main_module.main(command)
+    printed = capsys.readouterr().out
+    assert "line: what comes after 0\t1" in printed and "targets decoded: 1" in printed
+
+
 def test_a_model_is_trained_and_evaluated_on_a_task_outside_the_package(folder, capsys):
     main_module.main([*TRAINS, *SMALL, "--gin.TRAIN_STEPS=2"])
     main_module.main([*EVALUATES, *SMALL])
     (path,) = (folder / "runs/mine").glob("checkpoint_2/evaluation.json")
     found = json.loads(path.read_text())["my_questions"]
-    assert {"nlp", "nlp_dropless", "em", "f1"} <= set(found)
+    assert {"nlp", "nlp_dropless", "accuracy"} <= set(found)
     assert "my_questions" in capsys.readouterr().out
