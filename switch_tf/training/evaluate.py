@@ -11,7 +11,7 @@ from switch_tf.data import features as features_lib
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.training import checkpoints
+from switch_tf.training import checkpoints, run_facts
 from switch_tf.training.describe import switch_layers
 from switch_tf.training.evaluation import Decoded, Evaluation, TeacherForced, figures_line
 
@@ -58,6 +58,8 @@ def evaluate(
     with mesh_lib.use(mesh):
         network = model()
         features_lib.prepare(mixture_or_task_name, network.vocab_size, use_cached)
+        digest = run_facts.vocabulary_digest(mixture_or_task_name)
+        run_facts.check_vocabulary("CHECKPOINT_PATH", path, digest)
         network.build()
         print(*switch_layers(network, batch_size, task_feature_lengths, mesh), sep="\n")
         checkpoints.restore_model(path, network)

@@ -3,7 +3,6 @@
 Pre-training and fine-tuning differ in data, initial checkpoint and learning rate, that is, in gin.
 """
 
-import json
 import math
 import os
 import signal
@@ -16,13 +15,13 @@ from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data.batch_shape import check_batch
-from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.feed import Feed
 from switch_tf.data.ordered import train_batches
 from switch_tf.errors import UserError
-from switch_tf.models.encoder_decoder import TransformerEncoderDecoder, parameter_count
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
-from switch_tf.training.checkpoints import Checkpoints, restore_initial
+from switch_tf.training import run_facts
+from switch_tf.training.checkpoints import Checkpoints, restore_initial, steps
 from switch_tf.training.describe import describe
 from switch_tf.training.evaluation import (
     TEACHER_FORCED,
@@ -80,6 +79,12 @@ class Run:
         self.load_watch = LoadWatch()
         self.model = model(seed=seed)
         features_lib.prepare(mixture_or_task_name, self.model.vocab_size, use_cached)
+        self.vocabulary = run_facts.vocabulary_digest(mixture_or_task_name)
+        if steps(model_dir):
+            run_facts.check_vocabulary("MODEL_DIR", model_dir, self.vocabulary)
+        elif initial_checkpoint_path:
+            path = initial_checkpoint_path
+            run_facts.check_vocabulary("INITIAL_CHECKPOINT_PATH", path, self.vocabulary)
         rows = (mixture_or_task_name, split, self.lengths, batch_size, pack, seed)
         with mesh_lib.host():
             batches = train_batches(*rows) if use_cached else features_lib.train_dataset(*rows)
@@ -326,7 +331,7 @@ def train(
             initial_checkpoint_path=initial_checkpoint_path,
             evaluation=evaluation,
         )
-        _write_facts(run, mesh_shape, layout_rules)
+        run_facts.write(run, mesh_shape, layout_rules)
         run.train(train_steps, checkpoint_period)
 
 
@@ -335,29 +340,3 @@ def _check_counts(*counts: int) -> None:
     for name, value in zip(_COUNTS, counts, strict=True):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r}: give a whole number of at least 1")
-
-
-def _write_facts(run: Run, mesh_shape: str, layout_rules: str) -> None:
-    """Writes what a report on the run needs to `run.json`."""
-    model, lengths = run.model, run.lengths
-    tokens = lengths["inputs"] + lengths["targets"]
-    flops = model.flops(lengths["inputs"], lengths["targets"])
-    with mesh_lib.host():
-        entropy = {
-            task: unigram_entropy(batches, model.vocab_size)
-            for task, batches in run.teacher_forced.datasets.items()
-        }
-    facts = {
-        "parameters": parameter_count(model),
-        "flops_per_sequence": flops,
-        "flops_per_token": flops / tokens,
-        "tokens_per_step": run.batch_size * tokens,
-        "unigram_entropy": entropy,
-        "mesh_shape": mesh_shape,
-        "layout_rules": layout_rules,
-        "dtype": model.compute_dtype,
-    }
-    path = os.path.join(run.model_dir, "run.json")
-    with open(path + ".new", "w") as file:
-        json.dump(facts, file, indent=2)
-    os.replace(path + ".new", path)

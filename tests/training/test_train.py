@@ -328,6 +328,20 @@ def test_eval_of_the_checkpoint_gives_the_figures_of_the_run(whole, tmp_path, ca
     assert "toy_copy  nlp -" in capsys.readouterr().out
 
 
+def test_a_model_of_another_vocabulary_is_refused(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    facts = json.loads((whole / "run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(facts | {"vocabulary": "of other pieces"}))
+    line = r"='{}' holds a model of another vocabulary .*: set VOCABULARY_PATH to the one that"
+    with pytest.raises(UserError, match="MODEL_DIR" + line.format(tmp_path / "run")):
+        pretrain(tmp_path / "run")
+    with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH" + line.format(tmp_path / "run")):
+        pretrain(tmp_path / "new", **{"train.initial_checkpoint_path": str(tmp_path / "run")})
+    load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": str(tmp_path / "run")})
+    with pytest.raises(UserError, match="CHECKPOINT_PATH='.*' holds a model of another vocabulary"):
+        evaluate()
+
+
 def test_a_model_dir_of_another_model_is_refused_in_one_line(whole):
     with pytest.raises(UserError, match=r"checkpoint '.*': .* has shape .*, the model's is .*: "):
         pretrain(whole, **{"TransformerEncoderDecoder.d_ff": 48})
