@@ -178,9 +178,9 @@ def check(paths: Sequence[str], policy: str = "stop") -> None:
     with tqdm(total=len(paths), desc=label, unit="file", file=sys.stderr, disable=quiet) as bar:
         for path in paths:
             number = _count(path, _limit(total), policy, *_stat(path))
-            if not number and policy == "stop":
-                raise UserError(f"{path}: no text in it; remove it, or set BAD_DATA='skip'")
             if not number:
+                if policy == "stop":
+                    raise UserError(f"{path}: no text in it; remove it, or set BAD_DATA='skip'")
                 print(f"{path}: no text in it (BAD_DATA='skip')", file=sys.stderr)
             found += number
             bar.update()

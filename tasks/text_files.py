@@ -87,7 +87,7 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
         good = tf.strings.unicode_transcode(line, "UTF-8", "UTF-8", errors="ignore") == line
         told = (path, number, line, policy)
         line = tf.cond(
-            good, lambda: line, lambda: tf.numpy_function(_bad_line, told, tf.string, False)
+            good, lambda: line, lambda: tf.numpy_function(_decoded, told, tf.string, False)
         )
         line = tf.ensure_shape(line, ())
         # A byte order mark, as some editors write it.
@@ -122,27 +122,26 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
 
 
 def _text_of_line(path: bytes, number: int, line: bytes, policy: bytes) -> bytes:
+    def read(name):
+        return local_files.text_of_line(name, number, local_files.decode(name, number, line))
+
+    return _or_left_out(read, path, number, policy)
+
+
+def _decoded(path: bytes, number: int, line: bytes, policy: bytes) -> bytes:
+    return _or_left_out(lambda name: local_files.decode(name, number, line), path, number, policy)
+
+
+def _or_left_out(read: Callable[[str], str], path: bytes, number: int, policy: bytes) -> bytes:
+    """What is read of a line; nothing where it is bad and BAD_DATA leaves it out."""
     name = path.decode()
     try:
-        text = local_files.text_of_line(name, number, local_files.decode(name, number, line))
+        return read(name).encode()
     except UserError as error:
         if policy != b"skip":
             raise
         _leave_out(name, number, error)
         return b""
-    return text.encode()
-
-
-def _bad_line(path: bytes, number: int, line: bytes, policy: bytes) -> bytes:
-    """Of a line that is not UTF-8: empty, where it is to be left out."""
-    name = path.decode()
-    try:
-        local_files.decode(name, number, line)
-    except UserError as error:
-        if policy != b"skip":
-            raise
-        _leave_out(name, number, error)
-    return b""
 
 
 def _leave_out(name: str, number: int, error: UserError) -> None:

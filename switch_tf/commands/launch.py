@@ -248,10 +248,10 @@ def check_mesh(given: dict, run: str) -> int:
     sizes = {}
     for axis, names in settings.items():
         found = {name: given[name] for name in names if isinstance(given.get(name), int)}
-        for name in found:
+        if found:
             # The last is what holds; it is called by the first that has its value.
-            if axis not in sizes and found[name] == [*found.values()][-1]:
-                sizes[axis] = (found[name], name)
+            *_, value = found.values()
+            sizes[axis] = (value, next(name for name in found if found[name] == value))
     mesh_lib.check_divides(rules, shape, sizes)
     total = 1
     for size in shape.values():

@@ -17,17 +17,14 @@ def longest(batches: Iterable[Features], multiple: int = 1) -> dict[str, int]:
     Returns:
       Those that encoder and decoder need, each at least 1; features of one side have one number.
     """
-    found: dict[str, int] = {}
+    needed: dict[str, int] = {}
     width: dict[str, int] = {}
     for batch in batches:
         for name, array in batch.items():
-            used = np.flatnonzero(array.any(axis=0))
-            found[name] = max(found.get(name, 1), int(used[-1]) + 1 if used.size else 1)
+            used, side = np.flatnonzero(array.any(axis=0)), _side(name)
+            needed[side] = max(needed.get(side, 1), int(used[-1]) + 1 if used.size else 1)
             width[name] = array.shape[1]
-    sides: dict[str, int] = {}
-    for name, columns in found.items():
-        sides[_side(name)] = max(sides.get(_side(name), 1), columns)
-    return {name: min(width[name], -(-sides[_side(name)] // multiple) * multiple) for name in found}
+    return {n: min(w, -(-needed[_side(n)] // multiple) * multiple) for n, w in width.items()}
 
 
 def trim(batch: Features, columns: Mapping[str, int]) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import declare_only
-from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.dropout import fixed_seed
 from switch_tf.layers.measuring_router import UniformRouter, WorstCaseRouter, ZipfRouter
 from switch_tf.layers.router import Router
 from switch_tf.layers.switch_layer import SwitchLayer
@@ -28,7 +28,6 @@ from switch_tf.training.describe import table
 
 # Routers whose load does not depend on the tokens, by what they are called in the table.
 SKEWS = {"uniform": UniformRouter, "zipf": ZipfRouter, "worst case": WorstCaseRouter}
-_SEED = (0, 0)
 
 
 @dataclasses.dataclass
@@ -117,9 +116,9 @@ def _first_switch_layer(model: Callable[[], TransformerEncoderDecoder]) -> tuple
     with declare_only():
         made = model()
         made.build()
-    for layer in made._flatten_layers(include_self=False):
-        if isinstance(layer, SwitchLayer):
-            return layer, made.d_model
+    for block in (*made.encoder.blocks, *made.decoder.blocks):
+        if block.switch_layers:
+            return block.switch_layers[0], made.d_model
     raise UserError("the model has no Switch layer: add --gin_file=models/switch_tiny.gin")
 
 
@@ -130,29 +129,22 @@ def _variants(layer: SwitchLayer, factors: Sequence[float]) -> Iterator[tuple[st
     common = Router.get_config(layer.router)
     for name, router in SKEWS.items():
         registered = keras.saving.get_registered_name(router)
-        yield name, _rebuilt(layer, config | {"router": registered, "router_config": common})
+        skewed = config | {"router": registered, "router_config": common}
+        yield name, type(layer).from_config(skewed)
     for factor in factors:
         own = config["router_config"] | {"capacity_factor": factor, "absolute_capacity": None}
         name = f"{type(layer.router).__name__}, capacity factor {factor:g}"
-        yield name, _rebuilt(layer, config | {"router_config": own})
-
-
-def _rebuilt(layer: SwitchLayer, config: dict) -> SwitchLayer:
-    return type(layer).from_config(config | {"name": layer.name})
+        yield name, type(layer).from_config(config | {"router_config": own})
 
 
 def _timed(name: str, layer: SwitchLayer, x_BLM) -> Timed:
     """The row of a layer, which is built, compiled and called."""
     layer.build((None, None, x_BLM.shape[-1]))
-    capacities: list[int] = []
+    _, group_size = layer.groups(*x_BLM.shape[:2])
 
     @tf.function(autograph=False)
     def run(x_BLM):
-        with (
-            tf.GradientTape() as tape,
-            step_seed(tf.constant(_SEED)),
-            routing_lib.collect() as reports,
-        ):
+        with tf.GradientTape() as tape, fixed_seed(), routing_lib.collect() as reports:
             x_BLM = tf.identity(x_BLM)
             tape.watch(x_BLM)
             # Several, of a projection.
@@ -160,7 +152,6 @@ def _timed(name: str, layer: SwitchLayer, x_BLM) -> Timed:
             loss = reports[0].loss()
             for y_BLN in outputs:
                 loss += tf.reduce_sum(tf.square(tf.cast(y_BLN, tf.float32)))
-        capacities.append(reports[0].routing.capacity)
         variables = [variable.value for variable in layer.trainable_variables]
         gradients = tape.gradient(loss, [x_BLM, *variables])
         # Read with the figures, so that a call ends when the gradients are there.
@@ -171,4 +162,4 @@ def _timed(name: str, layer: SwitchLayer, x_BLM) -> Timed:
         return mesh_lib.to_numpy(run(x_BLM))[:-1]
 
     call()
-    return Timed(name, capacities[0], call)
+    return Timed(name, layer.router.capacity(group_size, training=True), call)
