@@ -9,7 +9,13 @@ from switch_tf import configurables
 from switch_tf.errors import UserError
 from switch_tf.layers.base import declare_only
 from switch_tf.layers.dispatch import EinsumDispatcher
-from switch_tf.layers.multi_router import Top2Router
+from switch_tf.layers.group_router import (
+    ExpertChoiceRouter,
+    ExpertSelectionRouter,
+    SwitchMaxRouter,
+)
+from switch_tf.layers.measuring_router import UniformRouter, WorstCaseRouter, ZipfRouter
+from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router, TopKRouter
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
 from switch_tf.layers.switch_ffn import SwitchFFN
@@ -79,27 +85,27 @@ def test_a_model_is_rebuilt_from_its_config(settings):
 
 # Router -> its own parameters, with values that are not the defaults.
 ROUTERS = {
-    "SwitchRouter": {
+    SwitchRouter: {
         "policy": "sample",
         "eval_policy": "input_dropout",
         "jitter": 0.2,
         "input_dropout_rate": 0.3,
         "temperature": 2.0,
     },
-    "TopKRouter": {"k": 3, "normalize_gates": False},
-    "Top2Router": {
+    TopKRouter: {"k": 3, "normalize_gates": False},
+    Top2Router: {
         "second_policy": "threshold",
         "eval_second_policy": "all",
         "second_threshold": 0.4,
         "second_place_loss": True,
     },
-    "NoTokenLeftBehindRouter": {"k": 3},
-    "SwitchMaxRouter": {"in_decoder": True},
-    "ExpertChoiceRouter": {"in_decoder": True},
-    "ExpertSelectionRouter": {"in_decoder": True},
-    "UniformRouter": {},
-    "ZipfRouter": {"exponent": 2.0},
-    "WorstCaseRouter": {},
+    NoTokenLeftBehindRouter: {"k": 3},
+    SwitchMaxRouter: {"in_decoder": True},
+    ExpertChoiceRouter: {"in_decoder": True},
+    ExpertSelectionRouter: {"in_decoder": True},
+    UniformRouter: {},
+    ZipfRouter: {"exponent": 2.0},
+    WorstCaseRouter: {},
 }
 OF_ALL_ROUTERS = {
     "capacity_factor": 1.5,
@@ -119,22 +125,22 @@ def bind():
 
 
 def switch_layers(model, kind=SwitchFFN):
-    layers = model._flatten_layers(include_self=False)
-    return [layer for layer in layers if isinstance(layer, kind)]
+    blocks = (*model.encoder.blocks, *model.decoder.blocks)
+    return [layer for block in blocks for layer in block.switch_layers if isinstance(layer, kind)]
 
 
-@pytest.mark.parametrize("name", ROUTERS)
-def test_a_router_is_one_line_of_gin_and_its_settings_are_others(name, bind):
-    bind({f"{name}.{key}": value for key, value in ROUTERS[name].items()})
+@pytest.mark.parametrize("kind", ROUTERS, ids=lambda kind: kind.__name__)
+def test_a_router_is_one_line_of_gin_and_its_settings_are_others(kind, bind):
+    name, own = kind.__name__, ROUTERS[kind]
+    bind({f"{name}.{key}": value for key, value in own.items()})
     bind({f"Router.{key}": value for key, value in OF_ALL_ROUTERS.items()})
     gin.parse_config(f"SwitchLayer.router = @{name}\nSwitchFFN.num_experts = 8")
     with declare_only():
-        sparse = {} if ROUTERS[name].get("in_decoder", True) else {"decoder_sparse_layers": ()}
-        layers = switch_layers(tiny_model(switch_ffn=SwitchFFN, **sparse))
+        layers = switch_layers(tiny_model(switch_ffn=SwitchFFN))
     assert layers
     for layer in layers:
         assert type(layer.router).__name__ == name
-        expected = OF_ALL_ROUTERS | ROUTERS[name] | {"num_experts": 8, "dropless": False}
+        expected = OF_ALL_ROUTERS | own | {"num_experts": 8, "dropless": False}
         config = layer.router.get_config()
         assert {key: config[key] for key in expected} == expected
         again = type(layer.router).from_config(config)

@@ -58,12 +58,12 @@ def test_the_model_is_found_when_first_used_and_again_when_it_changes(tmp_path):
     assert found.vocab_size == 124
 
 
-def with_sentinels(path, start="\u2581"):
+def with_sentinels(path):
     """The model of a path with 100 sentinels as its last pieces, as T5X's file has them."""
     model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
     for i in reversed(range(100)):
         kind = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
-        model.pieces.add(piece=f"{start}<extra_id_{i}>", score=0.0, type=kind)
+        model.pieces.add(piece=f"\u2581<extra_id_{i}>", score=0.0, type=kind)
     own = path.with_suffix(".100extra")
     own.write_bytes(model.SerializeToString())
     return own
