@@ -4,8 +4,10 @@ Both happen on import, not in a fixture: test modules import layers, and so Tens
 top, when pytest collects them. Tests of what runs without TensorFlow start their own process.
 """
 
+import gc
 import os
 import runpy
+import sys
 from pathlib import Path
 
 _OFFLINE = Path(__file__).parent / "offline"
@@ -15,7 +17,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 runpy.run_path(str(_OFFLINE / "sitecustomize.py"))
 
-from switch_tf import runtime  # noqa: E402 - the network is blocked first
+import gin  # noqa: E402 - the network is blocked first
+import pytest  # noqa: E402
+
+from switch_tf import runtime  # noqa: E402
 
 # The lowered steps are looked at in tests of the planner.
 runtime.start(num_devices=8, shows_lowered=True)
@@ -27,3 +32,19 @@ _LONGEST = ("test_train.py", "test_readme.py", "test_lowered.py", "test_features
 def pytest_collection_modifyitems(items):
     """Sorts what was collected: the longest files, then the others in their order."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left():
+    """What a file of tests leaves in gin would configure the next ones; what it keeps, fill memory.
+
+    Kept models hold their compiled functions, of gigabytes for all files of a process.
+    """
+    yield
+    gin.clear_config()
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("tests."):
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+    gc.collect()

@@ -35,7 +35,7 @@ MODELS = {
         "rematerialize": True,
     },
     "no token left behind, switch attention": {
-        "router": functools.partial(NoTokenLeftBehindRouter, k=3, capacity_factor=1.0),
+        "router": functools.partial(NoTokenLeftBehindRouter, k=3, jitter=0.0, capacity_factor=1.0),
         "switch_attention": functools.partial(
             SwitchAttention,
             projection=functools.partial(

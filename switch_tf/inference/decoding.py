@@ -25,10 +25,13 @@ class GreedyDecoder:
       model: a `TransformerEncoderDecoder`.
       mesh: the mesh in use.
       max_length: most tokens decoded.
+      vocabulary_size: pieces of the vocabulary. The rows of the embedding behind them, which round
+        VOCAB_SIZE up, stand for nothing and are never taken. None: the model has no such rows.
     """
 
-    def __init__(self, model, mesh, max_length: int):
+    def __init__(self, model, mesh, max_length: int, vocabulary_size: int | None = None):
         self._model = model
+        self._vocabulary_size = vocabulary_size
         self._mesh = mesh
         self._max_length = max_length
         self._first = tf.function(self._trace_first, autograph=False)
@@ -87,6 +90,9 @@ class GreedyDecoder:
         }
         with routing_lib.collect(), routing_lib.dropless(), fixed_seed():
             logits_B1V = self._model.decode(features, memory_BTM, caches, position)
+        if self._vocabulary_size is not None:
+            is_piece_V = tf.range(logits_B1V.shape[-1]) < self._vocabulary_size
+            logits_B1V = tf.where(is_piece_V, logits_B1V, logits_B1V.dtype.min)
         token_B1 = tf.argmax(logits_B1V, axis=-1, output_type=tf.int32) * going_B1
         return {
             "memory_BTM": memory_BTM,

@@ -25,11 +25,28 @@ class Declared:
       path: of the variable that it would be.
       shape: its whole shape.
       axes: an axis name for each dimension.
+      axis_groups: the dimensions, those together that count as one for the optimizer.
     """
 
     path: str
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
+    axis_groups: tuple[tuple[int, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Uncast:
+    """A tensor that Keras hands to a layer as it is.
+
+    Keras casts every float tensor among a layer's arguments to the layer's compute dtype; what has
+    to stay float32 inside a bfloat16 model is wrapped in this. Opaque to Keras, so not for the
+    inputs of a functional model.
+
+    Attributes:
+      tensor: of any dtype and shape.
+    """
+
+    tensor: tf.Tensor
 
 
 @contextlib.contextmanager
@@ -102,6 +119,11 @@ def lay_out(x, axes: Sequence[str | None]):
     return x if mesh is None else dtensor.relayout(x, mesh.layout(axes))
 
 
+def exact_dtype(compute_dtype: str, is_exact: bool = True) -> str:
+    """The dtype of what is to be at least float32, where `is_exact`, in a layer."""
+    return "float32" if is_exact and compute_dtype == "bfloat16" else compute_dtype
+
+
 def sizes(x) -> list:
     """The shape of x; where Keras leaves a size open, as a scalar tensor."""
     dynamic = None if None not in x.shape else tf.shape(x)
@@ -124,7 +146,14 @@ class Layer(keras.layers.Layer):
             # Keras writes a paragraph before it.
             raise UserError(str(error).rpartition("\n")[2]) from error
 
-    def weight(self, name: str, shape: Sequence[int], axes: Sequence[str], initializer):
+    def weight(
+        self,
+        name: str,
+        shape: Sequence[int],
+        axes: Sequence[str],
+        initializer,
+        merged: Sequence[str] = (),
+    ):
         """Creates a float32 variable.
 
         Args:
@@ -132,23 +161,27 @@ class Layer(keras.layers.Layer):
           shape: its whole shape.
           axes: an axis name for each dimension; the mesh's layout rules map them to devices.
           initializer: of `switch_tf.layers.initializers`.
+          merged: neighbouring axes that count as one for the optimizer, as `heads` and `d_kv` do in
+            Mesh-TensorFlow, where they are one axis of the weight.
 
         Returns:
-          `keras.Variable` with an attribute `axes`; over a `dtensor.DVariable` where a mesh is in
-          use, over a `tf.Variable` where none is.
+          `keras.Variable` with attributes `axes` and `axis_groups`; over a `dtensor.DVariable`
+          where a mesh is in use, over a `tf.Variable` where none is. Its `value` is float32 inside
+          `call`, too: a gather from it, or a sum over tokens, has a gradient summed in float32.
 
         Raises:
           UserError: an axis does not divide over its mesh dimension.
         """
         shape, axes, seed = tuple(shape), tuple(axes), _seed[-1]
         path = f"{self.path}/{name}"
+        groups = _axis_groups(axes, merged)
         if _declarations:
-            _declarations[-1].append(Declared(path, shape, axes))
+            _declarations[-1].append(Declared(path, shape, axes, groups))
             return _declarations[-1][-1]
         mesh = mesh_lib.current()
         if mesh is None:
             everything = tuple(slice(0, n) for n in shape)
-            variable = keras.Variable(initializer(seed, path, shape, everything), name=name)
+            value = initializer(seed, path, shape, everything)
         else:
             made = {}
             parts = []
@@ -158,10 +191,24 @@ class Layer(keras.layers.Layer):
                     made[key] = tf.constant(initializer(seed, path, shape, part))
                 parts.append(made[key])
             value = dtensor.DVariable(dtensor.pack(parts, mesh.layout(axes)), name=name)
-            variable = keras.Variable(value, name=name)
-        variable.axes = axes
+        # Not cast by Keras on access: casts are made where they are wanted, by `read`.
+        variable = keras.Variable(value, name=name, autocast=False)
+        variable.axes, variable.axis_groups = axes, groups
         return variable
 
     def read(self, variable):
         """The variable's value in the layer's compute dtype."""
         return tf.cast(variable.value, self.compute_dtype)
+
+
+def _axis_groups(axes: tuple, merged: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Dimensions one by one, those of `merged` together."""
+    together = tuple(axes.index(name) for name in merged)
+    groups, seen = [], False
+    for i in range(len(axes)):
+        if i not in together:
+            groups.append((i,))
+        elif not seen:
+            groups.append(together)
+            seen = True
+    return tuple(groups)

@@ -16,7 +16,7 @@ P = E · C slots of a group; a choice is numbered k · S + s, as the buffers are
 import gin
 import tensorflow as tf
 
-from switch_tf.layers.base import sizes
+from switch_tf.layers.base import exact_dtype, sizes
 
 
 @tf.custom_gradient
@@ -25,7 +25,7 @@ def _to_slots(x_GSM, slot_GKS, choice_GP):
 
     def gradient(dy_GPM):
         # Choice by choice: where experts pick tokens, all K = E at once would be E rows a token.
-        return _sum_by_choice(slot_GKS, lambda _, slot_GS: _rows(dy_GPM, slot_GS)), None, None
+        return _sum_by_choice(slot_GKS, dy_GPM), None, None
 
     return _tokens(x_GSM, choice_GP, slot_GKS.shape[1]), gradient
 
@@ -33,9 +33,6 @@ def _to_slots(x_GSM, slot_GKS, choice_GP):
 @tf.custom_gradient
 def _to_tokens(y_GPM, gate_GKS, slot_GKS, choice_GP):
     """[groups, group_size, d_model]: the slots of a token's choices times their gates, summed."""
-
-    def weighted(k, slot_GS):
-        return _rows(y_GPM, slot_GS) * tf.expand_dims(gate_GKS[:, k], -1)
 
     def gradient(dy_GSM):
         gate_GP1 = _rows(tf.expand_dims(_flat(gate_GKS), -1), choice_GP)
@@ -46,16 +43,21 @@ def _to_tokens(y_GPM, gate_GKS, slot_GKS, choice_GP):
         ]
         return dy_GPM, tf.stack(dgates, axis=1), None, None
 
-    return _sum_by_choice(slot_GKS, weighted), gradient
+    return _sum_by_choice(slot_GKS, y_GPM, gate_GKS), gradient
 
 
-def _sum_by_choice(slot_GKS, term):
-    """Sum over k of term(k, slot_GS)."""
+def _sum_by_choice(slot_GKS, y_GPM, gate_GKS=None):
+    """Sum over a token's choices of what is in their slots, times their gates."""
+    slots = tf.unstack(slot_GKS, axis=1)
+    # A sum of several choices is rounded once, as that of a product with one-hots is.
+    dtype = exact_dtype(y_GPM.dtype.name, len(slots) > 1)
     total_GSM = None
-    for k, slot_GS in enumerate(tf.unstack(slot_GKS, axis=1)):
-        term_GSM = term(k, slot_GS)
+    for k, slot_GS in enumerate(slots):
+        term_GSM = tf.cast(_rows(y_GPM, slot_GS), dtype)
+        if gate_GKS is not None:
+            term_GSM *= tf.expand_dims(tf.cast(gate_GKS[:, k], dtype), -1)
         total_GSM = term_GSM if total_GSM is None else total_GSM + term_GSM
-    return total_GSM
+    return tf.cast(total_GSM, y_GPM.dtype)
 
 
 def _tokens(x_GSM, choice_GP, choices):

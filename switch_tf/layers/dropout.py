@@ -2,6 +2,7 @@
 
 import contextlib
 import zlib
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -68,18 +69,19 @@ class Dropout(Layer):
 
     Args:
       rate: share of values dropped, in [0, 1).
-      broadcast_length: one mask for all positions of a sequence (axis 1), as in T5.
+      broadcast_axes: axes along which one mask serves all places, as in T5: the length (1) of
+        activations, the queries (2) of attention weights.
 
     Raises:
       UserError: a rate that cannot be.
     """
 
-    def __init__(self, rate: float = 0.0, broadcast_length: bool = False, **kwargs):
+    def __init__(self, rate: float = 0.0, broadcast_axes: Sequence[int] = (), **kwargs):
         super().__init__(**kwargs)
         if not 0.0 <= rate < 1.0:
             raise UserError(f"a dropout rate of {rate!r}: give at least 0 and less than 1")
         self.rate = rate
-        self.broadcast_length = broadcast_length
+        self.broadcast_axes = tuple(broadcast_axes)
 
     def call(self, x, axes, training=False):
         """Drops values.
@@ -94,7 +96,7 @@ class Dropout(Layer):
         """
         if not training or self.rate == 0.0:
             return x
-        shape = [1 if self.broadcast_length and i == 1 else n for i, n in enumerate(sizes(x))]
+        shape = [1 if i in self.broadcast_axes else n for i, n in enumerate(sizes(x))]
         noise = uniform(self, shape, axes)
         keep = tf.cast(noise >= self.rate, x.dtype)
         return x * keep * tf.cast(1.0 / (1.0 - self.rate), x.dtype)
@@ -103,5 +105,5 @@ class Dropout(Layer):
         """Constructor arguments."""
         return super().get_config() | {
             "rate": self.rate,
-            "broadcast_length": self.broadcast_length,
+            "broadcast_axes": self.broadcast_axes,
         }

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.layers.base import Layer, lay_out
-from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.layers.base import Layer, exact_dtype, lay_out
+from switch_tf.layers.initializers import Normal, TruncatedNormal
 
 
 class Embedding(Layer):
@@ -13,41 +13,52 @@ class Embedding(Layer):
     Args:
       vocab_size: rows; a mesh that spreads `vocab` divides them.
       d_model: columns.
+      float32_logits: whether the logits of a bfloat16 model are a float32 product, as in T5X.
+        Rounded to bfloat16, as in Mesh-TensorFlow, one row in thirty of a vocabulary of 32,128 has
+        two equal largest logits. The product takes about twice the time on cores with bfloat16
+        units (`switch-tf bench precision`), and no more on a TPU, which multiplies float32 as
+        bfloat16 and sums in float32.
     """
 
-    def __init__(self, vocab_size: int, d_model: int, **kwargs):
+    def __init__(self, vocab_size: int, d_model: int, float32_logits: bool = True, **kwargs):
         super().__init__(**kwargs)
         self.vocab_size = vocab_size
         self.d_model = d_model
+        self.float32_logits = float32_logits
 
     def build(self, input_shape=None):
         """The table's shape does not depend on the input's."""
         # Deviation 1 as T5: the first layer norm, not a fan-in, sets the scale of activations.
         self.table = self.weight(
-            "table", (self.vocab_size, self.d_model), ("vocab", "d_model"), TruncatedNormal(1.0)
+            "table", (self.vocab_size, self.d_model), ("vocab", "d_model"), Normal(1.0)
         )
 
     def call(self, ids_BL):
         """ids_BL: int32 [batch, length]; returns [batch, length, d_model]."""
-        table_VM, mesh = self.read(self.table), mesh_lib.current()
+        mesh = mesh_lib.current()
         if mesh is not None and mesh.ways("vocab") > 1:
             # As Mesh-TensorFlow: rows are summed over devices, where a gather would bring the table
             # to each of them.
-            one_hot_BLV = tf.one_hot(ids_BL, self.vocab_size, dtype=table_VM.dtype)
+            one_hot_BLV = tf.one_hot(ids_BL, self.vocab_size, dtype=self.compute_dtype)
             one_hot_BLV = lay_out(one_hot_BLV, ("batch", "length", "vocab"))
-            x_BLM = tf.einsum("BLV,VM->BLM", one_hot_BLV, table_VM)
+            x_BLM = tf.einsum("BLV,VM->BLM", one_hot_BLV, self.read(self.table))
         else:
-            x_BLM = tf.gather(lay_out(table_VM, (None, None)), ids_BL)
+            # Gathered, then cast: the gradient of a gather is summed row by row in the table's
+            # dtype, and in bfloat16 a sum of ones stops at 256.
+            rows_BLM = tf.gather(lay_out(self.table.value, (None, None)), ids_BL)
+            x_BLM = tf.cast(rows_BLM, self.compute_dtype)
         return lay_out(x_BLM, ("batch", "length", None))
 
     def logits(self, x_BLM):
         """Tied softmax: x · table^T / sqrt(d_model), [batch, length, vocab] (T5 1.0)."""
-        scaled_BLM = x_BLM * tf.cast(self.d_model**-0.5, x_BLM.dtype)
-        return tf.einsum("BLM,VM->BLV", scaled_BLM, self.read(self.table))
+        dtype = exact_dtype(self.compute_dtype, self.float32_logits)
+        scaled_BLM = tf.cast(x_BLM, dtype) * tf.cast(self.d_model**-0.5, dtype)
+        return tf.einsum("BLM,VM->BLV", scaled_BLM, tf.cast(self.table.value, dtype))
 
     def get_config(self):
         """Constructor arguments."""
-        return super().get_config() | {"vocab_size": self.vocab_size, "d_model": self.d_model}
+        names = "vocab_size d_model float32_logits"
+        return super().get_config() | {name: getattr(self, name) for name in names.split()}
 
 
 class Softmax(Layer):
@@ -56,12 +67,16 @@ class Softmax(Layer):
     Args:
       vocab_size: number of logits.
       init_scale: s of the fan-in initialisation.
+      float32_logits: as `Embedding`'s.
     """
 
-    def __init__(self, vocab_size: int, init_scale: float = 1.0, **kwargs):
+    def __init__(
+        self, vocab_size: int, init_scale: float = 1.0, float32_logits: bool = True, **kwargs
+    ):
         super().__init__(**kwargs)
         self.vocab_size = vocab_size
         self.init_scale = init_scale
+        self.float32_logits = float32_logits
 
     def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""
@@ -75,11 +90,10 @@ class Softmax(Layer):
 
     def call(self, x_BLM):
         """x_BLM: [batch, length, d_model]; returns [batch, length, vocab]."""
-        return tf.einsum("BLM,MV->BLV", x_BLM, self.read(self.kernel))
+        dtype = exact_dtype(self.compute_dtype, self.float32_logits)
+        return tf.einsum("BLM,MV->BLV", tf.cast(x_BLM, dtype), tf.cast(self.kernel.value, dtype))
 
     def get_config(self):
         """Constructor arguments."""
-        return super().get_config() | {
-            "vocab_size": self.vocab_size,
-            "init_scale": self.init_scale,
-        }
+        names = "vocab_size init_scale float32_logits"
+        return super().get_config() | {name: getattr(self, name) for name in names.split()}

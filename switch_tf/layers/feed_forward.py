@@ -53,7 +53,7 @@ class FeedForward(Layer):
         self.activation = check_activation(activation)
         self.dropout_rate = dropout_rate
         self.init_scale = init_scale
-        self.dropout = Dropout(dropout_rate, True, name="dropout", dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout_rate, (1,), name="dropout", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""

@@ -128,6 +128,8 @@ class ExpertSelectionRouter(ExpertChoiceRouter):
     Arguments are those of `ExpertChoiceRouter`.
     """
 
+    default_policy = "input_jitter"
+
     def normalize(self, logits_GSE, nonpadding_GS):
         """Softmax over tokens; padding has none of it."""
         weights_GS1 = tf.expand_dims(tf.cast(nonpadding_GS, logits_GSE.dtype), -1)

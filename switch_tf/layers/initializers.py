@@ -65,6 +65,30 @@ class TruncatedNormal:
 
 
 @dataclasses.dataclass(frozen=True)
+class Normal:
+    """Normal values of mean 0 and deviation `stddev`, none drawn again (T5's embedding)."""
+
+    stddev: float
+
+    def __call__(self, seed, name, shape, part) -> np.ndarray:
+        """float32 values of one part of a weight; arguments as `uniform`."""
+        return (special.ndtri(uniform(seed, name, shape, part)) * self.stddev).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class GlorotUniform:
+    """Uniform values within ±sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
+
+    fan_in: int
+    fan_out: int
+
+    def __call__(self, seed, name, shape, part) -> np.ndarray:
+        """float32 values of one part of a weight; arguments as `uniform`."""
+        limit = math.sqrt(6.0 / (self.fan_in + self.fan_out))
+        return ((2.0 * uniform(seed, name, shape, part) - 1.0) * limit).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
 class Constant:
     """One value everywhere."""
 

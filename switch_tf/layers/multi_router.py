@@ -140,21 +140,23 @@ class Top2Router(Router):
     def balance(self, probabilities_GSE, counted_GSE, expert_index_G2S, nonpadding_GS):
         """The first choices' loss, and half the second ones' where that is asked for.
 
-        Mesh-TensorFlow leaves padding out of both means here, unlike in its Switch gating.
+        Over positions, as Mesh-TensorFlow's: unlike in its Switch gating, padding is left out of
+        both sums, but for the mean probabilities of the second choices.
         """
-        everything_GS = tf.ones_like(nonpadding_GS)
+        over, counted_GS = self.load_balancing_over, nonpadding_GS
+        if over == "positions":
+            counted_GS = tf.ones_like(nonpadding_GS)
         nonpadding_GS1 = tf.expand_dims(nonpadding_GS, -1)
+        first_GSE = counted_GSE * nonpadding_GS1
         loss_G = load_balancing_loss(
-            probabilities_GSE * nonpadding_GS1, counted_GSE * nonpadding_GS1, everything_GS
+            probabilities_GSE * nonpadding_GS1, first_GSE, counted_GS, over
         )
         if not self.second_place_loss:
             return loss_G
-        rest_GSE = probabilities_GSE * (1.0 - counted_GSE)
+        rest_GSE = probabilities_GSE * (1.0 - first_GSE)
         rest_GSE /= tf.reduce_sum(rest_GSE, axis=-1, keepdims=True) + 1e-9
-        second_GSE = tf.one_hot(expert_index_G2S[:, 1], self.num_experts)
-        return loss_G + 0.5 * load_balancing_loss(
-            rest_GSE * nonpadding_GS1, second_GSE * nonpadding_GS1, everything_GS
-        )
+        second_GSE = tf.one_hot(expert_index_G2S[:, 1], self.num_experts) * nonpadding_GS1
+        return loss_G + 0.5 * load_balancing_loss(rest_GSE, second_GSE, counted_GS, over)
 
     def get_config(self):
         """Constructor arguments."""
@@ -178,6 +180,7 @@ class NoTokenLeftBehindRouter(Router):
     """
 
     once = True
+    default_policy = "input_jitter"
 
     def __init__(self, num_experts, k=4, **kwargs):
         super().__init__(num_experts, **kwargs)

@@ -24,11 +24,12 @@ class RMSNorm(Layer):
     def call(self, x_BLM):
         """x_BLM: [batch, length, d_model]; returns the same."""
         # The mean square of large activations overflows bfloat16's precision, not its range: the
-        # sum is accurate only in float32 (as T5X).
+        # sum is accurate only in float32 (as T5X). The scale, too: its gradient is a sum over all
+        # tokens.
         x32_BLM = tf.cast(x_BLM, tf.float32)
         square_BL1 = tf.reduce_mean(tf.square(x32_BLM), axis=-1, keepdims=True)
-        y_BLM = tf.cast(x32_BLM * tf.math.rsqrt(square_BL1 + self.epsilon), self.compute_dtype)
-        return y_BLM * self.read(self.scale)
+        y_BLM = x32_BLM * tf.math.rsqrt(square_BL1 + self.epsilon) * self.scale.value
+        return tf.cast(y_BLM, self.compute_dtype)
 
     def get_config(self):
         """Constructor arguments."""

@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from switch_tf.layers.base import Layer
-from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.layers.initializers import GlorotUniform
 
 
 def relative_position_bucket(
@@ -65,18 +65,23 @@ class RelativePositionBias(Layer):
             "table",
             (self.num_buckets, self.num_heads),
             ("buckets", "heads"),
-            TruncatedNormal(self.num_heads**-0.5),
+            GlorotUniform(self.num_buckets, self.num_heads),
         )
 
     def call(self, query_position_L, memory_position_T):
-        """Bias [1, heads, length, memory length] for int32 positions [length], [memory length]."""
+        """Bias for int32 positions of queries [length] and of keys [memory length].
+
+        Returns:
+          [1, heads, length, memory length], float32 whatever the model computes in: its gradient is
+          a sum over the batch and all layers.
+        """
         distance_LT = tf.expand_dims(memory_position_T, 0) - tf.expand_dims(query_position_L, 1)
         bucket_LT = relative_position_bucket(
             distance_LT, self.bidirectional, self.num_buckets, self.max_distance
         )
         # A product with a one-hot: its gradient is a product too, where a gather's is a scatter.
-        onehot_LTb = tf.one_hot(bucket_LT, self.num_buckets, dtype=self.compute_dtype)
-        bias_HLT = tf.einsum("LTb,bH->HLT", onehot_LTb, self.read(self.table))
+        onehot_LTb = tf.one_hot(bucket_LT, self.num_buckets, dtype=tf.float32)
+        bias_HLT = tf.einsum("LTb,bH->HLT", onehot_LTb, self.table.value)
         return tf.expand_dims(bias_HLT, 0)
 
     def get_config(self):

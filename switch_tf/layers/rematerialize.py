@@ -34,7 +34,7 @@ def rematerialize(function: Callable, x, *others, add_loss: Callable | None = No
         with step_seed(seed), routing_lib.collect() as reports:
             y = function(*inputs)
         reported.extend(reports)
-        loss = _total_loss(reports)
+        loss = _total_losses(reports)
 
         def gradient(dy, dloss, variables=()):
             with step_seed(seed), routing_lib.dropless(is_dropless):
@@ -42,15 +42,17 @@ def rematerialize(function: Callable, x, *others, add_loss: Callable | None = No
 
         return (y, loss), gradient
 
-    y, loss = run(x, *others)
-    for i, report in enumerate(reported):
-        # The layers' losses as one, with its gradient: the reports' own tensors have none.
-        known = loss if i == 0 else tf.zeros_like(loss)
+    y, losses = run(x, *others)
+    left = dict(enumerate(tf.unstack(losses)))
+    for report in reported:
+        # The layers' losses as one of each kind, with its gradient: the reports' own tensors have
+        # none.
+        known = left.pop(int(report.by_tokens), tf.zeros([]))
         report = dataclasses.replace(report, known_loss=known)
         if outer is not None:
             outer.append(report)
     if reported and outer is None and add_loss is not None:
-        add_loss(loss)
+        add_loss(tf.reduce_sum(losses))
     return y
 
 
@@ -68,7 +70,7 @@ def _gradients_made_again(function, inputs, variables, dy, dloss):
         tape.watch(fresh)
         with routing_lib.collect() as reports, watch():
             y = function(*fresh)
-            loss = _total_loss(reports)
+            loss = _total_losses(reports)
     gradients = tape.gradient(
         [y, loss],
         [*fresh, *variables],
@@ -78,5 +80,9 @@ def _gradients_made_again(function, inputs, variables, dy, dloss):
     return gradients[: len(fresh)], gradients[len(fresh) :]
 
 
-def _total_loss(reports):
-    return tf.add_n([report.loss() for report in reports]) if reports else tf.zeros([])
+def _total_losses(reports):
+    """[2]: the sum of the layers' losses that are not means over tokens, and of those that are."""
+    sums = [tf.zeros([]), tf.zeros([])]
+    for report in reports:
+        sums[int(report.by_tokens)] += report.loss()
+    return tf.stack(sums)

@@ -8,8 +8,13 @@ from switch_tf.layers.base import Layer, check_least, configurable, sizes
 from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
 
-# Exploration policies of the paper's Table 11, by Mesh-TensorFlow's names.
+# Exploration policies of the paper's Table 11, by Mesh-TensorFlow's names; `sample` is
+# `SwitchRouter`'s alone.
 POLICIES = ("argmax", "sample", "input_dropout", "input_jitter")
+# What the load-balancing loss is a mean over.
+LOAD_BALANCING_OVER = ("tokens", "positions")
+# A capacity factor that differs from the one asked for by more than this is told.
+_NEAR = 1.25
 
 
 @configurable
@@ -25,17 +30,31 @@ class Router(Layer):
       num_experts: E.
       capacity_factor: room for tokens over an even split, in training.
       eval_capacity_factor: the same in evaluation.
-      min_capacity: least tokens an expert takes from a group.
+      min_capacity: least tokens an expert takes from a group: 4 in Mesh-TensorFlow and Flaxformer,
+        2 in its Switch-C and -XXL. It matters in small groups of many experts, where the factor
+        gives 0 or 1 by rounding, and many tokens are dropped.
       absolute_capacity: tokens an expert takes from a group, in place of the factors.
       dropless: whether an expert takes a whole group, so that no token is dropped. Experts and
         all-to-alls then cost num_experts / capacity_factor times as much.
-      load_balancing_coef: alpha of the load-balancing loss.
-      z_loss_coef: weight of the mean squared log-partition function of the logits.
+      load_balancing_coef: alpha of the load-balancing loss; the paper's 1e-2 was the largest that
+        did not disturb the training loss.
+      load_balancing_over: "tokens": shares and means are of tokens, and groups weigh by their
+        tokens. "positions": padding counts in both shares, as in Mesh-TensorFlow's gating; where
+        half of the positions are padding, most of the loss's gradient is then padding's. Only for
+        comparisons with it (its model zeroes padding before each layer, ours does not).
+      z_loss_coef: weight of the mean squared log-partition function of the logits over tokens
+        (ST-MoE: 1e-3). It is not multiplied by alpha, as Mesh-TensorFlow's `moe_z_loss` is.
       init_scale: s of the fan-in initialisation.
+      policy: how training explores, one of `policies` (paper, Table 11): `argmax` not at all,
+        `input_dropout` and `input_jitter` change the router's input, not the experts'. None: the
+        class's own, `input_jitter` where Mesh-TensorFlow has it, which was the paper's best.
+      eval_policy: the same in evaluation.
+      jitter: `input_jitter` multiplies the input by uniform(1 - jitter, 1 + jitter).
+      input_dropout_rate: of `input_dropout`.
       dtype: of noise, logits and softmax; "bfloat16" is the paper's Table 2, not for use.
 
     Raises:
-      UserError: a number that is too small, or another dtype.
+      UserError: a number that is too small, another dtype, an unknown policy.
     """
 
     # Whether a token that an expert took tries no other.
@@ -44,18 +63,25 @@ class Router(Layer):
     experts_per_token = 1
     # Whether it may stand in a decoder: whether a token is taken whatever comes after it.
     in_decoder = True
+    policies = tuple(name for name in POLICIES if name != "sample")
+    default_policy = "argmax"
 
     def __init__(
         self,
         num_experts,
         capacity_factor=1.25,
         eval_capacity_factor=2.0,
-        min_capacity=1,
+        min_capacity=4,
         absolute_capacity=None,
         dropless=False,
         load_balancing_coef=1e-2,
+        load_balancing_over=LOAD_BALANCING_OVER[0],
         z_loss_coef=0.0,
         init_scale=0.1,
+        policy=None,
+        eval_policy="argmax",
+        jitter=1e-2,
+        input_dropout_rate=0.1,
         dtype="float32",
         **kwargs,
     ):
@@ -73,6 +99,20 @@ class Router(Layer):
             ("absolute_capacity", 1 if absolute_capacity is None else absolute_capacity, 1),
         ):
             check_least(f"{type(self).__name__}.{name}", value, least)
+        self.policy = self.default_policy if policy is None else policy
+        for name, value, known in (
+            ("policy", self.policy, self.policies),
+            ("eval_policy", eval_policy, self.policies),
+            ("load_balancing_over", load_balancing_over, LOAD_BALANCING_OVER),
+        ):
+            if value not in known:
+                given = f"{type(self).__name__}.{name}='{value}'"
+                raise UserError(f"{given} is none of {', '.join(known)}")
+        if not 0 <= input_dropout_rate < 1:
+            raise UserError(
+                f"{type(self).__name__}.input_dropout_rate={input_dropout_rate}: give at least 0 "
+                "and less than 1"
+            )
         self.num_experts = num_experts
         self.capacity_factor = capacity_factor
         self.eval_capacity_factor = eval_capacity_factor
@@ -80,8 +120,12 @@ class Router(Layer):
         self.absolute_capacity = absolute_capacity
         self.dropless = dropless
         self.load_balancing_coef = load_balancing_coef
+        self.load_balancing_over = load_balancing_over
         self.z_loss_coef = z_loss_coef
         self.init_scale = init_scale
+        self.eval_policy = eval_policy
+        self.jitter = jitter
+        self.input_dropout_rate = input_dropout_rate
 
     def build(self, input_shape):
         """input_shape: [groups, group_size, d_model]."""
@@ -108,16 +152,44 @@ class Router(Layer):
         """
         if self.absolute_capacity is not None:
             return min(self.absolute_capacity, group_size)
-        factor = self.capacity_factor if training else self.eval_capacity_factor
-        capacity = routing_lib.expert_capacity(
-            group_size, self.num_experts, factor, self.min_capacity
-        )
+        capacity = self._by_factor(group_size, training)
         if not capacity:
+            factor = self.capacity_factor if training else self.eval_capacity_factor
             raise UserError(
                 f"an expert of {type(self).__name__} takes 0 of {group_size} tokens at a capacity "
                 f"factor of {factor}: raise it, or set Router.min_capacity=1"
             )
         return capacity
+
+    def _by_factor(self, group_size: int, training: bool) -> int:
+        factor = self.capacity_factor if training else self.eval_capacity_factor
+        return routing_lib.expert_capacity(group_size, self.num_experts, factor, self.min_capacity)
+
+    def odd_factor(self, group_size: int, training: bool = True) -> float | None:
+        """The capacity factor that C really is, where that is far from the one asked for.
+
+        C · E / S differs from it where groups are small: by rounding down, and by `min_capacity`.
+
+        Args:
+          group_size: S.
+          training: which factor holds.
+
+        Returns:
+          None where they are near, or no factor is asked for.
+        """
+        factor = self.real_factor(group_size, training)
+        asked = self.capacity_factor if training else self.eval_capacity_factor
+        # More than all tokens of a group are not there to be taken.
+        asked = min(asked, self.num_experts)
+        if factor is None or asked / _NEAR <= factor <= asked * _NEAR:
+            return None
+        return factor
+
+    def real_factor(self, group_size: int, training: bool = True) -> float | None:
+        """C · E / S of a group; None where no factor is asked for."""
+        if self.dropless or self.absolute_capacity is not None:
+            return None
+        return self._by_factor(group_size, training) * self.num_experts / group_size
 
     def call(self, x_GSM, nonpadding_GS=None, training=False):
         """Routes every token.
@@ -140,8 +212,21 @@ class Router(Layer):
         return self.route(logits_GSE, tf.cast(nonpadding_GS, tf.float32), training)
 
     def explore(self, x_GSM, training):
-        """The input with this router's noise, if any."""
+        """The input with jitter or dropout, where the policy says so."""
+        policy = self.policy_in(training)
+        if policy == "input_jitter" and self.jitter:
+            low, high = 1.0 - self.jitter, 1.0 + self.jitter
+            noise_GSM = self.uniform(sizes(x_GSM), low, high)
+            return x_GSM * tf.cast(noise_GSM, x_GSM.dtype)
+        if policy == "input_dropout":
+            keep = 1.0 - self.input_dropout_rate
+            noise_GSM = self.uniform(sizes(x_GSM))
+            return x_GSM * tf.cast(noise_GSM < keep, x_GSM.dtype) / keep
         return x_GSM
+
+    def policy_in(self, training) -> str:
+        """The exploration policy of training or of evaluation."""
+        return self.policy if training else self.eval_policy
 
     def route(self, logits_GSE, nonpadding_GS, training):
         """`Routing` by logits."""
@@ -170,6 +255,7 @@ class Router(Layer):
             probabilities_GSE=probabilities_GSE,
             nonpadding_GS=nonpadding_GS,
             load_balancing_loss_G=balance_G,
+            balance_weight_G=self.group_weights(nonpadding_GS),
             num_experts=self.num_experts,
             capacity=capacity,
         )
@@ -190,7 +276,14 @@ class Router(Layer):
 
     def balance(self, probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS):
         """The load-balancing loss of each group."""
-        return load_balancing_loss(probabilities_GSE, counted_GSE, nonpadding_GS)
+        over = self.load_balancing_over
+        return load_balancing_loss(probabilities_GSE, counted_GSE, nonpadding_GS, over)
+
+    def group_weights(self, nonpadding_GS):
+        """[groups], what each group weighs in the mean of the load-balancing loss."""
+        if self.load_balancing_over == "tokens":
+            return tf.reduce_sum(nonpadding_GS, axis=1)
+        return tf.ones_like(nonpadding_GS[:, 0])
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """The experts that each token is to visit, before any capacity.
@@ -216,7 +309,8 @@ class Router(Layer):
         """Constructor arguments."""
         names = (
             "num_experts capacity_factor eval_capacity_factor min_capacity absolute_capacity "
-            "dropless load_balancing_coef z_loss_coef init_scale"
+            "dropless load_balancing_coef load_balancing_over z_loss_coef init_scale policy "
+            "eval_policy jitter input_dropout_rate"
         )
         return super().get_config() | {name: getattr(self, name) for name in names.split()}
 
@@ -227,61 +321,26 @@ class SwitchRouter(Router):
 
     Args:
       num_experts: E.
-      policy: how training explores, one of `POLICIES` (paper, Table 11): `argmax` not at all,
-        `sample` draws the expert from softmax(h / temperature), `input_dropout` and `input_jitter`
-        change the router's input.
-      eval_policy: the same in evaluation.
-      jitter: `input_jitter` multiplies the input by uniform(1 - jitter, 1 + jitter).
-      input_dropout_rate: of `input_dropout`.
-      temperature: of `sample`.
+      temperature: of the policy `sample`, which draws the expert from softmax(h / temperature).
       **kwargs: of `Router`.
 
     Raises:
-      UserError: an unknown policy, a temperature or a rate that cannot be.
+      UserError: a temperature that is not above 0, and as `Router`.
     """
 
-    def __init__(
-        self,
-        num_experts,
-        policy="input_jitter",
-        eval_policy="argmax",
-        jitter=1e-2,
-        input_dropout_rate=0.1,
-        temperature=1.0,
-        **kwargs,
-    ):
-        super().__init__(num_experts, **kwargs)
-        for name, value in (("policy", policy), ("eval_policy", eval_policy)):
-            if value not in POLICIES:
-                raise UserError(f"SwitchRouter.{name}='{value}' is none of {', '.join(POLICIES)}")
-        if temperature <= 0 or not 0 <= input_dropout_rate < 1:
-            raise UserError(
-                f"SwitchRouter has temperature={temperature}, which must be above 0, and "
-                f"input_dropout_rate={input_dropout_rate}, which must be below 1 and not below 0"
-            )
-        self.policy = policy
-        self.eval_policy = eval_policy
-        self.jitter = jitter
-        self.input_dropout_rate = input_dropout_rate
-        self.temperature = temperature
+    policies = POLICIES
+    default_policy = "input_jitter"
 
-    def explore(self, x_GSM, training):
-        """The input with jitter or dropout, where the policy says so."""
-        policy = self._policy(training)
-        if policy == "input_jitter" and self.jitter:
-            low, high = 1.0 - self.jitter, 1.0 + self.jitter
-            noise_GSM = self.uniform(sizes(x_GSM), low, high)
-            return x_GSM * tf.cast(noise_GSM, x_GSM.dtype)
-        if policy == "input_dropout":
-            keep = 1.0 - self.input_dropout_rate
-            noise_GSM = self.uniform(sizes(x_GSM))
-            return x_GSM * tf.cast(noise_GSM < keep, x_GSM.dtype) / keep
-        return x_GSM
+    def __init__(self, num_experts, temperature=1.0, **kwargs):
+        super().__init__(num_experts, **kwargs)
+        if temperature <= 0:
+            raise UserError(f"{type(self).__name__}.temperature={temperature}: give more than 0")
+        self.temperature = temperature
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """One expert a token."""
         scores_GSE = probabilities_GSE
-        if self._policy(training) == "sample":
+        if self.policy_in(training) == "sample":
             # The Gumbel trick: argmax of logits + noise draws from their softmax.
             uniform_GSE = self.uniform(sizes(logits_GSE), 1e-20)
             gumbel_GSE = -tf.math.log(-tf.math.log(uniform_GSE))
@@ -289,13 +348,9 @@ class SwitchRouter(Router):
         expert_index_GS = tf.argmax(scores_GSE, axis=-1, output_type=tf.int32)
         return one_choice(expert_index_GS, probabilities_GSE)
 
-    def _policy(self, training):
-        return self.policy if training else self.eval_policy
-
     def get_config(self):
         """Constructor arguments."""
-        names = "policy eval_policy jitter input_dropout_rate temperature"
-        return super().get_config() | {name: getattr(self, name) for name in names.split()}
+        return super().get_config() | {"temperature": self.temperature}
 
 
 def one_choice(expert_index_GS, probabilities_GSE):
@@ -311,22 +366,32 @@ def one_choice(expert_index_GS, probabilities_GSE):
     return tf.stack([expert_index_GS], axis=1), tf.ones_like(gate_G1S), gate_G1S, chosen_GSE
 
 
-def load_balancing_loss(probabilities_GSE, chosen_GSE, nonpadding_GS):
-    """E · sum_i f_i P_i of each group, times its share of tokens (paper, Eq. 4-6).
+def load_balancing_loss(
+    probabilities_GSE, chosen_GSE, nonpadding_GS, over: str = LOAD_BALANCING_OVER[0]
+):
+    """E · sum_i f_i P_i of each group (paper, Eq. 4-6).
 
-    f_i is the share of positions that choose expert i, P_i the mean probability of expert i.
-    Without padding a balanced load gives 1.0. As in Mesh-TensorFlow, both are means over all
-    positions, padding too, and the product is scaled by the share that is not padding.
+    f_i is the share of tokens that choose expert i, before any capacity, P_i the mean probability
+    of expert i: a balanced load gives 1.0.
 
     Args:
       probabilities_GSE: the router's probabilities.
       chosen_GSE: one-hot of the chosen expert.
       nonpadding_GS: 1 for a token, 0 for padding.
+      over: "tokens"; or, as in Mesh-TensorFlow, "positions": both are means over all positions,
+        padding too, and the product is scaled by the share that is not padding.
 
     Returns:
-      [groups] float32.
+      [groups] float32; over tokens, 0 of a group without any.
     """
-    f_GE = tf.reduce_mean(chosen_GSE, axis=1)
-    p_GE = tf.reduce_mean(probabilities_GSE, axis=1)
-    share_G = tf.reduce_mean(nonpadding_GS, axis=1)
-    return tf.reduce_sum(f_GE * p_GE, axis=-1) * share_G * chosen_GSE.shape[-1]
+    tokens_G = tf.reduce_sum(nonpadding_GS, axis=1)
+    if over == "tokens":
+        nonpadding_GS1 = tf.expand_dims(nonpadding_GS, -1)
+        scale_G = 1.0 / tf.square(tf.maximum(tokens_G, 1.0))
+        sums = (chosen_GSE * nonpadding_GS1, probabilities_GSE * nonpadding_GS1)
+    else:
+        size = tf.cast(sizes(nonpadding_GS)[1], tf.float32)
+        scale_G = tokens_G / size**3
+        sums = (chosen_GSE, probabilities_GSE)
+    f_GE, p_GE = (tf.reduce_sum(value_GSE, axis=1) for value_GSE in sums)
+    return tf.reduce_sum(f_GE * p_GE, axis=-1) * scale_G * chosen_GSE.shape[-1]

@@ -27,8 +27,8 @@ class Routing:
       logits_GSE: float32.
       probabilities_GSE: float32, whose rows sum to 1 in all routers but `ExpertSelectionRouter`.
       nonpadding_GS: float32, 1 for a token, 0 for padding.
-      load_balancing_loss_G: float32, unweighted; 1.0 where the load is balanced and no position
-        is padding.
+      load_balancing_loss_G: float32, unweighted; 1.0 where the load is balanced.
+      balance_weight_G: float32, what each group weighs in the mean of that loss.
       num_experts: E.
       capacity: C, tokens an expert takes from a group.
     """
@@ -42,6 +42,7 @@ class Routing:
     probabilities_GSE: tf.Tensor
     nonpadding_GS: tf.Tensor
     load_balancing_loss_G: tf.Tensor
+    balance_weight_G: tf.Tensor
     num_experts: int
     capacity: int
 
@@ -91,6 +92,7 @@ class Report:
       name: the layer's path.
       routing: its decision.
       load_balancing_coef, z_loss_coef: weights of the two losses.
+      by_tokens: whether both are means over tokens, not over groups or positions alike.
       known_loss: the loss where it was made before, with its gradient; see `rematerialize`.
     """
 
@@ -98,6 +100,7 @@ class Report:
     routing: Routing
     load_balancing_coef: float
     z_loss_coef: float
+    by_tokens: bool = True
     known_loss: tf.Tensor | None = None
 
     def loss(self):
@@ -105,7 +108,9 @@ class Report:
         if self.known_loss is not None:
             return self.known_loss
         r = self.routing
-        loss = self.load_balancing_coef * tf.reduce_mean(r.load_balancing_loss_G)
+        weight = tf.maximum(tf.reduce_sum(r.balance_weight_G), 1.0)
+        balance = tf.reduce_sum(r.load_balancing_loss_G * r.balance_weight_G) / weight
+        loss = self.load_balancing_coef * balance
         if self.z_loss_coef:
             # Made outside the layer, whose scope says whose loss it is.
             with tf.name_scope(f"{self.name}/router/z_loss"):
@@ -138,10 +143,14 @@ class Report:
         per_token_GSN = tf.concat([r.chosen_GSE, per_token_GSN], axis=-1)
         per_token_GSN *= tf.expand_dims(r.nonpadding_GS, -1)
         sums_GN = tf.reduce_sum(per_token_GSN, axis=1)
-        # 1 in a group that has a token, else 0.
-        has_tokens_G = tf.minimum(tf.reduce_sum(r.nonpadding_GS, axis=1), 1.0)
+        tokens_G = tf.reduce_sum(r.nonpadding_GS, axis=1)
         per_group_GN = tf.stack(
-            [r.load_balancing_loss_G, self._token_balance_G() * has_tokens_G, has_tokens_G], axis=1
+            [
+                r.load_balancing_loss_G * r.balance_weight_G,
+                r.balance_weight_G,
+                self._token_balance_G() * tokens_G,
+            ],
+            axis=1,
         )
         statistics_GN = tf.concat([sums_GN, per_group_GN], axis=1)
         return tf.reduce_mean(tf.stop_gradient(statistics_GN), axis=0)
@@ -176,7 +185,7 @@ def unpack_statistics(vector, coefficient: float) -> dict:
       expert; z_loss; load_balancing_loss, over tokens alone, so that 1.0 is balanced whatever
       padding does; weighted_loss, as it entered the loss.
     """
-    load_E, (tokens, kept, entropy, gate, z_loss, balance, token_balance, has_tokens) = (
+    load_E, (tokens, kept, entropy, gate, z_loss, balance, weight, token_balance) = (
         vector[:-NUM_SCALARS],
         vector[-NUM_SCALARS:],
     )
@@ -187,8 +196,8 @@ def unpack_statistics(vector, coefficient: float) -> dict:
         "entropy": float(entropy) / tokens,
         "gate_mean": float(gate) / tokens,
         "z_loss": float(z_loss) / tokens,
-        "load_balancing_loss": float(token_balance) / max(float(has_tokens), 1e-9),
-        "weighted_loss": coefficient * float(balance),
+        "load_balancing_loss": float(token_balance) / tokens,
+        "weighted_loss": coefficient * float(balance) / max(float(weight), 1e-9),
     }
 
 

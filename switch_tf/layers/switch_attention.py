@@ -34,7 +34,8 @@ class ProjectionExperts(Layer):
         shape = (self.num_experts, d_model, self.num_heads, self.d_kv)
         axes = ("experts", "d_model", "heads", "d_kv")
         inits = input_initializers(self.init_scale, d_model, self.d_kv)
-        self.kernels = [self.weight(n, shape, axes, inits[n]) for n in self.kernel_names]
+        merged = ("heads", "d_kv")
+        self.kernels = [self.weight(n, shape, axes, inits[n], merged) for n in self.kernel_names]
 
     def call(self, x_GECM, training=False):
         """[groups, experts, expert_capacity, heads · kernels · d_kv], head by head.
@@ -114,7 +115,7 @@ class SwitchAttention(Attention):
     nobody in particular (its key and value are 0).
 
     Args:
-      num_heads, d_kv, dropout_rate, init_scale: of `Attention`.
+      num_heads, d_kv, dropout_rate, init_scale, float32_logits: of `Attention`.
       projection: class or function making the Switch layers from `kernels`, `num_heads`, `d_kv`,
         `init_scale`.
     """
@@ -125,10 +126,11 @@ class SwitchAttention(Attention):
         d_kv,
         dropout_rate=0.0,
         init_scale=0.1,
+        float32_logits=True,
         projection=SwitchProjection,
         **kwargs,
     ):
-        super().__init__(num_heads, d_kv, dropout_rate, init_scale, **kwargs)
+        super().__init__(num_heads, d_kv, dropout_rate, init_scale, float32_logits, **kwargs)
         make = functools.partial(
             projection,
             num_heads=num_heads,

@@ -29,9 +29,12 @@ class SwitchLayer(Layer):
     Args:
       num_experts: E.
       group_size: S, most tokens routed together; a divisor of the tokens is taken. None: each
-        sequence is a group.
+        sequence is a group. Larger groups drop fewer tokens at one capacity factor; one-hot
+        dispatch costs in proportion to S. 2,048 to 8,192 were used for the published models.
       groups_multiple: the number of groups is a multiple of it, whatever the mesh, so that all
-        meshes whose batch ways divide it group alike.
+        meshes whose batch ways divide it group alike; but where groups would become so small that
+        an expert's capacity is far from the capacity factor (`Router.odd_factor`), of the mesh's
+        batch ways alone.
       mask_padding: whether padding is kept out of the experts (Hugging Face routes it).
       init_scale: s of the fan-in initialisation of router and experts (paper: 0.1).
       router: class or function making the router from `num_experts` and `init_scale`.
@@ -101,14 +104,16 @@ class SwitchLayer(Layer):
         with tf.name_scope("combine"):
             y_GECN = lay_out(y_GECN, ("batch", None, None, self.output_axis))
             y_GSN = self.dispatcher.combine(y_GECN, routing)
-        self._report(routing)
+        self._report(routing, is_masked=nonpadding_GS is not None)
         y_BLN = tf.reshape(y_GSN, [batch, length, y_GSN.shape[-1]])
         return lay_out(y_BLN, ("batch", "length", self.output_axis))
 
     def groups(self, batch: int, length: int, mesh=None) -> tuple[int, int]:
-        """Number of groups and tokens a group, the same on every mesh.
+        """Number of groups and tokens a group.
 
-        A batch of a size that Keras leaves open is grouped by sequences.
+        The same on every mesh whose batch ways divide `groups_multiple`, but where its groups would
+        be too small for the capacity factor. A batch of a size that Keras leaves open is grouped by
+        sequences.
 
         Args:
           batch, length: sequences, and tokens of one.
@@ -132,12 +137,15 @@ class SwitchLayer(Layer):
                 )
             return batch, length
         tokens = batch * length
-        groups = -(-tokens // (length if self.group_size is None else self.group_size))
-        while (tokens % groups or groups % self.groups_multiple) and groups < tokens:
-            groups += 1
-        group_size = tokens // groups
         mesh = mesh or mesh_lib.current()
         ways = mesh.ways("batch") if mesh else 1
+        most = length if self.group_size is None else self.group_size
+        groups, group_size = _divide(tokens, most, self.groups_multiple)
+        if groups > ways and self.router.odd_factor(group_size) is not None:
+            fewer, larger = _divide(tokens, most, ways)
+            # The larger a group, the nearer is its capacity to the factor.
+            if fewer < groups and fewer % ways == 0:
+                groups, group_size = fewer, larger
         if groups % ways:
             raise UserError(
                 f"GROUP_SIZE={self.group_size} and GROUPS_MULTIPLE={self.groups_multiple} make "
@@ -154,9 +162,11 @@ class SwitchLayer(Layer):
         visited = round(self.router.experts_per_token * self.expert_width)
         return 2 * length * d_model * (self.num_experts + visited)
 
-    def _report(self, routing):
+    def _report(self, routing, is_masked):
+        router = self.router
+        by_tokens = is_masked and router.load_balancing_over == "tokens"
         report = routing_lib.Report(
-            self.path, routing, self.router.load_balancing_coef, self.router.z_loss_coef
+            self.path, routing, router.load_balancing_coef, router.z_loss_coef, by_tokens
         )
         collector = routing_lib.collector()
         if collector is None:
@@ -191,6 +201,14 @@ class SwitchLayer(Layer):
             router=lambda **_: router.from_config(router_config),
             dispatcher=_DISPATCHERS[name],
         )
+
+
+def _divide(tokens: int, most: int, multiple: int) -> tuple[int, int]:
+    """The fewest groups of at most `most` tokens, a multiple of `multiple`; and their size."""
+    groups = -(-tokens // most)
+    while (tokens % groups or groups % multiple) and groups < tokens:
+        groups += 1
+    return groups, tokens // groups
 
 
 def spare_groups_axis():

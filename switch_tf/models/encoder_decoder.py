@@ -64,6 +64,9 @@ class TransformerEncoderDecoder(Layer):
       expert_dropout_rate: inside the experts; None: as `dropout_rate`.
       init_scale: s of the fan-in initialisation of everything but the embedding; the paper sets
         0.1 (Sec. 2.4), T5 1.0.
+      float32_attention_logits: `Attention.float32_logits` (T5X's name).
+      float32_softmax_logits: `Embedding.float32_logits`; False comes near Mesh-TensorFlow, whose
+        cross-entropy is bfloat16, too.
       rematerialize: whether, in training, the activations of a layer are made again in the
         backward pass in place of being kept: less memory for a third more FLOPs.
       seed: of the initial values.
@@ -88,6 +91,8 @@ class TransformerEncoderDecoder(Layer):
         switch_attention=None,
         expert_dropout_rate=None,
         init_scale=1.0,
+        float32_attention_logits=True,
+        float32_softmax_logits=True,
         rematerialize=False,
         seed=0,
         dtype="float32",
@@ -110,15 +115,17 @@ class TransformerEncoderDecoder(Layer):
         self.switch_attention = switch_attention
         self.expert_dropout_rate = expert_dropout_rate
         self.init_scale = init_scale
+        self.float32_attention_logits = float32_attention_logits
+        self.float32_softmax_logits = float32_softmax_logits
         self.rematerialize = rematerialize
         self.seed = seed
-        policy = self.dtype_policy
-        self.embedding = Embedding(vocab_size, d_model, name="embedding", dtype=policy)
+        shared = {"float32_logits": float32_softmax_logits, "dtype": self.dtype_policy}
+        self.embedding = Embedding(vocab_size, d_model, name="embedding", **shared)
         self.encoder = self._stack("encoder", encoder_sparse_layers, causal=False)
         self.decoder = self._stack("decoder", decoder_sparse_layers, causal=True)
         self.softmax = None
         if not tied_softmax:
-            self.softmax = Softmax(vocab_size, init_scale, name="softmax", dtype=policy)
+            self.softmax = Softmax(vocab_size, init_scale, name="softmax", **shared)
 
     def _stack(self, name, sparse, causal):
         if sparse is None:
@@ -159,6 +166,7 @@ class TransformerEncoderDecoder(Layer):
             d_kv=self.d_kv,
             dropout_rate=self.dropout_rate,
             init_scale=self.init_scale,
+            float32_logits=self.float32_attention_logits,
             name=name,
             dtype=self.dtype_policy,
         )
@@ -279,7 +287,8 @@ class TransformerEncoderDecoder(Layer):
         names = (
             "vocab_size d_model d_kv num_heads d_ff num_layers activation tied_softmax "
             "dropout_rate expert_frequency encoder_sparse_layers decoder_sparse_layers "
-            "expert_dropout_rate init_scale rematerialize seed"
+            "expert_dropout_rate init_scale float32_attention_logits float32_softmax_logits "
+            "rematerialize seed"
         )
         config = super().get_config() | {name: getattr(self, name) for name in names.split()}
         config["dtype"] = "bfloat16" if self.compute_dtype == "bfloat16" else "float32"

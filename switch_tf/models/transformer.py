@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from switch_tf.layers.attention import Cache, mask_bias
-from switch_tf.layers.base import Layer
+from switch_tf.layers.base import Layer, Uncast
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.norm import RMSNorm
 from switch_tf.layers.relative_position import RelativePositionBias
@@ -26,7 +26,7 @@ class Residual(Layer):
         super().__init__(**kwargs)
         self.norm = RMSNorm(name="norm", dtype=self.dtype_policy)
         self.layer = layer
-        self.dropout = Dropout(dropout_rate, True, name="dropout", dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout_rate, (1,), name="dropout", dtype=self.dtype_policy)
 
     def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""
@@ -116,9 +116,10 @@ class Block(Layer):
 
         Args:
           x_BLM: [batch, length, d_model].
-          bias: of self-attention, broadcast to [batch, heads, length, length].
+          bias: of self-attention, broadcast to [batch, heads, length, length]; `Uncast` float32.
           memory_BTM: the encoder's output, [batch, memory length, d_model].
-          memory_bias: of attention to it, broadcast to [batch, heads, length, memory length].
+          memory_bias: of attention to it, broadcast to [batch, heads, length, memory length];
+            `Uncast` float32.
           nonpadding_BL: 1 for a token, 0 for padding.
           caches: `Cache` of self-attention and of attention to the encoder, while decoding.
           training: dropout, jitter, capacity.
@@ -162,8 +163,8 @@ class Stack(Layer):
             num_heads, bidirectional=not causal, name="relative_position_bias", dtype=policy
         )
         self.norm = RMSNorm(name="norm", dtype=policy)
-        self.input_dropout = Dropout(dropout_rate, True, name="input_dropout", dtype=policy)
-        self.output_dropout = Dropout(dropout_rate, True, name="output_dropout", dtype=policy)
+        self.input_dropout = Dropout(dropout_rate, (1,), name="input_dropout", dtype=policy)
+        self.output_dropout = Dropout(dropout_rate, (1,), name="output_dropout", dtype=policy)
 
     def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""
@@ -204,12 +205,10 @@ class Stack(Layer):
         query_L, key_T = positions
         bias = self.position_bias(query_L, key_T)
         if self.causal:
-            bias += mask_bias(tf.expand_dims(key_T, 0) <= tf.expand_dims(query_L, 1), bias.dtype)
+            bias += mask_bias(tf.expand_dims(key_T, 0) <= tf.expand_dims(query_L, 1))
         if allowed is not None:
-            bias += mask_bias(allowed, bias.dtype)
-        memory_bias = None
-        if memory_allowed is not None:
-            memory_bias = mask_bias(memory_allowed, bias.dtype)
+            bias += mask_bias(allowed)
+        memory_bias = None if memory_allowed is None else Uncast(mask_bias(memory_allowed))
         x_BLM = self.input_dropout(x_BLM, axes=_ACTIVATION, training=training)
         for i, block in enumerate(self.blocks):
             given = {
@@ -221,7 +220,7 @@ class Stack(Layer):
             if self.rematerialize and training:
                 x_BLM = _rematerialized(block, x_BLM, bias, memory_BTM, given)
             else:
-                x_BLM = block(x_BLM, bias=bias, memory_BTM=memory_BTM, **given)
+                x_BLM = block(x_BLM, bias=Uncast(bias), memory_BTM=memory_BTM, **given)
         x_BLM = self.norm(x_BLM)
         see(self.norm.path, x_BLM)
         return self.output_dropout(x_BLM, axes=_ACTIVATION, training=training)
@@ -229,7 +228,7 @@ class Stack(Layer):
 
 def _rematerialized(block, x_BLM, bias, memory_BTM, given):
     def run(x_BLM, bias, memory_BTM=None):
-        return block(x_BLM, bias=bias, memory_BTM=memory_BTM, **given)
+        return block(x_BLM, bias=Uncast(bias), memory_BTM=memory_BTM, **given)
 
     others = () if memory_BTM is None else (memory_BTM,)
     return rematerialize(run, x_BLM, bias, *others, add_loss=block.add_loss)

@@ -8,12 +8,15 @@ step t, with β = 1 - (t + 1)^-0.8:
   W = W - α(t) · max(ε2, RMS(W)) · U / max(1, RMS(U) / d)
 
 A variable whose two largest axes both reach `min_dim_size_to_factor` keeps only V's means over
-each of the two, R and C, and V is taken as R C / mean(R); the other axes are a batch. RMS is over
-the whole variable: all experts of a layer share one scale and one clip.
+each of the two, R and C, and V is taken as R C / mean(R); the other axes are a batch. Axes that the
+variable says count as one (`axis_groups`), such as heads and d_kv of attention's kernels, are one
+here, as they are in Mesh-TensorFlow's weights. RMS is over the whole variable: all experts of a
+layer share one scale and one clip.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import gin
@@ -24,6 +27,18 @@ from tensorflow.experimental import dtensor
 
 from switch_tf.errors import UserError
 from switch_tf.optimizers.schedules import Schedule
+
+# Dimensions of a variable, those together that count as one axis.
+Groups = tuple[tuple[int, ...], ...]
+
+
+def axis_groups(variable: keras.Variable) -> Groups:
+    """The variable's own, as `layers.base.Layer.weight` gives it; else each axis by itself."""
+    return getattr(variable, "axis_groups", None) or _each(len(variable.shape))
+
+
+def _each(rank: int) -> Groups:
+    return tuple((axis,) for axis in range(rank))
 
 
 @gin.configurable
@@ -97,22 +112,30 @@ class Adafactor(tf.Module):
         if self.slots:
             raise ValueError("Adafactor.build was called before")
         for variable in variables:
-            for kind, kept_axes in self.slot_axes(tuple(variable.shape)).items():
+            kept = self.slot_axes(tuple(variable.shape), axis_groups(variable))
+            for kind, kept_axes in kept.items():
                 name = f"{variable.path}/{kind}"
                 if name in self.slots:
                     raise ValueError(f"two variables have the path '{variable.path}'")
                 self.slots[name] = _zeros(variable.value, kept_axes, name)
 
-    def slot_axes(self, shape: tuple[int, ...]) -> dict[str, list[int]]:
-        """Kind of slot -> the axes of a variable of `shape` that it keeps."""
+    def slot_axes(
+        self, shape: tuple[int, ...], groups: Groups | None = None
+    ) -> dict[str, list[int]]:
+        """Kind of slot -> the axes of a variable of `shape` that it keeps.
+
+        Args:
+          shape: of the variable.
+          groups: its `axis_groups`; None: each axis by itself.
+        """
         everything = list(range(len(shape)))
-        axes = self._factored_axes(shape)
+        axes = self._factored_axes(shape, groups or _each(len(shape)))
         kept = {"v": everything}
         if axes is not None:
             largest, second = axes
             kept = {
-                "vr": [axis for axis in everything if axis != largest],
-                "vc": [axis for axis in everything if axis != second],
+                "vr": [axis for axis in everything if axis not in largest],
+                "vc": [axis for axis in everything if axis not in second],
             }
         return kept | ({"m": everything} if self._beta1 else {})
 
@@ -146,7 +169,7 @@ class Adafactor(tf.Module):
                 raise ValueError(f"'{variable.path}' has no slots: it was not given to build")
         gradients = self._clipped([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
         updates = [
-            self._precondition(gradient, self.slots_of(variable), mixing)
+            self._precondition(gradient, variable, mixing)
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
         factors = self._factors(updates, variables, self.learning_rate(step))
@@ -160,12 +183,16 @@ class Adafactor(tf.Module):
             # Subtracted in place: w = w - update would round a bfloat16 reading of w each step.
             variable.value.assign_sub(update, read_value=False)
 
-    def _factored_axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """The largest and the second largest axis (the first of equals), or None: not factored."""
-        by_size = sorted(range(len(shape)), key=lambda axis: -shape[axis])
-        if not self._factored or len(shape) < 2:
+    def _factored_axes(self, shape: tuple[int, ...], groups: Groups) -> Groups | None:
+        """The largest and the second largest group of axes (the first of equals).
+
+        None: not factored.
+        """
+        if not self._factored or len(groups) < 2:
             return None
-        return tuple(by_size[:2]) if shape[by_size[1]] >= self._min_dim_size_to_factor else None
+        size = {group: math.prod(shape[axis] for axis in group) for group in groups}
+        largest, second = sorted(groups, key=lambda group: -size[group])[:2]
+        return (largest, second) if size[second] >= self._min_dim_size_to_factor else None
 
     def _clipped(self, gradients):
         if self._global_norm_clip_threshold is None:
@@ -176,22 +203,22 @@ class Adafactor(tf.Module):
         factor = tf.minimum(1.0, self._global_norm_clip_threshold / tf.maximum(norm, 1e-30))
         return [gradient * factor for gradient in gradients]
 
-    def _precondition(self, gradient, slots, mixing):
+    def _precondition(self, gradient, variable, mixing):
         """U = G / sqrt(V) with V brought up to date by `mixing` = 1 - β."""
-        squared = tf.square(gradient)
+        squared, slots = tf.square(gradient), self.slots_of(variable)
         if "v" in slots:
             v = _mix(slots["v"], squared + self._epsilon1, mixing)
             return gradient * tf.math.rsqrt(v)
-        largest, second = self._factored_axes(tuple(gradient.shape))
+        largest, second = self._factored_axes(tuple(gradient.shape), axis_groups(variable))
         # ε1 is added to the means: the same sum, on the smaller tensors.
         vr = _mix(slots["vr"], tf.reduce_mean(squared, largest) + self._epsilon1, mixing)
         vc = _mix(slots["vc"], tf.reduce_mean(squared, second) + self._epsilon1, mixing)
         # The second largest axis, where it stands once the largest is gone.
-        second_in_vr = second - (largest < second)
+        second_in_vr = [axis - sum(gone < axis for gone in largest) for axis in second]
         mean = tf.reduce_mean(vr, second_in_vr, keepdims=True)
         # R / mean(R) first: R · C alone could leave float32's range.
-        rows = tf.expand_dims(tf.math.rsqrt(vr / mean), largest)
-        columns = tf.expand_dims(tf.math.rsqrt(vc), second)
+        rows = _spread(tf.math.rsqrt(vr / mean), largest)
+        columns = _spread(tf.math.rsqrt(vc), second)
         return gradient * rows * columns
 
     def _factors(self, updates, variables, learning_rate) -> list[tf.Tensor]:
@@ -203,6 +230,13 @@ class Adafactor(tf.Module):
         if self._clipping_threshold is not None:
             factors /= tf.maximum(_rms(updates) / self._clipping_threshold, 1.0)
         return tf.unstack(factors)
+
+
+def _spread(x, axes: tuple[int, ...]):
+    """x with axes of size 1 where a mean has taken them away."""
+    for axis in sorted(axes):
+        x = tf.expand_dims(x, axis)
+    return x
 
 
 def zeros_like(value: tf.Variable, name: str) -> tf.Variable:

@@ -19,6 +19,20 @@ from switch_tf.errors import UserError
 Schedule = Callable[[tf.Tensor], tf.Tensor]
 
 
+def describe(schedule: Schedule) -> str:
+    """A schedule in words: its factory with what it was given; of another function, its name.
+
+    >>> describe(constant(0.5))
+    'constant(value=0.5)'
+    """
+    return getattr(schedule, "text", None) or getattr(schedule, "__name__", repr(schedule))
+
+
+def _named(schedule: Schedule, text: str) -> Schedule:
+    schedule.text = text
+    return schedule
+
+
 @gin.configurable
 def constant(value: float) -> Schedule:
     """`value` at every step; the paper fine-tunes so (Sec. 3.1).
@@ -27,7 +41,7 @@ def constant(value: float) -> Schedule:
     >>> float(schedule(0)), float(schedule(1000))
     (0.5, 0.5)
     """
-    return lambda step: tf.constant(value, tf.float32)
+    return _named(lambda step: tf.constant(value, tf.float32), f"constant(value={value})")
 
 
 @gin.configurable
@@ -49,7 +63,7 @@ def rsqrt(warmup_steps: int = 10_000, scale: float = 1.0) -> Schedule:
     def schedule(step):
         return scale * tf.math.rsqrt(tf.maximum(tf.cast(step, tf.float32), float(warmup_steps)))
 
-    return schedule
+    return _named(schedule, f"rsqrt(warmup_steps={warmup_steps}, scale={scale})")
 
 
 @gin.configurable
@@ -79,4 +93,5 @@ def linear_decay(peak: float, warmup_steps: int, total_steps: int, end: float = 
         risen = tf.minimum(step / warmup_steps, 1.0) if warmup_steps else 1.0
         return risen * (peak + (end - peak) * fallen)
 
-    return schedule
+    text = f"linear_decay(peak={peak}, warmup_steps={warmup_steps}, total_steps={total_steps}"
+    return _named(schedule, f"{text}, end={end})")

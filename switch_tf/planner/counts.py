@@ -63,7 +63,7 @@ class Counts:
         return sum(
             _bytes([w.shape[i] for i in kept], [w.axes[i] for i in kept], mesh)
             for w in self.weights
-            for kept in optimizer.slot_axes(w.shape).values()
+            for kept in optimizer.slot_axes(w.shape, w.axis_groups).values()
         )
 
 

@@ -52,6 +52,9 @@ class TrainStep:
 
     Attributes:
       microbatches: as given.
+      optimizer_offset: what the optimizer's step is ahead of the run's: where a run goes on with
+        the optimizer of its initial checkpoint, that one's step. The learning rate and Adafactor's
+        decay follow the optimizer's step, data and noise the run's.
 
     Args:
       model: called with features and `training`.
@@ -62,9 +65,10 @@ class TrainStep:
       loss_normalizing_factor: one of `LOSS_NORMALIZING_FACTORS`.
       microbatches: parts of a batch that go through the model one after the other, their gradients
         summed: less memory, the same update where a part has the groups of the whole, so where
-        GROUP_SIZE is at most a part's tokens over GROUPS_MULTIPLE. As in Mesh-TensorFlow, the
-        routers' losses are means over the parts: those of the whole but for a z-loss of parts
-        with unequal padding.
+        GROUP_SIZE is at most a part's tokens over GROUPS_MULTIPLE and these groups are not too
+        small for the capacity factor. Losses, the routers' too, are
+        means over the tokens of the whole batch; with `Router.load_balancing_over='positions'` the
+        routers' are means over the parts, as in Mesh-TensorFlow.
 
     Raises:
       UserError: the factor is none of them, or fewer than one part.
@@ -90,6 +94,7 @@ class TrainStep:
                 f"TrainStep.microbatches={microbatches!r}: give a whole number of at least 1"
             )
         self.microbatches = microbatches
+        self.optimizer_offset = 0
         self._loss_normalizing_factor = loss_normalizing_factor
         self._model = model
         self._optimizer = optimizer
@@ -123,7 +128,7 @@ class TrainStep:
         for part in range(self.microbatches):
             arguments = self._arguments(features, step, part)
             figures.append(mesh_lib.to_numpy(self._add_gradients(*arguments)))
-        self._update(self._arguments(features, step)[1])
+        self._update(*self._arguments(features, step)[1:])
         return self._unpack(self._whole(np.stack(figures)))
 
     def describe(self) -> str:
@@ -145,29 +150,30 @@ class TrainStep:
 
     def _arguments(self, features, step: int, *part: int) -> tuple:
         # Not integers: DTensor takes small ones for constants and compiles the second step anew.
-        numbers = np.array([self._seed, step, *part], np.float64)
-        return features, self._mesh.pack(numbers, (None,))
+        numbers = [self._seed, step, step + self.optimizer_offset, *part]
+        return features, self._mesh.pack(np.array(numbers, np.float64), (None,))
 
-    def _train_step(self, features, seed_and_step):
-        seed_and_step = tf.cast(seed_and_step, tf.int32)
-        gradients, figures = self._gradients(features, seed_and_step)
-        self._optimizer.apply(gradients, self._model.trainable_variables, seed_and_step[1])
+    def _train_step(self, features, numbers):
+        numbers = tf.cast(numbers, tf.int32)
+        gradients, figures = self._gradients(features, numbers)
+        self._optimizer.apply(gradients, self._model.trainable_variables, numbers[2])
         return figures
 
-    def _add_gradients_of_part(self, features, seed_step_part):
-        numbers = tf.cast(seed_step_part, tf.int32)
-        part, share = numbers[2], 1.0 / self.microbatches
+    def _add_gradients_of_part(self, features, numbers):
+        numbers = tf.cast(numbers, tf.int32)
+        index = numbers[3]
         weights_BL = self._loss_weights(features)
         normalizer = tf.maximum(tf.reduce_sum(weights_BL), 1.0)
         # Each part draws its own noise.
-        seed_and_step = tf.stack([numbers[0] + part * _PART_SEEDS, numbers[1]])
-        features = self._parts.part(features, part)
-        gradients, figures = self._gradients(features, seed_and_step, normalizer, share)
+        numbers = tf.stack([numbers[0] + index * _PART_SEEDS, numbers[1], numbers[2]])
+        part = self._parts.part(features, index)
+        token_shares = _tokens(part) / tf.maximum(_tokens(features), 1.0)
+        gradients, figures = self._gradients(part, numbers, normalizer, token_shares)
         self._parts.add(gradients)
         return figures
 
-    def _update_by_sums(self, seed_and_step):
-        step = tf.cast(seed_and_step, tf.int32)[1]
+    def _update_by_sums(self, numbers):
+        step = tf.cast(numbers, tf.int32)[2]
         self._optimizer.apply(self._parts.take(), self._model.trainable_variables, step)
 
     def _whole(self, parts: np.ndarray) -> np.ndarray:
@@ -188,12 +194,19 @@ class TrainStep:
             return per_sequence(weights_BL, features.get("decoder_segment_ids"))
         return tf.cast(weights_BL, tf.float32)
 
-    def _gradients(self, features, seed_and_step, normalizer=None, share=1.0):
-        """Gradients, and the vector of figures; `share` is that of the batch in the features."""
+    def _gradients(self, features, numbers, normalizer=None, token_shares=None):
+        """Gradients, and the vector of figures.
+
+        Args:
+          features: of the batch, or of a part of it.
+          numbers: int32 seed, step, and the optimizer's step.
+          normalizer: what the loss is divided by; None: as `cross_entropy`.
+          token_shares: of a part, its share of the batch's encoder and decoder tokens, [2].
+        """
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
             with (
-                step_seed(seed_and_step),
+                step_seed(numbers[:2]),
                 routing_lib.collect() as reports,
                 watch() as watched,
             ):
@@ -207,11 +220,19 @@ class TrainStep:
                 normalizer,
             )
             for report in reports:
-                loss += share * report.loss()
+                loss += self._share(report, token_shares) * report.loss()
         gradients = tape.gradient(loss, [variable.value for variable in variables])
-        rate = tf.cast(self._optimizer.learning_rate(seed_and_step[1]), tf.float32)
+        rate = tf.cast(self._optimizer.learning_rate(numbers[2]), tf.float32)
         scalars = tf.stack([loss, entropy, z_loss, correct, tokens, rate])
         return gradients, tf.concat([scalars, *self._observe(reports, watched)], axis=0)
+
+    def _share(self, report, token_shares):
+        """What a Switch layer's losses of a part weigh in those of the batch."""
+        if token_shares is None:
+            return 1.0
+        if not report.by_tokens:
+            return 1.0 / self.microbatches
+        return token_shares[int(report.name.startswith(self._model.decoder.path + "/"))]
 
     def _observe(self, reports, watched):
         self._columns.layers = [
@@ -253,18 +274,22 @@ class EvalStep:
 
     Args:
       model: called with features; where it has no Switch layer, both figures are one.
+      dropless: whether the second figure is made.
     """
 
-    def __init__(self, model):
+    def __init__(self, model, dropless: bool = True):
         self._model = model
+        self._makes_dropless = dropless
         self._is_sparse = False
         # Apart, so that the buffers of one are gone when the other, E times as large, are made.
         self._capped = tf.function(self._trace_capped, autograph=False)
         self._dropless = tf.function(self._trace_dropless, autograph=False)
 
     def __call__(self, features) -> dict[str, float]:
-        """Sums over the batch: those of `capped`, and cross_entropy_dropless (nats)."""
+        """Sums over the batch: those of `capped`, and cross_entropy_dropless (nats), if made."""
         sums = self.capped(features)
+        if not self._makes_dropless:
+            return sums
         dropless = sums["cross_entropy"]
         if self._is_sparse:
             dropless = float(mesh_lib.to_numpy(self._dropless(features)))
@@ -298,6 +323,13 @@ class EvalStep:
             logits_BLV, features["decoder_target_tokens"], features["decoder_loss_weights"]
         )
         return entropy, correct, tokens
+
+
+def _tokens(features) -> tf.Tensor:
+    """[2] float32: tokens of the encoder and of the decoder that are not padding."""
+    names = ("encoder_input_tokens", "decoder_target_tokens")
+    counts = [tf.reduce_sum(tf.cast(features[name] > 0, tf.float32)) for name in names]
+    return tf.stack(counts)
 
 
 def _total(tensors) -> tf.Tensor:

@@ -92,6 +92,37 @@ def test_a_text_does_not_depend_on_its_batch_mates(run):
     np.testing.assert_array_equal(run["alone"][0], run["texts"][0])
 
 
+def test_rows_behind_the_vocabulary_are_never_taken():
+    """32,100 pieces in 32,128 rows: the rest has values of its own, and stands for nothing."""
+    with using(("batch:2,model:2", "batch:batch,vocab:model")) as mesh:
+        model = tiny_model(4, 2, tied_softmax=False)
+        kernel_MV = to_numpy(model.softmax.kernel).copy()
+        # The unused rows would win at every position.
+        kernel_MV[:, VOCAB - 4 :] = kernel_MV[:, :4] * 100.0
+        put(model.softmax.kernel, kernel_MV)
+        free = GreedyDecoder(model, mesh, LENGTH)(texts())
+        decoded = GreedyDecoder(model, mesh, LENGTH, VOCAB - 4)(texts())
+    assert (free >= VOCAB - 4).any()
+    assert (decoded < VOCAB - 4).all() and (decoded > 0).any()
+
+
+def test_beyond_the_largest_distance_cached_decoding_is_teacher_forcing():
+    """Relative positions of more than 128 tokens, all buckets among them."""
+    with using(("batch:1", "batch:batch")) as mesh:
+        model = tiny_model(4, 24, tied_softmax=False, seed=1, num_layers=1, expert_frequency=1)
+        table = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
+        put(model.decoder.position_bias.table, table)
+        # It says neither padding nor an end: of 62 other logits one is above 0.
+        kernel_MV = to_numpy(model.softmax.kernel).copy()
+        kernel_MV[:, :2] = 0.0
+        put(model.softmax.kernel, kernel_MV)
+        tokens = texts()[:1]
+        decoded = GreedyDecoder(model, mesh, 140)(tokens)
+        assert not np.isin(decoded, [0, EOS_ID]).any()
+        logits = teacher_forced(model, tokens, decoded)
+    np.testing.assert_array_equal(decoded, logits.argmax(-1))
+
+
 def test_behind_the_end_of_a_text_there_is_zero_and_the_others_go_on(run):
     expected = run["texts"].copy()
     expected[expected == run["end"]] = EOS_ID

@@ -45,6 +45,28 @@ def groups_of_tokens(draw):
     return name, logits, nonpadding, draw(st.integers(1, size))
 
 
+def test_in_bfloat16_a_sum_of_choices_is_rounded_once():
+    """As the product with one-hots that it stands for, in both directions."""
+    generator = np.random.default_rng(0)
+    logits_GSE = generator.normal(size=(2, 32, 4)).astype(np.float32)
+    routing = router_of_logits(4, TopKRouter, k=4, absolute_capacity=32)(logits_GSE)
+    dispatcher = GatherDispatcher()
+    x_GSM = tf.cast(generator.normal(size=(2, 32, 16)), tf.bfloat16)
+    with tf.GradientTape() as tape:
+        tape.watch(x_GSM)
+        slots_GECM = dispatcher.dispatch(x_GSM, routing)
+    y_GSM = dispatcher.combine(slots_GECM, routing)
+    gradient_GSM = tape.gradient(slots_GECM, x_GSM, output_gradients=slots_GECM / 3)
+
+    def once(weight_GS, value_GSM):
+        value_GSM = tf.cast(value_GSM, tf.float64)
+        return tf.cast(tf.cast(weight_GS, tf.float64)[..., None] * value_GSM, tf.bfloat16)
+
+    gates_GKS = tf.cast(tf.cast(routing.gate_GKS, tf.bfloat16), tf.float64)
+    np.testing.assert_array_equal(y_GSM, once(tf.reduce_sum(gates_GKS, axis=1), x_GSM))
+    np.testing.assert_array_equal(gradient_GSM, once(4 * tf.ones([2, 32]), x_GSM / 3))
+
+
 def softmax(logits_GSE, axis=-1, where=True):
     exp_GSE = np.exp(logits_GSE) * where
     return exp_GSE / np.maximum(exp_GSE.sum(axis, keepdims=True), 1e-9)

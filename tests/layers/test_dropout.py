@@ -50,7 +50,7 @@ def test_the_mask_varies_over_the_shards_of_a_batch():
 
 
 def test_one_mask_serves_all_positions_where_it_is_broadcast():
-    y = dropped(Dropout(0.5, broadcast_length=True, name="a"))
+    y = dropped(Dropout(0.5, broadcast_axes=(1,), name="a"))
     assert (y == y[:, :1]).all()
     assert (y[0] != y[1]).any()
 

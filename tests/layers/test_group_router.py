@@ -79,7 +79,7 @@ def test_places_are_without_gaps():
 
 
 def test_every_expert_of_expert_choice_is_full_even_where_no_token_is_to_be_dropped():
-    router = router_of_logits(2, ExpertChoiceRouter, eval_capacity_factor=1.0)
+    router = router_of_logits(2, ExpertChoiceRouter, eval_capacity_factor=1.0, min_capacity=1)
     with routing.dropless():
         decision = router(LOGITS)
     assert decision.kept_GKS.numpy().sum(axis=2).tolist() == [[2, 2]]

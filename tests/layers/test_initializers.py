@@ -3,8 +3,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from switch_tf.layers.initializers import Constant, TruncatedNormal, uniform
+from switch_tf.layers.embedding import Embedding
+from switch_tf.layers.initializers import (
+    Constant,
+    GlorotUniform,
+    Normal,
+    TruncatedNormal,
+    uniform,
+)
+from switch_tf.layers.relative_position import RelativePositionBias
 
+KINDS = [TruncatedNormal(0.5), Normal(0.5), GlorotUniform(3, 4), Constant(2.0)]
 SHAPE = (64, 128, 4)
 WHOLE = tuple(slice(0, n) for n in SHAPE)
 
@@ -17,7 +26,7 @@ def parts(draw):
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(parts(), st.integers(0, 2**40), st.sampled_from([TruncatedNormal(0.5), Constant(2.0)]))
+@given(parts(), st.integers(0, 2**40), st.sampled_from(KINDS))
 def test_a_part_equals_that_part_of_the_whole(case, seed, initializer):
     shape, part = case
     whole = initializer(seed, "name", shape, tuple(slice(0, n) for n in shape))
@@ -56,3 +65,21 @@ def test_other_seeds_and_names_give_other_values(seed, name):
 
 def test_fan_in_divides_the_scale():
     assert TruncatedNormal.fan_in(0.1, 40).stddev == pytest.approx(0.05)
+
+
+def test_the_embedding_is_normal_as_in_all_of_t5():
+    layer = Embedding(4096, 16)
+    layer.build()
+    values = layer.table.numpy()
+    assert values.std() == pytest.approx(1.0, rel=0.01) and abs(values.mean()) < 0.02
+    # None is drawn again beyond two deviations.
+    assert (np.abs(values) > 2).mean() == pytest.approx(0.0455, rel=0.1)
+
+
+def test_the_relative_bias_is_glorot_uniform_as_in_mesh_tensorflow_and_t5x():
+    layer = RelativePositionBias(num_heads=128, bidirectional=True)
+    layer.build()
+    values, limit = layer.table.numpy(), np.sqrt(6 / (32 + 128))
+    assert np.abs(values).max() <= limit
+    assert np.abs(values).max() > 0.99 * limit
+    assert values.std() == pytest.approx(limit / np.sqrt(3), rel=0.02)

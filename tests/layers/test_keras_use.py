@@ -161,7 +161,7 @@ def test_a_layer_that_keras_does_not_know_is_named():
         FeedForward(8, "geglu", 0.1, 0.2),
         Attention(2, 4, 0.1, 0.2),
         RMSNorm(1e-5),
-        Dropout(0.1, True),
+        Dropout(0.1, (1,)),
         Embedding(16, 8),
         Softmax(16, 0.5),
         RelativePositionBias(2, True),

@@ -18,7 +18,8 @@ def test_the_uniform_router_is_in_perfect_balance_and_drops_nothing():
 
 
 def test_the_worst_case_fills_expert_0_and_drops_the_rest():
-    decision = router_of_logits(4, WorstCaseRouter, capacity_factor=1.0)(LOGITS, training=True)
+    router = router_of_logits(4, WorstCaseRouter, capacity_factor=1.0, min_capacity=1)
+    decision = router(LOGITS, training=True)
     assert (decision.expert_index_GKS.numpy() == 0).all()
     assert decision.kept_GS.numpy().tolist() == [[True] * 2 + [False] * 6] * 2
 

@@ -9,8 +9,12 @@ from hypothesis import strategies as st
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
 from switch_tf.layers.dropout import step_seed
-from switch_tf.layers.group_router import ExpertChoiceRouter, ExpertSelectionRouter
-from switch_tf.layers.multi_router import Top2Router
+from switch_tf.layers.group_router import (
+    ExpertChoiceRouter,
+    ExpertSelectionRouter,
+    SwitchMaxRouter,
+)
+from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router, TopKRouter
 from switch_tf.layers.router import POLICIES, SwitchRouter, load_balancing_loss
 from switch_tf.layers.switch_ffn import SwitchFFN
 from tests.helpers import compiled
@@ -50,6 +54,110 @@ def test_the_gate_is_the_probability_of_the_chosen_expert_and_0_for_the_dropped(
     np.testing.assert_allclose(decision.gate_GKS, [[[0.75, 0.0, 0.75]]], rtol=1e-6)
     assert decision.kept_GS.numpy().tolist() == [[True, False, True]]
     assert decision.position_GKS.numpy().tolist() == [[[0, 1, 0]]]
+
+
+def balance_with_padding(over, kind=SwitchRouter):
+    """The balancing loss of balanced tokens and as much padding, all of one choice.
+
+    And the share of its gradient by the logits that lies on padding.
+    """
+    logits_GSE = np.zeros((2, 16, 4), np.float32)
+    logits_GSE[:, np.arange(8), np.arange(8) % 4] = 2.0
+    logits_GSE[:, 8:] = [1.0, 0.0, 0.0, 0.0]
+    nonpadding_GS = np.repeat(np.float32([[1, 0]] * 2), 8, axis=1)
+    router = router_of_logits(4, kind, policy="argmax", load_balancing_over=over)
+
+    @compiled
+    def run(logits_GSE):
+        with tf.GradientTape() as tape:
+            tape.watch(logits_GSE)
+            decision = router(logits_GSE, nonpadding_GS)
+            loss = routing.Report("layer", decision, 1.0, 0.0).loss()
+        return loss, tape.gradient(loss, logits_GSE)
+
+    loss, gradient_GSE = (value.numpy() for value in run(tf.constant(logits_GSE)))
+    size_GS = np.abs(gradient_GSE).sum(axis=-1)
+    return loss, size_GS[:, 8:].sum() / size_GS.sum()
+
+
+@pytest.mark.parametrize("kind", [SwitchRouter, Top2Router])
+def test_padding_is_kept_out_of_the_load_balancing_loss(kind):
+    loss, on_padding = balance_with_padding("tokens", kind)
+    np.testing.assert_allclose(loss, 1.0, rtol=1e-5)
+    assert on_padding == 0.0
+
+
+def test_over_positions_padding_rules_the_load_balancing_loss_as_in_mesh_tensorflow():
+    loss, on_padding = balance_with_padding("positions")
+    # Of a balanced load it would be the share of tokens, 0.5.
+    assert loss > 0.6
+    assert on_padding > 0.5
+
+
+def test_groups_weigh_by_their_tokens_in_the_load_balancing_loss():
+    logits_GSE = np.log(np.float32([[[1, 3], [3, 1], [1, 3], [3, 1]], [[1, 3]] * 4]))
+    nonpadding_GS = np.float32([[1, 1, 1, 1], [1, 0, 0, 0]])
+    decision = router_of_logits(2)(logits_GSE, nonpadding_GS)
+    loss = routing.Report("layer", decision, 1.0, 0.0).loss()
+    # Balanced, 1.0, over four tokens; 2 · 0.75 over one.
+    np.testing.assert_allclose(loss, (4 * 1.0 + 1.5) / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_the_load_balancing_loss_counts_choices_before_any_capacity(factor):
+    logits_GSE = np.tile(np.float32([4, 0, 0, 0, 0, 0, 0, 0]), (1, 64, 1))
+    router = router_of_logits(8, eval_capacity_factor=factor)
+    decision = router(logits_GSE)
+    assert int(decision.kept_GS.numpy().sum()) == max(int(8 * factor), 4)
+    p = np.exp(4.0) / (np.exp(4.0) + 7)
+    np.testing.assert_allclose(decision.load_balancing_loss_G, [8 * 1.0 * p], rtol=1e-5)
+
+
+def test_an_expert_takes_at_least_four_tokens_of_a_group():
+    """As in Mesh-TensorFlow and Flaxformer; by the factor it would be 1 of 192."""
+    router = SwitchRouter(128, capacity_factor=1.25)
+    assert router.capacity(192, True) == 4
+    assert router.capacity(3, True) == 3
+    assert SwitchRouter(128, min_capacity=2).capacity(192, True) == 2
+
+
+@pytest.mark.parametrize(
+    "factor, group_size, least, expected",
+    [
+        (1.25, 4096, 4, None),
+        (1.25, 192, 4, 4 * 128 / 192),
+        (1.25, 192, 1, 1 * 128 / 192),
+        (1.0, 384, 1, None),
+        # More than all of a group is not there.
+        (200.0, 384, 1, None),
+    ],
+)
+def test_a_capacity_far_from_its_factor_is_known(factor, group_size, least, expected):
+    router = SwitchRouter(128, capacity_factor=factor, min_capacity=least)
+    assert router.odd_factor(group_size) == (None if expected is None else pytest.approx(expected))
+    for options in ({"dropless": True}, {"absolute_capacity": 1}):
+        assert SwitchRouter(128, **options).odd_factor(group_size) is None
+
+
+JITTERS = (SwitchRouter, SwitchMaxRouter, NoTokenLeftBehindRouter, ExpertSelectionRouter)
+
+
+@pytest.mark.parametrize("kind", JITTERS)
+def test_routers_that_jitter_in_mesh_tensorflow_do_by_default(kind):
+    router = router_of_logits(4, kind)
+    x_GSM = np.ones([2, 64, 4], np.float32)
+    seen = run_in_steps(router, x_GSM, 2, of="logits_GSE")
+    assert 0.99 <= seen.min() < 0.991 and 1.009 < seen.max() <= 1.01
+    assert (seen[0] != seen[1]).any()
+    assert (run_in_steps(router, x_GSM, 1, training=False, of="logits_GSE") == 1.0).all()
+
+
+@pytest.mark.parametrize("kind", [Top2Router, TopKRouter, ExpertChoiceRouter])
+def test_the_other_routers_do_not_jitter_unless_asked(kind):
+    x_GSM = np.ones([2, 8, 4], np.float32)
+    assert (run_in_steps(router_of_logits(4, kind), x_GSM, 1, of="logits_GSE") == 1.0).all()
+    asked = router_of_logits(4, kind, policy="input_jitter")
+    assert (run_in_steps(asked, x_GSM, 1, of="logits_GSE") != 1.0).any()
 
 
 def gradient_of_the_router(coefficient):
@@ -170,9 +278,10 @@ def test_statistics_say_what_the_router_did():
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     np.testing.assert_allclose(figures["entropy"], entropy, rtol=1e-5)
     np.testing.assert_allclose(figures["z_loss"], np.log(4.0) ** 2, rtol=1e-5)
-    # First group balanced, 1.0; in the second, half of it padding, all choose one: 2 · 0.75.
-    np.testing.assert_allclose(figures["load_balancing_loss"], (1.0 + 1.5) / 2, rtol=1e-6)
-    np.testing.assert_allclose(figures["weighted_loss"], 0.5 * (1.0 + 0.75) / 2, rtol=1e-6)
+    # First group of four balanced, 1.0; in the second, of two tokens, all choose one: 2 · 0.75.
+    balance = (4 * 1.0 + 2 * 1.5) / 6
+    np.testing.assert_allclose(figures["load_balancing_loss"], balance, rtol=1e-6)
+    np.testing.assert_allclose(figures["weighted_loss"], 0.5 * balance, rtol=1e-6)
     np.testing.assert_allclose(figures["weighted_loss"], report.loss(), rtol=1e-6)
     np.testing.assert_allclose(report.max_logit(), np.log(3.0), rtol=1e-6)
 
@@ -205,8 +314,15 @@ def test_the_logged_balance_is_one_for_balanced_tokens_whatever_padding_chooses(
         ({"absolute_capacity": 0}, "SwitchRouter.absolute_capacity=0: give at least 1"),
         ({"min_capacity": -1}, "SwitchRouter.min_capacity=-1: give at least 0"),
         ({"capacity_factor": -1.0}, "SwitchRouter.capacity_factor=-1.0: give at least 0"),
-        ({"temperature": 0.0}, "SwitchRouter has temperature=0.0, which must be above 0"),
-        ({"input_dropout_rate": 1.0}, "input_dropout_rate=1.0, which must be below 1"),
+        ({"temperature": 0.0}, "SwitchRouter.temperature=0.0: give more than 0"),
+        (
+            {"input_dropout_rate": 1.0},
+            "SwitchRouter.input_dropout_rate=1.0: give at least 0 and less than 1",
+        ),
+        (
+            {"load_balancing_over": "experts"},
+            "SwitchRouter.load_balancing_over='experts' is none of tokens, positions",
+        ),
         ({"dtype": "float16"}, "Router.dtype='float16': give float32, or bfloat16 for the paper's"),
     ],
 )

@@ -9,6 +9,7 @@ import tensorflow as tf
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
+from switch_tf.layers.feed_forward import FeedForward
 from switch_tf.layers.group_router import ExpertSelectionRouter, SwitchMaxRouter
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router
 from switch_tf.layers.router import SwitchRouter
@@ -82,11 +83,10 @@ def run_golden(
     with np.load(GOLDEN / f"mesh_tf/{name}.npz") as arrays:
         golden = dict(arrays)
     factor = GOLDEN_RUNS[name][0]
-    if issubclass(kind, SwitchRouter):
-        router_options["jitter"] = 0.0
-    router = functools.partial(
-        kind, capacity_factor=factor, eval_capacity_factor=factor, **router_options
-    )
+    # The golden runs' settings; Mesh-TensorFlow's loss counts padding.
+    settings = {"policy": "argmax", "min_capacity": 1, "load_balancing_over": "positions"}
+    settings |= {"capacity_factor": factor, "eval_capacity_factor": factor}
+    router = functools.partial(kind, **(settings | router_options))
     options = {"group_size": group_size, "router": router, "dispatcher": dispatcher}
     layer = SwitchFFN(8, 24, activation, **options)
     layer.build(golden["inputs"].shape)
@@ -130,7 +130,7 @@ def test_one_hot_products_give_them_too(name):
 def switch_layer(experts_of_tokens, capacity_factor, **kwargs):
     """A layer over 4 experts, and inputs [batch, length, 4] that it routes as told."""
     options = {"capacity_factor": capacity_factor, "eval_capacity_factor": capacity_factor}
-    router = functools.partial(SwitchRouter, jitter=0.0, **options)
+    router = functools.partial(SwitchRouter, jitter=0.0, min_capacity=1, **options)
     layer = SwitchFFN(4, 16, router=router, **kwargs)
     x_BLM = 0.1 + np.eye(4, dtype=np.float32)[np.asarray(experts_of_tokens)]
     layer.build(x_BLM.shape)
@@ -324,7 +324,8 @@ def test_the_compiled_layer_does_the_work_of_its_slots_however_many_experts():
     """Two products a slot, and the router's; capacity x experts is the tokens times the factor."""
     x_BLM = np.zeros([2, 64, 16], np.float32)
     for experts in (2, 8, 32):
-        layer = SwitchFFN(experts, 32, router=functools.partial(SwitchRouter, capacity_factor=1.0))
+        router = functools.partial(SwitchRouter, capacity_factor=1.0, min_capacity=1)
+        layer = SwitchFFN(experts, 32, router=router)
         assert product_flops(layer, x_BLM) == 2 * 2 * 64 * (16 * experts + 16 * 32 + 32 * 16)
 
 
@@ -344,3 +345,71 @@ def test_expert_dropout_is_on_the_hidden_layer_of_the_experts_in_training_alone(
     assert 0.3 < kept_BL[here_BL].mean() < 0.7
     twice_BLM = np.float32(2.0) * plain_BLM * kept_BL[..., None]
     np.testing.assert_allclose(dropped_BLM.astype(np.float32), twice_BLM, rtol=1e-2)
+
+
+def test_one_expert_that_every_token_visits_is_the_dense_layer():
+    layer = SwitchFFN(1, 12, name="ffn")
+    x_BLM = np.random.default_rng(0).normal(size=(2, 8, 6)).astype(np.float32)
+    # In training, too: its gate is 1 whatever the jitter, and it has room for all.
+    y_BLM = compiled(layer)(x_BLM, training=True)
+    dense = FeedForward(12)
+    dense.build(x_BLM.shape)
+    for variable, expert in zip(
+        [*dense.wi, dense.wo], [*layer.experts.wi, layer.experts.wo], strict=True
+    ):
+        put(variable, expert.numpy()[0])
+    assert error(y_BLM, compiled(dense)(x_BLM).numpy()) < 1e-6
+
+
+def test_jitter_moves_the_router_and_not_what_the_experts_see():
+    """Experts that give back their inputs: outputs are gates times inputs."""
+    seen = []
+    router = functools.partial(SwitchRouter, jitter=0.5, dropless=True)
+    layer = SwitchFFN(4, 16, router=router)
+    layer.experts = keras.layers.Identity()
+    layer.router.build((None, None, 6))
+    layer.built = True
+    x_BLM = np.random.default_rng(0).normal(size=(2, 8, 6)).astype(np.float32)
+    for training in (True, False, False):
+        with routing.collect() as reports:
+            y_BLM = layer(x_BLM, training=training).numpy()
+        gate_BL = reports[0].routing.gate_GKS.numpy().reshape(2, 8)
+        np.testing.assert_allclose(y_BLM, gate_BL[..., None] * x_BLM, rtol=1e-6)
+        seen.append(y_BLM)
+    assert (seen[0] != seen[1]).any()
+    np.testing.assert_array_equal(seen[1], seen[2])
+
+
+@pytest.mark.parametrize(
+    "shape, groups",
+    [
+        # 1,536 tokens of 128 experts: in groups of 192 the capacity would be 1.
+        (None, (1, 1536)),
+        (("batch:2", "batch:batch"), (2, 768)),
+        (("batch:8", "batch:batch"), (8, 192)),
+    ],
+)
+def test_groups_too_small_for_the_capacity_factor_are_avoided_where_the_mesh_allows(shape, groups):
+    with using(shape):
+        layer = SwitchFFN(128, 8, group_size=4096, groups_multiple=8)
+        assert layer.groups(64, 24) == groups
+        # Of 8,192 tokens in groups of 1,024 it is as asked.
+        assert layer.groups(64, 128) == (8, 1024)
+
+
+def test_groups_are_as_large_as_the_mesh_allows_where_none_is_large_enough():
+    with using(("batch:8", "batch:batch")):
+        layer = SwitchFFN(128, 8, group_size=4096, groups_multiple=64)
+        assert layer.groups(64, 24) == (8, 192)
+
+
+def test_a_least_capacity_of_none_is_told_where_tokens_are_routed_and_not_before():
+    """Decoding, one token a sequence, drops none."""
+    layer = SwitchFFN(8, 8, router=functools.partial(SwitchRouter, min_capacity=0), group_size=8)
+    assert layer.groups(64, 1) == (8, 8)
+    x_BLM = np.ones((8, 1, 6), np.float32)
+    with routing.dropless():
+        assert layer(x_BLM).shape == (8, 1, 6)
+    tight = functools.partial(SwitchRouter, min_capacity=0, eval_capacity_factor=0.5)
+    with pytest.raises(UserError, match="takes 0 of 8 tokens at a capacity factor of 0.5"):
+        SwitchFFN(8, 8, router=tight, group_size=8)(x_BLM)

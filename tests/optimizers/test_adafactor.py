@@ -82,7 +82,7 @@ def run(mesh, optimizer, variables, gradients):
 def assert_close(actual, expected, what):
     """To 1e-6 of each value, or of the array's mean size where a value nearly cancels."""
     np.testing.assert_allclose(
-        mesh_lib.to_numpy(actual),
+        actual if isinstance(actual, np.ndarray) else mesh_lib.to_numpy(actual),
         expected,
         rtol=1e-6,
         atol=1e-6 * np.abs(expected).mean(),
@@ -155,6 +155,52 @@ def test_slots_are_named_by_path_and_kind():
         "encoder/layer_0/wi/vr": (128, 3),
         "encoder/layer_0/wi/vc": (3, 200),
     }
+
+
+def after(mesh_name, name, value, gradients, groups=None):
+    """A weight and its slots after updates."""
+    with use(mesh_name) as mesh:
+        weight = variable(mesh, name, value, AXES[name])
+        if groups is not None:
+            weight.axis_groups = groups
+        optimizer = Adafactor(constant(0.01))
+        optimizer.build([weight])
+        run(mesh, optimizer, [weight], [[gradient] for gradient in gradients])
+        slots = {k: mesh_lib.to_numpy(v) for k, v in optimizer.slots_of(weight).items()}
+        return mesh_lib.to_numpy(weight), slots
+
+
+@pytest.mark.parametrize("mesh_name", ["one", "mixed"])
+def test_axes_that_count_as_one_are_factored_as_one(mesh_name):
+    """[d_model, heads, d_kv] gives the updates and slots of [d_model, heads · d_kv]."""
+    generator = np.random.default_rng(0)
+    value, *gradients = generator.normal(size=(4, 160, 4, 64)).astype(np.float32)
+    ours, slots = after(mesh_name, "heads", value, gradients, groups=((0,), (1, 2)))
+    flat, *gradients = (array.reshape(160, 256) for array in (value, *gradients))
+    theirs, expected = after("one", "matrix", flat, gradients)
+    assert_close(ours.reshape(160, 256), theirs, "weight")
+    assert slots.keys() == expected.keys() == {"vr", "vc"}
+    for kind, slot in slots.items():
+        assert_close(slot.reshape(expected[kind].shape), expected[kind], kind)
+
+
+def test_a_variables_update_does_not_depend_on_those_beside_it():
+    """Of RMS 1 and 1e-2: each has its own scale and its own clip."""
+    generator = np.random.default_rng(0)
+    arrays = [(scale * generator.normal(size=(4, 5))).astype(np.float32) for scale in (1.0, 1e-2)]
+    gradients = [generator.normal(size=(4, 5)).astype(np.float32) for _ in arrays]
+
+    def updated_together(numbers):
+        weights = [keras.Variable(arrays[i], name=f"w{i}") for i in numbers]
+        optimizer = Adafactor(constant(0.1))
+        optimizer.build(weights)
+        step = tf.constant(0)
+        tf.function(lambda: optimizer.apply([gradients[i] for i in numbers], weights, step))()
+        return [weight.numpy() for weight in weights]
+
+    together = updated_together([0, 1])
+    for number in (0, 1):
+        np.testing.assert_allclose(updated_together([number])[0], together[number], rtol=1e-6)
 
 
 @pytest.mark.parametrize("saved_on, restored_on", [("mixed", "mixed"), ("mixed", "one")])

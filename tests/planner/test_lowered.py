@@ -39,7 +39,7 @@ def step_of(name, **kwargs):
     options = {"microbatches": kwargs.pop("microbatches", 1)}
     with using(layout_of(name)) as mesh:
         optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
-        router = functools.partial(SwitchRouter, z_loss_coef=1e-3)
+        router = functools.partial(SwitchRouter, z_loss_coef=1e-3, min_capacity=1)
         given = {"dtype": "bfloat16", "router": router} | kwargs
         model = tiny_model(EXPERTS, GROUP_SIZE, built=False, **given)
         make_step, features = training_step(model, optimizer, mesh, BATCH, LENGTHS)
@@ -145,14 +145,15 @@ def test_over_both_dimensions_of_a_mesh_but_figures_are_reduced(name):
 @pytest.mark.parametrize("router", [Top2Router, ExpertChoiceRouter])
 def test_the_same_crosses_devices_whatever_the_router(router):
     """Buffers have the size of the capacity, not of the choices that a token makes."""
-    options = {"z_loss_coef": 1e-3}
+    options = {"z_loss_coef": 1e-3, "min_capacity": 1}
     options |= {"in_decoder": True} if router is ExpertChoiceRouter else {}
     other = step_of("expert_data", router=functools.partial(router, **options))[0]
     assert Counter(other) == Counter(step_of("expert_data")[0])
 
 
 def switch_attention(**kwargs):
-    projection = functools.partial(SwitchProjection, EXPERTS, group_size=GROUP_SIZE)
+    router = functools.partial(SwitchRouter, min_capacity=1)
+    projection = functools.partial(SwitchProjection, EXPERTS, group_size=GROUP_SIZE, router=router)
     return functools.partial(SwitchAttention, projection=projection, **kwargs)
 
 
@@ -202,14 +203,12 @@ def test_the_router_computes_in_float32_and_the_rest_in_bfloat16(name):
 
 @functools.cache
 def stages_of_arm(arm):
-    """The stages' dtypes of an arm of the paper's Table 2, by its gin file."""
-    files = ["models/switch_tiny.gin", "layouts/data.gin", "runs/plan.gin"]
-    small = [
-        "TransformerEncoderDecoder.num_layers=1",
-        "TransformerEncoderDecoder.expert_frequency=1",
-    ]
+    """The stages' dtypes of an arm of the paper's Table 2, by its gin file, at a small size."""
+    files = [f"tables/precision_{arm}.gin", "layouts/data.gin", "runs/plan.gin"]
+    sizes = dict(d_model=16, d_kv=4, num_heads=4, d_ff=32, num_layers=1, expert_frequency=1)
+    small = [f"TransformerEncoderDecoder.{name}={size}" for name, size in sizes.items()]
     try:
-        config.load([*files, f"tables/precision_{arm}.gin"], small)
+        config.load(files, [*small, "VOCAB_SIZE=64", "NUM_EXPERTS=8"])
         with using(("batch:1", "batch:batch")) as mesh:
             model = TransformerEncoderDecoder()
             make_step, features = training_step(model, Adafactor(), mesh, BATCH, LENGTHS)
