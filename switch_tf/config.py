@@ -5,6 +5,7 @@ missing before the long start.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import re
@@ -14,10 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import gin
+from gin.selector_map import SelectorMap
 
-from switch_tf import configurables, gin_files
+from switch_tf import configurables, gin_files, gin_order
 from switch_tf.errors import UserError
-from switch_tf.gin_files import Macro, Reference, Setting, Settings, nearest, parts, read_by
+from switch_tf.gin_files import (
+    REQUIRED,
+    Macro,
+    Reference,
+    Setting,
+    Settings,
+    nearest,
+    parts,
+    read_by,
+    set_by,
+)
 
 gin.add_config_file_search_path(str(gin_files.GIN_FOLDER))
 
@@ -34,10 +46,10 @@ def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> dict[str, An
 
     Raises:
       UserError: a file not found, a syntax error, an unknown configurable or parameter, one that
-        the model sets anyway, a macro without a value, a required value not given, a flag for a
-        macro that nothing reads.
+        the model sets anyway, a setting that two files give different values, a macro without a
+        value, a required value not given, a flag for a macro that nothing reads.
     """
-    return _checked(files, bindings)[0].literals()
+    return _checked(files, bindings).settings.literals()
 
 
 def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str], set[str]]:
@@ -48,9 +60,10 @@ def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str],
       bindings: as for `precheck`.
 
     Raises:
-      UserError: a file not found, a syntax error.
+      UserError: a file not found, a syntax error, an unknown configurable or parameter, one that
+        the model sets anyway.
     """
-    settings = gin_files.read(files, bindings)
+    settings = _named(files, bindings).settings
     bound = {f"{name.rpartition('.')[2]}.{parameter}" for _, name, parameter in settings.bindings}
     every = (part for value, _ in settings.all() for part in parts(value))
     references = (part.name for part in every if isinstance(part, Reference))
@@ -70,7 +83,8 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     Raises:
       UserError: as `precheck`, and for what only gin itself can tell.
     """
-    settings, used = _checked(files, bindings)
+    checked = _checked(files, bindings)
+    settings, used = checked.settings, checked.used
     gin.clear_config()
     for module in sorted({c.module for c in used if c.module}):
         import_module(module, f"configurables of {module}")
@@ -80,6 +94,9 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     for name in files:
         with _one_line(name), _files_only():
             gin.parse_config_file(str(gin_files.find(name, "--gin_file")))
+    for statement in checked.after_files:
+        with _one_line(statement):
+            gin.parse_config(statement)
     for binding in bindings:
         with _one_line(f"--gin.{binding}"):
             gin.parse_config(binding)
@@ -112,15 +129,43 @@ def operative_config() -> str:
     return gin.operative_config_str()
 
 
-def _checked(
-    files: Sequence[str], bindings: Sequence[str]
-) -> tuple[Settings, list[configurables.Configurable]]:
-    """The settings, and the configurables that they name."""
+@dataclasses.dataclass
+class _Checked:
+    """Settings whose names were checked.
+
+    Attributes:
+      settings: as read, or, where all was checked, as they hold.
+      used: the configurables that they name.
+      source: what is declared.
+      known: partial names -> `Configurable`.
+      after_files: statements that gin is to read after the files; see `gin_order.settle`.
+    """
+
+    settings: Settings
+    used: list[configurables.Configurable]
+    source: configurables.Source
+    known: SelectorMap
+    after_files: Sequence[str] = ()
+
+
+def _named(files: Sequence[str], bindings: Sequence[str]) -> _Checked:
     settings = gin_files.read(files, bindings)
     source, open_ended = _known_source(settings)
-    used = _check_names(settings, source, open_ended)
-    _check_macros(settings, source)
-    return settings, used
+    known = configurables.selector_map(source)
+    used = _check_names(settings, source, known, open_ended)
+    return _Checked(settings, used, source, known)
+
+
+def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Checked:
+    checked = _named(files, bindings)
+
+    def complete(name: str) -> str:
+        matches = checked.known.matching_selectors(name)
+        return matches[0] if len(matches) == 1 else name
+
+    checked.after_files = gin_order.settle(checked.settings, complete)
+    _check_macros(checked.settings, checked.source)
+    return checked
 
 
 def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
@@ -150,9 +195,8 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
 
 
 def _check_names(
-    settings: Settings, source: configurables.Source, open_ended: bool
+    settings: Settings, source: configurables.Source, known: SelectorMap, open_ended: bool
 ) -> list[configurables.Configurable]:
-    known = configurables.selector_map(source)
     used = []
     has_model = any(name.endswith(configurables.MODEL) for _, name, _ in settings.bindings)
 
@@ -205,17 +249,16 @@ def _check_macros(settings: Settings, source: configurables.Source) -> None:
             if "." not in name and name not in settings.macros and name not in source.constants:
                 raise UserError(
                     f"{where}: %{name} has no value: pass --gin.{name}=VALUE"
-                    + nearest(name, settings.macros)
+                    + (nearest(name, settings.macros) or set_by(name))
                 )
     for name, where in settings.flags.items():
         if name not in read and name not in settings.declared:
             known = read | settings.declared
             hint = read_by(name) or nearest(name, known)
             raise UserError(f"{where}: nothing reads a macro '{name}'{hint}")
-    required = Macro("gin.REQUIRED")
-    keys = [*("/".join(filter(None, k[:2])) + "." + k[2] for k in settings.bindings)]
-    for name, (value, where) in zip([*keys, *settings.macros], settings.all(), strict=True):
-        if value == required:
+    for key, (value, where) in settings.entries().items():
+        if value == REQUIRED:
+            name = gin_files.written(key)
             raise UserError(f"{where}: {name} is required: pass --gin.{name}=VALUE")
 
 

@@ -33,7 +33,8 @@ GIVEN = {
         "d_kv": f"{MODEL}.d_kv",
     },
     "SwitchAttention": {
-        name: f"{MODEL}.{name}" for name in ("num_heads", "d_kv", "dropout_rate", "init_scale")
+        **{name: f"{MODEL}.{name}" for name in ("num_heads", "d_kv", "dropout_rate", "init_scale")},
+        "float32_logits": f"{MODEL}.float32_attention_logits",
     },
     "Router": {"num_experts": _EXPERTS, "init_scale": f"{MODEL}.init_scale"},
 }

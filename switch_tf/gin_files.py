@@ -7,6 +7,8 @@ names. Files are looked for in the working directory, then in the project's `gin
 import contextlib
 import dataclasses
 import difflib
+import functools
+import io
 import os
 import re
 import sys
@@ -37,9 +39,13 @@ class Macro(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """`@name` or `@name()` in a value."""
+    """`@name` in a value, or, `evaluate`d, `@name()`."""
 
     name: str
+    evaluate: bool = False
+
+
+REQUIRED = Macro("gin.REQUIRED")
 
 
 class Setting(NamedTuple):
@@ -47,6 +53,11 @@ class Setting(NamedTuple):
 
     value: Any
     where: str
+
+
+# (scope, configurable, parameter). As in gin, a macro is a parameter, too: its name the scope.
+Key = tuple[str, str, str]
+MACRO = "gin.macro"
 
 
 @dataclasses.dataclass
@@ -59,15 +70,26 @@ class Settings:
       blocks: configurables that a block `name:` was opened for.
       imports: modules imported.
       flags: macro names set by a flag.
-      declared: macro names set by a file.
+      declared: macro names set by a file of the user's.
+      name: of a `--gin_file` by itself.
+      includes: names of the files that it includes.
+      files: what each `--gin_file` says with its includes, in their order.
     """
 
-    bindings: dict[tuple[str, str, str], Setting] = dataclasses.field(default_factory=dict)
+    bindings: dict[Key, Setting] = dataclasses.field(default_factory=dict)
     macros: dict[str, Setting] = dataclasses.field(default_factory=dict)
     blocks: list[Setting] = dataclasses.field(default_factory=list)
     imports: list[Setting] = dataclasses.field(default_factory=list)
     flags: dict[str, str] = dataclasses.field(default_factory=dict)
     declared: set[str] = dataclasses.field(default_factory=set)
+    name: str = ""
+    includes: set[str] = dataclasses.field(default_factory=set)
+    files: list["Settings"] = dataclasses.field(default_factory=list)
+
+    def entries(self) -> dict[Key, Setting]:
+        """All settings as written, a macro as `(its name, MACRO, "value")`."""
+        macros = {(name, MACRO, "value"): setting for name, setting in self.macros.items()}
+        return self.bindings | macros
 
     def all(self) -> list[Setting]:
         """Every setting of a parameter or a macro."""
@@ -108,7 +130,10 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Settings:
     """
     settings = Settings()
     for name in gin_files:
-        _read_file(name, "--gin_file", settings)
+        settings.files.append(Settings(name=name))
+        for statement, where in _file_statements(name, "--gin_file"):
+            _add(statement, where, settings)
+            _add(statement, where, settings.files[-1])
     for binding in bindings:
         where = "--gin." + binding.partition("=")[0].strip()
         for statement, place in read_statements(binding, where):
@@ -120,7 +145,7 @@ class _Delegate(config_parser.ParserDelegate):
     """Keeps references and macros as names, where gin would look them up."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
-        return Reference(scoped_configurable_name)
+        return Reference(scoped_configurable_name, evaluate)
 
     def macro(self, scoped_name):
         return Macro(scoped_name)
@@ -180,34 +205,69 @@ def display(path: Path) -> str:
     return str(path) if shown.startswith("..") else shown
 
 
-def _read_file(name: str, where: str, settings: Settings, opened: tuple[Path, ...] = ()) -> None:
+def _file_statements(
+    name: str, where: str, opened: tuple[Path, ...] = ()
+) -> Iterator[tuple[Any, str]]:
+    """Statements of a file and, behind each include, of the file included."""
     path = find(name, where)
     if path in opened:
         raise UserError(f"{where}: '{name}' includes itself; drop this include")
-    with open(path, encoding="utf-8") as file:
-        for statement, place in read_statements(file, display(path)):
-            if isinstance(statement, config_parser.IncludeStatement):
-                _read_file(statement.filename, place, settings, (*opened, path))
-            else:
-                _add(statement, place, settings)
+    for statement, place in _parsed(path.read_text(encoding="utf-8"), display(path)):
+        yield statement, place
+        if isinstance(statement, config_parser.IncludeStatement):
+            yield from _file_statements(statement.filename, place, (*opened, path))
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(text: str, where: str) -> tuple[tuple[Any, str], ...]:
+    """Statements of a file's text, kept: a command reads its files several times."""
+    return tuple(read_statements(io.StringIO(text), where))
 
 
 def _add(statement: Any, where: str, settings: Settings) -> None:
     if isinstance(statement, config_parser.BindingStatement):
         setting = Setting(statement.value, where)
-        if statement.arg_name:
+        is_macro = statement.scope and statement.selector in ("macro", MACRO)
+        if statement.arg_name and not is_macro:
+            # Written anew it stands behind one that says the same in another form.
+            settings.bindings.pop(statement[:3], None)
             settings.bindings[statement[:3]] = setting
             return
-        name = "/".join(filter(None, (statement.scope, statement.selector)))
+        # `NAME/macro.value = 1` is gin's own form of `NAME = 1`.
+        own_name = "" if is_macro else statement.selector
+        name = "/".join(filter(None, (statement.scope, own_name)))
         settings.macros[name] = setting
         if where.startswith("--gin."):
             settings.flags[name] = where
-        else:
+        elif not os.path.abspath(where).startswith(os.path.join(GIN_FOLDER, "")):
             settings.declared.add(name)
     elif isinstance(statement, config_parser.BlockDeclaration):
         settings.blocks.append(Setting(statement.selector, where))
     elif isinstance(statement, config_parser.ImportStatement):
         settings.imports.append(Setting(statement.module, where))
+    elif isinstance(statement, config_parser.IncludeStatement):
+        settings.includes.add(statement.filename)
+
+
+def written(key: Key) -> str:
+    """What stands left of the equals sign."""
+    scope, name, parameter = key
+    return scope if name == MACRO else "/".join(filter(None, (scope, f"{name}.{parameter}")))
+
+
+def text(value: Any) -> str:
+    """A value as gin reads it."""
+    if isinstance(value, Macro):
+        return f"%{value.name}"
+    if isinstance(value, Reference):
+        return f"@{value.name}" + "()" * value.evaluate
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{text(k)}: {text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(text, value)) + "]"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(text, value)) + "," * (len(value) == 1) + ")"
+    return repr(value)
 
 
 def parts(value: Any) -> Iterator[Any]:
@@ -226,7 +286,15 @@ def read_by(name: str) -> str:
     """`; models/a.gin, models/b.gin and 3 more files read it`, of the project's gin files that use
     the macro; empty where none does.
     """
-    use = re.compile(rf"%{re.escape(name)}\b")
+    return _files_that("read", re.compile(rf"%{re.escape(name)}\b"))
+
+
+def set_by(name: str) -> str:
+    """The same of those that set the macro to a value."""
+    return _files_that("set", re.compile(rf"(?m)^{re.escape(name)} = (?!%gin.REQUIRED)"))
+
+
+def _files_that(do: str, use: re.Pattern) -> str:
     files = [
         str(path.relative_to(GIN_FOLDER))
         for path in sorted(GIN_FOLDER.rglob("*.gin"))
@@ -236,8 +304,9 @@ def read_by(name: str) -> str:
         return ""
     # The small ones first, as examples.
     files.sort(key=lambda file: ("tiny" not in file, file))
-    more = f" and {len(files) - 2} more files" if len(files) > 2 else ""
-    return f"; {', '.join(files[:2])}{more} read it"
+    further = len(files) - 2
+    more = f" and {further} more file{'s' * (further > 1)}" if further > 0 else ""
+    return f"; {', '.join(files[:2])}{more} {do}{'s' * (len(files) == 1)} it"
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -124,7 +124,7 @@ def test_an_unknown_configurable_names_the_nearest(folder):
 
 
 def test_what_the_model_gives_a_layer_anyway_is_refused():
-    model = "models/switch_tiny.gin"
+    files = ["models/switch_tiny.gin", "runs/plan.gin"]
     for setting, instead in (
         ("SwitchFFN.d_ff=8", "TransformerEncoderDecoder.d_ff"),
         ("SwitchLayer.init_scale=1.0", "TransformerEncoderDecoder.init_scale"),
@@ -132,10 +132,10 @@ def test_what_the_model_gives_a_layer_anyway_is_refused():
         ("Router.num_experts=2", "SwitchFFN.num_experts or SwitchProjection.num_experts"),
     ):
         name, _, parameter = setting.partition("=")[0].partition(".")
-        assert error_of([model], [setting]) == (
+        assert error_of(files, [setting]) == (
             f"--gin.{name}.{parameter}: the model gives '{name}' its {parameter}: set {instead}"
         )
-    config.precheck([model], ["SwitchFFN.num_experts=4"])
+    config.precheck(files, ["SwitchFFN.num_experts=4"])
     # A layer outside our model takes what gin says.
     config.precheck([], ["SwitchFFN.d_ff=8"])
 
@@ -166,6 +166,20 @@ def test_a_macro_without_a_value_names_the_flag_that_gives_one(folder):
     config.precheck(["a.gin"], ["BATCH_SIZE=8"])
 
 
+def test_a_macro_without_a_value_names_files_of_the_project_that_set_it(folder):
+    write(folder / "a.gin", "schedule.peak = %CAPACITY_FACTOR")
+    assert error_of(["a.gin"]) == (
+        "a.gin:1: %CAPACITY_FACTOR has no value: pass --gin.CAPACITY_FACTOR=VALUE; "
+        "models/switch_tiny.gin, models/switch_base.gin and 3 more files set it"
+    )
+
+
+def test_names_tells_of_an_unknown_one_first(folder):
+    write(folder / "a.gin", "shcedule.peak = %MISSING")
+    with pytest.raises(UserError, match="^a.gin:1: no configurable 'shcedule'; nearest: schedule"):
+        config.names(["a.gin"])
+
+
 def test_a_required_value_that_is_not_given_is_named(folder):
     write(folder / "a.gin", "MODEL_DIR = %gin.REQUIRED\nschedule.peak = %gin.REQUIRED")
     assert error_of(["a.gin"], ["schedule.peak=1"]) == (
@@ -186,6 +200,15 @@ def test_a_flag_for_a_macro_that_nothing_reads_is_refused(folder):
     )
     # Python reads it by config.macro.
     config.precheck(["a.gin"], ["SEED=1"])
+
+
+def test_that_a_run_sets_a_macro_is_no_reason_to_take_a_flag_that_no_model_reads():
+    files = ["models/t5_tiny.gin", "runs/plan.gin"]
+    assert config.precheck(files)["EXPERT_DROPOUT_RATE"] is None
+    assert error_of(files, ["EXPERT_DROPOUT_RATE=0.4"]).startswith(
+        "--gin.EXPERT_DROPOUT_RATE: nothing reads a macro 'EXPERT_DROPOUT_RATE'; "
+        "models/switch_tiny.gin, models/"
+    )
 
 
 def test_a_module_that_is_not_there_is_named_without_importing_anything(folder):
@@ -223,6 +246,52 @@ def test_load_sets_what_the_users_own_module_declares(folder, caplog):
     with pytest.raises(UserError) as caught:
         config.load(["run.gin"], ["users_funktion.c=1"])
     assert str(caught.value).startswith("--gin.users_funktion.c=1: No configurable matching")
+
+
+def test_a_scoped_binding_gets_the_macro_that_a_flag_set(folder):
+    """Of a macro inside a scope gin-config#87 says that it is lost."""
+    write(
+        folder / "scoped_module.py",
+        """
+        import gin
+
+        @gin.configurable
+        def scoped_function(a=0, b=0):
+            return a, b
+
+        @gin.configurable
+        def scoped_caller(value=0):
+            return value
+        """,
+    )
+    write(
+        folder / "run.gin",
+        """
+        MIXTURE_OR_TASK_MODULE = 'scoped_module'
+        A = 1
+        one/A = 2
+        one/scoped_function.a = %A
+        one/scoped_function.b = [%A, %one/A]
+        scoped_caller.value = @one/scoped_function()
+        outer/scoped_caller.value = @one/scoped_function()
+        """,
+    )
+    config.load(["run.gin"], ["A=3", "one/A=4"])
+    module = sys.modules["scoped_module"]
+    with gin.config_scope("one"):
+        assert module.scoped_function() == (3, [3, 4])
+    assert module.scoped_caller() == (3, [3, 4])
+    with gin.config_scope("outer"):
+        assert module.scoped_caller() == (3, [3, 4])
+    # Also of what was loaded inside a scope, and as the operative config saves it.
+    with gin.config_scope("one"):
+        config.load(["run.gin"], ["A=3", "one/A=4"])
+        assert module.scoped_caller() == (3, [3, 4])
+        assert config.macro("A") == 3
+        write(folder / "saved.gin", config.operative_config())
+    config.load(["saved.gin"])
+    with gin.config_scope("one"):
+        assert module.scoped_function() == (3, [3, 4])
 
 
 def test_a_folder_named_like_one_of_ours_does_not_hide_it(tmp_path, monkeypatch):
@@ -312,9 +381,9 @@ def test_what_a_tasks_preprocessors_put_into_the_operative_config_is_known(tmp_p
 def test_a_layer_takes_the_parameters_of_the_layer_that_it_extends():
     source = configurables.project_source()
     found = {c.selector.rpartition(".")[2]: c.parameters for c in source.configurables}
-    assert {"policy", "capacity_factor"} <= found["SwitchRouter"]
+    assert {"temperature", "capacity_factor"} <= found["SwitchRouter"]
     assert {"second_policy", "capacity_factor"} <= found["Top2Router"]
-    assert "policy" not in found["Router"]
+    assert "temperature" not in found["Router"]
     assert "name" not in found["SwitchRouter"]
     # Without a constructor of its own.
     assert found["WorstCaseRouter"] == found["Router"]

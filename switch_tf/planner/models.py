@@ -1,8 +1,8 @@
-"""The page docs/models.md: the paper's models as gin files, counted (Tables 1 and 9).
+"""The page docs/models.md: the paper's models as gin files, counted, and those that were released.
 
     python -m switch_tf.planner.models docs
 
-counts them from shapes alone, and sets the counts beside the paper's figures.
+counts them from shapes alone, and sets the counts beside the paper's figures (Tables 1 and 9).
 """
 
 import math
@@ -66,7 +66,14 @@ MODELS = (
     PaperModel("Switch-C", "switch_c", (), "1571B", "890B"),
     PaperModel("mT5-Base", "mt5_base", (), "", ""),
     PaperModel("mSwitch-Base", "mswitch_base", (), "", ""),
+    PaperModel("Switch-Base, released", "switch_classic_base", (), "7.4B", "124B"),
+    PaperModel("Switch-Large, released", "switch_classic_large", (), "26B", "425B"),
+    PaperModel("Switch-XXL, released", "switch_classic_xxl", (), "395B", "6.3T"),
+    PaperModel("Switch-C, released", "switch_classic_c", (), "1571B", "890B"),
 )
+# Models of which there are two files: switch_NAME.gin and switch_classic_NAME.gin.
+_KINDS = ("switch", "switch_classic")
+RELEASED = {"Switch-Base": "base", "Switch-Large": "large", "Switch-XXL": "xxl", "Switch-C": "c"}
 
 _LENGTHS = " + ".join(map(str, LENGTHS.values()))
 _TEXT = f"""# The paper's models
@@ -77,23 +84,53 @@ and its text). FLOPs are of the forward pass of one sequence of {_LENGTHS}
 tokens, two a multiply-add: of all matrix products, and as the paper seems to reckon.
 """
 
+_RELEASED = """
+## Table 9, or what was released
+
+Of four models there are two files. `switch_base.gin`, `_large`, `_xxl` and `_c` follow the
+paper's Table 9: take them to repeat its experiments. `switch_classic_base.gin` and so on follow
+the models that were released, for whose weights the other files have the wrong shapes. T5X lists
+those (its docs/models.md) as converted from Mesh-TensorFlow's. Their numbers here are those of
+Flaxformer's `switch_classic_*.gin` (`flaxformer/t5x/configs/moe/models`). Where the two differ,
+Table 9 / released:
+"""
+
 _NOTES = """
+`policy` and `load_balancing_coef` are Flaxformer's, which has no jitter, and takes the mean over
+sparse layers of what Mesh-TensorFlow adds up. The released weights were trained in
+Mesh-TensorFlow; with which of the two is not published, by the paper with those of Table 9's files.
+The least capacity is that of the released models in both files of XXL and C. What Flaxformer does
+otherwise, and no setting here expresses, stands at the head of `switch_classic_base.gin`, and
+beside all other defaults in [fidelity.md](fidelity.md).
+
+## Figures
+
 Where the paper's figures do not follow from its shapes:
 
-- **FLOPs.** Its figures follow from a reckoning without the routers, without one of attention's two
-  products of queries with keys and of weights with values, and with keys and values of only as many
-  encoder positions as the decoder has. By it, T5-Base has 124.6B, which the paper prints as 124B,
-  cut; the others agree to the digits printed, Switch-C's to two. How the authors really counted is
-  not known.
-- **T5-Large, Switch-Large.** 26B and 425B are those of T5 1.0's feed-forward layer, ReLU with d_ff
-  4096. The shape of Table 9, GEGLU with 2816, has 27B and 433B by the same reckoning, and 750M
-  parameters: its "0.7B" is cut, not rounded. The 739M of the text are near the 738M of that ReLU;
-  no shape that we know gives the last million.
-- **Switch-Base+.** The text has it grow from 14 heads to 16, but Table 9 gives Switch-Base 12; here
-  it has 16, and the text prints neither parameters nor FLOPs to tell by.
-- **Switch-XXL.** 395B parameters are those of 128 experts; the 64 of Table 9 have 201B. Its 6.3T
-  FLOPs are those of either, so the figures leave open which of the two numbers is the slip.
-- **MoE-Base.** The same weights as Switch-Base; a token visits two experts, so its FLOPs are more.
+- **FLOPs.** Its figures follow from a reckoning without the routers, without one of attention's
+  two products of queries with keys and of weights with values, and with keys and values of only
+  as many encoder positions as the decoder has. By it, T5-Base has 124.6B, which the paper prints
+  as 124B, cut; the others agree to the digits printed, Switch-C's to two. How the authors really
+  counted is not known.
+- **Switch-Base.** ReLU with d_ff 3072, as it was released, has as many weights and FLOPs as Table
+  9's GEGLU with 2048: the figures are those of either.
+- **T5-Large, Switch-Large.** 26B and 425B are those of ReLU with d_ff 4096, which the released
+  Switch-Large has: that is the one that the paper counted. The shape of Table 9, GEGLU with 2816,
+  has 27B and 433B by the same reckoning, and in T5-Large 750M parameters: "0.7B" is cut, not
+  rounded. The 739M of the text are near the 738M of that ReLU; no shape that we know gives the
+  last million.
+- **Switch-Base+.** The text has it grow from 14 heads to 16, but Table 9 gives Switch-Base 12, as
+  the released one has; here it has 16, and the text prints neither parameters nor FLOPs to tell
+  by.
+- **Switch-XXL.** 395B parameters are those of 128 experts, which the released one has: Table 9's
+  64, of 201B, are the slip. Its 6.3T FLOPs are those of either.
+- **Switch-C.** 1571B parameters are those of Table 9's 32 heads and of the released 30. Its 890B
+  FLOPs are nearer to the 894B of the former than to the 869B of the latter.
+- **Logits.** Table 9 does not say which models tie them to the embedding, and the figures do not
+  tell; its files here do, as T5-Base must for its 223M. Released, Base and Large do, XXL and C do
+  not.
+- **MoE-Base.** The same weights as Switch-Base; a token visits two experts, so its FLOPs are
+  more.
 """
 
 
@@ -103,7 +140,7 @@ def count(model: PaperModel) -> "Counts":
     from switch_tf.planner.counts import Counts
 
     try:
-        config.load([f"models/{model.file}.gin"], model.bindings)
+        config.load([f"models/{model.file}.gin", "runs/plan.gin"], model.bindings)
         return Counts.of(TransformerEncoderDecoder)
     finally:
         gin.clear_config()
@@ -123,10 +160,47 @@ def reckoned_flops(counts: "Counts") -> int:
     return counts.flops(LENGTHS) - logits - keys_values - routers
 
 
+def shape(counts: "Counts") -> dict[str, str]:
+    """Settings of a counted Switch model by their names in gin, as built."""
+    m = counts.model
+    layer = next(layer for block in m.encoder.blocks for layer in block.switch_layers)
+    of_model = "activation d_ff num_heads tied_softmax"
+    of_router = (
+        "num_experts capacity_factor eval_capacity_factor min_capacity policy load_balancing_coef"
+    )
+    found = {name: getattr(m, name) for name in of_model.split()}
+    found |= {name: getattr(layer, name) for name in ("group_size",)}
+    found |= {name: getattr(layer.router, name) for name in of_router.split()}
+    return {name: str(value) for name, value in found.items()}
+
+
+def differences() -> Iterator[str]:
+    """Lines of a table: what the files of a model's two forms differ in."""
+    yield "| setting | " + " | ".join(RELEASED) + " |"
+    yield "|" + " --- |" * (1 + len(RELEASED))
+    pairs = [
+        [shape(count(PaperModel("", f"{kind}_{name}", (), "", ""))) for kind in _KINDS]
+        for name in RELEASED.values()
+    ]
+    for setting in pairs[0][0]:
+        values = [[form[setting] for form in pair] for pair in pairs]
+        cells = ["" if table == released else f"{table} / {released}" for table, released in values]
+        if any(cells):
+            yield f"| {setting} | " + " | ".join(cells) + " |"
+
+
 def lines() -> Iterator[str]:
     """Lines of the page."""
     yield from _TEXT.splitlines()
     yield ""
+    yield from _counts()
+    yield from _RELEASED.splitlines()
+    yield ""
+    yield from differences()
+    yield from _NOTES.splitlines()
+
+
+def _counts() -> Iterator[str]:
     yield (
         "| model | gin/models | parameters | in experts | the paper | FLOPs, all | as the paper "
         "reckons | the paper |"
@@ -146,7 +220,6 @@ def lines() -> Iterator[str]:
             model.flops,
         )
         yield "| " + " | ".join(cells) + " |"
-    yield from _NOTES.splitlines()
 
 
 def _short(number: int) -> str:

@@ -14,7 +14,15 @@ from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
 from switch_tf.planner import plan
 from switch_tf.planner.counts import Counts
-from switch_tf.planner.models import LENGTHS, MODELS, PaperModel, count, lines, reckoned_flops
+from switch_tf.planner.models import (
+    LENGTHS,
+    MODELS,
+    PaperModel,
+    count,
+    lines,
+    reckoned_flops,
+    shape,
+)
 from tests.helpers import LAYOUTS, held_bytes, layout_of, tiny_model, using
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
@@ -44,6 +52,7 @@ def printed(text):
 # Model -> where the paper's figure is not ours to its digits; docs/models.md says why.
 OTHER_PARAMETERS = {"T5-Large": 0.75e9, "T5-Large, ReLU, d_ff 4096": 0.738e9}
 OTHER_FLOPS = {"T5-Base": 124.6e9, "Switch-Base, 128 experts": 124.6e9, "Switch-C": 894e9}
+OTHER_FLOPS |= {"Switch-Base, released": 124.6e9, "Switch-C, released": 869.1e9}
 
 
 @pytest.mark.parametrize("model", [m for m in MODELS if m.parameters], ids=lambda m: m.name)
@@ -63,7 +72,9 @@ def test_flops_are_the_papers_to_its_digits_by_its_reckoning(model):
     found = reckoned_flops(counted(model.file, *model.bindings))
     if model.name in OTHER_FLOPS:
         assert digits(found, 4) == OTHER_FLOPS[model.name]
-        assert abs(found - expected) < 0.005 * expected
+        # Released, Switch-C has 30 heads: the paper's figure is nearer to 32.
+        near = 0.025 if model.name == "Switch-C, released" else 0.005
+        assert abs(found - expected) < near * expected
     else:
         assert digits(found, count) == pytest.approx(expected, rel=1e-9)
 
@@ -106,6 +117,48 @@ def test_the_multilingual_models_differ_in_the_vocabulary():
 def test_switch_base_plus_is_wider():
     model = counted("switch_base_plus").model
     assert (model.d_model, model.num_heads) == (896, 16)
+
+
+# Of Flaxformer's configs/moe/models/switch_classic_*.gin, with what they include; its factor of the
+# load-balancing loss, 0.01, over the number of sparse layers. Last: sparse layers of each stack.
+RELEASED = {
+    "base": ("relu", 768, 64, 12, 3072, 12, True, 128, 8192, 1.25, 2.0, 4, 8.333e-4, 6),
+    "large": ("relu", 1024, 64, 16, 4096, 24, True, 128, 4096, 1.25, 2.0, 4, 4.167e-4, 12),
+    "xxl": ("geglu", 4096, 64, 64, 10240, 24, False, 128, 4096, 1.25, 4.0, 2, 4.167e-4, 12),
+    "c": ("relu", 2080, 64, 30, 6144, 15, False, 2048, 2048, 1.0, 2.0, 2, 3.333e-4, 15),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_the_released_models_have_the_numbers_of_their_public_configuration(name):
+    model = counted(f"switch_classic_{name}").model
+    *expected, sparse = RELEASED[name]
+    stacks = [[block.switch_layers for block in s.blocks] for s in (model.encoder, model.decoder)]
+    # Every other one, from the second, or all.
+    every = model.num_layers // sparse
+    for stack in stacks:
+        assert [bool(layers) for layers in stack] == [
+            (i + 1) % every == 0 for i in range(model.num_layers)
+        ]
+    (layer,) = stacks[0][every - 1]
+    router = layer.router
+    names = "activation d_model d_kv num_heads d_ff num_layers tied_softmax".split()
+    found = [getattr(model, name) for name in names]
+    found += [layer.num_experts, layer.group_size, router.capacity_factor]
+    found += [router.eval_capacity_factor, router.min_capacity, router.load_balancing_coef]
+    assert found == expected
+    assert router.load_balancing_coef * 2 * sparse == pytest.approx(0.01, rel=1e-3)
+    assert (router.policy, router.z_loss_coef) == ("argmax", 0.0)
+
+
+def test_the_page_shows_what_the_two_files_of_a_model_differ_in():
+    table, released = (shape(counted(f"switch{kind}_xxl")) for kind in ("", "_classic"))
+    text = (DOCS / "models.md").read_text()
+    assert (table["num_experts"], released["num_experts"]) == ("64", "128")
+    assert "| num_experts |  |  | 64 / 128 |  |" in text
+    assert "| num_heads |  |  |  | 32 / 30 |" in text
+    # What they do not differ in has no row.
+    assert "| d_model |" not in text
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

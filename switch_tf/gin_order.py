@@ -1,0 +1,109 @@
+"""What gin files say whatever their order: what files given together differ in is refused.
+
+gin itself takes the word of the last file, so that exchanging two flags would change a run.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from switch_tf.errors import UserError
+from switch_tf.gin_files import (
+    MACRO,
+    REQUIRED,
+    Key,
+    Macro,
+    Reference,
+    Setting,
+    Settings,
+    find,
+    text,
+    written,
+)
+
+
+class _Given(NamedTuple):
+    """A setting as one `--gin_file` gives it, with its includes."""
+
+    file: Settings
+    key: Key
+    setting: Setting
+
+
+def settle(settings: Settings, complete: Callable[[str], str]) -> list[str]:
+    """Leaves of each setting the one that holds, which no order of the files may change.
+
+    The short and the long name of a configurable are one. A value settles what another file
+    requires, and a flag what files differ in.
+
+    Args:
+      settings: as `gin_files.read` returns it; changed.
+      complete: complete selector of a configurable's name.
+
+    Returns:
+      Statements that gin, for which the last file's word holds, has to read after the files.
+
+    Raises:
+      UserError: two files give a setting different values; it names both places.
+    """
+
+    def keyed(entries: dict[Key, Setting]) -> dict[Key, tuple[Key, Setting]]:
+        return {(k[0], complete(k[1]), k[2]): (k, setting) for k, setting in entries.items()}
+
+    by_file = [(file, keyed(file.entries())) for file in settings.files]
+    holds, rivals, after = keyed(settings.entries()), {}, []
+    for name, (_, setting) in holds.items():
+        if setting.where.startswith("--gin."):
+            continue
+        every = [_Given(file, *entries[name]) for file, entries in by_file if name in entries]
+        rivals[name] = [given for given in every if given.setting.value != REQUIRED] or every
+        last = rivals[name][-1]
+        holds[name] = last.key, last.setting
+        if last is not every[-1]:
+            after.append(f"{written(last.key)} = {text(last.setting.value)}")
+    settings.bindings = {key: setting for key, setting in holds.values() if key[1] != MACRO}
+    settings.macros = {key[0]: setting for key, setting in holds.values() if key[1] == MACRO}
+    for name in sorted(rivals):
+        # By their places, so that every order is told the same.
+        first, *others = sorted(rivals[name], key=lambda given: given.setting.where)
+        # A macro does not mean what it would be by another file's word.
+        own = (name[0],) if name[1] == MACRO else ()
+        for other in others:
+            a, b = (_meaning(g.setting.value, settings, complete, own) for g in (first, other))
+            if a != b:
+                raise _conflict(first, other)
+    return after
+
+
+def _meaning(
+    value: Any, settings: Settings, complete: Callable[[str], str], within: tuple[str, ...] = ()
+) -> Any:
+    """What is alike of two values that make the same run, in whatever form they are written."""
+
+    def inner(part, *names):
+        return _meaning(part, settings, complete, (*within, *names))
+
+    if isinstance(value, Macro) and value.name in settings.macros and value.name not in within:
+        return inner(settings.macros[value.name].value, value.name)
+    if isinstance(value, Reference):
+        scope, _, name = value.name.rpartition("/")
+        return Reference, scope, complete(name), value.evaluate
+    if isinstance(value, dict):
+        return dict, sorted(((inner(k), inner(v)) for k, v in value.items()), key=repr)
+    if isinstance(value, list | tuple):
+        return type(value), [inner(part) for part in value]
+    # 1, 1.0 and True are equal, and not the same.
+    return type(value), value
+
+
+def _conflict(first: _Given, second: _Given) -> UserError:
+    name = written(first.key)
+    mend = "let one file include the other"
+    for whole, part in ((first.file, second.file), (second.file, first.file)):
+        included = {find(name, "").resolve() for name in whole.includes}
+        if find(part.name, "").resolve() in included:
+            mend = f"drop --gin_file={part.name}, which {whole.name} includes"
+    (a, where_a), (b, where_b) = first.setting, second.setting
+    return UserError(
+        f"{where_a}: {name}={text(a)}, but {where_b} has {text(b)}, so the order of --gin_file "
+        f"would decide: pass --gin.{name}=VALUE, or {mend}"
+    )
