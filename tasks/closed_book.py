@@ -2,9 +2,9 @@
 
 Tasks `natural_questions_open`, `web_questions` and `trivia_qa_open`: from TFDS, or, under DATA_DIR,
 from nq_open/NQ-open.train.jsonl, web_questions/webquestions.examples.train.json,
-triviaqa-unfiltered/unfiltered-web-train.json and so on. Text is that of Roberts et al. 2020,
-section 3 (google-research/t5_closed_book_qa), in which the first answer is trained on and any is
-right:
+triviaqa-unfiltered/unfiltered-web-train.json and so on. Splits and text are those of Roberts et
+al. 2020, section 3 (google-research/t5_closed_book_qa): the end of the train part is `validation`,
+what is published for evaluation is `test`; the first answer is trained on, and any is right:
 
     inputs: "nq question: who wrote hamlet", targets: "William Shakespeare".
 """
@@ -53,6 +53,8 @@ def _natural_question(row: dict) -> Iterator[dict]:
 def _web_question(row: dict) -> Iterator[dict]:
     target = re.sub(r"^\(list |\)$", "", row["targetValue"])
     answers = [quoted or word for quoted, word in _DESCRIPTION.findall(target)]
+    if not answers:
+        raise BadRecord("no answer in 'targetValue'")
     yield {"url": row["url"], "question": row["utterance"], "answers": answers}
 
 
@@ -108,16 +110,33 @@ def _trivia_question(row: dict) -> Iterator[dict]:
     }
 
 
-def natural_questions_source() -> OfficialSource:
-    """The examples of TFDS's `natural_questions_open`."""
-    names = {"train": "train", "validation": "dev"}
-    files = {split: f"nq_open/NQ-open.{name}.jsonl" for split, name in names.items()}
-    return OfficialSource("natural_questions_open:1.0.0", files, _natural_question)
+def _splits(count: int, test: str) -> dict[str, str]:
+    """TFDS's names of T5's splits.
+
+    The end of what is published for training is held out to choose a checkpoint by, so that it is
+    not chosen by the figures of the test, which is what is published for evaluation.
+
+    Args:
+      count: how many examples are trained on.
+      test: TFDS's name of what is published for evaluation.
+    """
+    return {"train": f"train[:{count}]", "validation": f"train[{count}:]", "test": test}
 
 
-def web_questions_source() -> OfficialSource:
-    """The examples of TFDS's `web_questions`, which has no split to evaluate but its test."""
-    names = {"train": "train", "validation": "test"}
+def natural_questions_source(count: int = 79_168) -> OfficialSource:
+    """The examples of TFDS's `natural_questions_open`, of which `count` are trained on."""
+    names = {"train": "train", "validation": "train", "test": "dev"}
+    return OfficialSource(
+        "natural_questions_open:1.0.0",
+        {split: f"nq_open/NQ-open.{name}.jsonl" for split, name in names.items()},
+        _natural_question,
+        tfds_splits=_splits(count, "validation"),
+    )
+
+
+def web_questions_source(count: int = 3_417) -> OfficialSource:
+    """The examples of TFDS's `web_questions`, of which `count` are trained on."""
+    names = {"train": "train", "validation": "train", "test": "test"}
     return OfficialSource(
         "web_questions:1.0.0",
         {
@@ -129,18 +148,21 @@ def web_questions_source() -> OfficialSource:
             formats.json_document,
             records=lambda rows, path: formats.items(rows, None, path, "question"),
         ),
-        tfds_splits=names,
+        tfds_splits=_splits(count, "test"),
     )
 
 
-def trivia_qa_source() -> OfficialSource:
-    """The examples of TFDS's `trivia_qa/unfiltered.nocontext`."""
-    names = {"train": "train", "validation": "dev"}
-    files = {
-        split: f"triviaqa-unfiltered/unfiltered-web-{name}.json" for split, name in names.items()
-    }
+def trivia_qa_source(count: int = 78_785) -> OfficialSource:
+    """The examples of TFDS's `trivia_qa/unfiltered.nocontext`, of which `count` are trained on."""
+    names = {"train": "train", "validation": "train", "test": "dev"}
+    files = {split: f"unfiltered-web-{name}.json" for split, name in names.items()}
     return OfficialSource(
-        "trivia_qa/unfiltered.nocontext:1.1.0", files, _trivia_question, form=_trivia_questions
+        "trivia_qa/unfiltered.nocontext:1.1.0",
+        {split: f"triviaqa-unfiltered/{file}" for split, file in files.items()},
+        _trivia_question,
+        form=_trivia_questions,
+        tfds_splits=_splits(count, "validation"),
+        key=lambda number, example: f"{files['train']}_{example['question_id']}",
     )
 
 

@@ -145,7 +145,7 @@ supervised.add(
 # As T5's, without WNLI, which nothing in it would train, and without the diagnostics, which have no
 # labels; so neither is in the average.
 seqio.MixtureRegistry.add(
-    "glue", [(f"glue_{name}", rates.tokens) for name in _FOLDERS if name != "wnli"]
+    "glue", [(f"glue_{name}", rates.examples) for name in _FOLDERS if name != "wnli"]
 )
 registry.add_average(
     "glue",

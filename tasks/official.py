@@ -5,8 +5,10 @@ module gives. Examples are made with the features that TFDS has for the dataset,
 preprocessors take either. What `BAD_DATA` says, "stop" or "skip", happens to what cannot be read.
 """
 
+import dataclasses
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import hashing
 from tqdm import tqdm
 
 from switch_tf import config
@@ -24,6 +27,8 @@ from tasks.indexed import IndexedSource
 from tasks.sources import ABSENT
 
 POLICIES = ("stop", "skip")
+# A part of a split, by positions: train[:100], train[100:].
+_PART = re.compile(r"(\w+)\[(\d*):(\d*)\]")
 
 
 def data_dir() -> str | None:
@@ -62,7 +67,11 @@ class OfficialSource(IndexedSource):
         raises of KeyError, ValueError and the like is told as a bad record.
       form: function from the files of a split to places and records.
       others: what `form` reads besides, under DATA_DIR; of several in a tuple, any one will do.
-      tfds_splits: split -> TFDS's name of it, where that is another.
+      tfds_splits: split -> TFDS's name of it, where that is another. It may be a part of TFDS's
+        split, such as "train[100:]", of which `files` then has the file; local files are parted in
+        TFDS's order, too.
+      key: by which TFDS's builder has it in order: function from the number of a record, from 0,
+        and an example.
       may_lack: whether a mixture does without it where DATA_DIR lacks all of its files.
     """
 
@@ -74,6 +83,7 @@ class OfficialSource(IndexedSource):
         form: Callable[[SplitFiles], Records] = formats.json_lines,
         others: Sequence[str | tuple[str, ...]] = (),
         tfds_splits: Mapping[str, str] | None = None,
+        key: Callable[[int, dict], int | str] = lambda number, example: number,
         may_lack: bool = False,
     ):
         self.may_lack = may_lack
@@ -82,8 +92,11 @@ class OfficialSource(IndexedSource):
         self.others = tuple(others)
         self._examples = examples
         self._form = form
-        names = {split: split for split in files} | dict(tfds_splits or {})
-        self._tfds = seqio.TfdsDataSource(tfds_name, splits=names)
+        self.tfds_splits = {split: split for split in files} | dict(tfds_splits or {})
+        parts = filter(None, map(_PART.fullmatch, self.tfds_splits.values()))
+        self._parted = {part[1] for part in parts}
+        self._key = key
+        self._tfds = seqio.TfdsDataSource(tfds_name, splits=self.tfds_splits)
         super().__init__(splits=tuple(files))
 
     @property
@@ -154,11 +167,26 @@ class OfficialSource(IndexedSource):
         return sources.first_of(lacking)
 
     def examples(self, split: str) -> list[dict]:
-        """The examples of a split of local files, encoded."""
-        files = self.split_files(split)
+        """The examples of a split of local files, encoded.
+
+        Raises:
+          UserError: as `encoded`; or it is a part behind the end of a file.
+        """
+        files, part = self.split_files(split), _PART.fullmatch(self.tfds_splits[split])
+        if part:
+            files = dataclasses.replace(files, split=part[1])
         stats = [os.stat(path) for path in (files.path, *files.others)]
         stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
-        return _read(self, files, bad_data(), stamps)
+        found = _read(self, files, bad_data(), stamps)
+        if not part:
+            return found
+        begin, end = (int(number) if number else None for number in part.groups()[1:])
+        if len(found) <= (begin or 0):
+            raise UserError(
+                f"{files.path}: {len(found):,} examples, and '{split}' is those behind the first "
+                f"{begin:,} ({part[0]} of {self.tfds_name}): the file is cut off; fetch it whole"
+            )
+        return found[begin:end]
 
     def num_input_examples(self, split: str) -> int | None:
         """Number of examples of a split."""
@@ -205,13 +233,15 @@ class OfficialSource(IndexedSource):
         Raises:
           UserError: a bad record and `policy` is "stop", naming its place; or no good one.
         """
-        found, bad, left_out = [], [], []
+        found, numbers, bad, left_out = [], [], [], []
         records = self._form(files)
         # A bar only where it takes a moment.
         name = self.files[files.split]
-        for place, record in tqdm(records, name, None, unit=" records", delay=5, mininterval=1):
+        bar = tqdm(records, name, None, unit=" records", delay=5, mininterval=1)
+        for number, (place, record) in enumerate(bar):
             try:
                 found += self._encode(record, files.split)
+                numbers += [number] * (len(found) - len(numbers))
             except LeftOut as error:
                 left_out.append(f"{place}: {error}")
             except BadRecord as error:
@@ -225,6 +255,10 @@ class OfficialSource(IndexedSource):
                 print(f"{files.path}: {len(told)} records left out ({why}), the first: {told[0]}")
         if not found:
             raise UserError(f"{files.path}: no example in it")
+        if files.split in self._parted:
+            hashed = hashing.Hasher(files.split).hash_key
+            keys = [hashed(self._key(*pair)) for pair in zip(numbers, found, strict=True)]
+            found = [found[place] for place in sorted(range(len(found)), key=keys.__getitem__)]
         return found
 
     def _encode(self, record, split: str) -> list[dict]:

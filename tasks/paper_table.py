@@ -15,13 +15,16 @@ _INTRO = """# The tasks of the paper
 
 Each reads its dataset through TFDS or, where gin sets `DATA_DIR`, from the files in which it is
 published. Figures of a task by itself are in the paper where a table is named; the others enter
-an average. Written by `switch-tf tasks --table > docs/task_table.md`.
+an average. Splits are those that are published, or T5's parts of them, in brackets: what is trained
+on, what a checkpoint is chosen by, what is tested. Written by
+`switch-tf tasks --table > docs/task_table.md`.
 
 What tests cover, with a few records written by hand in the published form, and no network:
-**A** the examples of the local files are those that TFDS's own builder makes of them, and become
-the text that they should. **B** the rates of a mixture, and its average, if it has one. **C**
-shards give the documents of their lines. The datasets themselves were not at hand: none has been
-read whole, and no figure of the paper has been measured.
+**A** the examples of the local files are those that TFDS's own builder makes of them, in T5's parts
+of the splits where there are such, and become the text that they should. **B** the tokens of each
+task that are drawn of a mixture, and its average, if it has one. **C** shards give the documents of
+their lines. The datasets themselves were not at hand: none has been read whole, and no figure of
+the paper has been measured.
 """
 
 
@@ -56,12 +59,19 @@ def _data(provider) -> tuple[str, str]:
         groups = [shorten(list(source.files.values())), *getattr(source, "others", ())]
         groups = [group if isinstance(group, tuple) else (group,) for group in groups]
         files = (" or ".join(f"`{name}`" for name in group) for group in groups)
-        return source.tfds_name, ", ".join(files)
+        return source.tfds_name + _parts(source), ", ".join(files)
     names = {task.source.tfds_name for task in provider.tasks}
     if len(names) > 1:
         return f"those of its {len(provider.tasks)} tasks", f"as {_common(provider)}"
     name, files = _data(provider.tasks[0])
     return name, f"{files}, and so on"
+
+
+def _parts(source) -> str:
+    """TFDS's names of the splits, in brackets, where one is a part of TFDS's."""
+    names = getattr(source, "tfds_splits", {}).values()
+    is_parted = any("[" in name for name in names)
+    return f" ({', '.join(f'`{name}`' for name in names)})" if is_parted else ""
 
 
 def _common(mixture: seqio.Mixture) -> str:

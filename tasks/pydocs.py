@@ -16,6 +16,7 @@ from t5.evaluation import metrics
 
 from tasks import pretraining, pydocs_corpus, pydocs_examples, supervised
 from tasks.indexed import IndexedSource
+from tasks.rouge import rouge
 from tasks.vocabulary import LazyVocabulary
 
 # Greedy decoding of more would take the quickstart's time, and tell little more.
@@ -137,7 +138,7 @@ _add_supervised(
     "pydocs_summary",
     functools.partial(t5_preprocessors.summarize, article_key="text", summary_key="summary"),
     None,
-    [metrics.rouge],
+    [rouge],
 )
 
 FINETUNE_TASKS = tuple(pydocs_examples.MAKERS)
@@ -162,7 +163,7 @@ def chance_levels() -> dict[str, dict[str, float]]:
     constants = source.columns("train")["summary"][:_CONSTANT_SUMMARIES]
     answers = [[text.decode()] * len(targets) for text in constants]
     answers.append(targets[1:] + targets[:1])
-    scores = [metrics.rouge(targets, answer) for answer in answers]
+    scores = [rouge(targets, answer) for answer in answers]
     levels["pydocs_summary"] = {
         key: float(max(score[key] for score in scores)) for key in scores[0]
     }

@@ -15,11 +15,11 @@ import re
 from collections.abc import Iterator
 
 from t5.data import preprocessors
-from t5.evaluation import metrics
 
 from tasks import catalogue, formats, supervised
 from tasks.formats import BadRecord, LeftOut, Records, SplitFiles
 from tasks.official import OfficialSource
+from tasks.rouge import rouge
 
 # After these a line of CNN's or the Daily Mail's has its full stop.
 _ENDS = (".", "!", "?", "'", "`", '"', "\u2019", "\u201d", ")")
@@ -163,6 +163,6 @@ for _name, _source, _article, _summary, _table in (
         _name,
         _source,
         functools.partial(preprocessors.summarize, article_key=_article, summary_key=_summary),
-        metric_fns=[metrics.rouge],
+        metric_fns=[rouge],
     )
     catalogue.add(_name, paper_table=_table, metric="ROUGE-2")

@@ -189,7 +189,7 @@ supervised.add(
 
 _NAMES = [f"super_glue_{name}" for name in _FOLDERS if name != "wsc.fixed"]
 _WSC_NAMES = ["super_glue_wsc_train", "super_glue_wsc_eval", "dpr"]
-seqio.MixtureRegistry.add("super_glue", [(name, rates.tokens) for name in _NAMES + _WSC_NAMES])
+seqio.MixtureRegistry.add("super_glue", [(name, rates.examples) for name in _NAMES + _WSC_NAMES])
 registry.add_average(
     "super_glue",
     {

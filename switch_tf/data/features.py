@@ -11,6 +11,7 @@ import contextlib
 import re
 from collections.abc import Mapping
 
+from switch_tf.data import spans
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.batch_shape import TASK_FEATURES, check_lengths, host_rows
 from switch_tf.errors import UserError
@@ -105,24 +106,12 @@ def check_vocabulary(provider, vocab_size: int) -> None:
                     f"{what} has unknown {unk}, which is none of its own {size} pieces beside pad "
                     "and eos; train it with unk 2"
                 )
-            sentinels = vocabulary.extra_ids or _sentinel_pieces(vocabulary)
+            sentinels = spans.num_sentinels(vocabulary)
             if _SENTINEL_STEPS.search(steps) and sentinels < _NUM_SENTINELS:
                 raise UserError(
                     f"{what} has {sentinels} sentinels, span corruption needs "
                     f"{_NUM_SENTINELS}: give it extra_ids={_NUM_SENTINELS}"
                 )
-
-
-def _sentinel_pieces(vocabulary) -> int:
-    """How many pieces at a vocabulary's end are sentinels, the first of them the last piece."""
-    tokenizer = getattr(vocabulary, "tokenizer", None)
-    count, size = 0, vocabulary.vocab_size
-    while tokenizer is not None and count < size:
-        piece = tokenizer.IdToPiece(size - 1 - count)
-        if piece.removeprefix("\u2581") != f"<extra_id_{count}>":
-            break
-        count += 1
-    return count
 
 
 @contextlib.contextmanager
@@ -168,6 +157,8 @@ def _examples(
 
     check_lengths(feature_lengths)
     check_split(provider, split)
+    for task in seqio.get_subtasks(provider):
+        spans.check_t5_steps(task, feature_lengths)
 
     def build():
         dataset = provider.get_dataset(

@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.data import spans
 from switch_tf.data.permutation import key, permute
 from switch_tf.data.task_cache import TaskCache
 from switch_tf.errors import UserError
@@ -46,6 +47,7 @@ class Windows:
         self._cache = TaskCache(task, split)
         if not len(self._cache):
             raise UserError(f"cache of '{task.name}', split '{split}': no example in it")
+        spans.check_t5_steps(task, feature_lengths)
         self.per_epoch = -(-len(self._cache) // WINDOW)
         self._features = sorted(task.output_features)
         # Traced now: what is wrong in the steps is told before the run, and not in its middle.

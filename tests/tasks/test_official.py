@@ -55,6 +55,8 @@ class Case:
     splits: tuple[str, ...] = ("train", "validation")
 
 
+# Of these, "validation" is what lies behind tens of thousands: test_closed_book.py has it.
+HELD_OUT = ("train", "test")
 MNLI = ("mnli hypothesis: It is wet. premise: It rains.", "entailment")
 CASES = {
     f"glue_{name}": Case(lambda name=name: glue.source(name), glue_files, inputs, targets, splits)
@@ -157,18 +159,21 @@ CASES |= {
         one_file("file_path"),
         "nq question: who wrote hamlet",
         "William Shakespeare",
+        HELD_OUT,
     ),
     "web_questions": Case(
         closed_book.web_questions_source,
         one_file("file_path"),
         "wq question: where is rome?",
         "Italy",
+        HELD_OUT,
     ),
     "trivia_qa_open": Case(
         closed_book.trivia_qa_source,
         lambda files: {"files": [files.path], "web_dir": None, "wiki_dir": None},
         "trivia_qa question: Which mountain is the highest?",
         "Everest",
+        HELD_OUT,
     ),
 }
 
@@ -232,7 +237,12 @@ def test_examples_of_either_source_are_alike_as_tensors(name):
 
 @pytest.mark.parametrize(
     "name, splits",
-    [("winogrande_xl", ["train_xl", "validation", "test"]), ("web_questions", ["train", "test"])],
+    [
+        ("winogrande_xl", ["train_xl", "validation", "test"]),
+        ("natural_questions_open", ["train[:79168]", "train[79168:]", "validation"]),
+        ("web_questions", ["train[:3417]", "train[3417:]", "test"]),
+        ("trivia_qa_open", ["train[:78785]", "train[78785:]", "validation"]),
+    ],
 )
 def test_splits_are_asked_of_tfds_by_its_names(name, splits):
     asked = []

@@ -138,7 +138,7 @@ def test_super_glue_does_without_dpr_where_its_file_is_not_there(tmp_path, capsy
     dpr = seqio.TaskRegistry.get("dpr")
     dpr.source.prepare()
     assert "is without its 'train'" in capsys.readouterr().out
-    assert "train" not in dpr.splits and rates.tokens(dpr) == 0
+    assert "train" not in dpr.splits and rates.examples(dpr) == 0
 
 
 def test_bad_records_may_be_left_out_and_are_counted(tmp_path, capsys):

@@ -1,0 +1,266 @@
+"""Numbers of span corruption: what a piece of text becomes, and whether there is room for it.
+
+T5 masks spans of each piece of text: a sentinel stands for each in the inputs, and before its
+tokens in the targets (Raffel et al., 2020, Sec. 3.1.4). T5 itself checks neither that there are as
+many sentinels as spans, nor that spans have text between them. Needs no TensorFlow.
+"""
+
+import bisect
+import dataclasses
+import functools
+import inspect
+import math
+import sys
+from collections.abc import Mapping
+
+import gin
+import numpy as np
+
+from switch_tf.data.batch_shape import FEATURE_LENGTHS
+from switch_tf.errors import UserError
+
+# T5's: 15% of the tokens, in spans of three on average (Raffel et al., 2020, Sec. 3.3).
+NOISE_DENSITY = 0.15
+MEAN_SPAN_LENGTH = 3.0
+_T5 = "t5.data.preprocessors"
+_ROLL = "random_spans_noise_mask.random_roll"
+# More than any piece.
+_MANY = 1 << 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Spans:
+    """How pieces of text are masked.
+
+    Args:
+      noise_density: share of the tokens that is masked.
+      mean_length: of a span, in tokens.
+      random_roll: whether each mask is turned by a random offset: a span may then be cut in two, of
+        which one ends and one begins the piece, and needs a sentinel more.
+      named: how errors name the first two, which stand in the place of the braces.
+
+    Raises:
+      UserError: a number out of range.
+    """
+
+    noise_density: float = NOISE_DENSITY
+    mean_length: float = MEAN_SPAN_LENGTH
+    random_roll: bool = False
+    named: str = "span_corruption.{}"
+
+    def __post_init__(self):
+        """Checks the numbers."""
+        density, length = self.noise_density, self.mean_length
+        if not _is_number(density) or not 0 < density < 1:
+            raise UserError(
+                f"{self._density}={density!r}: give a share of the tokens, above 0 and below 1"
+            )
+        if not _is_number(length) or length < 1:
+            raise UserError(
+                f"{self._span_length}={length!r}: give a number of tokens of at least 1"
+            )
+        if not isinstance(self.random_roll, bool):
+            raise UserError(f"{_ROLL}={self.random_roll!r}: give True or False")
+
+    @property
+    def _density(self) -> str:
+        return self.named.format("noise_density")
+
+    @property
+    def _span_length(self) -> str:
+        return self.named.format("mean_noise_span_length")
+
+    def of(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(masked tokens, others, spans) of pieces of so many tokens, each of at least 2.
+
+        Rounded in float32, as T5's mask does; before the roll cuts a span in two.
+        """
+        masked = np.rint(tokens.astype(np.float32) * np.float32(self.noise_density))
+        masked = np.clip(masked.astype(np.int64), 1, tokens - 1)
+        spans = np.rint(masked.astype(np.float32) / np.float32(self.mean_length))
+        return masked, tokens - masked, np.maximum(spans.astype(np.int64), 1)
+
+    def t5_piece(self, inputs_length: int) -> int:
+        """Tokens of the pieces that T5 cuts text to, as its `random_spans_helper` counts them.
+
+        Args:
+          inputs_length: of the inputs they become, end of sequence included.
+        """
+
+        def inputs_and_targets(tokens):
+            masked = round(tokens * self.noise_density)
+            spans = round(masked / self.mean_length)
+            return tokens - masked + spans + 1, masked + spans + 1
+
+        longer = range(inputs_length, _MANY)
+        fitting = bisect.bisect(longer, inputs_length, key=lambda n: inputs_and_targets(n)[0])
+        tokens = inputs_length - 1 + fitting
+        inputs, targets = inputs_and_targets(tokens)
+        return tokens - 1 if self.noise_density == 0.5 and targets > inputs else tokens
+
+    def piece(self, lengths: Mapping[str, int]) -> int:
+        """Tokens of the pieces that text is cut to: T5's, or fewer where these would not fit.
+
+        T5 cuts off the end of such: of few tokens it masks one where its count has none, and the
+        roll takes a sentinel more than it counts.
+        """
+
+        def is_too_long(tokens):
+            inputs, targets = self.lengths(tokens)
+            return inputs > lengths["inputs"] or self.random_roll and targets > lengths["targets"]
+
+        candidates = range(2, self.t5_piece(lengths["inputs"]) + 1)
+        return 1 + bisect.bisect(candidates, False, key=is_too_long)
+
+    def sentinels(self, tokens: int) -> int:
+        """How many sentinels a piece of so many tokens, at least 2, takes at the most."""
+        return int(self.of(np.array(tokens))[2]) + self.random_roll
+
+    def lengths(self, tokens: int) -> tuple[int, int]:
+        """The most inputs and targets, ends of sequence included, of a piece of so many tokens."""
+        masked, others, _ = map(int, self.of(np.array(tokens)))
+        more = self.sentinels(tokens) + 1
+        return others + more, masked + more
+
+    def check(self, lengths: Mapping[str, int], sentinels: int) -> int:
+        """Checks that any piece can be masked, and that there is room for what it becomes.
+
+        Args:
+          lengths: of "inputs" and "targets" in tokens, end of sequence included.
+          sentinels: how many the vocabulary has.
+
+        Returns:
+          How many tokens the pieces have; the last of a text may have fewer.
+
+        Raises:
+          UserError: naming the numbers, and what mends it.
+        """
+        if self.random_roll:
+            dataclasses.replace(self, random_roll=False).check(lengths, sentinels)
+        longest = self.piece(lengths)
+        self._check_crowded(min(longest, sum(lengths.values())))
+        if longest < 2:
+            least = 3 + self.random_roll
+            raise UserError(
+                f"{FEATURE_LENGTHS}={dict(lengths)} is too short: span corruption masks a part of "
+                f"two tokens or more: give at least {least} inputs and {least} targets"
+            )
+        self._check_targets(lengths, longest)
+        self._check_sentinels(lengths, longest, sentinels)
+        return longest
+
+    def check_t5(self, lengths: Mapping[str, int], sentinels: int, reserved: int = 0) -> None:
+        """The same of T5's own pieces, whose inputs may not fit.
+
+        Args:
+          reserved: tokens of the inputs that it leaves free.
+        """
+        inputs = lengths["inputs"]
+        longest = max(self.t5_piece(inputs - reserved), 2)
+        self._check_crowded(min(longest, sum(lengths.values())))
+        needed = self.lengths(longest)[0]
+        if needed > inputs:
+            raise UserError(
+                f"{FEATURE_LENGTHS}['inputs']={inputs} is too short for the {needed} inputs that "
+                f"t5's span_corruption makes of {longest} tokens: take that of tasks.preprocessors,"
+                " which cuts pieces that fit, or another length"
+            )
+        self._check_targets(lengths, longest)
+        self._check_sentinels(lengths, longest, sentinels)
+
+    def _check_crowded(self, longest: int) -> None:
+        """Checks that masked spans have tokens in them and between them, in pieces up to these."""
+        tokens = np.arange(2, longest + 1)
+        masked, others, spans = self.of(tokens)
+        crowded = spans > np.minimum(masked, others)
+        if crowded.any():
+            first = crowded.argmax()
+            raise UserError(
+                f"{self._density}={self.noise_density}, {self._span_length}={self.mean_length}: of "
+                f"a piece of {tokens[first]} tokens, {masked[first]} would be masked in "
+                f"{spans[first]} spans, with {others[first]} to stand between them: lower the "
+                "density, or lengthen the spans"
+            )
+
+    def _check_targets(self, lengths: Mapping[str, int], longest: int) -> None:
+        needed = self.lengths(longest)[1]
+        if lengths["targets"] < needed:
+            raise UserError(
+                f"{FEATURE_LENGTHS}['targets']={lengths['targets']} is too short: span corruption "
+                f"of {lengths['inputs']} inputs has {needed} targets"
+            )
+
+    def _check_sentinels(self, lengths: Mapping[str, int], longest: int, sentinels: int) -> None:
+        needed = self.sentinels(longest)
+        if needed <= sentinels:
+            return
+
+        def needed_for(inputs):
+            return self.sentinels(max(self.piece({**lengths, "inputs": inputs}), 2))
+
+        shorter = range(3 + self.random_roll, lengths["inputs"])
+        fitting = bisect.bisect(shorter, sentinels, key=needed_for)
+        at_most = f"set it to at most {shorter[fitting - 1]}, " if fitting else ""
+        raise UserError(
+            f"{FEATURE_LENGTHS}['inputs']={lengths['inputs']}: the spans of {longest} tokens need "
+            f"{needed} sentinels, the vocabulary has {sentinels}, and other pieces of it would "
+            f"stand for the rest: {at_most}raise {self._span_length}, or take a vocabulary with "
+            f"{needed}"
+        )
+
+
+def _is_number(value) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def random_roll() -> bool:
+    """What gin sets of `random_spans_noise_mask.random_roll`, T5's name of it; else False."""
+    if _T5 not in sys.modules:
+        return False
+    name, _, parameter = _ROLL.partition(".")
+    return gin.get_bindings(name).get(parameter, False)
+
+
+def check_t5_steps(task, lengths: Mapping[str, int]) -> None:
+    """Checks the numbers of T5's own span corruption, where it is a step of a task.
+
+    Args:
+      task: a `seqio.Task`.
+      lengths: feature -> tokens.
+
+    Raises:
+      UserError: as `Spans` and `Spans.check_t5`.
+    """
+    if _T5 not in sys.modules:
+        return
+    for step in task.preprocessors:
+        function, given = step, {}
+        while isinstance(function, functools.partial):
+            function, given = function.func, function.keywords | given
+        if inspect.unwrap(function) is not sys.modules[_T5].span_corruption:
+            continue
+        numbers = {
+            "noise_density": given.get("noise_density", NOISE_DENSITY),
+            "mean_length": given.get("mean_noise_span_length", MEAN_SPAN_LENGTH),
+        }
+        spans = Spans(**numbers, random_roll=random_roll(), named=f"{{}} of task '{task.name}'")
+        sentinels = num_sentinels(task.output_features["targets"].vocabulary)
+        spans.check_t5(lengths, sentinels, given.get("reserved_for_packing") or 0)
+
+
+def num_sentinels(vocabulary) -> int:
+    """How many sentinels a vocabulary ends in: ids that SeqIO adds, or pieces of the model."""
+    return vocabulary.extra_ids or _sentinel_pieces(vocabulary)
+
+
+def _sentinel_pieces(vocabulary) -> int:
+    """How many pieces at a vocabulary's end are sentinels, the first of them the last piece."""
+    tokenizer = getattr(vocabulary, "tokenizer", None)
+    count, size = 0, vocabulary.vocab_size
+    while tokenizer is not None and count < size:
+        piece = tokenizer.IdToPiece(size - 1 - count)
+        if piece.removeprefix("\u2581") != f"<extra_id_{count}>":
+            break
+        count += 1
+    return count
