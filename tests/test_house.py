@@ -30,6 +30,7 @@ LAYERS = (
     "switch_tf.mesh",
     "switch_tf.config",
     "switch_tf.configurables",
+    "switch_tf.gin_order",
     "switch_tf.gin_files",
     "switch_tf.runtime",
     "switch_tf.errors",

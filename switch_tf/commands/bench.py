@@ -3,21 +3,20 @@
 import inspect
 from collections.abc import Sequence
 
-from switch_tf import config
 from switch_tf.commands.flags import Parser
 from switch_tf.commands.launch import check
-from switch_tf.errors import UserError
 
 BENCHES = {
     "input": "what one core delivers of a run's input against what its model consumes",
     "layer": "a Switch layer under named skews of its load, and at several capacities",
+    "precision": "what the float32 parts of a bfloat16 training step cost",
 }
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the benchmark that the first argument names."""
     bench = _parser().parse_args(argv[:1]).bench
-    {"input": _input, "layer": _layer}[bench](argv[1:])
+    {"input": _input, "layer": _layer, "precision": _precision}[bench](argv[1:])
 
 
 def _parser() -> Parser:
@@ -40,10 +39,6 @@ def _input(argv: Sequence[str]) -> None:
         argv,
         unused=("MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
     )
-    bound, _ = config.names(launch.args.gin_file, launch.bindings)
-    for name in ("mixture_or_task_name", "task_feature_lengths"):
-        if f"train.{name}" not in bound:
-            raise UserError(f"no --gin_file sets train.{name}: add --gin_file=runs/pretrain.gin")
     launch.start()
     from switch_tf.training.bench_input import bench_input
 
@@ -61,6 +56,19 @@ def _layer(argv: Sequence[str]) -> None:
     from switch_tf.training.bench_layer import bench_layer
 
     bench_layer(**_settings("plan", bench_layer))
+
+
+def _precision(argv: Sequence[str]) -> None:
+    launch = check(
+        "bench precision",
+        "Takes the gin of a plan: times a training step in bfloat16, and with attention's logits, "
+        "the softmax's logits or the router in bfloat16, too.",
+        argv,
+    )
+    launch.start()
+    from switch_tf.reproduce.precision import bench_precision
+
+    bench_precision(**_settings("plan", bench_precision))
 
 
 def _settings(run: str, function) -> dict:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from switch_tf import config, configurables, gin_files, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
+from switch_tf.data import spans
 from switch_tf.errors import UserError
 from tasks import vocabulary_path
 
@@ -77,11 +78,14 @@ def check(
     if unused:
         there = gin_files.read(args.gin_file, bindings).macros
         bindings += [f"{name}=None" for name in unused if name in there]
-    given = config.precheck(args.gin_file, bindings)
+    # First, or a macro that the missing file would set is told of in its place.
     _check_files(command, args.gin_file, bindings)
+    given = config.precheck(args.gin_file, bindings)
     check_numbers(given)
     devices = check_mesh(given, _RUNS[command][0])
     check_paths(given)
+    if command == "train":
+        check_optimizer(given)
     check_checkpoints(given)
     return Launch(args, bindings, devices)
 
@@ -93,18 +97,22 @@ _RUNS = {
     "plan": ("plan", "plan.gin"),
     "bench input": ("train", "pretrain.gin"),
     "bench layer": ("plan", "plan.gin"),
+    "bench precision": ("plan", "plan.gin"),
 }
+# What a run file has to set for a command, beside the batch.
+_FURTHER = {"bench input": ("mixture_or_task_name", "task_feature_lengths")}
 
 
 def _check_files(command: str, files: Sequence[str], bindings: Sequence[str]) -> None:
     """Checks that there is a gin file of what is run, and one of its model."""
     bound, referred = config.names(files, bindings)
     run, example = _RUNS[command]
-    if f"{run}.batch_size" not in bound:
-        raise UserError(
-            f"no --gin_file sets {run}.batch_size: add --gin_file=runs/{example}, or another of "
-            "gin/runs"
-        )
+    for name in ("batch_size", *_FURTHER.get(command, ())):
+        if f"{run}.{name}" not in bound:
+            raise UserError(
+                f"no --gin_file sets {run}.{name}: add --gin_file=runs/{example}, or another of "
+                "gin/runs"
+            )
     model = configurables.MODEL
     if model in referred and f"{model}.d_model" not in bound:
         raise UserError(
@@ -138,8 +146,24 @@ def check_paths(given: dict) -> None:
         vocabulary_path.check(path)
 
 
+def check_optimizer(given: dict) -> None:
+    """Checks that there is a checkpoint whose optimizer is to go on, if one is.
+
+    Args:
+      given: as `config.precheck` returns it.
+
+    Raises:
+      UserError: there is none.
+    """
+    if given.get("train.restore_optimizer") and not given.get("train.initial_checkpoint_path"):
+        raise UserError(
+            "RESTORE_OPTIMIZER=True, and no INITIAL_CHECKPOINT_PATH whose optimizer would go on: "
+            "give one, or leave RESTORE_OPTIMIZER out"
+        )
+
+
 def check_numbers(given: dict) -> None:
-    """Checks that counts are counts.
+    """Checks that counts are counts, rates rates, and switches switches.
 
     Args:
       given: as `config.precheck` returns it.
@@ -151,6 +175,7 @@ def check_numbers(given: dict) -> None:
         *("BATCH_SIZE", "TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD", "NUM_EXPERTS"),
         *("GROUPS_MULTIPLE", "train.keep_checkpoints", "TrainStep.microbatches", *_SIZES),
         *("bench_input.rounds", "bench_input.seconds", "bench_layer.rounds"),
+        "bench_precision.rounds",
     }
     for name in sorted(counts & set(given)):
         value = given[name]
@@ -160,7 +185,11 @@ def check_numbers(given: dict) -> None:
         rate = given.get(name)
         if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < 1):
             raise UserError(f"{name}={rate!r}: give a number of at least 0 and less than 1")
+    for name in ("PACK", "RESTORE_OPTIMIZER", "USE_CACHED_TASKS"):
+        if not isinstance(given.get(name, False), bool):
+            raise UserError(f"{name}={given[name]!r}: give True or False")
     runtime.dtype_policy(given.get("TransformerEncoderDecoder.dtype", "float32"))
+    spans.Spans(*(given.get(name, default) for name, default in _SPANS.items()))
     seed = given.get("SEED", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise UserError(f"SEED={seed!r}: give a whole number from 0 to 2^31 - 1")
@@ -181,7 +210,7 @@ def check_checkpoints(given: dict) -> None:
         path = given.get(setting)
         saved = _saved(path) if isinstance(path, str) else {}
         for name in _SIZES + (_ORDER if setting == "MODEL_DIR" else ()):
-            value = given.get(name)
+            value = given.get(name, _SPANS.get(name))
             # A longer or shorter stack takes the layers that there are.
             may_differ = setting.startswith("INITIAL") and name.endswith("num_layers")
             if value is not None and value != saved.get(name, value) and not may_differ:
@@ -201,9 +230,20 @@ _SIZES = (
     "SwitchProjection.num_experts",
 )
 # What the order of a run's batches, and its noise, depend on.
-_ORDER = tuple(
-    f"train.{name}"
-    for name in "mixture_or_task_name task_feature_lengths batch_size seed pack use_cached".split()
+_SPANS = {
+    "span_corruption.noise_density": spans.NOISE_DENSITY,
+    "span_corruption.mean_noise_span_length": spans.MEAN_SPAN_LENGTH,
+    "random_spans_noise_mask.random_roll": False,
+}
+_ORDER = (
+    *(
+        f"train.{name}"
+        for name in (
+            *("mixture_or_task_name", "task_feature_lengths", "batch_size"),
+            *("seed", "pack", "use_cached"),
+        )
+    ),
+    *_SPANS,
 )
 
 

@@ -33,6 +33,9 @@ _PASSING = (
     TimeoutError,
 )
 _OTHER_DATA = "Failed to restore dataset iterator"
+# The optimizer's own step, which its learning rate follows.
+_OPTIMIZER_STEP = "optimizer/step"
+_OTHER_RUN = "another MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
 
 
 def _model_variables(model) -> dict[str, tf.Variable]:
@@ -106,13 +109,22 @@ def check(path: str, model) -> None:
         )
 
 
-def _check_slots(path: str, optimizer) -> None:
-    missing = sorted(set(_slots(optimizer)) - set(_all_shapes(path)))
-    if missing:
-        raise UserError(
-            f"checkpoint '{path}' has no {missing[0]}: take the optimizer's settings that it was "
-            "trained with, or another MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
-        )
+def _check_slots(path: str, optimizer, mend: str) -> None:
+    """Checks that the checkpoint has the optimizer's slots, as they are, and its step."""
+    saved = _all_shapes(path)
+    wanted = {name: tuple(slot.shape) for name, slot in _slots(optimizer).items()}
+    for name, shape in sorted((wanted | {_OPTIMIZER_STEP: ()}).items()):
+        if tuple(saved.get(name, (-1,))) != shape:
+            raise UserError(
+                f"checkpoint '{path}' has no {name} of shape {shape}: take the model and the "
+                f"optimizer's settings that it was trained with, or {mend}"
+            )
+
+
+def _read_optimizer_step(path: str) -> int:
+    with mesh_lib.host():
+        reader = tf.train.load_checkpoint(os.path.join(path, _PREFIX))
+        return int(reader.get_tensor(_OPTIMIZER_STEP))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +136,9 @@ class Restored:
       variables: names of the weights restored.
       fresh: names of the weights that it lacks, which keep their initial values.
       skipped: names of its weights that the model lacks.
-      slots: number of optimizer slots, all fresh.
+      slots: number of optimizer slots.
+      optimizer_step: the step that the optimizer goes on from; None: its slots are fresh, and it
+        starts from 0.
     """
 
     path: str
@@ -132,6 +146,7 @@ class Restored:
     fresh: tuple[str, ...]
     skipped: tuple[str, ...]
     slots: int
+    optimizer_step: int | None = None
 
     def __str__(self):
         def names(listed):
@@ -141,20 +156,21 @@ class Restored:
         return (
             f"initial checkpoint {self.path}: {len(self.variables)} variables restored, "
             f"{names(self.fresh)} fresh, {names(self.skipped)} skipped; {self.slots} optimizer "
-            "slots fresh"
+            + ("slots fresh" if self.optimizer_step is None else "slots restored, and their step")
         )
 
 
-def restore_initial(path: str, model, optimizer) -> Restored:
-    """Takes the model's weights from another run; the optimizer starts anew.
+def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False) -> Restored:
+    """Takes the model's weights from another run, and its optimizer's slots and step.
 
     Args:
       path: a MODEL_DIR, whose newest checkpoint is taken, or a checkpoint folder.
       model: built.
-      optimizer: built; its slots stay as they are, and are counted.
+      optimizer: built.
+      restore_optimizer: whether the optimizer goes on, too; else its slots stay as they are.
 
     Raises:
-      UserError: no checkpoint there, damaged, or a weight of another shape.
+      UserError: no checkpoint there, damaged, or a weight or a slot of another shape.
     """
     path = find(path)
     ours, saved = _model_variables(model), _read(path, lambda: shapes(path))
@@ -167,13 +183,19 @@ def restore_initial(path: str, model, optimizer) -> Restored:
     common = {name: variable for name, variable in ours.items() if name in saved}
     if not common:
         raise UserError(f"INITIAL_CHECKPOINT_PATH '{path}' shares no weight with the model")
-    _read(path, lambda: tensor_files.read(os.path.join(path, _PREFIX), common))
+    optimizer_step, slots = None, {}
+    if restore_optimizer:
+        mend = "RESTORE_OPTIMIZER=False"
+        _read(path, lambda: _check_slots(path, optimizer, mend))
+        optimizer_step, slots = _read(path, lambda: _read_optimizer_step(path)), _slots(optimizer)
+    _read(path, lambda: tensor_files.read(os.path.join(path, _PREFIX), common | slots))
     return Restored(
         path,
         tuple(common),
         tuple(name for name in ours if name not in saved),
         tuple(sorted(set(saved) - set(ours))),
         len(optimizer.slots),
+        optimizer_step,
     )
 
 
@@ -211,6 +233,10 @@ class Checkpoints:
       iterator: of the training data; its position is saved.
       config: returns the operative gin config, saved beside them as `config.gin`.
 
+    Attributes:
+      optimizer_offset: what the optimizer's step is ahead of the run's; 0, or, where the run goes
+        on with the optimizer of its initial checkpoint, that one's step.
+
     Raises:
       UserError: the folder cannot be made or written.
     """
@@ -224,11 +250,17 @@ class Checkpoints:
         self._variables = _model_variables(model) | _slots(optimizer)
         self._data = tf.train.Checkpoint(iterator=iterator)
         self._is_cached = isinstance(iterator, tf.train.experimental.PythonState)
+        self.optimizer_offset = 0
         with _disk_errors(model_dir):
             os.makedirs(model_dir, exist_ok=True)
             for name in os.listdir(model_dir):
                 if name.startswith("checkpoint_") and name.endswith(".partial"):
                     shutil.rmtree(os.path.join(model_dir, name))
+
+    def _tensors(self, step: int) -> dict[str, tf.Variable]:
+        with mesh_lib.host():
+            optimizer_step = tf.Variable(step + self.optimizer_offset, dtype=tf.int64)
+        return self._variables | {_OPTIMIZER_STEP: optimizer_step}
 
     @property
     def contents(self) -> str:
@@ -247,7 +279,7 @@ class Checkpoints:
             return
         partial = target + ".partial"
         with _disk_errors(self._model_dir):
-            tensor_files.write(os.path.join(partial, _PREFIX), self._variables)
+            tensor_files.write(os.path.join(partial, _PREFIX), self._tensors(step))
             with mesh_lib.host():
                 self._data.write(os.path.join(partial, _DATA_PREFIX))
             config = os.path.join(self._model_dir, "config.gin")
@@ -262,6 +294,7 @@ class Checkpoints:
         """Restores the newest checkpoint that can be read; returns its step, None if there is none.
 
         Where an older one can be, damaged ones are set aside as checkpoint_<step>.damaged, aloud.
+        `optimizer_offset` is then the run's.
 
         Raises:
           UserError: the newest is of another model, optimizer or data, or all there are damaged;
@@ -272,7 +305,8 @@ class Checkpoints:
             path = os.path.join(self._model_dir, f"checkpoint_{step}")
             try:
                 check(path, self._model)
-                _check_slots(path, self._optimizer)
+                _check_slots(path, self._optimizer, _OTHER_RUN)
+                offset = _read_optimizer_step(path) - step
                 tensor_files.read(os.path.join(path, _PREFIX), self._variables)
                 self._check_order(path)
                 with mesh_lib.host():
@@ -283,8 +317,7 @@ class Checkpoints:
                 if _OTHER_DATA in str(error):
                     raise UserError(
                         f"checkpoint '{path}' is of a run over other data: take its "
-                        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and train.pack, or another "
-                        "MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
+                        f"MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or {_OTHER_RUN}"
                     ) from error
                 damaged[path] = _line(error)
                 continue
@@ -292,6 +325,7 @@ class Checkpoints:
                 print(f"{path} cannot be read and is set aside as {path}.damaged: {why}")
                 shutil.rmtree(path + ".damaged", ignore_errors=True)
                 os.rename(path, path + ".damaged")
+            self.optimizer_offset = offset
             return step
         if there:
             path, why = next(iter(damaged.items()))
@@ -308,8 +342,7 @@ class Checkpoints:
         if was_cached != self._is_cached:
             raise UserError(
                 f"checkpoint '{path}' is of a run with USE_CACHED_TASKS={was_cached}, whose order "
-                "is another: set it so, or give another MODEL_DIR and this one as "
-                "INITIAL_CHECKPOINT_PATH"
+                f"is another: set it so, or give {_OTHER_RUN}"
             )
 
 

@@ -12,7 +12,7 @@ from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.training import checkpoints, run_facts
-from switch_tf.training.describe import switch_layers
+from switch_tf.training.describe import settings, switch_layers
 from switch_tf.training.evaluation import Decoded, Evaluation, TeacherForced, figures_line
 
 
@@ -53,26 +53,27 @@ def evaluate(
     output_path = os.path.expanduser(output_path or os.path.join(path, "evaluation.json"))
     _check_writable(output_path)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
     what = evaluation()
+    batch_size = what.batch_size or batch_size
+    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
     with mesh_lib.use(mesh):
         network = model()
         features_lib.prepare(mixture_or_task_name, network.vocab_size, use_cached)
         digest = run_facts.vocabulary_digest(mixture_or_task_name)
         run_facts.check_vocabulary("CHECKPOINT_PATH", path, digest)
         network.build()
-        print(*switch_layers(network, batch_size, task_feature_lengths, mesh), sep="\n")
+        layers = switch_layers(network, batch_size, task_feature_lengths, mesh)
         checkpoints.restore_model(path, network)
-        print(f"restored {path}", flush=True)
+        print(*settings(network), *layers, f"restored {path}", sep="\n", flush=True)
         shared = (network, mesh, mixture_or_task_name, what.split)
         shape = (task_feature_lengths, batch_size)
-        results = TeacherForced(*shared, *shape, what.batches, use_cached).run()
+        shown = (what.batches, use_cached, what.dropless)
+        results = TeacherForced(*shared, *shape, *shown).run()
         if what.decode:
             decoded = Decoded(*shared, *shape, what.decode_examples, use_cached)
             for task, metrics in decoded.run(step=0).items():
                 results[task] = results.get(task, {}) | metrics
-    for task, metrics in results.items():
-        print(figures_line(task, metrics), flush=True)
+    print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)
     with open(output_path, "w") as file:
         json.dump(results, file, indent=2)
     print(f"written to {output_path}")

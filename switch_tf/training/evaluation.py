@@ -30,6 +30,11 @@ class Evaluation:
       period: steps between evaluations; the last step is evaluated too.
       split: of the task, or of the mixture's tasks.
       batches: at most so many batches a task; None: the whole split.
+      batch_size: examples a batch; None: BATCH_SIZE. What is dropless, and so decoding, too, gives
+        each of E experts room for all tokens: E / EVAL_CAPACITY_FACTOR times the memory of a capped
+        batch. Large models need smaller batches than training's.
+      dropless: whether NLP is reported without dropping, too. It tells what the capacity costs; at
+        thousands of experts it may not fit.
       decode: whether the tasks' own metrics are computed on decoded text, at the last step and
         every `decode_period` steps.
       decode_period: 0: at the last step only.
@@ -39,6 +44,8 @@ class Evaluation:
     period: int = 1000
     split: str = "validation"
     batches: int | None = None
+    batch_size: int | None = None
+    dropless: bool = True
     decode: bool = False
     decode_period: int = 0
     decode_examples: int | None = None
@@ -49,7 +56,7 @@ class Evaluation:
         Raises:
           UserError: naming the one that is none.
         """
-        for name in ("batches", "decode_examples"):
+        for name in ("batches", "batch_size", "decode_examples"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"Evaluation.{name}={value!r}: give a whole number of at least 1")
@@ -79,6 +86,7 @@ class TeacherForced:
       batch_size: examples a batch; the last one is filled up with padding.
       num_batches: at most so many batches a task; None: the whole split.
       use_cached: read what SeqIO's Beam pipeline cached.
+      dropless: whether the figure without dropping is made.
     """
 
     def __init__(
@@ -91,9 +99,10 @@ class TeacherForced:
         batch_size,
         num_batches,
         use_cached=False,
+        dropless=True,
     ):
         self._mesh = mesh
-        self._step = EvalStep(model)
+        self._step = EvalStep(model, dropless)
         with mesh_lib.host():
             self._datasets = features_lib.eval_datasets(
                 mixture_or_task_name,
@@ -116,8 +125,9 @@ class TeacherForced:
           stop: asked between batches.
 
         Returns:
-          Task -> nlp, nlp_dropless (minus nats per target token), token_accuracy, dropped (share of
-          the tokens at the evaluation capacity), tokens (target tokens).
+          Task -> nlp, nlp_dropless (minus nats per target token; the second where it is made),
+          token_accuracy, dropped (share of the tokens at the evaluation capacity), tokens (target
+          tokens).
 
         Raises:
           Stopped: `stop` said so.
@@ -141,9 +151,12 @@ class TeacherForced:
             for name, value in self._step(batch).items():
                 sums[name] = sums.get(name, 0.0) + value
         tokens = max(sums["tokens"], 1.0)
+        dropless = {}
+        if "cross_entropy_dropless" in sums:
+            dropless["nlp_dropless"] = -sums["cross_entropy_dropless"] / tokens
         return {
             "nlp": -sums["cross_entropy"] / tokens,
-            "nlp_dropless": -sums["cross_entropy_dropless"] / tokens,
+            **dropless,
             "token_accuracy": sums["correct"] / tokens,
             "dropped": 1.0 - sums["kept"] / max(sums["routed"], 1.0),
             "tokens": sums["tokens"],
@@ -179,7 +192,9 @@ class Decoded:
     ):
         self._name = mixture_or_task_name
         self._batch_size = batch_size
-        self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"])
+        features = registry.find(mixture_or_task_name).output_features
+        pieces = features["targets"].vocabulary.vocab_size
+        self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"], pieces)
         self._scorer = Scorer(model, mesh)
         self._mesh = mesh
         self._columns: dict[tf.data.Dataset, dict[str, int]] = {}

@@ -20,9 +20,9 @@ from switch_tf.data.ordered import train_batches
 from switch_tf.errors import UserError
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
-from switch_tf.training import run_facts
+from switch_tf.training import best, run_facts
 from switch_tf.training.checkpoints import Checkpoints, restore_initial, steps
-from switch_tf.training.describe import describe
+from switch_tf.training.describe import describe, describe_optimizer
 from switch_tf.training.evaluation import (
     TEACHER_FORCED,
     Decoded,
@@ -35,7 +35,7 @@ from switch_tf.training.load_watch import LoadWatch
 from switch_tf.training.microbatches import check_parts
 from switch_tf.training.progress import Progress
 from switch_tf.training.step import TrainStep
-from switch_tf.training.summaries import MetricsWriter
+from switch_tf.training.summaries import MetricsWriter, read_metrics
 
 _COUNTS = "TRAIN_STEPS BATCH_SIZE CHECKPOINT_PERIOD EVAL_PERIOD train.keep_checkpoints".split()
 
@@ -46,11 +46,16 @@ class Run:
     Args:
       model_dir: where checkpoints and logs go; a run that is there already is resumed.
       model, optimizer: functions making them.
-      mixture_or_task_name, split, task_feature_lengths, batch_size, pack, use_cached: the data.
+      mixture_or_task_name, split, task_feature_lengths, batch_size, use_cached: the data.
+      pack: whether rows hold several short examples, apart by segment ids, as T5 and T5X train:
+        fewer positions are padding, so a step sees more tokens.
       mesh: the mesh, in use.
       seed: of initial values, data order, dropout.
       keep_checkpoints: how many are kept.
       initial_checkpoint_path: where a new run's weights come from; None: from the seed.
+      restore_optimizer: whether the optimizer's slots and step come from there, too, as in
+        Mesh-TensorFlow and T5X: updates are then scaled right from the first one, and a schedule
+        goes on where it was. The run's own steps count from 0 all the same.
       evaluation: an `Evaluation`.
     """
 
@@ -69,9 +74,11 @@ class Run:
         use_cached: bool,
         keep_checkpoints: int,
         initial_checkpoint_path: str | None,
+        restore_optimizer: bool,
         evaluation: Evaluation,
     ):
         self.mesh = mesh
+        self.name = mixture_or_task_name
         self.model_dir = model_dir
         self.evaluation = evaluation
         self.lengths = dict(task_feature_lengths)
@@ -79,12 +86,7 @@ class Run:
         self.load_watch = LoadWatch()
         self.model = model(seed=seed)
         features_lib.prepare(mixture_or_task_name, self.model.vocab_size, use_cached)
-        self.vocabulary = run_facts.vocabulary_digest(mixture_or_task_name)
-        if steps(model_dir):
-            run_facts.check_vocabulary("MODEL_DIR", model_dir, self.vocabulary)
-        elif initial_checkpoint_path:
-            path = initial_checkpoint_path
-            run_facts.check_vocabulary("INITIAL_CHECKPOINT_PATH", path, self.vocabulary)
+        self._check_vocabulary(initial_checkpoint_path)
         rows = (mixture_or_task_name, split, self.lengths, batch_size, pack, seed)
         with mesh_lib.host():
             batches = train_batches(*rows) if use_cached else features_lib.train_dataset(*rows)
@@ -103,21 +105,35 @@ class Run:
             iterator=self.feed.iterator,
             config=config.operative_config,
         )
-        self.step = self._restore(initial_checkpoint_path)
+        self.step = self._restore(initial_checkpoint_path, restore_optimizer)
         print(self.train_step.describe())
+        print(f"data: {'packed: several examples a row' if pack else 'not packed'}", flush=True)
         self.writer = MetricsWriter(model_dir, restored_step=self.step)
         self.writer.text("operative config", config.operative_config())
-        data = (mixture_or_task_name, evaluation.split, self.lengths, batch_size)
-        self.teacher_forced = TeacherForced(self.model, mesh, *data, evaluation.batches, use_cached)
+        rows = evaluation.batch_size or batch_size
+        data = (mixture_or_task_name, evaluation.split, self.lengths, rows)
+        shown = (evaluation.batches, use_cached, evaluation.dropless)
+        self.teacher_forced = TeacherForced(self.model, mesh, *data, *shown)
         self.decoded = None
         if evaluation.decode:
             self.decoded = Decoded(self.model, mesh, *data, evaluation.decode_examples, use_cached)
 
-    def _restore(self, initial_checkpoint_path) -> int:
+    def _check_vocabulary(self, initial_checkpoint_path) -> None:
+        self.vocabulary = run_facts.vocabulary_digest(self.name)
+        if steps(self.model_dir):
+            run_facts.check_vocabulary("MODEL_DIR", self.model_dir, self.vocabulary)
+        elif initial_checkpoint_path:
+            path = initial_checkpoint_path
+            run_facts.check_vocabulary("INITIAL_CHECKPOINT_PATH", path, self.vocabulary)
+
+    def _restore(self, initial_checkpoint_path, restore_optimizer) -> int:
         step = self.checkpoints.restore_latest()
         report = None
         if step is None and initial_checkpoint_path:
-            report = restore_initial(initial_checkpoint_path, self.model, self.optimizer)
+            path = initial_checkpoint_path
+            report = restore_initial(path, self.model, self.optimizer, restore_optimizer)
+            self.checkpoints.optimizer_offset = report.optimizer_step or 0
+        self.train_step.optimizer_offset = self.checkpoints.optimizer_offset
         routed = self.batch_size // self.train_step.microbatches
         print(describe(self.model, self.optimizer, self.mesh, routed, self.lengths))
         if step is not None:
@@ -130,7 +146,9 @@ class Run:
             print(report, flush=True)
         else:
             print(f"starts from initial values: {self.checkpoints.contents} fresh", flush=True)
-        return step or 0
+        step = step or 0
+        print(describe_optimizer(self.optimizer, step, self.checkpoints.optimizer_offset))
+        return step
 
     def train(self, train_steps: int, checkpoint_period: int) -> None:
         """Trains up to `train_steps`, or until a signal, and saves.
@@ -168,6 +186,13 @@ class Run:
                     f"done: step {self.step} of TRAIN_STEPS={train_steps}, in {self.model_dir}; a "
                     "larger TRAIN_STEPS goes on from it"
                 )
+                print(*best.lines(self.name, self._best()), sep="\n", flush=True)
+
+    def _best(self) -> dict:
+        """Each task's best evaluation so far, which is written, too."""
+        found = best.peaks(read_metrics(self.model_dir))
+        best.write(self.model_dir, found)
+        return found
 
     def _save(self, batch) -> None:
         """Saves, unless the last update left weights that a run could not go on from."""
@@ -243,6 +268,7 @@ class Run:
         for task, metrics in results.items():
             self.writer.evaluation(self.step, task, metrics)
             print(f"\nstep {self.step}  {figures_line(task, metrics)}", flush=True)
+        self._best()
         return results
 
 
@@ -295,6 +321,7 @@ def train(
     checkpoint_period: int = 1000,
     keep_checkpoints: int = 3,
     initial_checkpoint_path: str | None = None,
+    restore_optimizer: bool = False,
     evaluation: Callable[[], Evaluation] = Evaluation,
 ) -> None:
     """Trains a model, or goes on with the run in `model_dir`.
@@ -313,7 +340,8 @@ def train(
     evaluation, model_dir = evaluation(), os.path.expanduser(model_dir)
     _check_counts(train_steps, batch_size, checkpoint_period, evaluation.period, keep_checkpoints)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    for rows in (batch_size, evaluation.batch_size or batch_size):
+        check_batch(rows, task_feature_lengths, mesh.rules, mesh.shape)
     with mesh_lib.use(mesh):
         run = Run(
             model_dir=model_dir,
@@ -329,6 +357,7 @@ def train(
             use_cached=use_cached,
             keep_checkpoints=keep_checkpoints,
             initial_checkpoint_path=initial_checkpoint_path,
+            restore_optimizer=restore_optimizer,
             evaluation=evaluation,
         )
         run_facts.write(run, mesh_shape, layout_rules)

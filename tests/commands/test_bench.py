@@ -6,13 +6,17 @@ import shlex
 from pathlib import Path
 
 import gin
+import numpy as np
 import pytest
 
 from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
+from switch_tf.layers import routing
+from switch_tf.reproduce.precision import _variants
 from switch_tf.training import bench_input
 from tests.commands.test_main import run_without_tensorflow
 from tests.data import cached_tasks
+from tests.helpers import compiled, random_features, tiny_model
 from tests.tasks.conftest import make_documents
 
 FILES = ["--gin_file=models/switch_tiny.gin", "--gin_file=layouts/expert_data.gin"]
@@ -71,6 +75,7 @@ def test_a_task_is_timed_without_a_model_dir(capsys):
     task = [
         "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
         "--gin.MIXTURE_OR_TASK_NAME='toy_copy'",
+        "--gin.PACK=False",
     ]
     main_module.main(["bench", "input", *FILES, PRETRAIN, *SMALL, *task])
     output = capsys.readouterr().out
@@ -120,7 +125,7 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
     [
         (
             ["inptu"],
-            "argument WHAT: invalid choice: 'inptu' (choose from 'input', 'layer'); see switch-tf",
+            "argument WHAT: invalid choice: 'inptu' (choose from 'input', 'layer', 'precision')",
         ),
         ([], "the following arguments are required: WHAT; see switch-tf bench --help"),
         (["input"], "--gin_file is missing; see switch-tf bench input --help"),
@@ -225,6 +230,41 @@ def test_a_model_without_a_switch_layer_has_none_to_time(capsys):
     with pytest.raises(SystemExit):
         main_module.main(["bench", "layer", *files])
     assert "no Switch layer: add --gin_file=models/switch_tiny.gin" in capsys.readouterr().err
+
+
+def test_the_float32_parts_of_a_step_are_timed(capsys):
+    small = [*SMALL_MODEL, "--gin.MESH_SHAPE='batch:2'", "--gin.bench_precision.rounds=1"]
+    lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}"
+    main_module.main(["bench", "precision", *FILES, PLAN, *small, lengths])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("a training step of 8 x (16 + 8) tokens, bfloat16, 2 devices")
+    rows = [re.split(r"  +", line) for line in lines[1:]]
+    names = ["in bfloat16", "nothing of these", "attention logits", "softmax logits", "router"]
+    assert [row[0] for row in rows] == names
+    whole = float(rows[1][1])
+    assert whole > 0
+    for _, milliseconds, ratio in rows[1:]:
+        assert float(ratio) == pytest.approx(float(milliseconds) / whole, rel=0.05, abs=0.01)
+
+
+def test_each_row_of_the_float32_parts_has_that_part_in_bfloat16():
+    """Each changes the logits of one model, and leaves it as it was."""
+    model = tiny_model(4, dtype="bfloat16")
+    features, seen = random_features(batch=2), {}
+
+    def logits():
+        with routing.collect():
+            return compiled(model)(features).numpy()
+
+    whole = logits()
+    for name, is_rounded in _variants(model):
+        with is_rounded:
+            seen[name] = logits()
+        np.testing.assert_array_equal(logits(), whole)
+    assert len(seen) == 4
+    for name, found in seen.items():
+        assert (found == whole).all() == (name == "nothing of these"), name
+        assert np.abs(found - whole).mean() < 0.05 * np.abs(whole).mean()
 
 
 def test_the_page_shows_the_commands():

@@ -101,6 +101,28 @@ BEFORE_TENSORFLOW = {
         [MODEL, PRETRAIN, DIR, "--gin.DROPOUT_RATE=1.0"],
         "DROPOUT_RATE=1.0: give a number of at least 0 and less than 1",
     ),
+    "a dropout rate of experts that a dense model lacks": (
+        ["--gin_file=models/t5_tiny.gin", FINETUNE, DIR, "--gin.EXPERT_DROPOUT_RATE=0.2"],
+        "--gin.EXPERT_DROPOUT_RATE: nothing reads a macro 'EXPERT_DROPOUT_RATE'; models/",
+    ),
+    "a switch that is no switch": (
+        [MODEL, PRETRAIN, DIR, "--gin.PACK='yes'"],
+        "PACK='yes': give True or False",
+    ),
+    "files that differ in a setting": (
+        [MODEL, "--gin_file=models/switch_mini.gin", PRETRAIN, DIR],
+        "models/t5_mini.gin:12: TransformerEncoderDecoder.d_ff=512, but ",
+    ),
+    "the same in another order": (
+        [PRETRAIN, DIR, "--gin_file=models/switch_mini.gin", MODEL],
+        "models/t5_tiny.gin:12 has 256, so the order of --gin_file would decide: pass "
+        "--gin.TransformerEncoderDecoder.d_ff=VALUE, or let one file include the other",
+    ),
+    "a file that another one includes": (
+        [MODEL, "--gin_file=tables/quickstart.gin", PRETRAIN, DIR],
+        "--gin.BATCH_SIZE=VALUE, or drop --gin_file=runs/pretrain.gin, which "
+        "tables/quickstart.gin includes",
+    ),
     "a mesh that cannot be read": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch=8'"],
         "MESH_SHAPE='batch=8': 'batch=8' is not of the form name:value",

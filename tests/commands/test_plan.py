@@ -56,7 +56,7 @@ def test_groups_are_those_of_a_micro_batch_as_the_step_routes_them(capsys):
         return [int(cell) for cell in cells[2:5]]
 
     assert groups() == [8, 64, 10]
-    assert groups("--gin.TrainStep.microbatches=4") == [8, 16, 2]
+    assert groups("--gin.TrainStep.microbatches=4") == [8, 16, 4]
 
 
 def test_micro_batches_that_do_not_divide_the_batch_are_told(capsys):

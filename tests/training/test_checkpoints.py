@@ -86,7 +86,8 @@ def test_slots_of_every_kind_are_saved(saved):
 def test_tensorflow_reads_the_tensors_of_a_sharded_model_whole(saved):
     folder, values = saved
     reader = tf.train.load_checkpoint(f"{folder}/checkpoint_7/state")
-    assert reader.get_variable_to_shape_map().keys() == values.keys()
+    assert reader.get_variable_to_shape_map().keys() == values.keys() | {"optimizer/step"}
+    assert reader.get_tensor("optimizer/step") == 7
     for name, value in values.items():
         np.testing.assert_array_equal(reader.get_tensor(name), value, err_msg=name)
 
@@ -130,6 +131,7 @@ def test_a_bfloat16_models_weights_are_float32_in_the_file(tmp_path):
     Checkpoints(str(tmp_path), 3, model, optimizer, iterator, str).save(1)
     reader = tf.train.load_checkpoint(f"{tmp_path}/checkpoint_1/state")
     types_of = reader.get_variable_to_dtype_map()
+    assert types_of.pop("optimizer/step") == tf.int64
     routers = [name for name in types_of if "/router/kernel" in name]
     assert {types_of[name] for name in routers} == set(types_of.values()) == {tf.float32}
     assert {name.split("/")[1] for name in routers if name.startswith("model/")} == {
@@ -336,9 +338,9 @@ def test_a_weight_more_or_less_is_one_line(tmp_path):
 def test_another_optimizer_is_one_line_and_nothing_is_set_aside(tmp_path):
     save_steps(tmp_path, [1, 2])
     assert line_of(small_run(tmp_path, beta1=0.9).checkpoints.restore_latest) == (
-        f"checkpoint '{tmp_path / 'checkpoint_2'}' has no optimizer/wi/m: take the optimizer's "
-        "settings that it was trained with, or another MODEL_DIR and this one as "
-        "INITIAL_CHECKPOINT_PATH"
+        f"checkpoint '{tmp_path / 'checkpoint_2'}' has no optimizer/wi/m of shape (4, 3): take the "
+        "model and the optimizer's settings that it was trained with, or another MODEL_DIR and "
+        "this one as INITIAL_CHECKPOINT_PATH"
     )
     assert checkpoints.steps(str(tmp_path)) == [1, 2]
 
@@ -348,7 +350,7 @@ def test_other_data_are_one_line_and_nothing_is_set_aside(tmp_path):
     run = small_run(tmp_path, dataset=numbers().shuffle(5))
     assert line_of(run.checkpoints.restore_latest) == (
         f"checkpoint '{tmp_path / 'checkpoint_2'}' is of a run over other data: take its "
-        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and train.pack, or another MODEL_DIR "
+        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or another MODEL_DIR "
         "and this one as INITIAL_CHECKPOINT_PATH"
     )
     assert checkpoints.steps(str(tmp_path)) == [1, 2]

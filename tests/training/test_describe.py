@@ -6,11 +6,12 @@ from switch_tf.errors import UserError
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
-from switch_tf.optimizers.schedules import constant
-from switch_tf.training.describe import describe
+from switch_tf.optimizers.schedules import constant, rsqrt
+from switch_tf.training.describe import describe, describe_optimizer
 from tests.helpers import held_bytes, tiny_model, using
 
 LENGTHS = {"inputs": 16, "targets": 8}
+LAYER = "model/encoder/layer_0/feed_forward/switch_ffn"
 MIXED = ("batch:2,model:4", "batch:batch,experts:batch,d_ff:model,vocab:model")
 ALL = {
     "one device": ("batch:1", "batch:batch"),
@@ -21,7 +22,8 @@ ALL = {
 
 def described(layout, batch_size=8, check=None, lengths=LENGTHS, routing=None, **kwargs):
     """Lines of the description of a tiny model; `check(model, optimizer)` is called beside."""
-    options = {"capacity_factor": 1.25, "eval_capacity_factor": 2.0} | (routing or {})
+    options = {"capacity_factor": 1.25, "eval_capacity_factor": 2.0, "min_capacity": 1}
+    options |= routing or {}
     router = functools.partial(SwitchRouter, **options)
     with using(layout) as mesh:
         model = tiny_model(router=router, **({"num_layers": 1, "expert_frequency": 1} | kwargs))
@@ -73,7 +75,8 @@ def test_every_weight_has_a_row():
     lines = described(
         ALL["one device"], check=lambda m, _: paths.extend(v.path for v in m.trainable_variables)
     )
-    rows = lines[3 : 3 + len(paths)]
+    heading = next(i for i, line in enumerate(lines) if line.startswith("weight "))
+    rows = lines[heading + 1 :][: len(paths)]
     assert cells(lines, "weight") == ["weight", "axes", "shape", "layout", "bytes/device"]
     assert [row.split()[0] for row in rows] == paths
 
@@ -106,10 +109,59 @@ def test_groups_and_capacities_of_each_switch_layer_are_shown(mixed):
 def test_groups_far_smaller_than_asked_for_are_said():
     lines = described(ALL["one device"], batch_size=1, lengths={"inputs": 34, "targets": 16})
     # 34 tokens have no divisor from 3 to 16 but 2.
-    assert [line for line in lines if "groups of" in line] == [
+    assert [line for line in lines if "not of" in line] == [
         "model/encoder/layer_0/feed_forward/switch_ffn: groups of 2 tokens, not of 16: the 1 x 34 "
         "tokens have no better divisor; round BATCH_SIZE and TASK_FEATURE_LENGTHS"
     ]
+
+
+def test_a_capacity_far_from_its_factor_is_said():
+    """Of 16 tokens a group over 8 experts, least 1 and least 4 tokens an expert."""
+    mend = (
+        "set larger groups (BATCH_SIZE, GROUPS_MULTIPLE, GROUP_SIZE), fewer experts, or "
+        "Router.min_capacity"
+    )
+    layers = f"{LAYER} and 1 more layer: an expert takes"
+    for routing, expected in (
+        (
+            {"capacity_factor": 0.9, "eval_capacity_factor": 2.0},
+            f"{layers} 1 of a group's 16 tokens, a capacity factor of 0.5 in place of "
+            f"CAPACITY_FACTOR=0.9, so more tokens are dropped: {mend}",
+        ),
+        (
+            {"eval_capacity_factor": 1.0, "min_capacity": 4, "capacity_factor": 2.0},
+            f"{layers} 4 of a group's 16 tokens, a capacity factor of 2 in place of "
+            f"EVAL_CAPACITY_FACTOR=1.0, so experts do more work: {mend}",
+        ),
+        ({"capacity_factor": 1.0, "eval_capacity_factor": 2.0}, None),
+    ):
+        lines = described(ALL["one device"], routing=routing)
+        found = [line for line in lines if "an expert takes" in line]
+        assert found == ([] if expected is None else [expected])
+
+
+def test_what_is_in_force_is_said():
+    """Every rate, capacity factor, coefficient and policy."""
+    routing = {"policy": "input_dropout", "z_loss_coef": 1e-3}
+    rates = {"dropout_rate": 0.1, "expert_dropout_rate": 0.4, "dtype": "bfloat16"}
+    lines = described(ALL["one device"], routing=routing, **rates)
+    assert lines[2:5] == [
+        "float32: weights, norms, losses, attention logits, softmax logits",
+        "dropout: rate 0.1, inside the experts 0.4",
+        "router: SwitchRouter in float32, input_dropout 0.1, in eval argmax; capacity factor 1.25, "
+        "in eval 2.0, at least 1 tokens an expert; load-balancing coefficient 0.01 over tokens, "
+        "z-loss coefficient 0.001",
+    ]
+
+
+@pytest.mark.parametrize(
+    "step, offset, by, rate, first",
+    [(0, 0, "the run's step", 0.1, 0), (21, 379, "the optimizer's step, 379 ahead of", 0.05, 400)],
+)
+def test_the_schedule_its_counter_and_the_first_rate_are_said(step, offset, by, rate, first):
+    line = describe_optimizer(Adafactor(rsqrt(warmup_steps=100)), step, offset)
+    assert line.startswith(f"learning rate: rsqrt(warmup_steps=100, scale=1.0), by {by}")
+    assert line.endswith(f": {rate} at the first update, of step {first}")
 
 
 @pytest.mark.parametrize("factor, cut", [(8.0, False), (8.5, True), (20.0, True)])
@@ -118,7 +170,7 @@ def test_a_capacity_that_is_cut_is_said(factor, cut):
     path = "model/encoder/layer_0/feed_forward/switch_ffn"
     assert cells(lines, path)[4] == "16"
     said = f"CAPACITY_FACTOR={factor} asks for more than a group holds: cut to 16"
-    assert (said in lines) == cut
+    assert any(line.endswith(f": {said}") for line in lines) == cut
     assert any("cut to" in line for line in lines) == cut
 
 
@@ -133,7 +185,7 @@ def test_a_capacity_that_is_cut_is_said(factor, cut):
 def test_other_capacities_that_are_cut_are_said_once(setting, value, name):
     lines = described(ALL["one device"], routing={setting: value})
     assert [line for line in lines if "cut to" in line] == [
-        f"{name}={value} asks for more than a group holds: cut to 16"
+        f"{LAYER} and 1 more layer: {name}={value} asks for more than a group holds: cut to 16"
     ]
 
 

@@ -9,7 +9,7 @@ from tests import toy_task
 from tests.helpers import using
 
 
-@pytest.mark.parametrize("name", ["batches", "decode_examples"])
+@pytest.mark.parametrize("name", ["batches", "batch_size", "decode_examples"])
 @pytest.mark.parametrize("value", [0, 1.5])
 def test_a_limit_that_is_no_count_is_told(name, value):
     with pytest.raises(UserError, match=f"Evaluation.{name}={value}: give a whole number"):

@@ -105,6 +105,67 @@ def test_a_packed_run_resumes_bit_for_bit(tmp_path):
     assert min(r["tokens"] for r in records(tmp_path / "whole", "train")) > 4 * 6
 
 
+def rates(model_dir):
+    return [r["learning_rate"] for r in records(model_dir, "train")]
+
+
+def test_a_fine_tuning_goes_on_with_the_optimizer_where_it_is_asked_to(whole, tmp_path, capsys):
+    """Its slots and its step, which the schedule follows; the run's own steps count from 0."""
+    own = {"INITIAL_CHECKPOINT_PATH": str(whole), "WARMUP_STEPS": 2, "TRAIN_STEPS": 4}
+    capsys.readouterr()
+    pretrain(tmp_path / "fresh", **own)
+    told = capsys.readouterr().out
+    assert "optimizer slots fresh" in told
+    rsqrt = "learning rate: rsqrt(warmup_steps=2, scale=1.0), by"
+    assert f"{rsqrt} the run's step: 0.707107 at the first update, of step 0" in told
+    assert rates(tmp_path / "fresh") == pytest.approx([max(t, 2) ** -0.5 for t in range(4)])
+
+    own["RESTORE_OPTIMIZER"] = True
+    pretrain(tmp_path / "on", **own)
+    told = capsys.readouterr().out
+    assert "optimizer slots restored, and their step" in told
+    assert (
+        f"{rsqrt} the optimizer's step, {STEPS} ahead of the run's: 0.408248 at the first update, "
+        f"of step {STEPS}"
+    ) in told
+    assert rates(tmp_path / "on") == pytest.approx([(STEPS + t) ** -0.5 for t in range(4)])
+    assert losses(tmp_path / "on")[1] == losses(tmp_path / "fresh")[1]
+    assert losses(tmp_path / "on")[2] != losses(tmp_path / "fresh")[2]
+
+    # A resumed one is as one that was never stopped, and a next one counts on from it.
+    pretrain(tmp_path / "parts", **own | {"TRAIN_STEPS": 2})
+    pretrain(tmp_path / "parts", **own)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "on")
+    pretrain(tmp_path / "next", **own | {"INITIAL_CHECKPOINT_PATH": str(tmp_path / "on")})
+    assert rates(tmp_path / "next")[0] == pytest.approx((STEPS + 4) ** -0.5)
+
+
+def test_an_optimizer_that_the_checkpoint_has_not_is_one_line(whole, tmp_path):
+    own = {"INITIAL_CHECKPOINT_PATH": str(whole), "RESTORE_OPTIMIZER": True}
+    with pytest.raises(UserError) as caught:
+        pretrain(tmp_path, **own, **{"Adafactor.beta1": 0.5})
+    line = str(caught.value).splitlines()[0]
+    assert "/m of shape" in line
+    assert line.endswith(
+        "take the model and the optimizer's settings that it was trained with, or "
+        "RESTORE_OPTIMIZER=False"
+    )
+
+
+def test_a_run_tells_and_keeps_each_tasks_best_evaluation(tmp_path, capsys):
+    pretrain(tmp_path)
+    told = capsys.readouterr().out
+    found = json.loads((tmp_path / "best.json").read_text())
+    evaluations = records(tmp_path, "evaluation")
+    for task in ("toy_copy", "toy_copy_too"):
+        of_task = [r for r in evaluations if r["task"] == task]
+        best = max(of_task, key=lambda r: r["nlp"])
+        assert found[task]["nlp"] == {"value": best["nlp"], "step": best["step"]}
+        assert f"nlp {best['nlp']:.4g} at step {best['step']}" in told
+        assert f"best of {task}: " in told
+        assert "tokens" not in found[task]
+
+
 @pytest.fixture
 def cached(tmp_path):
     """Settings of a mixture that is read from a cache."""
