@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.layers.router import Router
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers import schedules
 
@@ -63,11 +64,14 @@ def _router(router) -> str:
     capacity = f"capacity factor {router.capacity_factor}, in eval {router.eval_capacity_factor}"
     if router.absolute_capacity is not None:
         capacity = f"capacity {router.absolute_capacity}"
+    shared = Router.get_config(router).keys()
+    own = {name: value for name, value in router.get_config().items() if name not in shared}
     return (
         f"router: {type(router).__name__} in {router.compute_dtype}, {policy}, in eval "
         f"{router.eval_policy}; {capacity}, at least {router.min_capacity} tokens an expert; "
         f"load-balancing coefficient {router.load_balancing_coef} over "
         f"{router.load_balancing_over}, z-loss coefficient {router.z_loss_coef}"
+        + "".join(f"; {name} {value}" for name, value in own.items())
     )
 
 

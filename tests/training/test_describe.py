@@ -150,7 +150,7 @@ def test_what_is_in_force_is_said():
         "dropout: rate 0.1, inside the experts 0.4",
         "router: SwitchRouter in float32, input_dropout 0.1, in eval argmax; capacity factor 1.25, "
         "in eval 2.0, at least 1 tokens an expert; load-balancing coefficient 0.01 over tokens, "
-        "z-loss coefficient 0.001",
+        "z-loss coefficient 0.001; temperature 1.0",
     ]
 
 
