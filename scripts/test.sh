@@ -5,6 +5,6 @@ cd "$(dirname "$0")/.."
 source scripts/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-# Two processes, of up to six gigabytes each; a file of tests stays in one, which makes its fixtures
+# Two processes, of up to nine gigabytes each; a file of tests stays in one, which makes its fixtures
 # once.
 exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -65,12 +65,11 @@ def evaluate(
         layers = switch_layers(network, batch_size, task_feature_lengths, mesh)
         checkpoints.restore_model(path, network)
         print(*settings(network), *layers, f"restored {path}", sep="\n", flush=True)
-        shared = (network, mesh, mixture_or_task_name, what.split)
-        shape = (task_feature_lengths, batch_size)
-        shown = (what.batches, use_cached, what.dropless)
-        results = TeacherForced(*shared, *shape, *shown).run()
+        shared = (network, mesh, mixture_or_task_name, what.split, task_feature_lengths, batch_size)
+        limits = (what.batches, use_cached, what.dropless)
+        results = TeacherForced(*shared, *limits).run()
         if what.decode:
-            decoded = Decoded(*shared, *shape, what.decode_examples, use_cached)
+            decoded = Decoded(*shared, what.decode_examples, use_cached)
             for task, metrics in decoded.run(step=0).items():
                 results[task] = results.get(task, {}) | metrics
     print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)

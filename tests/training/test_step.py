@@ -34,8 +34,13 @@ LAYOUTS = [
 
 def build(dtype="float32", capacity_factor=1.25, dropout_rate=0.0, jitter=0.0):
     """A model of 1 + 1 layers, both sparse, that groups alike on every mesh."""
+    # A least of four would be far from the factor in groups this small, which then differ by mesh.
     router = functools.partial(
-        SwitchRouter, capacity_factor=capacity_factor, jitter=jitter, z_loss_coef=ROUTER_Z_LOSS
+        SwitchRouter,
+        capacity_factor=capacity_factor,
+        jitter=jitter,
+        z_loss_coef=ROUTER_Z_LOSS,
+        min_capacity=1,
     )
     switch_ffn = functools.partial(SwitchFFN, 8, group_size=16, groups_multiple=8, router=router)
     model = TransformerEncoderDecoder(
