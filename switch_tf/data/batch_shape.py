@@ -57,6 +57,7 @@ def check_batch(
     feature_lengths: Mapping[str, int],
     rules: Mapping[str, str],
     mesh_shape: Mapping[str, int],
+    setting: str = "BATCH_SIZE",
 ) -> None:
     """Checks that batches of `batch_size` examples divide over the mesh.
 
@@ -65,17 +66,18 @@ def check_batch(
       feature_lengths: length of "inputs" and of "targets", in tokens.
       rules: axis name -> mesh dimension.
       mesh_shape: mesh dimension -> size.
+      setting: which gives the batch size.
 
     Raises:
-      UserError: naming BATCH_SIZE or TASK_FEATURE_LENGTHS, and MESH_SHAPE.
+      UserError: naming that setting or TASK_FEATURE_LENGTHS, and MESH_SHAPE.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"BATCH_SIZE={batch_size!r} is not a number >= 1")
+        raise UserError(f"{setting}={batch_size!r} is not a number >= 1")
     check_lengths(feature_lengths)
-    mesh_lib.check_divides(rules, mesh_shape, {"batch": (batch_size, "BATCH_SIZE")})
+    mesh_lib.check_divides(rules, mesh_shape, {"batch": (batch_size, setting)})
     for name, length in feature_lengths.items():
-        setting = f"{FEATURE_LENGTHS}['{name}']"
-        mesh_lib.check_divides(rules, mesh_shape, {"length": (length, setting)})
+        of_feature = f"{FEATURE_LENGTHS}['{name}']"
+        mesh_lib.check_divides(rules, mesh_shape, {"length": (length, of_feature)})
 
 
 def host_rows(batch_size: int, host: int, num_hosts: int) -> range:

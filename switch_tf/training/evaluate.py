@@ -55,7 +55,7 @@ def evaluate(
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
     what = evaluation()
     batch_size = what.batch_size or batch_size
-    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape, what.batch_setting)
     with mesh_lib.use(mesh):
         network = model()
         features_lib.prepare(mixture_or_task_name, network.vocab_size, use_cached)

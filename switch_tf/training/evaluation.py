@@ -50,6 +50,11 @@ class Evaluation:
     decode_period: int = 0
     decode_examples: int | None = None
 
+    @property
+    def batch_setting(self) -> str:
+        """The setting that gives the size of its batches."""
+        return "Evaluation.batch_size" if self.batch_size else "BATCH_SIZE"
+
     def __post_init__(self):
         """Checks the numbers.
 

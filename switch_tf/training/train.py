@@ -340,8 +340,9 @@ def train(
     evaluation, model_dir = evaluation(), os.path.expanduser(model_dir)
     _check_counts(train_steps, batch_size, checkpoint_period, evaluation.period, keep_checkpoints)
     mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    for rows in (batch_size, evaluation.batch_size or batch_size):
-        check_batch(rows, task_feature_lengths, mesh.rules, mesh.shape)
+    shape = (task_feature_lengths, mesh.rules, mesh.shape)
+    check_batch(batch_size, *shape)
+    check_batch(evaluation.batch_size or batch_size, *shape, evaluation.batch_setting)
     with mesh_lib.use(mesh):
         run = Run(
             model_dir=model_dir,
