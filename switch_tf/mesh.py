@@ -224,7 +224,7 @@ class Mesh:
         try:
             yield
         finally:
-            # Left as if without an error: DTensor (TensorFlow 2.21) would not restore the mesh
+            # Left as if without an error: DTensor (TensorFlow 2.20) would not restore the mesh
             # that was the default before.
             context.__exit__(None, None, None)
 

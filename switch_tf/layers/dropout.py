@@ -45,7 +45,7 @@ def uniform(layer, shape, axes, low: float = 0.0, high: float = 1.0):
     """Noise from the step's seed and the layer's path, float32, laid out over the mesh in use.
 
     Drawn by the batch's mesh dimension alone, and cut by the others after that. Were one noise
-    drawn by two dimensions and another by one, DTensor (TensorFlow 2.21) would seed the second as
+    drawn by two dimensions and another by one, DTensor (TensorFlow 2.20) would seed the second as
     the first, and devices that should hold the same noise would not.
 
     Args:

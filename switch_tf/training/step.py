@@ -336,7 +336,7 @@ def _total(tensors) -> tf.Tensor:
     """Sum over all elements of tensors of any shapes, float32.
 
     Stacked before they are added: layers with the same padding have the same sum, and of an
-    addition of one all-reduce to itself DTensor's compiler (TensorFlow 2.21) frees memory twice.
+    addition of one all-reduce to itself DTensor's compiler (TensorFlow 2.20) frees memory twice.
     """
     sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in tensors]
     return tf.reduce_sum(tf.stack(sums))
