@@ -183,11 +183,14 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
             continue
         with _working_directory_on_path():
             source = configurables.module_source(str(module))
+            own_name = configurables.project_name(str(module))
+        if own_name:
+            raise UserError(f"{where}: the module '{module}' is called '{own_name}': write it so")
         if source is None:
             raise UserError(
                 f"{where}: no module '{module}'; run where it can be imported, or set PYTHONPATH"
             )
-        if first not in configurables.PACKAGES:
+        if first != configurables.PACKAGE:
             sources.append(source)
             # A foreign module may import others that register more: gin then has the last word.
             open_ended = True

@@ -8,15 +8,16 @@ import ast
 import dataclasses
 import functools
 import importlib.util
+import os
 import re
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from gin.selector_map import SelectorMap
 
 # A call of `config.macro`, or a look-up in a dict named `macros`, as `precheck` returns it.
 _MACRO_READ = re.compile(r"""\bmacros?(?:\(|\[|\.get\()\s*["'](\w+)["']""")
-PACKAGES = ("switch_tf", "tasks")
+PACKAGE = "switch_tf"
 # Not ours, but in the operative config of every run whose task uses them.
 _LIBRARIES = ("t5.data.preprocessors", "t5.data.utils")
 MODEL = "TransformerEncoderDecoder"
@@ -105,17 +106,24 @@ def read_module(text: str, module: str) -> Source:
     return Source(tuple(configurables), frozenset(constants), macros)
 
 
+def project_modules() -> Iterator[tuple[str, Path]]:
+    """Name and file of each module of the project, sorted by their paths.
+
+    In the repository, `switch_tf/tasks` is a link to the folder `tasks`, which is followed.
+    """
+    root = Path(__file__).parent
+    files = (Path(folder, n) for folder, _, ns in os.walk(root, followlinks=True) for n in ns)
+    for path in sorted(path for path in files if path.suffix == ".py"):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        yield ".".join(parts).removesuffix(".__init__"), path
+
+
 @functools.cache
 def project_source() -> Source:
-    """What the modules of `switch_tf` and `tasks` declare, and those of T5 that tasks use."""
-    root = Path(__file__).parent.parent
+    """What the modules of `switch_tf` declare, and those of T5 that tasks use."""
     sources = [Source(_GIN_OWN, frozenset(), frozenset())]
     sources += filter(None, map(module_source, _LIBRARIES))
-    for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            parts = path.relative_to(root).with_suffix("").parts
-            module = ".".join(parts).removesuffix(".__init__")
-            sources.append(read_module(path.read_text(encoding="utf-8"), module))
+    sources += (read_module(path.read_text(encoding="utf-8"), m) for m, path in project_modules())
     everything = merge(sources)
     return dataclasses.replace(everything, configurables=_inherit(everything.configurables))
 
@@ -146,32 +154,45 @@ def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...
 
 
 def module_source(module: str) -> Source | None:
-    """What a module or package outside the project declares; None where it is not found.
+    """What a module or package outside the project declares; None where it is not found."""
+    path = _file_of(module)
+    if path is None:
+        return None
+    if path.suffix != ".py":
+        return merge([])
+    try:
+        return read_module(path.read_text(encoding="utf-8"), module)
+    except SyntaxError:
+        # The import reports it, with Python's own account of the place.
+        return merge([])
+
+
+def project_name(module: str) -> str | None:
+    """The full name of a module of the project that is named without the package; else None.
+
+    So `tasks.c4` in the repository's folder is found to be `switch_tf.tasks.c4`, and a user's own
+    `tasks.c4` is not.
+    """
+    own, known = f"{PACKAGE}.{module}", dict(project_modules())
+    path = _file_of(module) if own in known else None
+    is_ours = own in known and (path is None or path.samefile(known[own]))
+    return own if is_ours else None
+
+
+def _file_of(module: str) -> Path | None:
+    """A module's file, or its folder where it has none; None where it is not found.
 
     Only the first part of a dotted name is looked up: looking up the rest would import it.
     """
     first, *rest = module.split(".")
-    if first in sys.builtin_module_names:
-        return merge([])
     spec = importlib.util.find_spec(first)
     if spec is None:
         return None
     if not spec.submodule_search_locations:
-        paths = [Path(spec.origin)] if spec.origin and not rest else []
-    else:
-        folder = Path(list(spec.submodule_search_locations)[0]).joinpath(*rest)
-        paths = [p for p in (folder.with_suffix(".py"), folder / "__init__.py") if p.is_file()]
-        if not paths and folder.is_dir():
-            return merge([])
-    if not paths:
-        return None
-    if paths[0].suffix != ".py":
-        return merge([])
-    try:
-        return read_module(paths[0].read_text(encoding="utf-8"), module)
-    except SyntaxError:
-        # The import reports it, with Python's own account of the place.
-        return merge([])
+        return Path(spec.origin) if spec.origin and not rest else None
+    folder = Path(list(spec.submodule_search_locations)[0]).joinpath(*rest)
+    paths = [folder.with_suffix(".py"), folder / "__init__.py", folder]
+    return next((path for path in paths if path.exists()), None)
 
 
 def merge(sources: list[Source]) -> Source:

@@ -8,8 +8,8 @@ wherever patterns say, local or in a cloud:
 
 import gin
 
-from tasks import catalogue, pretraining
-from tasks.shards import Shards
+from switch_tf.tasks.parts import catalogue, pretraining
+from switch_tf.tasks.sources.shards import Shards
 
 TASK = "c4_span_corruption"
 

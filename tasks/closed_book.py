@@ -17,9 +17,10 @@ import seqio
 from t5.data import postprocessors
 from t5.evaluation import metrics
 
-from tasks import catalogue, formats, supervised
-from tasks.formats import BadRecord, Records, SplitFiles
-from tasks.official import OfficialSource
+from switch_tf.tasks.parts import catalogue, supervised
+from switch_tf.tasks.sources import formats
+from switch_tf.tasks.sources.formats import BadRecord, Records, SplitFiles
+from switch_tf.tasks.sources.official import OfficialSource
 
 # Answers in a query to Freebase: quoted, or a word.
 _DESCRIPTION = re.compile(r'\(description (?:"([^"]+?)"|([^)]+?))\)\w*')

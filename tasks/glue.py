@@ -16,9 +16,10 @@ from t5.data import glue_utils, postprocessors, preprocessors
 from t5.evaluation import metrics
 
 from switch_tf.data import registry
-from tasks import catalogue, formats, rates, supervised
-from tasks.formats import BadRecord, LeftOut, Records, SplitFiles
-from tasks.official import OfficialSource
+from switch_tf.tasks.parts import catalogue, rates, supervised
+from switch_tf.tasks.sources import formats
+from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFiles
+from switch_tf.tasks.sources.official import OfficialSource
 
 _CONFIGS = tfds.text.glue.Glue.builder_configs
 _FOLDERS = {

@@ -4,7 +4,7 @@
     --gin.local_text.validation="'data/c4-validation.*.json.gz'"
     --gin.VOCABULARY_PATH="'data/vocabulary.model'"
 
-`tasks.local_files.documents` says what the files hold.
+`switch_tf.tasks.sources.local_files.documents` says what the files hold.
 """
 
 import glob
@@ -15,8 +15,8 @@ from pathlib import Path
 import gin
 
 from switch_tf.errors import UserError
-from tasks import pretraining
-from tasks.text_files import TextFiles
+from switch_tf.tasks.parts import pretraining
+from switch_tf.tasks.sources.text_files import TextFiles
 
 TASK = "local_text_span_corruption"
 SPLITS = ("train", "validation")

@@ -15,9 +15,9 @@ import seqio
 from tensorflow_datasets.text import c4
 
 from switch_tf.errors import UserError
-from tasks import catalogue, pretraining
-from tasks.shards import ABSENT, Shards
-from tasks.vocabulary import MT5_OUTPUT_FEATURES
+from switch_tf.tasks.parts import catalogue, pretraining
+from switch_tf.tasks.sources.shards import ABSENT, Shards
+from switch_tf.tasks.vocabulary.t5 import MT5_OUTPUT_FEATURES
 
 MIXTURE = "mc4"
 # 101 languages, some of them in Latin letters, too.

@@ -14,10 +14,12 @@ from t5.data import postprocessors
 from t5.data import preprocessors as t5_preprocessors
 from t5.evaluation import metrics
 
-from tasks import pretraining, pydocs_corpus, pydocs_examples, supervised
-from tasks.indexed import IndexedSource
-from tasks.rouge import rouge
-from tasks.vocabulary import LazyVocabulary
+from switch_tf.tasks.docstrings import corpus as pydocs_corpus
+from switch_tf.tasks.docstrings import examples as pydocs_examples
+from switch_tf.tasks.parts import pretraining, supervised
+from switch_tf.tasks.parts.rouge import rouge
+from switch_tf.tasks.sources.indexed import IndexedSource
+from switch_tf.tasks.vocabulary.t5 import LazyVocabulary
 
 # Greedy decoding of more would take the quickstart's time, and tell little more.
 _MAX_VALIDATION = 400

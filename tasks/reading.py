@@ -15,8 +15,8 @@ import tensorflow as tf
 from t5.data import postprocessors
 from t5.evaluation import metrics
 
-from tasks import catalogue, supervised
-from tasks.official import OfficialSource
+from switch_tf.tasks.parts import catalogue, supervised
+from switch_tf.tasks.sources.official import OfficialSource
 
 _ANLI_LABELS = ("entailment", "neutral", "contradiction")
 _LETTERS = ("A", "B", "C", "D", "E")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from t5.data import postprocessors, preprocessors
 from t5.evaluation import metrics
 
-from tasks import catalogue, formats, supervised
-from tasks.formats import BadRecord, Records
-from tasks.official import OfficialSource
+from switch_tf.tasks.parts import catalogue, supervised
+from switch_tf.tasks.sources import formats
+from switch_tf.tasks.sources.formats import BadRecord, Records
+from switch_tf.tasks.sources.official import OfficialSource
 
 
 def _questions(squad, path: str) -> Records:

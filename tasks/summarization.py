@@ -16,10 +16,11 @@ from collections.abc import Iterator
 
 from t5.data import preprocessors
 
-from tasks import catalogue, formats, supervised
-from tasks.formats import BadRecord, LeftOut, Records, SplitFiles
-from tasks.official import OfficialSource
-from tasks.rouge import rouge
+from switch_tf.tasks.parts import catalogue, supervised
+from switch_tf.tasks.parts.rouge import rouge
+from switch_tf.tasks.sources import formats
+from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFiles
+from switch_tf.tasks.sources.official import OfficialSource
 
 # After these a line of CNN's or the Daily Mail's has its full stop.
 _ENDS = (".", "!", "?", "'", "`", '"', "\u2019", "\u201d", ")")

@@ -216,9 +216,20 @@ def test_a_module_that_is_not_there_is_named_without_importing_anything(folder):
     assert error_of(["a.gin"]) == (
         "a.gin:1: no module 'nowhere.at_all'; run where it can be imported, or set PYTHONPATH"
     )
+    assert error_of([], ["MIXTURE_OR_TASK_MODULE='tasks.c4'"]) == (
+        "--gin.MIXTURE_OR_TASK_MODULE: the module 'tasks.c4' is called 'switch_tf.tasks.c4': write "
+        "it so"
+    )
     assert error_of([], ["MIXTURE_OR_TASK_MODULE='tasks.not_there'"]).startswith(
         "--gin.MIXTURE_OR_TASK_MODULE: no module 'tasks.not_there'"
     )
+
+
+def test_a_package_of_the_users_own_may_be_called_tasks(folder, monkeypatch):
+    write(folder / "tasks/__init__.py", "")
+    write(folder / "tasks/c4.py", "")
+    monkeypatch.syspath_prepend(folder)
+    config.precheck([], ["MIXTURE_OR_TASK_MODULE='tasks.c4'"])
 
 
 def test_load_sets_what_the_users_own_module_declares(folder, caplog):

@@ -28,8 +28,12 @@ COLUMNS = [
 NOTHING = "–"
 
 # Whose defaults the page has: the layers and what gin can set in these packages and modules.
-PACKAGES = ("switch_tf.layers", "switch_tf.models", "switch_tf.optimizers", "tasks")
-MODULES = tuple(f"switch_tf.training.{name}" for name in ("step", "train", "evaluation"))
+PACKAGES = ("switch_tf.layers", "switch_tf.models", "switch_tf.optimizers", "switch_tf.tasks")
+MODULES = (
+    "switch_tf.training.step",
+    "switch_tf.training.train",
+    "switch_tf.evaluation.settings",
+)
 
 MODEL = "the model gives it what is on the page as the model's"
 LAYER = "the Switch layer gives it what is on the page as the layer's"
@@ -134,7 +138,7 @@ def owners():
     names = [
         f"{package}.{module.name}"
         for package in PACKAGES
-        if package != "tasks"  # It has no layers, and to import a task registers it.
+        if package != "switch_tf.tasks"  # It has no layers, and to import a task registers it.
         for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
     ]
     found = {}

@@ -140,7 +140,7 @@ def test_the_papers_pretraining_has_its_schedule_and_its_objective():
     files = ["models/switch_base.gin", "runs/paper_pretrain.gin"]
     given = config.precheck(files, given_by_flags(*files))
     assert given["train.mixture_or_task_name"] == "c4_span_corruption"
-    assert given["MIXTURE_OR_TASK_MODULE"] == "tasks.c4"
+    assert given["MIXTURE_OR_TASK_MODULE"] == "switch_tf.tasks.c4"
     assert given["train.task_feature_lengths"] == {"inputs": 512, "targets": 114}
     assert given["train.train_steps"] == 500_000
     assert given["rsqrt.warmup_steps"] == 10_000
@@ -154,7 +154,7 @@ def test_the_papers_fine_tuning_has_its_steps_rates_and_evaluations():
     files = ["models/switch_base.gin", "runs/paper_finetune.gin"]
     given = config.precheck(files, given_by_flags(*files))
     assert given["train.mixture_or_task_name"] == "super_glue"
-    assert given["MIXTURE_OR_TASK_MODULE"] == "tasks.super_glue"
+    assert given["MIXTURE_OR_TASK_MODULE"] == "switch_tf.tasks.super_glue"
     assert given["train.train_steps"] == 16_000
     assert given["constant.value"] == 1e-3
     assert given["train.restore_optimizer"] is True

@@ -3,7 +3,6 @@
 import ast
 import importlib
 import os
-import pkgutil
 import re
 import socket
 import subprocess
@@ -13,16 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from switch_tf import configurables
+
 ROOT = Path(__file__).parent.parent
 # A module may import from its own layer and from those after it.
 LAYERS = (
     "switch_tf.commands",
+    "switch_tf.pages",
     "switch_tf.reproduce",
+    "switch_tf.benches",
     "switch_tf.planner",
     "switch_tf.interop",
     "switch_tf.training",
+    "switch_tf.evaluation",
+    "switch_tf.setup",
     "switch_tf.inference",
-    "tasks",
+    "switch_tf.tasks",
+    "switch_tf.metrics",
+    "switch_tf.checkpoints",
     "switch_tf.data",
     "switch_tf.optimizers",
     "switch_tf.models",
@@ -39,16 +46,12 @@ MAX_LINES = 400
 MAX_FUNCTION_LINES = 60
 
 
-def paths():
-    return [p for package in ("switch_tf", "tasks") for p in sorted((ROOT / package).rglob("*.py"))]
-
-
-def module_name(path):
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+def modules():
+    return list(configurables.project_modules())
 
 
 def module_names():
-    return [module_name(path) for path in paths()]
+    return [name for name, _ in modules()]
 
 
 def layer_of(module):
@@ -101,10 +104,10 @@ def test_every_module_has_a_place_in_the_order_of_layers():
     assert homeless == []
 
 
-@pytest.mark.parametrize("path", paths(), ids=module_name)
-def test_a_module_keeps_the_rules(path):
+@pytest.mark.parametrize("name, path", modules(), ids=module_names())
+def test_a_module_keeps_the_rules(name, path):
     source = path.read_text(encoding="utf-8")
-    assert upward_imports(module_name(path), source) == []
+    assert upward_imports(name, source) == []
     assert undocumented(source) == []
     assert len(source.splitlines()) <= MAX_LINES
     assert not re.search(r"compat\.v1|tf\.estimator", source)
@@ -132,8 +135,14 @@ def test_a_module_imports_from_the_lock_alone(module):
 
 def test_every_folder_with_modules_is_a_package():
     # setuptools would leave such a folder out of an installation.
-    found = {info.name for info in pkgutil.walk_packages([str(ROOT)]) if info.ispkg}
-    assert {module_name(p.parent / "__init__.py") for p in paths()} <= found
+    without = {path.parent for _, path in modules() if not (path.parent / "__init__.py").exists()}
+    assert without == set()
+
+
+def test_the_tasks_are_one_package_wherever_they_are_imported_from():
+    assert (ROOT / "tasks").samefile(ROOT / "switch_tf" / "tasks")
+    with pytest.raises(ModuleNotFoundError, match="is the package switch_tf.tasks"):
+        importlib.import_module("tasks")
 
 
 def test_every_folder_of_gin_files_is_installed():

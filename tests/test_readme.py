@@ -9,7 +9,9 @@ import pytest
 import seqio
 
 from switch_tf.commands import main as main_module
-from tasks import pydocs, pydocs_corpus, pydocs_parse
+from switch_tf.tasks import pydocs
+from switch_tf.tasks.docstrings import corpus as pydocs_corpus
+from switch_tf.tasks.docstrings import parse as pydocs_parse
 from tests.tasks.conftest import make_documents
 
 ROOT = Path(__file__).parent.parent

@@ -40,7 +40,7 @@ def _input(argv: Sequence[str]) -> None:
         unused=("MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
     )
     launch.start()
-    from switch_tf.training.bench_input import bench_input
+    from switch_tf.benches.input import bench_input
 
     bench_input(**_settings("train", bench_input))
 
@@ -53,7 +53,7 @@ def _layer(argv: Sequence[str]) -> None:
         argv,
     )
     launch.start()
-    from switch_tf.training.bench_layer import bench_layer
+    from switch_tf.benches.layer import bench_layer
 
     bench_layer(**_settings("plan", bench_layer))
 
@@ -66,7 +66,7 @@ def _precision(argv: Sequence[str]) -> None:
         argv,
     )
     launch.start()
-    from switch_tf.reproduce.precision import bench_precision
+    from switch_tf.benches.precision import bench_precision
 
     bench_precision(**_settings("plan", bench_precision))
 

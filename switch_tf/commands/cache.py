@@ -103,7 +103,7 @@ def _tasks(names: Sequence[str]) -> list[str]:
     import seqio
 
     from switch_tf.data import registry
-    from tasks.shards import ABSENT
+    from switch_tf.tasks.sources.shards import ABSENT
 
     found = {}
     for name in names:

@@ -8,6 +8,6 @@ from switch_tf.commands.launch import check
 def main(argv: Sequence[str]) -> None:
     """Runs `evaluate` of the gin configuration."""
     check("eval", "Evaluates a checkpoint on a task or on each task of a mixture.", argv).start()
-    from switch_tf.training.evaluate import evaluate
+    from switch_tf.evaluation.run import evaluate
 
     evaluate()

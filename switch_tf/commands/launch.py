@@ -11,7 +11,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.data import spans
 from switch_tf.errors import UserError
-from tasks import vocabulary_path
+from switch_tf.tasks.vocabulary import path as vocabulary_path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _list() -> None:
     from switch_tf.data import registry
-    from switch_tf.training.describe import table
+    from switch_tf.metrics.tables import table
 
     heading = ("name", "kind", "source", "splits", "data is there", "metrics")
     for line in table([heading, *map(_describe, registry.names())]):
@@ -111,7 +111,8 @@ def _describe(name: str) -> tuple[str, ...]:
     import seqio
 
     from switch_tf.data import registry
-    from tasks import shards, sources
+    from switch_tf.tasks.sources import availability as sources
+    from switch_tf.tasks.sources import shards
 
     provider = registry.find(name)
     tasks = seqio.get_subtasks(provider)
@@ -144,7 +145,7 @@ def _split_order(split: str) -> tuple[int, str]:
 
 
 def _print_paper_table() -> None:
-    from tasks import paper_table
+    from switch_tf.pages import task_table as paper_table
 
     for line in paper_table.lines():
         print(line)
@@ -152,7 +153,7 @@ def _print_paper_table() -> None:
 
 def _train_vocabulary(args: argparse.Namespace) -> None:
     from switch_tf.data import registry
-    from tasks import vocabulary_training
+    from switch_tf.tasks.vocabulary import training as vocabulary_training
 
     path = vocabulary_training.train(registry.find(args.name), args.train_vocabulary)
     print(f"wrote {path}: {args.train_vocabulary} pieces")
@@ -179,8 +180,8 @@ def _prepared(args: argparse.Namespace):
 def _show_statistics(args: argparse.Namespace) -> None:
     from switch_tf.data import features
     from switch_tf.data.autograph import without_autograph
-    from switch_tf.training.describe import table
-    from tasks import statistics
+    from switch_tf.metrics.tables import table
+    from switch_tf.tasks.parts import statistics
 
     lengths = _lengths()
     provider = _prepared(args)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
 
-PROJECT_TASKS = "tasks"
+PROJECT_TASKS = "switch_tf.tasks"
 
 
 def load_project_modules() -> None:
-    """Imports all that `tasks/` holds, which registers its tasks."""
+    """Imports each family of `tasks/`, which registers its tasks."""
     package = importlib.import_module(PROJECT_TASKS)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{PROJECT_TASKS}.{module.name}")

@@ -162,8 +162,8 @@ class Spans:
         if needed > inputs:
             raise UserError(
                 f"{FEATURE_LENGTHS}['inputs']={inputs} is too short for the {needed} inputs that "
-                f"t5's span_corruption makes of {longest} tokens: take that of tasks.preprocessors,"
-                " which cuts pieces that fit, or another length"
+                f"t5's span_corruption makes of {longest} tokens: take that of "
+                "switch_tf.tasks.parts.preprocessors, which cuts pieces that fit, or another length"
             )
         self._check_targets(lengths, longest)
         self._check_sentinels(lengths, longest, sentinels)

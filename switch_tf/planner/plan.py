@@ -11,13 +11,14 @@ import numpy as np
 from switch_tf import mesh as mesh_lib
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
+from switch_tf.metrics.tables import table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.planner import lowered
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
 from switch_tf.planner.memory import bytes_of_steps, peak_bytes
-from switch_tf.training.describe import switch_layers, table
+from switch_tf.setup.describe import switch_layers
 from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from switch_tf import config
 from switch_tf.errors import UserError
-from switch_tf.training.summaries import read_metrics
+from switch_tf.metrics.writer import read_metrics
 
 # Settings that may differ when a run goes on: how far it goes, what is written when, and, where the
 # folder was moved, its path. Bindings to these macros follow them.
@@ -60,7 +60,7 @@ class Arm:
         return self.settings["TRAIN_STEPS"]
 
     def records(self) -> list[dict]:
-        """What it logged so far, as `summaries.read_metrics`."""
+        """What it logged so far, as `writer.read_metrics`."""
         return read_metrics(str(self.model_dir))
 
     def facts(self) -> dict:

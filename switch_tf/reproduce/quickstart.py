@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from switch_tf.benches.dtype import seconds_per_layer
 from switch_tf.reproduce import report
 from switch_tf.reproduce.arms import Arm
-from switch_tf.reproduce.dtype import seconds_per_layer
 
 _MODELS = {
     "dense T5": ("models/t5_tiny.gin", "layouts/data.gin"),

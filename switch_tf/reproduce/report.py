@@ -12,8 +12,8 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 
+from switch_tf.metrics.writer import draw_load, stack_loads
 from switch_tf.reproduce.arms import Arm
-from switch_tf.training.summaries import draw_load, stack_loads
 
 _PRETRAINING = "pydocs_span_corruption"
 # Compilation, and what the system does at a run's start.
@@ -129,7 +129,7 @@ def make(pretrain: Mapping[str, Sequence[Arm]], finetune: Mapping[str, Arm]) -> 
       pretrain: model -> its runs, of which the first was fine-tuned; the dense model first.
       finetune: model -> its run.
     """
-    from tasks import pydocs
+    from switch_tf.tasks import pydocs
 
     curves = {model: [_curve(arm) for arm in runs] for model, runs in pretrain.items()}
     facts = {model: runs[0].facts() for model, runs in pretrain.items()}

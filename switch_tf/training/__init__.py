@@ -1,1 +1,1 @@
-"""The training loop, its step, checkpoints and summaries."""
+"""The training loop, its step, micro-batches and signals."""

@@ -5,7 +5,6 @@ Pre-training and fine-tuning differ in data, initial checkpoint and learning rat
 
 import math
 import os
-import signal
 import time
 from collections.abc import Callable
 
@@ -13,29 +12,31 @@ import gin
 
 from switch_tf import config
 from switch_tf import mesh as mesh_lib
+from switch_tf.checkpoints import run_facts
+from switch_tf.checkpoints.checkpoints import Checkpoints, restore_initial, steps
 from switch_tf.data import features as features_lib
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.data.feed import Feed
 from switch_tf.data.ordered import train_batches
 from switch_tf.errors import UserError
-from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.optimizers.adafactor import Adafactor
-from switch_tf.training import best, run_facts
-from switch_tf.training.checkpoints import Checkpoints, restore_initial, steps
-from switch_tf.training.describe import describe, describe_optimizer
-from switch_tf.training.evaluation import (
+from switch_tf.evaluation.settings import Evaluation
+from switch_tf.evaluation.task_metrics import TaskEvaluator
+from switch_tf.evaluation.teacher_forced import (
     TEACHER_FORCED,
-    Decoded,
-    Evaluation,
     Stopped,
-    TeacherForced,
+    TeacherForcedEvaluator,
     figures_line,
 )
-from switch_tf.training.load_watch import LoadWatch
+from switch_tf.metrics import best
+from switch_tf.metrics.load_watch import LoadWatch
+from switch_tf.metrics.progress import Progress
+from switch_tf.metrics.writer import MetricsWriter, read_metrics
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.setup.describe import describe, describe_optimizer
 from switch_tf.training.microbatches import check_parts
-from switch_tf.training.progress import Progress
+from switch_tf.training.signals import StopSignals
 from switch_tf.training.step import TrainStep
-from switch_tf.training.summaries import MetricsWriter, read_metrics
 
 _COUNTS = "TRAIN_STEPS BATCH_SIZE CHECKPOINT_PERIOD EVAL_PERIOD train.keep_checkpoints".split()
 
@@ -113,10 +114,11 @@ class Run:
         rows = evaluation.batch_size or batch_size
         data = (mixture_or_task_name, evaluation.split, self.lengths, rows)
         shown = (evaluation.batches, use_cached, evaluation.dropless)
-        self.teacher_forced = TeacherForced(self.model, mesh, *data, *shown)
+        self.teacher_forced = TeacherForcedEvaluator(self.model, mesh, *data, *shown)
         self.decoded = None
         if evaluation.decode:
-            self.decoded = Decoded(self.model, mesh, *data, evaluation.decode_examples, use_cached)
+            limits = (evaluation.decode_examples, use_cached)
+            self.decoded = TaskEvaluator(self.model, mesh, *data, *limits)
 
     def _check_vocabulary(self, initial_checkpoint_path) -> None:
         self.vocabulary = run_facts.vocabulary_digest(self.name)
@@ -157,7 +159,7 @@ class Run:
           UserError: a loss that is not finite; the last checkpoint stays as it is.
         """
         batch = None
-        with _Signals() as signals, Progress(train_steps, self.step) as progress:
+        with StopSignals() as signals, Progress(train_steps, self.step) as progress:
             try:
                 due = self.step and self._due(self.step, train_steps)
                 if due and not self._evaluated(train_steps):
@@ -275,32 +277,6 @@ class Run:
 def _order(value: float) -> float:
     """Sorts NaN above every number: it is the one to show."""
     return math.inf if math.isnan(value) else value
-
-
-class _Signals:
-    """SIGINT and SIGTERM ask the loop to stop; a second one interrupts it."""
-
-    def __init__(self):
-        self.name = None
-        self._before = {}
-
-    def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number, _):
-        if self.name is not None:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
-    def stopped(self) -> bool:
-        """Whether a signal has come."""
-        return self.name is not None
 
 
 @gin.configurable

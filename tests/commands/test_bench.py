@@ -9,11 +9,11 @@ import gin
 import numpy as np
 import pytest
 
+from switch_tf.benches import input as bench_input
+from switch_tf.benches.precision import _variants
 from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
 from switch_tf.layers import routing
-from switch_tf.reproduce.precision import _variants
-from switch_tf.training import bench_input
 from tests.commands.test_main import run_without_tensorflow
 from tests.data import cached_tasks
 from tests.helpers import compiled, random_features, tiny_model

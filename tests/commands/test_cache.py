@@ -11,7 +11,8 @@ from switch_tf.commands import cache
 from switch_tf.commands import main as main_module
 from switch_tf.data import features, ordered, windows
 from switch_tf.errors import UserError
-from tasks import local_files, vocabulary
+from switch_tf.tasks.sources import local_files
+from switch_tf.tasks.vocabulary import t5 as vocabulary
 
 TASK = "c4_span_corruption"
 LENGTHS = {"inputs": 24, "targets": 12}

@@ -208,7 +208,7 @@ def told(capsys):
 
 LOCAL = (
     "--gin.MIXTURE_OR_TASK_NAME='local_text_span_corruption'",
-    "--gin.MIXTURE_OR_TASK_MODULE='tasks.local_text'",
+    "--gin.MIXTURE_OR_TASK_MODULE='switch_tf.tasks.local_text'",
 )
 
 

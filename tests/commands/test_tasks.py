@@ -10,7 +10,9 @@ import tensorflow as tf
 from switch_tf.commands import main as main_module
 from switch_tf.commands import tasks as command
 from switch_tf.data import registry
-from tasks import local_files, pydocs_examples, pydocs_parse
+from switch_tf.tasks.docstrings import examples as pydocs_examples
+from switch_tf.tasks.docstrings import parse as pydocs_parse
+from switch_tf.tasks.sources import local_files
 
 BYTES = seqio.ByteVocabulary(extra_ids=100)
 NAMES = ("command_first", "command_second", "command_mixture")
@@ -290,7 +292,7 @@ def test_a_vocabulary_that_is_missing_is_one_line_that_says_how_to_train_one(ref
 
 def test_a_vocabulary_is_trained_on_a_task_of_a_module_of_ones_own(shown, tmp_path, monkeypatch):
     module = (
-        "import seqio\nfrom tasks.vocabulary import T5_OUTPUT_FEATURES\n"
+        "import seqio\nfrom switch_tf.tasks.vocabulary.t5 import T5_OUTPUT_FEATURES\n"
         "seqio.TaskRegistry.add('command_lines', seqio.TextLineDataSource({'train': 'a.txt'}), "
         "preprocessors=[lambda d: d.map(lambda line: {'targets': line}), "
         "seqio.preprocessors.tokenize], output_features=T5_OUTPUT_FEATURES)\n"

@@ -221,8 +221,8 @@ HALF = dict(noise_density=0.5)
             {},
             (6, 6),
             "TASK_FEATURE_LENGTHS['inputs']=6 is too short for the 7 inputs that t5's "
-            "span_corruption makes of 6 tokens: take that of tasks.preprocessors, which cuts "
-            "pieces that fit, or another length",
+            "span_corruption makes of 6 tokens: take that of switch_tf.tasks.parts.preprocessors, "
+            "which cuts pieces that fit, or another length",
         ),
     ],
 )

@@ -8,11 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
-from switch_tf.layers.group_router import (
-    ExpertChoiceRouter,
-    ExpertSelectionRouter,
-    SwitchMaxRouter,
-)
+from switch_tf.layers.group_router import ExpertChoiceRouter, ExpertSelectionRouter, SwitchMaxRouter
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router, TopKRouter
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN

@@ -3,11 +3,7 @@ import pytest
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
-from switch_tf.layers.group_router import (
-    ExpertChoiceRouter,
-    ExpertSelectionRouter,
-    SwitchMaxRouter,
-)
+from switch_tf.layers.group_router import ExpertChoiceRouter, ExpertSelectionRouter, SwitchMaxRouter
 from switch_tf.mesh import to_numpy
 from tests.helpers import compiled, place_features, random_features, tiny_model
 from tests.layers.test_router import router_of_logits

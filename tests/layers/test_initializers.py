@@ -4,13 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from switch_tf.layers.embedding import Embedding
-from switch_tf.layers.initializers import (
-    Constant,
-    GlorotUniform,
-    Normal,
-    TruncatedNormal,
-    uniform,
-)
+from switch_tf.layers.initializers import Constant, GlorotUniform, Normal, TruncatedNormal, uniform
 from switch_tf.layers.relative_position import RelativePositionBias
 
 KINDS = [TruncatedNormal(0.5), Normal(0.5), GlorotUniform(3, 4), Constant(2.0)]

@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
 from switch_tf.layers.dropout import step_seed
-from switch_tf.layers.group_router import (
-    ExpertChoiceRouter,
-    ExpertSelectionRouter,
-    SwitchMaxRouter,
-)
+from switch_tf.layers.group_router import ExpertChoiceRouter, ExpertSelectionRouter, SwitchMaxRouter
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router, TopKRouter
 from switch_tf.layers.router import POLICIES, SwitchRouter, load_balancing_loss
 from switch_tf.layers.switch_ffn import SwitchFFN

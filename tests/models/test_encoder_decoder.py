@@ -11,9 +11,7 @@ from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
-from switch_tf.models.encoder_decoder import (
-    sparse_layers,
-)
+from switch_tf.models.encoder_decoder import sparse_layers
 from switch_tf.models.losses import cross_entropy
 from switch_tf.models.transformer import Residual
 from tests.helpers import (

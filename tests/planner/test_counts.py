@@ -12,17 +12,9 @@ from switch_tf.mesh import Mesh
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
+from switch_tf.pages.models import LENGTHS, MODELS, PaperModel, count, lines, reckoned_flops, shape
 from switch_tf.planner import plan
 from switch_tf.planner.counts import Counts
-from switch_tf.planner.models import (
-    LENGTHS,
-    MODELS,
-    PaperModel,
-    count,
-    lines,
-    reckoned_flops,
-    shape,
-)
 from tests.helpers import LAYOUTS, held_bytes, layout_of, tiny_model, using
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from switch_tf.reproduce import dtype, quickstart
+from switch_tf.benches import dtype
+from switch_tf.reproduce import quickstart
 
 
 @pytest.fixture(params=[quickstart.SHORT, quickstart.LONG], ids=["short", "long"])

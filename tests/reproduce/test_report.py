@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from switch_tf.reproduce import report
 from switch_tf.reproduce.arms import Arm
 from switch_tf.reproduce.report import Curve
-from tasks import pydocs
+from switch_tf.tasks import pydocs
 
 LAYERS = [f"model/{stack}/layer_0/feed_forward/switch_ffn" for stack in ("encoder", "decoder")]
 CHANCE = {"pydocs_copa": {"accuracy": 50.0}, "pydocs_summary": {"rouge1": 10.0}}

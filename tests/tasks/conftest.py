@@ -3,8 +3,12 @@ import random
 import gin
 import pytest
 
-from tasks import pydocs, pydocs_corpus, pydocs_examples, pydocs_parse, vocabulary
-from tasks.pydocs_parse import Document
+from switch_tf.tasks import pydocs
+from switch_tf.tasks.docstrings import corpus as pydocs_corpus
+from switch_tf.tasks.docstrings import examples as pydocs_examples
+from switch_tf.tasks.docstrings import parse as pydocs_parse
+from switch_tf.tasks.docstrings.parse import Document
+from switch_tf.tasks.vocabulary import t5 as vocabulary
 from tests.tasks import official_files
 
 WORDS = [

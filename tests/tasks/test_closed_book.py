@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 
 from switch_tf.data import registry
 from switch_tf.errors import UserError
-from tasks import closed_book, sources
+from switch_tf.tasks import closed_book
+from switch_tf.tasks.sources import availability as sources
 from tests.tasks import official_files
 from tests.tasks.official_files import set_macros, write_file
 

@@ -9,8 +9,8 @@ import seqio
 
 from switch_tf.data import features, registry
 from switch_tf.errors import UserError
-from tasks import c4, mc4
-from tasks.vocabulary import MT5_OUTPUT_FEATURES, T5_OUTPUT_FEATURES
+from switch_tf.tasks import c4, mc4
+from switch_tf.tasks.vocabulary.t5 import MT5_OUTPUT_FEATURES, T5_OUTPUT_FEATURES
 
 LENGTHS = {"inputs": 16, "targets": 8}
 

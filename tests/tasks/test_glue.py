@@ -2,7 +2,7 @@ import pytest
 import seqio
 
 from switch_tf.data import registry
-from tasks import glue
+from switch_tf.tasks import glue
 
 pytestmark = pytest.mark.usefixtures("official")
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from switch_tf.data import features, registry
 from switch_tf.errors import UserError
-from tasks import local_files, local_text, text_files, vocabulary
+from switch_tf.tasks import local_text
+from switch_tf.tasks.sources import local_files, text_files
+from switch_tf.tasks.vocabulary import t5 as vocabulary
 from tests.tasks.official_files import set_macros
 
 TASK = seqio.TaskRegistry.get("local_text_span_corruption")

@@ -14,7 +14,8 @@ import tensorflow as tf
 from switch_tf.data import registry
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.permutation import Schedule
-from tasks import pydocs, rates
+from switch_tf.tasks import pydocs
+from switch_tf.tasks.parts import rates
 
 ROOT = Path(__file__).parent.parent.parent
 # Nothing is cut off of the supervised tasks; mC4's text is cut to these.

@@ -11,7 +11,7 @@ import pytest
 import seqio
 
 from switch_tf.commands import main as main_module
-from tasks import vocabulary
+from switch_tf.tasks.vocabulary import t5 as vocabulary
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "tasks.md").read_text()

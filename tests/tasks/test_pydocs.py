@@ -5,7 +5,9 @@ import tensorflow as tf
 from t5.evaluation import metrics
 
 from switch_tf.data import features
-from tasks import pydocs, pydocs_corpus, pydocs_examples
+from switch_tf.tasks import pydocs
+from switch_tf.tasks.docstrings import corpus as pydocs_corpus
+from switch_tf.tasks.docstrings import examples as pydocs_examples
 
 LENGTHS = {"inputs": 256, "targets": 64}
 SUPERVISED = tuple(pydocs_examples.MAKERS)

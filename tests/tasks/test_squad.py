@@ -4,7 +4,7 @@ import pytest
 import seqio
 import tensorflow_datasets as tfds
 
-from tasks import squad
+from switch_tf.tasks import squad
 from tests.tasks.official_files import set_macros, write_file
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tasks import summarization
+from switch_tf.tasks import summarization
 from tests.tasks import official_files
 from tests.tasks.official_files import CNN_URL, XSUM_SPLITS, set_macros, story, write_file
 

@@ -9,9 +9,11 @@ import tensorflow_datasets as tfds
 from switch_tf import config
 from switch_tf.data import registry
 from switch_tf.errors import UserError
-from switch_tf.training.summaries import read_metrics
+from switch_tf.metrics.writer import read_metrics
+from switch_tf.tasks import super_glue
+from switch_tf.tasks.parts import rates
+from switch_tf.tasks.vocabulary import t5 as vocabulary
 from switch_tf.training.train import train
-from tasks import rates, super_glue, vocabulary
 from tests.tasks import super_glue_files
 from tests.tasks.official_files import set_macros
 
@@ -186,7 +188,7 @@ def test_a_model_is_fine_tuned_on_all_tasks_and_reports_every_metric(folder, tmp
         "DATA_DIR": str(folder),
         "VOCABULARY_PATH": str(folder / "vocabulary.model"),
         "MIXTURE_OR_TASK_NAME": "super_glue",
-        "MIXTURE_OR_TASK_MODULE": "tasks.super_glue",
+        "MIXTURE_OR_TASK_MODULE": "switch_tf.tasks.super_glue",
         "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 8},
         "MESH_SHAPE": "batch:2",
         "NUM_EXPERTS": 4,

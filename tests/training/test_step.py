@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf.errors import UserError
+from switch_tf.evaluation.eval_step import EvalStep
 from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
@@ -17,7 +18,7 @@ from switch_tf.mesh import to_numpy
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import rsqrt
-from switch_tf.training.step import EvalStep, TrainStep
+from switch_tf.training.step import TrainStep
 from tests.helpers import VOCAB, place_features, put, random_features, tiny_model, using
 
 STEPS = 20

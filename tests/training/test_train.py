@@ -9,16 +9,16 @@ import gin
 import pytest
 
 from switch_tf import config
+from switch_tf.checkpoints import checkpoints
+from switch_tf.checkpoints.checkpoints import Checkpoints
 from switch_tf.data.feed import Feed
 from switch_tf.errors import UserError
+from switch_tf.evaluation.run import evaluate
+from switch_tf.evaluation.teacher_forced import TeacherForcedEvaluator
+from switch_tf.metrics.progress import Progress
+from switch_tf.metrics.writer import read_metrics
 from switch_tf.optimizers.adafactor import Adafactor
-from switch_tf.training import checkpoints
-from switch_tf.training.checkpoints import Checkpoints
-from switch_tf.training.evaluate import evaluate
-from switch_tf.training.evaluation import TeacherForced
-from switch_tf.training.progress import Progress
 from switch_tf.training.step import TrainStep
-from switch_tf.training.summaries import read_metrics
 from switch_tf.training.train import train
 from tests import toy_task
 from tests.data import cached_tasks
@@ -256,14 +256,14 @@ def test_a_signal_at_any_time_leaves_a_run_that_goes_on(
 
 
 def test_a_signal_during_an_evaluation_stops_it_and_resumes_there(whole, tmp_path, monkeypatch):
-    run = TeacherForced.run
+    run = TeacherForcedEvaluator.run
 
     def stop(self, stopped):
         os.kill(os.getpid(), signal.SIGTERM)
         return run(self, stopped)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TeacherForced, "run", stop)
+        patch.setattr(TeacherForcedEvaluator, "run", stop)
         pretrain(tmp_path)
     assert checkpoints.steps(str(tmp_path)) == [3]
     assert records(tmp_path, "evaluation") == []

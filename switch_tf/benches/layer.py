@@ -1,0 +1,165 @@
+"""`switch-tf bench layer`: what a Switch layer costs under named skews of its load, and capacities.
+
+The same tokens, in turn, so that ratios of rows hold on a noisy machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import gin
+import keras
+import numpy as np
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data.batch_shape import check_batch
+from switch_tf.errors import UserError
+from switch_tf.layers import routing as routing_lib
+from switch_tf.layers.base import declare_only
+from switch_tf.layers.dropout import fixed_seed
+from switch_tf.layers.measuring_router import UniformRouter, WorstCaseRouter, ZipfRouter
+from switch_tf.layers.router import Router
+from switch_tf.layers.switch_layer import SwitchLayer
+from switch_tf.metrics.tables import table
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+
+# Routers whose load does not depend on the tokens, by what they are called in the table.
+SKEWS = {"uniform": UniformRouter, "zipf": ZipfRouter, "worst case": WorstCaseRouter}
+
+
+@dataclasses.dataclass
+class Timed:
+    """One row.
+
+    Attributes:
+      router: what routes.
+      capacity: C, of each expert for each group.
+      run: makes a forward and a backward pass, and returns `Report.statistics`.
+      seconds: of each call.
+    """
+
+    router: str
+    capacity: int
+    run: Callable[[], np.ndarray]
+    seconds: list[float] = dataclasses.field(default_factory=list)
+
+    def cells(self, tokens: int, least: float) -> tuple[str, ...]:
+        """The row, given the tokens of a call and the seconds of the fastest row."""
+        figures = routing_lib.unpack_statistics(self.run(), 0.0)
+        load_E, median = figures["load_E"], float(np.median(self.seconds))
+        return (
+            self.router,
+            f"{self.capacity:,}",
+            f"{1e3 * median:.1f}",
+            f"{median / least:.2f}",
+            f"{tokens / median:,.0f}",
+            f"{100 * figures['dropped']:.1f}",
+            f"{load_E.max() / load_E.mean():.2f}",
+        )
+
+
+HEADING = ("router", "capacity", "ms", "ratio", "tokens/s", "dropped, %", "max / mean load")
+
+
+@gin.configurable(allowlist=["rounds", "capacity_factors"])
+def bench_layer(
+    task_feature_lengths: dict[str, int],
+    batch_size: int,
+    model: Callable[[], TransformerEncoderDecoder] = TransformerEncoderDecoder,
+    mesh_shape: str = "batch:1",
+    layout_rules: str = "batch:batch",
+    rounds: int = 11,
+    capacity_factors: Sequence[float] = (1.0, 1.25, 1.5, 2.0),
+) -> None:
+    """Prints the time of a model's first Switch layer, forward and backward, and what it drops.
+
+    Args:
+      task_feature_lengths: {"inputs": tokens, ...}; the layer is given those of the inputs.
+      batch_size: sequences, all devices together.
+      model: function making the model.
+      mesh_shape, layout_rules: as `mesh.parse_mesh_shape` and `mesh.parse_layout_rules`.
+      rounds: times that each row is measured, in turn; the median is shown.
+      capacity_factors: for which the model's own router, as it starts, is measured.
+
+    Raises:
+      UserError: the model has no Switch layer, or sizes do not fit each other.
+    """
+    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
+    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    length = task_feature_lengths["inputs"]
+    layer, d_model = _first_switch_layer(model)
+    print(
+        f"{layer.path}: {layer.num_experts} experts, d_model {d_model}, {layer.compute_dtype}; "
+        f"forward and backward of {batch_size} x {length} tokens, {mesh.size} "
+        f"device{'s' if mesh.size > 1 else ''}; median of {rounds}, all in turn",
+        flush=True,
+    )
+    with mesh_lib.use(mesh):
+        x = np.random.default_rng(0).normal(size=(batch_size, length, d_model))
+        x_BLM = mesh.pack(x.astype(np.float32), ("batch", None, None))
+        rows = [_timed(*row, x_BLM) for row in _variants(layer, capacity_factors)]
+        for _ in range(rounds):
+            for row in rows:
+                start = time.perf_counter()
+                row.run()
+                row.seconds.append(time.perf_counter() - start)
+        least = min(float(np.median(row.seconds)) for row in rows)
+        cells = [row.cells(batch_size * length, least) for row in rows]
+    print(*table([HEADING, *cells]), sep="\n")
+
+
+def _first_switch_layer(model: Callable[[], TransformerEncoderDecoder]) -> tuple[SwitchLayer, int]:
+    """A model's first Switch layer, without weights, and d_model."""
+    with declare_only():
+        made = model()
+        made.build()
+    for block in (*made.encoder.blocks, *made.decoder.blocks):
+        if block.switch_layers:
+            return block.switch_layers[0], made.d_model
+    raise UserError("the model has no Switch layer: add --gin_file=models/switch_tiny.gin")
+
+
+def _variants(layer: SwitchLayer, factors: Sequence[float]) -> Iterator[tuple[str, SwitchLayer]]:
+    """Layers with the given one's settings and each skew, and its own router at each capacity."""
+    config = layer.get_config()
+    # Without what only the model's own router takes.
+    common = Router.get_config(layer.router)
+    for name, router in SKEWS.items():
+        registered = keras.saving.get_registered_name(router)
+        skewed = config | {"router": registered, "router_config": common}
+        yield name, type(layer).from_config(skewed)
+    for factor in factors:
+        own = config["router_config"] | {"capacity_factor": factor, "absolute_capacity": None}
+        name = f"{type(layer.router).__name__}, capacity factor {factor:g}"
+        yield name, type(layer).from_config(config | {"router_config": own})
+
+
+def _timed(name: str, layer: SwitchLayer, x_BLM) -> Timed:
+    """The row of a layer, which is built, compiled and called."""
+    layer.build((None, None, x_BLM.shape[-1]))
+    _, group_size = layer.groups(*x_BLM.shape[:2])
+
+    @tf.function(autograph=False)
+    def run(x_BLM):
+        with tf.GradientTape() as tape, fixed_seed(), routing_lib.collect() as reports:
+            x_BLM = tf.identity(x_BLM)
+            tape.watch(x_BLM)
+            # Several, of a projection.
+            outputs = tf.nest.flatten(layer(x_BLM, training=True))
+            loss = reports[0].loss()
+            for y_BLN in outputs:
+                loss += tf.reduce_sum(tf.square(tf.cast(y_BLN, tf.float32)))
+        variables = [variable.value for variable in layer.trainable_variables]
+        gradients = tape.gradient(loss, [x_BLM, *variables])
+        # Read with the figures, so that a call ends when the gradients are there.
+        largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(g)) for g in gradients]))
+        return tf.concat([reports[0].statistics(), [largest]], axis=0)
+
+    def call() -> np.ndarray:
+        return mesh_lib.to_numpy(run(x_BLM))[:-1]
+
+    call()
+    return Timed(name, layer.router.capacity(group_size, training=True), call)

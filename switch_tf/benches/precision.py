@@ -1,0 +1,102 @@
+"""`switch-tf bench precision`: what the float32 parts of a bfloat16 training step cost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import gin
+import numpy as np
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data.batch_shape import check_batch
+from switch_tf.metrics.tables import table
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.planner.plan import training_step
+
+HEADING = ("in bfloat16", "ms a step", "ratio")
+
+
+@gin.configurable(allowlist=["rounds"])
+def bench_precision(
+    task_feature_lengths: dict[str, int],
+    batch_size: int,
+    model: Callable[..., TransformerEncoderDecoder] = TransformerEncoderDecoder,
+    optimizer: Callable[[], Adafactor] = Adafactor,
+    mesh_shape: str = "batch:1",
+    layout_rules: str = "batch:batch",
+    rounds: int = 11,
+) -> None:
+    """Prints the time of a training step with each float32 part, and without it.
+
+    The parts are attention's logits and softmax, the softmax's logits, and the router. One model is
+    trained in turn by steps that differ in one part, so ratios hold on a noisy machine.
+
+    Args:
+      task_feature_lengths: {"inputs": tokens, "targets": tokens}.
+      batch_size: sequences, all devices together.
+      model: function making the model; it computes in bfloat16 here whatever DTYPE says.
+      optimizer: function making the optimizer.
+      mesh_shape, layout_rules: as `mesh.parse_mesh_shape` and `mesh.parse_layout_rules`.
+      rounds: times that each row is measured, in turn; the median is shown.
+
+    Raises:
+      UserError: sizes that do not fit each other.
+    """
+    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
+    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
+    lengths = task_feature_lengths
+    with mesh_lib.use(mesh):
+        made = model(dtype="bfloat16")
+        make_step, features = training_step(made, optimizer(), mesh, batch_size, lengths)
+        steps, seconds = {}, {}
+        for name, is_rounded in _variants(made):
+            step = make_step()
+            with is_rounded:
+                # Traced here: what is set later does not change it.
+                step(features, 0)
+            steps[name], seconds[name] = step, []
+        for i in range(1, rounds + 1):
+            for name, step in steps.items():
+                start = time.perf_counter()
+                step(features, i)
+                seconds[name].append(time.perf_counter() - start)
+    print(
+        f"a training step of {batch_size} x ({lengths['inputs']} + {lengths['targets']}) tokens, "
+        f"bfloat16, {mesh.size} device{'s' if mesh.size > 1 else ''}; median of {rounds}, all in "
+        "turn; all else in float32 that is by default",
+        flush=True,
+    )
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    whole = next(iter(medians.values()))
+    rows = [(name, f"{1e3 * s:.1f}", f"{s / whole:.3f}") for name, s in medians.items()]
+    print(*table([HEADING, *rows]), sep="\n")
+
+
+def _variants(model) -> Iterator[tuple[str, contextlib.AbstractContextManager]]:
+    """What is in bfloat16, and the context in which the model has it so."""
+    blocks = (*model.encoder.blocks, *model.decoder.blocks)
+    attentions = [block.self_attention.layer for block in blocks]
+    attentions += [block.cross_attention.layer for block in blocks if block.cross_attention]
+    output = model.embedding if model.softmax is None else model.softmax
+    routers = [layer.router for block in blocks for layer in block.switch_layers]
+    yield "nothing of these", contextlib.nullcontext()
+    yield "attention logits", _with(attentions, "float32_logits", False)
+    yield "softmax logits", _with([output], "float32_logits", False)
+    if routers:
+        yield "router", _with(routers, "dtype_policy", "bfloat16")
+
+
+@contextlib.contextmanager
+def _with(layers, attribute: str, value):
+    """Within it, layers have another value of an attribute."""
+    before = [getattr(layer, attribute) for layer in layers]
+    for layer in layers:
+        setattr(layer, attribute, value)
+    try:
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            setattr(layer, attribute, old)

@@ -1,0 +1,1 @@
+"""Checkpoints and all else that lies in a MODEL_DIR."""

@@ -1,0 +1,1 @@
+"""Evaluation: teacher-forced, and the tasks' own metrics."""

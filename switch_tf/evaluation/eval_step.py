@@ -1,0 +1,74 @@
+"""One evaluation step, compiled for the mesh in use."""
+
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.layers import routing as routing_lib
+from switch_tf.layers.dropout import fixed_seed
+from switch_tf.models.losses import cross_entropy
+
+
+class EvalStep:
+    """Teacher-forced sums of one batch, at the evaluation capacity and without dropping.
+
+    Args:
+      model: called with features; where it has no Switch layer, both figures are one.
+      dropless: whether the second figure is made.
+    """
+
+    def __init__(self, model, dropless: bool = True):
+        self._model = model
+        self._makes_dropless = dropless
+        self._is_sparse = False
+        # Apart, so that the buffers of one are gone when the other, E times as large, are made.
+        self._capped = tf.function(self._trace_capped, autograph=False)
+        self._dropless = tf.function(self._trace_dropless, autograph=False)
+
+    def __call__(self, features) -> dict[str, float]:
+        """Sums over the batch: those of `capped`, and cross_entropy_dropless (nats), if made."""
+        sums = self.capped(features)
+        if not self._makes_dropless:
+            return sums
+        dropless = sums["cross_entropy"]
+        if self._is_sparse:
+            dropless = float(mesh_lib.to_numpy(self._dropless(features)))
+        return sums | {"cross_entropy_dropless": dropless}
+
+    def capped(self, features) -> dict[str, float]:
+        """Sums over the batch, at the evaluation capacity: cross_entropy (nats), correct, tokens,
+        routed (tokens times layers) and kept (those that an expert took).
+        """
+        names = "cross_entropy correct tokens routed kept".split()
+        values = mesh_lib.to_numpy(self._capped(features)).tolist()
+        return dict(zip(names, values, strict=True))
+
+    def _trace_capped(self, features):
+        with fixed_seed(), routing_lib.collect() as reports:
+            entropy, correct, tokens = self._forward(features)
+        routed, kept = tokens, tokens
+        if reports:
+            self._is_sparse = True
+            routed = _total([r.routing.nonpadding_GS for r in reports])
+            kept = _total([r.routing.kept_GS for r in reports])
+        return tf.stack([entropy, correct, tokens, routed, kept])
+
+    def _trace_dropless(self, features):
+        with fixed_seed(), routing_lib.collect(), routing_lib.dropless():
+            return self._forward(features)[0]
+
+    def _forward(self, features):
+        logits_BLV = self._model(features, training=False)
+        entropy, _, correct, tokens, _ = cross_entropy(
+            logits_BLV, features["decoder_target_tokens"], features["decoder_loss_weights"]
+        )
+        return entropy, correct, tokens
+
+
+def _total(tensors) -> tf.Tensor:
+    """Sum over all elements of tensors of any shapes, float32.
+
+    Stacked before they are added: layers with the same padding have the same sum, and of an
+    addition of one all-reduce to itself DTensor's compiler (TensorFlow 2.20) frees memory twice.
+    """
+    sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in tensors]
+    return tf.reduce_sum(tf.stack(sums))

@@ -1,0 +1,53 @@
+"""What a run evaluates, and when."""
+
+import dataclasses
+
+import gin
+
+from switch_tf.errors import UserError
+
+
+@gin.configurable
+@dataclasses.dataclass
+class Evaluation:
+    """What a run evaluates, and when.
+
+    Attributes:
+      period: steps between evaluations; the last step is evaluated too.
+      split: of the task, or of the mixture's tasks.
+      batches: at most so many batches a task; None: the whole split.
+      batch_size: examples a batch; None: BATCH_SIZE. What is dropless, and so decoding, too, gives
+        each of E experts room for all tokens: E / EVAL_CAPACITY_FACTOR times the memory of a capped
+        batch. Large models need smaller batches than training's.
+      dropless: whether NLP is reported without dropping, too. It tells what the capacity costs; at
+        thousands of experts it may not fit.
+      decode: whether the tasks' own metrics are computed on decoded text, at the last step and
+        every `decode_period` steps.
+      decode_period: 0: at the last step only.
+      decode_examples: at most so many examples a task; None: the whole split.
+    """
+
+    period: int = 1000
+    split: str = "validation"
+    batches: int | None = None
+    batch_size: int | None = None
+    dropless: bool = True
+    decode: bool = False
+    decode_period: int = 0
+    decode_examples: int | None = None
+
+    @property
+    def batch_setting(self) -> str:
+        """The setting that gives the size of its batches."""
+        return "Evaluation.batch_size" if self.batch_size else "BATCH_SIZE"
+
+    def __post_init__(self):
+        """Checks the numbers.
+
+        Raises:
+          UserError: naming the one that is none.
+        """
+        for name in ("batches", "batch_size", "decode_examples"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"Evaluation.{name}={value!r}: give a whole number of at least 1")

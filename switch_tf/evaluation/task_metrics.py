@@ -1,0 +1,139 @@
+"""The tasks' own metrics, through SeqIO's evaluator."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data import registry
+from switch_tf.data.autograph import without_autograph
+from switch_tf.data.trimming import longest, trim
+from switch_tf.evaluation.teacher_forced import Stopped
+from switch_tf.inference.decoding import GreedyDecoder
+from switch_tf.inference.scoring import Scorer
+
+# Accelerators tile by it, and similar splits share a compiled function.
+_COLUMNS = 8
+
+
+class TaskEvaluator:
+    """The tasks' own metrics, on greedily decoded predictions or on scores of given targets.
+
+    Batches have the length of a split's longest example, at most that of `feature_lengths`.
+
+    Args:
+      model: a `TransformerEncoderDecoder`.
+      mesh: the mesh in use.
+      mixture_or_task_name: what is evaluated; tasks without metrics or without the split are not.
+      split: its split.
+      feature_lengths: task feature -> tokens; `targets` bounds what is decoded.
+      batch_size: examples decoded together.
+      num_examples: at most so many a task; None: the whole split.
+      use_cached: read what SeqIO's Beam pipeline cached.
+    """
+
+    def __init__(
+        self,
+        model,
+        mesh,
+        mixture_or_task_name,
+        split,
+        feature_lengths,
+        batch_size,
+        num_examples,
+        use_cached=False,
+    ):
+        self._name = mixture_or_task_name
+        self._batch_size = batch_size
+        features = registry.find(mixture_or_task_name).output_features
+        pieces = features["targets"].vocabulary.vocab_size
+        self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"], pieces)
+        self._scorer = Scorer(model, mesh)
+        self._mesh = mesh
+        self._columns: dict[tf.data.Dataset, dict[str, int]] = {}
+        with mesh_lib.host():
+            self._evaluator = without_autograph(
+                lambda: seqio.Evaluator(
+                    mixture_or_task_name,
+                    feature_converter=seqio.EncDecFeatureConverter(pack=False),
+                    eval_split=split,
+                    use_cached=use_cached,
+                    sequence_length=dict(feature_lengths),
+                    num_examples=num_examples,
+                )
+            )
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that have metrics and the split."""
+        return [task.name for task in self._evaluator.eval_tasks]
+
+    def run(self, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, dict]:
+        """Task -> metric -> value; of a mixture that has one, its `average`, too.
+
+        Args:
+          step: of the model, for SeqIO's own records.
+          stop: asked between batches.
+
+        Raises:
+          Stopped: `stop` said so.
+        """
+
+        def decode(features):
+            return self._decoder(features["encoder_input_tokens"]).tolist()
+
+        def score(features):
+            return self._scorer(features).tolist()
+
+        def of_examples(function):
+            return lambda dataset, *_: self._by_index(function, dataset, stop)
+
+        with mesh_lib.host():
+            metrics, _ = self._evaluator.evaluate(
+                compute_metrics=True,
+                step=step,
+                predict_fn=of_examples(decode),
+                score_fn=of_examples(score),
+            )
+        found = {task: _numbers(values) for task, values in metrics.result().items()}
+        average = registry.average(self._name, found)
+        return found if average is None else found | {self._name: {"average": average}}
+
+    def _by_index(self, function, dataset, stop) -> list[tuple]:
+        """(index, output) of each example of a dataset of (index, features), batch by batch.
+
+        Args:
+          function: features of a batch -> a list of an output for each row.
+        """
+        outputs, columns = [], self._trimmed(dataset)
+        # Batches of one size: a mesh wants their rows to divide.
+        for indices, batch in dataset.batch(self._batch_size).as_numpy_iterator():
+            if stop():
+                raise Stopped()
+            missing = self._batch_size - len(indices)
+            batch = trim(batch, columns)
+            features = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in batch.items()}
+            with self._mesh.run():
+                found = function(features)[: len(indices)]
+            outputs += zip(indices.tolist(), found, strict=True)
+        return outputs
+
+    def _trimmed(self, dataset) -> dict[str, int]:
+        """Columns that some example of the dataset needs: one shape for all its batches.
+
+        Found once. No token is dropped, so padding changes no output, only how long it takes.
+        """
+        if dataset not in self._columns:
+            batches = (b for _, b in dataset.batch(self._batch_size).as_numpy_iterator())
+            multiple = math.lcm(_COLUMNS, self._mesh.ways("length"))
+            self._columns[dataset] = longest(batches, multiple)
+        return self._columns[dataset]
+
+
+def _numbers(values: Mapping) -> dict[str, float]:
+    """Those of a task's metrics that are numbers; SeqIO has texts, images and histograms, too."""
+    values = {name: getattr(value, "value", value) for name, value in values.items()}
+    return {name: float(v) for name, v in values.items() if isinstance(v, int | float | np.number)}

@@ -1,0 +1,109 @@
+"""Teacher-forced evaluation: NLP over whole splits, at the evaluation capacity and dropless."""
+
+from collections.abc import Callable, Mapping
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.data import features as features_lib
+from switch_tf.data.feed import Feed
+from switch_tf.evaluation.eval_step import EvalStep
+
+# Figures of `TeacherForcedEvaluator`; others of a task are of what was decoded or scored.
+TEACHER_FORCED = frozenset(("nlp", "nlp_dropless", "token_accuracy", "dropped", "tokens"))
+
+
+class Stopped(Exception):
+    """The run was asked to stop while it evaluated."""
+
+
+class TeacherForcedEvaluator:
+    """NLP of each task of a mixture on one split, at the evaluation capacity and dropless.
+
+    Args:
+      model: a `TransformerEncoderDecoder`.
+      mesh: the mesh in use.
+      mixture_or_task_name: what is evaluated, a mixture by its tasks.
+      split: its split.
+      feature_lengths: task feature -> tokens.
+      batch_size: examples a batch; the last one is filled up with padding.
+      num_batches: at most so many batches a task; None: the whole split.
+      use_cached: read what SeqIO's Beam pipeline cached.
+      dropless: whether the figure without dropping is made.
+    """
+
+    def __init__(
+        self,
+        model,
+        mesh,
+        mixture_or_task_name,
+        split,
+        feature_lengths,
+        batch_size,
+        num_batches,
+        use_cached=False,
+        dropless=True,
+    ):
+        self._mesh = mesh
+        self._step = EvalStep(model, dropless)
+        with mesh_lib.host():
+            self._datasets = features_lib.eval_datasets(
+                mixture_or_task_name,
+                split,
+                feature_lengths,
+                batch_size,
+                num_batches,
+                use_cached=use_cached,
+            )
+
+    @property
+    def datasets(self) -> Mapping:
+        """Task -> its batches."""
+        return self._datasets
+
+    def run(self, stop: Callable[[], bool] = lambda: False) -> dict[str, dict[str, float]]:
+        """Evaluates every task.
+
+        Args:
+          stop: asked between batches.
+
+        Returns:
+          Task -> nlp, nlp_dropless (minus nats per target token; the second where it is made),
+          token_accuracy, dropped (share of the tokens at the evaluation capacity), tokens (target
+          tokens).
+
+        Raises:
+          Stopped: `stop` said so.
+        """
+        return {task: self._evaluate(batches, stop) for task, batches in self._datasets.items()}
+
+    def nlp(self, batch) -> float:
+        """NLP of one batch as the feed gives it, at the evaluation capacity."""
+        sums = self._step.capped(batch)
+        return -sums["cross_entropy"] / max(sums["tokens"], 1.0)
+
+    def _evaluate(self, batches, stop):
+        feed, sums = Feed(batches, self._mesh), {}
+        while True:
+            if stop():
+                raise Stopped()
+            try:
+                batch = feed.next()
+            except StopIteration:
+                break
+            for name, value in self._step(batch).items():
+                sums[name] = sums.get(name, 0.0) + value
+        tokens = max(sums["tokens"], 1.0)
+        dropless = {}
+        if "cross_entropy_dropless" in sums:
+            dropless["nlp_dropless"] = -sums["cross_entropy_dropless"] / tokens
+        return {
+            "nlp": -sums["cross_entropy"] / tokens,
+            **dropless,
+            "token_accuracy": sums["correct"] / tokens,
+            "dropped": 1.0 - sums["kept"] / max(sums["routed"], 1.0),
+            "tokens": sums["tokens"],
+        }
+
+
+def figures_line(task: str, metrics: Mapping[str, float]) -> str:
+    """One line of a task's figures."""
+    return task + "  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

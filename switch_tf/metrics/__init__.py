@@ -1,0 +1,1 @@
+"""Figures of a run: written, shown, watched, and set in tables."""

@@ -1,0 +1,70 @@
+"""The best evaluation of a run: each task's peak and the step where it was (paper, Sec. 4.2)."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+from switch_tf.data import registry
+
+_FILE = "best.json"
+# Of an evaluation's record, what is no score.
+_NO_SCORES = {"step", "kind", "task", "tokens", "dropped"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """The highest value of a metric, and the first step that had it."""
+
+    value: float
+    step: int
+
+
+def peaks(records: Iterable[Mapping]) -> dict[str, dict[str, Peak]]:
+    """Task -> metric -> its peak; of every metric the highest counts as the best.
+
+    Args:
+      records: as `writer.read_metrics`.
+    """
+    found: dict[str, dict[str, Peak]] = {}
+    for record in records:
+        if record["kind"] != "evaluation":
+            continue
+        of_task = found.setdefault(record["task"], {})
+        for name in record.keys() - _NO_SCORES:
+            value = record[name]
+            # A correlation of constant predictions is NaN, above which nothing would be.
+            if math.isnan(value):
+                continue
+            if name not in of_task or value > of_task[name].value:
+                of_task[name] = Peak(value, record["step"])
+    return found
+
+
+def lines(mixture_or_task_name: str, found: Mapping[str, Mapping[str, Peak]]) -> Iterator[str]:
+    """One line a task; of a mixture that has an average, that of its tasks' peaks, too, as T5's.
+
+    Args:
+      mixture_or_task_name: what was evaluated.
+      found: of `peaks`.
+    """
+    for task, metrics in found.items():
+        shown = (f"{name} {p.value:.4g} at step {p.step}" for name, p in sorted(metrics.items()))
+        yield f"best of {task}: " + ", ".join(shown)
+    values = {task: {n: p.value for n, p in metrics.items()} for task, metrics in found.items()}
+    average = registry.average(mixture_or_task_name, values)
+    if average is not None:
+        yield f"best of {mixture_or_task_name}: average of its tasks' peaks {average:.4g}"
+
+
+def write(model_dir: str, found: Mapping[str, Mapping[str, Peak]]) -> None:
+    """Writes the peaks to `best.json` in a MODEL_DIR: task -> metric -> value and step."""
+    plain = {
+        task: {name: dataclasses.asdict(peak) for name, peak in sorted(metrics.items())}
+        for task, metrics in found.items()
+    }
+    path = os.path.join(model_dir, _FILE)
+    with open(path + ".new", "w") as file:
+        json.dump(plain, file, indent=2)
+    os.replace(path + ".new", path)

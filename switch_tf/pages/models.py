@@ -1,0 +1,233 @@
+"""The page docs/models.md: the paper's models as gin files, counted, and those that were released.
+
+    python -m switch_tf.pages.models docs
+
+counts them from shapes alone, and sets the counts beside the paper's figures (Tables 1 and 9).
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import gin
+
+from switch_tf import config, runtime
+
+if TYPE_CHECKING:
+    # Imports TensorFlow, which as a command this module starts first.
+    from switch_tf.planner.counts import Counts
+
+# Span corruption of 512 tokens: 15% in spans of 3.
+LENGTHS = {"inputs": 512, "targets": 114}
+# T5 1.0's feed-forward layer of the large size.
+RELU_LARGE = (
+    "TransformerEncoderDecoder.activation='relu'",
+    "TransformerEncoderDecoder.d_ff=4096",
+)
+
+
+class PaperModel(NamedTuple):
+    """A model of the paper.
+
+    Attributes:
+      name: as the paper has it, with what differs from its table.
+      file: in gin/models, without `.gin`.
+      bindings: gin settings beside it.
+      parameters, flops: as the paper prints them, parameters and forward FLOPs a sequence; "" where
+        it prints none.
+    """
+
+    name: str
+    file: str
+    bindings: tuple[str, ...]
+    parameters: str
+    flops: str
+
+
+MODELS = (
+    PaperModel("T5-Base", "t5_base", (), "223M", "124B"),
+    PaperModel("T5-Large", "t5_large", (), "0.7B", ""),
+    PaperModel("T5-Large, ReLU, d_ff 4096", "t5_large", RELU_LARGE, "739M", "425B"),
+    PaperModel("T5-XXL", "t5_xxl", (), "11B", "6.3T"),
+    *(
+        PaperModel(f"Switch-Base, {n} experts", "switch_base", (f"NUM_EXPERTS={n}",), text, "")
+        for n, text in {2: "", 4: "", 8: "", 16: "1.1B", 32: "2.0B", 64: "3.8B"}.items()
+    ),
+    PaperModel("Switch-Base, 128 experts", "switch_base", (), "7.4B", "124B"),
+    PaperModel("Switch-Base, 256 experts", "switch_base", ("NUM_EXPERTS=256",), "14.7B", ""),
+    PaperModel("Switch-Base+", "switch_base_plus", (), "", ""),
+    PaperModel("MoE-Base", "moe_base", (), "7.4B", ""),
+    PaperModel("Switch-Large", "switch_large", (), "", ""),
+    PaperModel("Switch-Large, ReLU, d_ff 4096", "switch_large", RELU_LARGE, "26B", "425B"),
+    PaperModel("Switch-XXL, 64 experts", "switch_xxl", (), "", "6.3T"),
+    PaperModel("Switch-XXL, 128 experts", "switch_xxl", ("NUM_EXPERTS=128",), "395B", ""),
+    PaperModel("Switch-C", "switch_c", (), "1571B", "890B"),
+    PaperModel("mT5-Base", "mt5_base", (), "", ""),
+    PaperModel("mSwitch-Base", "mswitch_base", (), "", ""),
+    PaperModel("Switch-Base, released", "switch_classic_base", (), "7.4B", "124B"),
+    PaperModel("Switch-Large, released", "switch_classic_large", (), "26B", "425B"),
+    PaperModel("Switch-XXL, released", "switch_classic_xxl", (), "395B", "6.3T"),
+    PaperModel("Switch-C, released", "switch_classic_c", (), "1571B", "890B"),
+)
+# Models of which there are two files: switch_NAME.gin and switch_classic_NAME.gin.
+_KINDS = ("switch", "switch_classic")
+RELEASED = {"Switch-Base": "base", "Switch-Large": "large", "Switch-XXL": "xxl", "Switch-C": "c"}
+
+_LENGTHS = " + ".join(map(str, LENGTHS.values()))
+_TEXT = f"""# The paper's models
+
+Each is a file of `gin/models`; `switch-tf plan` counts any other configuration. Counted from shapes
+alone, by `python -m switch_tf.pages.models docs`, beside what the paper prints (Table 9, Table 1
+and its text). FLOPs are of the forward pass of one sequence of {_LENGTHS}
+tokens, two a multiply-add: of all matrix products, and as the paper seems to reckon.
+"""
+
+_RELEASED = """
+## Table 9, or what was released
+
+Of four models there are two files. `switch_base.gin`, `_large`, `_xxl` and `_c` follow the
+paper's Table 9: take them to repeat its experiments. `switch_classic_base.gin` and so on follow
+the models that were released, for whose weights the other files have the wrong shapes. T5X lists
+those (its docs/models.md) as converted from Mesh-TensorFlow's. Their numbers here are those of
+Flaxformer's `switch_classic_*.gin` (`flaxformer/t5x/configs/moe/models`). Where the two differ,
+Table 9 / released:
+"""
+
+_NOTES = """
+`policy` and `load_balancing_coef` are Flaxformer's, which has no jitter, and takes the mean over
+sparse layers of what Mesh-TensorFlow adds up. The released weights were trained in
+Mesh-TensorFlow; with which of the two is not published, by the paper with those of Table 9's files.
+The least capacity is that of the released models in both files of XXL and C. What Flaxformer does
+otherwise, and no setting here expresses, stands at the head of `switch_classic_base.gin`, and
+beside all other defaults in [fidelity.md](fidelity.md).
+
+## Figures
+
+Where the paper's figures do not follow from its shapes:
+
+- **FLOPs.** Its figures follow from a reckoning without the routers, without one of attention's
+  two products of queries with keys and of weights with values, and with keys and values of only
+  as many encoder positions as the decoder has. By it, T5-Base has 124.6B, which the paper prints
+  as 124B, cut; the others agree to the digits printed, Switch-C's to two. How the authors really
+  counted is not known.
+- **Switch-Base.** ReLU with d_ff 3072, as it was released, has as many weights and FLOPs as Table
+  9's GEGLU with 2048: the figures are those of either.
+- **T5-Large, Switch-Large.** 26B and 425B are those of ReLU with d_ff 4096, which the released
+  Switch-Large has: that is the one that the paper counted. The shape of Table 9, GEGLU with 2816,
+  has 27B and 433B by the same reckoning, and in T5-Large 750M parameters: "0.7B" is cut, not
+  rounded. The 739M of the text are near the 738M of that ReLU; no shape that we know gives the
+  last million.
+- **Switch-Base+.** The text has it grow from 14 heads to 16, but Table 9 gives Switch-Base 12, as
+  the released one has; here it has 16, and the text prints neither parameters nor FLOPs to tell
+  by.
+- **Switch-XXL.** 395B parameters are those of 128 experts, which the released one has: Table 9's
+  64, of 201B, are the slip. Its 6.3T FLOPs are those of either.
+- **Switch-C.** 1571B parameters are those of Table 9's 32 heads and of the released 30. Its 890B
+  FLOPs are nearer to the 894B of the former than to the 869B of the latter.
+- **Logits.** Table 9 does not say which models tie them to the embedding, and the figures do not
+  tell; its files here do, as T5-Base must for its 223M. Released, Base and Large do, XXL and C do
+  not.
+- **MoE-Base.** The same weights as Switch-Base; a token visits two experts, so its FLOPs are
+  more.
+"""
+
+
+def count(model: PaperModel) -> "Counts":
+    """Counts of a model, which is not made."""
+    from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+    from switch_tf.planner.counts import Counts
+
+    try:
+        config.load([f"models/{model.file}.gin", "runs/plan.gin"], model.bindings)
+        return Counts.of(TransformerEncoderDecoder)
+    finally:
+        gin.clear_config()
+
+
+def reckoned_flops(counts: "Counts") -> int:
+    """Forward FLOPs of a sequence as the paper's figures follow from; see the page's notes."""
+    m, inputs, targets = counts.model, LENGTHS["inputs"], LENGTHS["targets"]
+    width, layers = m.num_heads * m.d_kv, m.num_layers
+    logits = 2 * width * layers * (inputs**2 + targets**2 + inputs * targets)
+    keys_values = 2 * 2 * m.d_model * width * layers * (inputs - targets)
+    routers = 0
+    for weight in counts.weights:
+        if "/router/" in weight.path:
+            length = inputs if "/encoder/" in weight.path else targets
+            routers += 2 * math.prod(weight.shape) * length
+    return counts.flops(LENGTHS) - logits - keys_values - routers
+
+
+def shape(counts: "Counts") -> dict[str, str]:
+    """Settings of a counted Switch model by their names in gin, as built."""
+    m = counts.model
+    layer = next(layer for block in m.encoder.blocks for layer in block.switch_layers)
+    of_model = "activation d_ff num_heads tied_softmax"
+    of_router = (
+        "num_experts capacity_factor eval_capacity_factor min_capacity policy load_balancing_coef"
+    )
+    found = {name: getattr(m, name) for name in of_model.split()}
+    found |= {name: getattr(layer, name) for name in ("group_size",)}
+    found |= {name: getattr(layer.router, name) for name in of_router.split()}
+    return {name: str(value) for name, value in found.items()}
+
+
+def differences() -> Iterator[str]:
+    """Lines of a table: what the files of a model's two forms differ in."""
+    yield "| setting | " + " | ".join(RELEASED) + " |"
+    yield "|" + " --- |" * (1 + len(RELEASED))
+    pairs = [
+        [shape(count(PaperModel("", f"{kind}_{name}", (), "", ""))) for kind in _KINDS]
+        for name in RELEASED.values()
+    ]
+    for setting in pairs[0][0]:
+        values = [[form[setting] for form in pair] for pair in pairs]
+        cells = ["" if table == released else f"{table} / {released}" for table, released in values]
+        if any(cells):
+            yield f"| {setting} | " + " | ".join(cells) + " |"
+
+
+def lines() -> Iterator[str]:
+    """Lines of the page."""
+    yield from _TEXT.splitlines()
+    yield ""
+    yield from _counts()
+    yield from _RELEASED.splitlines()
+    yield ""
+    yield from differences()
+    yield from _NOTES.splitlines()
+
+
+def _counts() -> Iterator[str]:
+    yield (
+        "| model | gin/models | parameters | in experts | the paper | FLOPs, all | as the paper "
+        "reckons | the paper |"
+    )
+    yield "|" + " --- |" * 8
+    for model in MODELS:
+        counts = count(model)
+        settings = [binding.rpartition(".")[2] for binding in model.bindings]
+        cells = (
+            model.name,
+            ", ".join([f"{model.file}.gin", *settings]),
+            _short(counts.parameters),
+            _short(counts.expert_parameters) if counts.expert_parameters else "-",
+            model.parameters,
+            _short(counts.flops(LENGTHS)),
+            _short(reckoned_flops(counts)),
+            model.flops,
+        )
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _short(number: int) -> str:
+    """In M or B; four digits, or all before the point."""
+    amount, letter = (number / 1e9, "B") if number >= 1e9 else (number / 1e6, "M")
+    return f"{amount:,.0f}{letter}" if amount >= 1e3 else f"{amount:.4g}{letter}"
+
+
+if __name__ == "__main__":
+    runtime.start()
+    (Path(sys.argv[1]) / "models.md").write_text("\n".join(lines()) + "\n")

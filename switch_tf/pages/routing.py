@@ -1,0 +1,112 @@
+"""Draws what a trained router decides for the tokens of a text: the figure of docs/switch_layer.md.
+
+    python -m switch_tf.pages.routing runs/quickstart/switch/pretrain_seed0 \
+        docs/switch_layer.png
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from switch_tf import config, runtime
+
+_EXAMPLES = 8
+_SHOWN_TOKENS = 40
+
+
+def decide(model_dir: Path) -> tuple[list[str], object]:
+    """Routes examples of the validation split through a run's first Switch layer.
+
+    Args:
+      model_dir: of a run of `switch-tf train` whose model is sparse.
+
+    Returns:
+      The pieces of the first group's tokens, and the layer's `Routing` of all groups.
+
+    Raises:
+      UserError: no run, or no checkpoint.
+    """
+    import seqio
+    import tensorflow as tf
+
+    config.load([str(model_dir / "config.gin")])
+    from switch_tf.checkpoints import checkpoints
+    from switch_tf.layers import routing as routing_lib
+    from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+
+    model = TransformerEncoderDecoder()
+    model.build()
+    checkpoints.restore_model(checkpoints.find(str(model_dir)), model)
+    name = config.macro("MIXTURE_OR_TASK_NAME")
+    task = seqio.get_mixture_or_task(name)
+    lengths = config.macro("TASK_FEATURE_LENGTHS")
+    examples = task.get_dataset(lengths, "validation", shuffle=False).take(_EXAMPLES)
+    tokens_BL = np.zeros([_EXAMPLES, lengths["inputs"]], np.int32)
+    for i, example in enumerate(examples.as_numpy_iterator()):
+        tokens_BL[i, : len(example["inputs"])] = example["inputs"]
+    with routing_lib.collect() as reports:
+        model.encode({"encoder_input_tokens": tf.constant(tokens_BL)})
+    routing = reports[0].routing
+    group_size = routing.nonpadding_GS.shape[1]
+    vocabulary = task.output_features["inputs"].vocabulary
+    first = [int(t) for t in tokens_BL.reshape(-1)[:group_size]]
+    return [vocabulary.tokenizer.id_to_piece(t) for t in first], routing
+
+
+def draw(pieces: list[str], routing, path: Path) -> None:
+    """Tokens by experts: the gate of the chosen one, its place in the buffer, and what is dropped.
+
+    Args:
+      pieces: of the first group's tokens.
+      routing: `Routing`.
+      path: PNG to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [i for i in range(len(pieces)) if routing.nonpadding_GS[0, i]][:_SHOWN_TOKENS]
+    experts = routing.num_experts
+    probabilities_ES = routing.probabilities_GSE.numpy()[0][shown].T
+    figure, (top, bottom) = pyplot.subplots(
+        2, 1, figsize=(11, 5.5), gridspec_kw={"height_ratios": [3, 1.4]}
+    )
+    image = top.imshow(probabilities_ES, cmap="Blues", vmin=0, aspect="auto")
+    for column, i in enumerate(shown):
+        expert = int(routing.expert_index_GKS[0, 0, i])
+        kept = bool(routing.kept_GKS[0, 0, i])
+        text = str(int(routing.position_GKS[0, 0, i])) if kept else "×"
+        color = (
+            "crimson" if not kept else "white" if probabilities_ES[expert, column] > 0.35 else "k"
+        )
+        top.text(column, expert, text, ha="center", va="center", fontsize=8, color=color)
+    top.set_xticks(range(len(shown)), [pieces[i] for i in shown], rotation=90, fontsize=7)
+    top.set_yticks(range(experts), [f"expert {e}" for e in range(experts)], fontsize=8)
+    top.set_title(
+        "the router's probabilities; a number is the token's place in the buffer of its expert, "
+        "× a dropped token",
+        fontsize=9,
+    )
+    figure.colorbar(image, ax=top, pad=0.01)
+    real = routing.nonpadding_GS.numpy()[0] > 0
+    chosen = np.bincount(routing.expert_index_GKS.numpy()[0, 0][real], minlength=experts)
+    bottom.bar(range(experts), chosen, color="tab:blue", label="tokens that chose it")
+    bottom.axhline(routing.capacity, color="crimson", label=f"capacity {routing.capacity}")
+    bottom.set_xticks(range(experts))
+    bottom.set(xlabel="expert", ylabel="tokens of the group")
+    bottom.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def main(model_dir: str, path: str) -> None:
+    """Draws the first Switch layer's decision for a run's validation text."""
+    draw(*decide(Path(model_dir)), Path(path))
+
+
+if __name__ == "__main__":
+    runtime.start()
+    main(*sys.argv[1:])

@@ -1,0 +1,174 @@
+"""The page docs/sharding.md and its pictures: where things lie and what crosses devices, measured.
+
+    python -m switch_tf.pages.sharding docs
+
+compiles a training step of a small model in each of the paper's five layouts (Sec. 5, Fig. 9) on
+eight CPU devices, and writes what it finds.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from switch_tf import config, runtime
+from switch_tf import mesh as mesh_lib
+from switch_tf.planner import lowered
+from switch_tf.planner.activations import activation_places
+
+LAYOUTS = {
+    "data": "Every device has all weights, and a part of the batch.",
+    "model": "Every device has all of the batch, and a part of the large weights: of each expert, "
+    "too. Each attention and each feed-forward layer ends in a sum over devices.",
+    "model_data": "Rows of devices share the batch out; the devices of a row share the large "
+    "weights. Every row has all experts.",
+    "expert_data": "Tokens and experts are spread over the same devices. Two all-to-alls a Switch "
+    "layer bring tokens to their experts and back: the paper's choice for Switch-C.",
+    "expert_model_data": "Experts and tokens over the rows, the width of each expert over the "
+    "devices of a row: the paper's choice for Switch-XXL.",
+}
+_SIZES = {
+    "TransformerEncoderDecoder.num_layers": 2,
+    "TransformerEncoderDecoder.expert_frequency": 2,
+    "TransformerEncoderDecoder.num_heads": 8,
+    "DTYPE": "bfloat16",
+    "NUM_EXPERTS": 8,
+}
+_DEVICES = 8
+_BATCH, _LENGTHS = 32, {"inputs": 64, "targets": 32}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One layout's step.
+
+    Attributes:
+      mesh: the mesh.
+      found: the collectives of the lowered step.
+      weights: layer and name of a weight -> its axes, and the mesh dimensions that spread it.
+      activations: the same of activations.
+    """
+
+    mesh: mesh_lib.Mesh
+    found: list
+    weights: dict[str, tuple[tuple, list[str]]] = dataclasses.field(default_factory=dict)
+    activations: dict[str, tuple[tuple, list[str]]] = dataclasses.field(default_factory=dict)
+
+
+def measure(name: str) -> Measured:
+    """Compiles a step in the layout gin/layouts/`name`.gin, on eight devices."""
+    from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+    from switch_tf.optimizers.adafactor import Adafactor
+    from switch_tf.planner.plan import training_step
+
+    files = ["models/switch_tiny.gin", f"layouts/{name}.gin", "runs/plan.gin"]
+    bindings = [f"{key}={value!r}" for key, value in _SIZES.items()]
+    if name == "model":
+        bindings.append(f"MESH_SHAPE='model:{_DEVICES}'")
+    given = config.precheck(files, bindings)
+    config.load(files, bindings)
+    mesh = mesh_lib.Mesh.create(given["MESH_SHAPE"], given["LAYOUT_RULES"])
+    with mesh_lib.use(mesh):
+        model = TransformerEncoderDecoder()
+        make_step, features = training_step(model, Adafactor(), mesh, _BATCH, _LENGTHS)
+        step = lowered.LoweredStep.of(make_step(), features)
+        activations = activation_places(lowered.definition(step.texts[0]), mesh)
+        weights = {}
+        for variable in model.trainable_variables:
+            spread = [s for s in variable.value.layout.sharding_specs if s in mesh.shape]
+            # Alike in every layer that has it.
+            weights["/".join(variable.path.split("/")[-2:])] = variable.axes, spread
+    return Measured(mesh, step.collectives(), weights, activations)
+
+
+def section(name: str, measured: Measured) -> Iterator[str]:
+    """Lines of a layout's part of the page."""
+    mesh = measured.mesh
+    rules = ", ".join(f"{axis} → {dimension}" for axis, dimension in mesh.rules.items())
+    shape = " × ".join(f"{size} ({dim})" for dim, size in mesh.shape.items())
+    yield from (f"## {name}", "", LAYOUTS[name], "", f"Mesh {shape}; {rules}.", "")
+    yield from (f"![what each device holds](sharding_{name}.png)", "")
+    yield from _table(("what", "axes", "over"), _places(measured))
+    yield "Crosses devices in one training step; bytes are what each device puts in:"
+    yield ""
+    heading = ("operation", "dtype", "elements", "devices", "count", "bytes")
+    yield from _table(heading, lowered.rows(measured.found))
+
+
+def _places(measured: Measured) -> Iterator[tuple[str, str, str]]:
+    for kind, tensors in (("weight", measured.weights), ("activation", measured.activations)):
+        for name, (axes, over) in tensors.items():
+            text = " ".join(axis or "-" for axis in axes)
+            yield f"{kind}: {name}", text, ", ".join(over) or "every device has all"
+
+
+def _table(heading, rows) -> Iterator[str]:
+    yield "| " + " | ".join(heading) + " |"
+    yield "|" + " --- |" * len(heading)
+    for row in rows:
+        yield "| " + " | ".join(str(cell) for cell in row) + " |"
+    yield ""
+
+
+def draw(measured: Measured, path: Path) -> None:
+    """Draws which part of the experts' weights and of the tokens each device holds, as Fig. 9.
+
+    Devices that hold the same part have one colour.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    mesh = measured.mesh
+    columns = list(mesh.shape.values())[-1] if len(mesh.shape) > 1 else _DEVICES
+    parts = {
+        "attention and dense weights": mesh.shards(("d_model", "d_ff"), (8, 8)),
+        "experts' weights": mesh.shards(("experts", "d_model", "d_ff"), (8, 8, 8)),
+        "tokens": mesh.shards(("batch", "length", None), (8, 8, 8)),
+    }
+    figure, axes = pyplot.subplots(1, len(parts), figsize=(9, 1.0 + 0.5 * _DEVICES // columns))
+    for axis, (title, held) in zip(axes, parts.items(), strict=True):
+        distinct = sorted({str(part) for part in held})
+        number = np.array([distinct.index(str(part)) for part in held]).reshape(-1, columns)
+        axis.imshow(number, cmap="tab10", vmin=0, vmax=9, aspect="auto")
+        for (row, column), value in np.ndenumerate(number):
+            label = f"{value + 1}/{len(distinct)}" if len(distinct) > 1 else "all"
+            axis.text(column, row, label, ha="center", va="center", color="white", fontsize=8)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def write(folder: Path) -> None:
+    """Writes sharding.md and a picture of each layout into `folder`."""
+    lines = [
+        "# Where things lie, and what crosses devices",
+        "",
+        "The paper's five layouts (Sec. 5, Fig. 9), each a file in `gin/layouts`, measured on eight"
+        " CPU devices: a training step of a model of 2 + 2 layers, two of them sparse "
+        f"({_SIZES['NUM_EXPERTS']} experts, d_model 64, d_ff 256), in bfloat16, {_BATCH} sequences "
+        f"of {_LENGTHS['inputs']} + {_LENGTHS['targets']} tokens. Written by "
+        "`python -m switch_tf.pages.sharding docs`; for your own configuration, `switch-tf plan "
+        "--collectives`.",
+        "",
+        "Where weights lie is read off the variables, where activations lie off the lowered step; "
+        "both are alike in all layers. Optimizer slots and gradients lie as their weights. On CPU, "
+        "DTensor reduces in float32. Small all-reduces are joined into larger ones, so a count is "
+        "not one of layers; all-to-alls are not joined. No layout gathers tokens or weights.",
+        "",
+    ]
+    for name in LAYOUTS:
+        measured = measure(name)
+        lines.extend(section(name, measured))
+        draw(measured, folder / f"sharding_{name}.png")
+    (folder / "sharding.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    runtime.start(_DEVICES, shows_lowered=True)
+    write(Path(sys.argv[1]))

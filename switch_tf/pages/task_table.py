@@ -1,0 +1,94 @@
+"""The page docs/task_table.md: the tasks of the paper, and where their data come from."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+import seqio
+
+from switch_tf.data import registry
+from switch_tf.tasks.parts import catalogue
+from switch_tf.tasks.sources.official import OfficialSource
+
+_HEADING = ("task or mixture", "in the paper", "its metric", "TFDS", "under DATA_DIR", "tests")
+_INTRO = """# The tasks of the paper
+
+Each reads its dataset through TFDS or, where gin sets `DATA_DIR`, from the files in which it is
+published. Figures of a task by itself are in the paper where a table is named; the others enter
+an average. Splits are those that are published, or T5's parts of them, in brackets: what is trained
+on, what a checkpoint is chosen by, what is tested. Written by
+`switch-tf tasks --table > docs/task_table.md`.
+
+What tests cover, with a few records written by hand in the published form, and no network:
+**A** the examples of the local files are those that TFDS's own builder makes of them, in T5's parts
+of the splits where there are such, and become the text that they should. **B** the tokens of each
+task that are drawn of a mixture, and its average, if it has one. **C** shards give the documents of
+their lines. The datasets themselves were not at hand: none has been read whole, and no figure of
+the paper has been measured.
+"""
+
+
+def lines() -> Iterator[str]:
+    """The lines of the page."""
+    yield from _INTRO.splitlines()
+    yield ""
+    yield _row(_HEADING)
+    yield "|" + " --- |" * len(_HEADING)
+    for entry in catalogue.entries():
+        provider = registry.find(entry.name)
+        what = f"`{entry.name}`", entry.paper_table or "", entry.metric or "none, trains only"
+        yield _row((*what, *_data(provider), _tests(provider)))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return re.sub(" +", " ", "| " + " | ".join(cells) + " |")
+
+
+def _tests(provider) -> str:
+    if isinstance(provider, seqio.Mixture):
+        names = {entry.name for entry in catalogue.entries()}
+        listed = all(task.name in names for task in provider.tasks)
+        return "B" if listed else f"B, {_tests(provider.tasks[0])}"
+    return "A" if isinstance(provider.source, OfficialSource) else "C"
+
+
+def _data(provider) -> tuple[str, str]:
+    """TFDS's name of what a task or mixture reads, and its files."""
+    if not isinstance(provider, seqio.Mixture):
+        source = provider.source
+        groups = [shorten(list(source.files.values())), *getattr(source, "others", ())]
+        groups = [group if isinstance(group, tuple) else (group,) for group in groups]
+        files = (" or ".join(f"`{name}`" for name in group) for group in groups)
+        return source.tfds_name + _parts(source), ", ".join(files)
+    names = {task.source.tfds_name for task in provider.tasks}
+    if len(names) > 1:
+        return f"those of its {len(provider.tasks)} tasks", f"as {_common(provider)}"
+    name, files = _data(provider.tasks[0])
+    return name, f"{files}, and so on"
+
+
+def _parts(source) -> str:
+    """TFDS's names of the splits, in brackets, where one is a part of TFDS's."""
+    names = getattr(source, "tfds_splits", {}).values()
+    is_parted = any("[" in name for name in names)
+    return f" ({', '.join(f'`{name}`' for name in names)})" if is_parted else ""
+
+
+def _common(mixture: seqio.Mixture) -> str:
+    """The names of a mixture's tasks, those with its own name in front in short."""
+    prefix = f"{mixture.name}_"
+    others = [task.name for task in mixture.tasks if not task.name.startswith(prefix)]
+    return ", ".join(f"`{name}`" for name in (f"{prefix}*", *sorted(others)))
+
+
+def shorten(paths: Sequence[str]) -> str:
+    """Paths in one, as a shell would write it: BoolQ/{train,val}.jsonl."""
+    paths = list(dict.fromkeys(paths))
+    if len(paths) == 1:
+        return paths[0]
+    # Parts of words are not shared out.
+    start = re.sub("[a-zA-Z0-9]*$", "", os.path.commonprefix(paths))
+    rests = [path.removeprefix(start) for path in paths]
+    end = os.path.commonprefix([rest[::-1] for rest in rests])[::-1]
+    end = re.sub("^[a-zA-Z0-9]*", "", end)
+    return start + "{" + ",".join(rest.removesuffix(end) for rest in rests) + "}" + end

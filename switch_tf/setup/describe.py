@@ -1,0 +1,240 @@
+"""What will run, in words and tables, before it runs."""
+
+import math
+from collections.abc import Iterator
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.layers.router import Router
+from switch_tf.metrics.tables import table
+from switch_tf.models.encoder_decoder import parameter_count
+from switch_tf.optimizers import schedules
+
+
+def describe(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]) -> str:
+    """A table of the weights with axes, layout and bytes per device, and of the Switch layers.
+
+    Args:
+      model: a built `TransformerEncoderDecoder`.
+      optimizer: built.
+      mesh: the mesh in use.
+      batch_size: examples a step.
+      lengths: task feature -> tokens.
+
+    Raises:
+      UserError: the groups of a Switch layer do not divide over the devices.
+    """
+    lines = [
+        f"model: {parameter_count(model):,} parameters, {model.num_layers} + {model.num_layers} "
+        f"layers, computes in {model.compute_dtype}",
+        "mesh: "
+        + ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+        + "; rules: "
+        + (", ".join(f"{a} -> {d}" for a, d in mesh.rules.items()) or "none"),
+        *settings(model),
+        *_weights(model, optimizer, mesh),
+        *switch_layers(model, batch_size, lengths, mesh),
+    ]
+    return "\n".join(lines)
+
+
+def settings(model) -> Iterator[str]:
+    """Lines on what gin may have set otherwise: precision, dropout rates, and each kind of router.
+
+    Args:
+      model: a `TransformerEncoderDecoder`; needs no weights.
+    """
+    exact = {
+        "attention logits": model.float32_attention_logits,
+        "softmax logits": model.float32_softmax_logits,
+    }
+    if model.compute_dtype == "bfloat16":
+        names = [name for name, is_exact in exact.items() if is_exact]
+        yield "float32: weights, norms, losses" + "".join(f", {name}" for name in names)
+    inside = model.expert_dropout_rate
+    inside = model.dropout_rate if inside is None else inside
+    yield f"dropout: rate {model.dropout_rate}, inside the experts {inside}"
+    blocks = (*model.encoder.blocks, *model.decoder.blocks)
+    routers = [layer.router for block in blocks for layer in block.switch_layers]
+    yield from dict.fromkeys(_router(router) for router in routers)
+
+
+def _router(router) -> str:
+    policy, noise = router.policy, {"input_jitter": "jitter", "input_dropout": "input_dropout_rate"}
+    if policy in noise:
+        policy += f" {getattr(router, noise[policy])}"
+    capacity = f"capacity factor {router.capacity_factor}, in eval {router.eval_capacity_factor}"
+    if router.absolute_capacity is not None:
+        capacity = f"capacity {router.absolute_capacity}"
+    shared = Router.get_config(router).keys()
+    own = {name: value for name, value in router.get_config().items() if name not in shared}
+    return (
+        f"router: {type(router).__name__} in {router.compute_dtype}, {policy}, in eval "
+        f"{router.eval_policy}; {capacity}, at least {router.min_capacity} tokens an expert; "
+        f"load-balancing coefficient {router.load_balancing_coef} over "
+        f"{router.load_balancing_over}, z-loss coefficient {router.z_loss_coef}"
+        + "".join(f"; {name} {value}" for name, value in own.items())
+    )
+
+
+def describe_optimizer(optimizer, step: int, offset: int) -> str:
+    """A line on the schedule, what it counts, and the first learning rate.
+
+    Args:
+      optimizer: built.
+      step: of the run, from which it goes on.
+      offset: what the optimizer's step is ahead of the run's.
+    """
+    counts = "the run's step"
+    if offset:
+        counts = f"the optimizer's step, {offset} ahead of the run's"
+    with mesh_lib.host():
+        rate = float(optimizer.learning_rate(step + offset))
+    return (
+        f"learning rate: {schedules.describe(optimizer.learning_rate)}, by {counts}: {rate:.6g} at "
+        f"the first update, of step {step + offset}"
+    )
+
+
+def _weights(model, optimizer, mesh):
+    rows = [("weight", "axes", "shape", "layout", "bytes/device")]
+    weight_bytes = slot_bytes = 0
+    for variable in model.trainable_variables:
+        spec = mesh.spec(variable.axes)
+        size = _bytes_per_device(variable.value)
+        weight_bytes += size
+        slot_bytes += sum(_bytes_per_device(s) for s in optimizer.slots_of(variable).values())
+        axes = " ".join(axis or "-" for axis in variable.axes)
+        shape = "x".join(str(n) for n in variable.shape)
+        rows.append(
+            (
+                variable.path,
+                axes,
+                shape,
+                " ".join(s if s in mesh.shape else "-" for s in spec),
+                f"{size:,}",
+            )
+        )
+    yield from table(rows)
+    yield f"per device: weights {weight_bytes:,} bytes, optimizer slots {slot_bytes:,} bytes"
+
+
+def switch_layers(model, batch_size: int, lengths: dict[str, int], mesh) -> Iterator[str]:
+    """Lines on each Switch layer: experts, groups, capacities, coefficients, and what is cut.
+
+    Args:
+      model: a `TransformerEncoderDecoder`; needs no weights.
+      batch_size: examples that are routed together.
+      lengths: task feature -> tokens.
+      mesh: over which the batch is spread; may be on paper.
+
+    Raises:
+      UserError: the groups do not divide over the devices.
+    """
+    rows = [
+        (
+            "switch layer",
+            "experts",
+            "groups",
+            "group size",
+            "capacity",
+            "in eval",
+            "coef.",
+            "z coef.",
+        )
+    ]
+    told: dict[str, list[str]] = {}
+    for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
+        for layer in (layer for block in stack.blocks for layer in block.switch_layers):
+            groups, group_size = layer.groups(batch_size, length, mesh)
+            for line in (
+                *_small_groups(layer, batch_size, length, group_size),
+                *_cuts(layer.router, group_size),
+                *_factors(layer, groups, group_size),
+            ):
+                told.setdefault(line, []).append(layer.path)
+            capacities = [layer.router.capacity(group_size, training) for training in (True, False)]
+            rows.append(
+                (
+                    layer.path,
+                    layer.num_experts,
+                    groups,
+                    group_size,
+                    *capacities,
+                    layer.router.load_balancing_coef,
+                    layer.router.z_loss_coef,
+                )
+            )
+    if len(rows) == 1:
+        yield "no switch layers: the model is dense"
+        return
+    yield from table(rows)
+    for line, paths in told.items():
+        yield f"{paths[0]}{_and_more(len(paths) - 1)}: {line}"
+    router = layer.router
+    if router.dropless:
+        yield (
+            "dropless: no token is dropped; experts and all-to-alls work on "
+            f"{layer.num_experts} slots a token, in place of {router.capacity_factor} at "
+            "CAPACITY_FACTOR"
+        )
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more layer{'s' if count > 1 else ''}" if count else ""
+
+
+def _small_groups(layer, batch_size: int, length: int, group_size: int) -> Iterator[str]:
+    """A warning where groups are at most half of what was asked for."""
+    wanted = min(layer.group_size or length, batch_size * length // layer.groups_multiple)
+    if 2 * group_size <= wanted:
+        yield (
+            f"groups of {group_size} tokens, not of {wanted}: the {batch_size} x "
+            f"{length} tokens have no better divisor; round BATCH_SIZE and TASK_FEATURE_LENGTHS"
+        )
+
+
+def _factors(layer, groups: int, group_size: int) -> Iterator[str]:
+    """Lines on capacities far from what the factors say, and on what was done about it."""
+    router, asked = layer.router, "CAPACITY_FACTOR"
+    if groups % layer.groups_multiple:
+        yield (
+            f"the number of groups, {groups}, is no multiple of GROUPS_MULTIPLE="
+            f"{layer.groups_multiple}: in smaller groups an expert's capacity would be far from "
+            "CAPACITY_FACTOR; a larger mesh may group otherwise"
+        )
+    for training, prefix in ((True, ""), (False, "EVAL_")):
+        factor = router.odd_factor(group_size, training)
+        if factor is None:
+            continue
+        value = router.capacity_factor if training else router.eval_capacity_factor
+        effect = "more tokens are dropped" if factor < value else "experts do more work"
+        yield (
+            f"an expert takes {router.capacity(group_size, training)} of a group's {group_size} "
+            f"tokens, a capacity factor of {factor:.3g} in place of {prefix}{asked}={value}, so "
+            f"{effect}: set larger groups (BATCH_SIZE, GROUPS_MULTIPLE, GROUP_SIZE), fewer "
+            "experts, or Router.min_capacity"
+        )
+
+
+def _cuts(router, group_size: int) -> Iterator[str]:
+    """Settings of a router that ask for more tokens an expert than a group has."""
+    if router.dropless:
+        return
+    asked = {"Router.min_capacity": (router.min_capacity, router.min_capacity)}
+    if router.absolute_capacity is not None:
+        asked = {"Router.absolute_capacity": (router.absolute_capacity,) * 2}
+    else:
+        for name, factor in (
+            ("CAPACITY_FACTOR", router.capacity_factor),
+            ("EVAL_CAPACITY_FACTOR", router.eval_capacity_factor),
+        ):
+            asked[name] = factor, math.floor(group_size * factor / router.num_experts)
+    for name, (value, tokens) in asked.items():
+        if tokens > group_size:
+            yield f"{name}={value} asks for more than a group holds: cut to {group_size}"
+
+
+def _bytes_per_device(variable) -> int:
+    layout = getattr(variable, "layout", None)
+    shards = [] if layout is None else [layout.num_shards(i) for i in range(layout.rank)]
+    return math.prod(variable.shape) // math.prod(shards) * variable.dtype.size

@@ -1,0 +1,1 @@
+"""The corpus of docstrings of the installed packages, and examples made of it."""

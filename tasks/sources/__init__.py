@@ -1,0 +1,1 @@
+"""SeqIO sources: datasets as they are published, shards, text files."""

@@ -1,0 +1,308 @@
+"""Datasets from files in the form in which they are published, or else through TFDS.
+
+One setting, `DATA_DIR`, names the folder that holds them, each dataset under the path that its
+module gives. Examples are made with the features that TFDS has for the dataset, so that T5's
+preprocessors take either. What `BAD_DATA` says, "stop" or "skip", happens to what cannot be read.
+"""
+
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import hashing
+from tqdm import tqdm
+
+from switch_tf import config
+from switch_tf.errors import UserError
+from switch_tf.tasks.sources import availability as sources
+from switch_tf.tasks.sources import formats
+from switch_tf.tasks.sources.availability import ABSENT
+from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFiles
+from switch_tf.tasks.sources.indexed import IndexedSource
+
+POLICIES = ("stop", "skip")
+# A part of a split, by positions: train[:100], train[100:].
+_PART = re.compile(r"(\w+)\[(\d*):(\d*)\]")
+
+
+def data_dir() -> str | None:
+    """DATA_DIR, if gin sets it.
+
+    Raises:
+      UserError: it is no folder.
+    """
+    path = config.macro("DATA_DIR", None)
+    if path is None:
+        return None
+    if not isinstance(path, str) or not os.path.isdir(os.path.expanduser(path)):
+        raise UserError(f"DATA_DIR={path!r}: no such folder; give the one that holds the datasets")
+    return os.path.expanduser(path)
+
+
+def bad_data() -> str:
+    """BAD_DATA: whether a bad record stops a run ("stop") or is counted and left out ("skip").
+
+    Raises:
+      UserError: neither.
+    """
+    policy = config.macro("BAD_DATA", POLICIES[0])
+    if policy not in POLICIES:
+        raise UserError(f"BAD_DATA={policy!r} is none of {', '.join(POLICIES)}")
+    return policy
+
+
+class OfficialSource(IndexedSource):
+    """Examples of a dataset, from DATA_DIR where gin sets it, else from TFDS.
+
+    Args:
+      tfds_name: TFDS's name of the dataset, with config and version.
+      files: split -> path under DATA_DIR.
+      examples: function from a record to the examples in it, as TFDS's builder has them; what it
+        raises of KeyError, ValueError and the like is told as a bad record.
+      form: function from the files of a split to places and records.
+      others: what `form` reads besides, under DATA_DIR; of several in a tuple, any one will do.
+      tfds_splits: split -> TFDS's name of it, where that is another. It may be a part of TFDS's
+        split, such as "train[100:]", of which `files` then has the file; local files are parted in
+        TFDS's order, too.
+      key: by which TFDS's builder has it in order: function from the number of a record, from 0,
+        and an example.
+      may_lack: whether a mixture does without it where DATA_DIR lacks all of its files.
+    """
+
+    def __init__(
+        self,
+        tfds_name: str,
+        files: Mapping[str, str],
+        examples: Callable[[Any], Iterator[dict]],
+        form: Callable[[SplitFiles], Records] = formats.json_lines,
+        others: Sequence[str | tuple[str, ...]] = (),
+        tfds_splits: Mapping[str, str] | None = None,
+        key: Callable[[int, dict], int | str] = lambda number, example: number,
+        may_lack: bool = False,
+    ):
+        self.may_lack = may_lack
+        self.tfds_name = tfds_name
+        self.files = dict(files)
+        self.others = tuple(others)
+        self._examples = examples
+        self._form = form
+        self.tfds_splits = {split: split for split in files} | dict(tfds_splits or {})
+        parts = filter(None, map(_PART.fullmatch, self.tfds_splits.values()))
+        self._parted = {part[1] for part in parts}
+        self._key = key
+        self._tfds = seqio.TfdsDataSource(tfds_name, splits=self.tfds_splits)
+        super().__init__(splits=tuple(files))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Of the files that are there; all of them without DATA_DIR."""
+        folder = data_dir()
+        if folder is None:
+            return tuple(self.files)
+        there = [s for s, file in self.files.items() if os.path.isfile(os.path.join(folder, file))]
+        return tuple(there or (ABSENT if self.may_lack else self.files))
+
+    @property
+    def features(self) -> tfds.features.FeaturesDict:
+        """TFDS's, by which examples are encoded."""
+        return _features(self.tfds_name)
+
+    def split_files(self, split: str) -> SplitFiles:
+        """The files of a split, in DATA_DIR.
+
+        Raises:
+          UserError: one is not there.
+        """
+        found = []
+        for names in (self.files[split], *self.others):
+            names = names if isinstance(names, tuple) else (names,)
+            paths = [os.path.join(data_dir(), name) for name in names]
+            there = [path for path in paths if os.path.exists(path)]
+            if not there:
+                raise UserError(
+                    f"{paths[0]}: no such file; DATA_DIR is to hold {' or '.join(names)}, of "
+                    f"{self.tfds_name}"
+                )
+            found.append(there[0])
+        return SplitFiles(split, found[0], tuple(found[1:]))
+
+    def prepare(self) -> None:
+        """Reads the local files, so that what is wrong in them is told at once.
+
+        Those for tests, which may be large and are seldom asked for, are read when they are.
+        """
+        if data_dir() is None:
+            return
+        for split in self.files:
+            if split.startswith("test"):
+                continue
+            if split in self.splits:
+                self.examples(split)
+            else:
+                file = self.files[split]
+                print(f"DATA_DIR has no {file}: {self.tfds_name} is without its '{split}'")
+
+    def describe(self) -> str:
+        """TFDS's name, and the folder under DATA_DIR."""
+        folders = {file.split("/")[0] for file in self.files.values()}
+        return f"{self.tfds_name} or DATA_DIR/{', '.join(sorted(folders))}"
+
+    def missing(self) -> str | None:
+        """The files for training and validation that DATA_DIR lacks; else that TFDS has not."""
+        folder = data_dir()
+        if folder is None:
+            return sources.missing_of_tfds(self.tfds_name)
+        wanted = [file for split, file in self.files.items() if not split.startswith("test")]
+        lacking = []
+        for names in (*dict.fromkeys(wanted), *self.others):
+            names = names if isinstance(names, tuple) else (names,)
+            if not any(os.path.exists(os.path.join(folder, name)) for name in names):
+                lacking.append(" or ".join(names))
+        return sources.first_of(lacking)
+
+    def examples(self, split: str) -> list[dict]:
+        """The examples of a split of local files, encoded.
+
+        Raises:
+          UserError: as `encoded`; or it is a part behind the end of a file.
+        """
+        files, part = self.split_files(split), _PART.fullmatch(self.tfds_splits[split])
+        if part:
+            files = dataclasses.replace(files, split=part[1])
+        stats = [os.stat(path) for path in (files.path, *files.others)]
+        stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
+        found = _read(self, files, bad_data(), stamps)
+        if not part:
+            return found
+        begin, end = (int(number) if number else None for number in part.groups()[1:])
+        if len(found) <= (begin or 0):
+            raise UserError(
+                f"{files.path}: {len(found):,} examples, and '{split}' is those behind the first "
+                f"{begin:,} ({part[0]} of {self.tfds_name}): the file is cut off; fetch it whole"
+            )
+        return found[begin:end]
+
+    def num_input_examples(self, split: str) -> int | None:
+        """Number of examples of a split."""
+        if data_dir() is None:
+            return self._tfds.num_input_examples(split)
+        return len(self.examples(split))
+
+    def list_shards(self, split: str) -> list[str]:
+        """One of a local file: examples are shared out."""
+        if data_dir() is None:
+            return list(self._tfds.list_shards(split))
+        return super().list_shards(split)
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """Of local files."""
+        return data_dir() is not None
+
+    def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **unused):
+        """As SeqIO's."""
+        if data_dir() is None:
+            return self._tfds.get_dataset(split, shuffle, seed, shard_info)
+        return super().get_dataset(split, shuffle, seed, shard_info)
+
+    def look_up(self, split: str) -> Callable[[tf.Tensor], dict]:
+        """Function from an example's number to its tensors."""
+        examples, spec = self.examples(split), self.features.get_tensor_spec()
+        flat = tf.nest.flatten(spec)
+
+        def values(number):
+            found = _leaves(spec, examples[number])
+            return [_array(value, s.dtype) for value, s in zip(found, flat, strict=True)]
+
+        def tensors(number):
+            found = tf.numpy_function(values, [number], [s.dtype for s in flat], stateful=False)
+            shaped = [tf.ensure_shape(v, s.shape) for v, s in zip(found, flat, strict=True)]
+            return tf.nest.pack_sequence_as(spec, shaped)
+
+        return tensors
+
+    def encoded(self, files: SplitFiles, policy: str) -> list[dict]:
+        """The examples of a split; says how many records were left out.
+
+        Raises:
+          UserError: a bad record and `policy` is "stop", naming its place; or no good one.
+        """
+        found, numbers, bad, left_out = [], [], [], []
+        records = self._form(files)
+        # A bar only where it takes a moment.
+        name = self.files[files.split]
+        bar = tqdm(records, name, None, unit=" records", delay=5, mininterval=1)
+        for number, (place, record) in enumerate(bar):
+            try:
+                found += self._encode(record, files.split)
+                numbers += [number] * (len(found) - len(numbers))
+            except LeftOut as error:
+                left_out.append(f"{place}: {error}")
+            except BadRecord as error:
+                bad.append(f"{place}: {error}")
+                if policy == "stop":
+                    raise UserError(
+                        f"{bad[0]}; mend or drop it, or set BAD_DATA='skip' to leave such out"
+                    ) from error
+        for told, why in ((bad, "BAD_DATA='skip'"), (left_out, "TFDS has none of them")):
+            if told:
+                print(f"{files.path}: {len(told)} records left out ({why}), the first: {told[0]}")
+        if not found:
+            raise UserError(f"{files.path}: no example in it")
+        if files.split in self._parted:
+            hashed = hashing.Hasher(files.split).hash_key
+            keys = [hashed(self._key(*pair)) for pair in zip(numbers, found, strict=True)]
+            found = [found[place] for place in sorted(range(len(found)), key=keys.__getitem__)]
+        return found
+
+    def _encode(self, record, split: str) -> list[dict]:
+        if isinstance(record, BadRecord):
+            raise record
+        try:
+            examples = [self.features.encode_example(e) for e in self._examples(record)]
+        except KeyError as error:
+            raise BadRecord(f"no field {error}") from error
+        except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+            # TFDS names the feature in one line and the value in the next.
+            raise BadRecord(" ".join(str(error).split()).removeprefix("KeyError: ")) from error
+        if not split.startswith("test") and any(map(_is_unanswered, examples)):
+            raise BadRecord("no label or answer")
+        return examples
+
+
+def _is_unanswered(example: dict) -> bool:
+    """Whether it is as TFDS has those of a test: without a label, or with no answers."""
+    return example.get("label") == -1 or len(example.get("answers", "?")) == 0
+
+
+def _leaves(spec, value) -> list:
+    """The values of a nest in the order of `tf.nest.flatten`, sequences whole."""
+    if not isinstance(spec, dict):
+        return [value]
+    return [leaf for key in sorted(spec) for leaf in _leaves(spec[key], value[key])]
+
+
+def _array(value, dtype: tf.DType) -> np.ndarray:
+    if dtype != tf.string:
+        return np.asarray(value, dtype.as_numpy_dtype)
+    # TFDS encodes a sequence of texts as an array of arrays.
+    values = np.asarray(value, object)
+    return values if not values.ndim else np.array([str(v) for v in values], object)
+
+
+@functools.cache
+def _features(tfds_name: str) -> tfds.features.FeaturesDict:
+    return tfds.builder(tfds_name).info.features
+
+
+@functools.lru_cache(maxsize=256)
+def _read(source: OfficialSource, files: SplitFiles, policy: str, stamps: tuple) -> list[dict]:
+    """Reads files once; their sizes and times tell when they have changed."""
+    return source.encoded(files, policy)

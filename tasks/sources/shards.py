@@ -1,0 +1,122 @@
+"""A SeqIO source of a corpus published as shards of JSON lines, and by TFDS."""
+
+import os
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+from switch_tf.tasks.sources import availability as sources
+from switch_tf.tasks.sources.availability import ABSENT
+from switch_tf.tasks.sources.official import data_dir
+from switch_tf.tasks.sources.text_files import TextFiles
+
+
+class Shards(TextFiles):
+    """Examples {"text": document}, from shards where gin names a folder of them, else from TFDS.
+
+    Args:
+      tfds_name: TFDS's name of the dataset, with config and version.
+      tfds_splits: split -> TFDS's name of it.
+      files: split -> pattern of its shards under DATA_DIR.
+      patterns: returns what gin sets in their place: split -> pattern or None.
+      setting: of which gin parameter these are, such as "c4", for errors.
+      wanted: returns whether gin asks for this corpus.
+    """
+
+    def __init__(
+        self,
+        tfds_name: str,
+        tfds_splits: Mapping[str, str],
+        files: Mapping[str, str],
+        patterns: Callable[[], Mapping[str, str | None]],
+        setting: str,
+        wanted: Callable[[], bool] = lambda: True,
+    ):
+        self.tfds_name = tfds_name
+        self.files = dict(files)
+        self._tfds = seqio.TfdsDataSource(tfds_name, splits=dict(tfds_splits))
+        self._patterns, self._setting, self._wanted = patterns, setting, wanted
+        super().__init__(self.shards, tuple(files))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those whose shards are there; all of them where none is, so that the lack is told."""
+        if not self._wanted():
+            return ABSENT
+        if not self._is_local():
+            return tuple(self.files)
+        there = [split for split in self.files if self._glob(self._pattern(split))]
+        return tuple(there or self._if_none())
+
+    def _if_none(self) -> tuple[str, ...]:
+        return tuple(self.files)
+
+    def shards(self, split: str) -> list[str]:
+        """Paths of the shards of a split, sorted.
+
+        Raises:
+          UserError: there is none.
+        """
+        pattern = self._pattern(split)
+        found = self._glob(pattern)
+        if not found:
+            raise UserError(
+                f"no file matches {pattern}, the shards of {self.tfds_name}: set DATA_DIR to the "
+                f"folder that holds {self.files[split]}, or {self._setting}.{split} to a pattern"
+            )
+        return found
+
+    def list_shards(self, split: str) -> list[str]:
+        """The shards of a split, after a check of them."""
+        if not self._is_local():
+            return list(self._tfds.list_shards(split))
+        return super().list_shards(split)
+
+    def num_input_examples(self, split: str) -> int | None:
+        """Documents in a split."""
+        if not self._is_local():
+            return self._tfds.num_input_examples(split)
+        return super().num_input_examples(split)
+
+    def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **unused):
+        """As SeqIO's."""
+        if self._is_local():
+            return super().get_dataset(split, shuffle, seed, shard_info)
+        dataset = self._tfds.get_dataset(split, shuffle, seed, shard_info)
+        return dataset.map(lambda example: {"text": example["text"]})
+
+    def prepare(self) -> None:
+        """Reads the files of every split, so that what is wrong in them is told at once."""
+        if self._is_local() and self.splits != ABSENT:
+            super().prepare()
+
+    def describe(self) -> str:
+        """TFDS's name, and the pattern that gin sets, or the one under DATA_DIR."""
+        own = self._patterns()["train"]
+        return f"{self.tfds_name} or {own or os.path.join('DATA_DIR', self.files['train'])}"
+
+    def missing(self) -> str | None:
+        """The patterns of local shards that match none; else that TFDS has not prepared them."""
+        if not self._wanted():
+            return f"not in {self._setting}.languages"
+        if not self._is_local():
+            return sources.missing_of_tfds(self.tfds_name)
+        patterns = [self._pattern(split) for split in self.files]
+        # Those in a cloud are not asked for, which would take its time.
+        local = [pattern for pattern in patterns if "://" not in pattern]
+        return sources.first_of([pattern for pattern in local if not self._glob(pattern)])
+
+    def _is_local(self) -> bool:
+        return data_dir() is not None or any(self._patterns().values())
+
+    def _pattern(self, split: str) -> str:
+        own = self._patterns()[split]
+        if own is not None and not isinstance(own, str):
+            raise UserError(f"{self._setting}.{split}={own!r}: give a pattern in quotes")
+        return os.path.expanduser(own) if own else os.path.join(data_dir() or "", self.files[split])
+
+    @staticmethod
+    def _glob(pattern: str) -> list[str]:
+        return sorted(tf.io.gfile.glob(pattern))

@@ -1,0 +1,1 @@
+"""SentencePiece vocabularies: where they lie, how they are found and trained."""

@@ -1,0 +1,199 @@
+"""SentencePiece vocabularies with T5's special ids, trained here or found when first used."""
+
+import io
+import os
+import re
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import sentencepiece
+import seqio
+import tensorflow as tf
+from google.protobuf import message
+from sentencepiece import sentencepiece_model_pb2
+from seqio import vocabularies
+
+from switch_tf import config
+from switch_tf.errors import UserError
+from switch_tf.tasks.vocabulary import path as vocabulary_path
+
+# Sentinels, as many as T5 has; they follow the pieces.
+EXTRA_IDS = 100
+# More text makes little difference to the pieces, and takes longer.
+TRAINING_CHARACTERS = 10_000_000
+# SentencePiece drops longer sentences silently.
+_MAX_SENTENCE_BYTES = 4096
+
+
+def train(texts: Iterable[str], path: Path, size: int) -> None:
+    """Trains a unigram model and writes it, whole or not at all; the same texts give the same file.
+
+    Ids are T5's: 0 padding, 1 end, 2 unknown.
+
+    Args:
+      texts: documents.
+      path: file to write; its folder is made.
+      size: number of pieces, without sentinels.
+
+    Raises:
+      UserError: the texts have too few different pieces for `size`; and what `texts` raises.
+    """
+    model = io.BytesIO()
+    failed: list[Exception] = []
+
+    def sentences():
+        try:
+            yield from _sentences(texts)
+        except Exception as error:
+            # SentencePiece would train on what came before it.
+            failed.append(error)
+
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences(),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            # Sums of floats depend on how threads share the work.
+            num_threads=1,
+            shuffle_input_sentence=False,
+            max_sentence_length=_MAX_SENTENCE_BYTES,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        if failed:
+            raise failed[0] from error
+        # Its own message: "Vocabulary size too high (2000). Please set it to a value <= 512."
+        limit = re.search(r"<= ?(\d+)", str(error))
+        why = f"use at most {limit[1]}" if limit else str(error).splitlines()[-1]
+        raise UserError(f"no vocabulary of {size} pieces from these texts: {why}") from error
+    if failed:
+        raise failed[0]
+    write_atomically(path, model.getvalue())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file such that readers, and an interrupt, find it whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        for line in text.splitlines():
+            # Characters of UTF-8 take four bytes at most.
+            for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
+                piece = line[start : start + _MAX_SENTENCE_BYTES // 4].strip()
+                if piece:
+                    yield piece
+
+
+class LazyVocabulary(seqio.SentencePieceVocabulary):
+    """A SentencePiece vocabulary whose file is known, or made, only when it is first needed.
+
+    SeqIO wants a vocabulary when a task is registered; gin is read after that. 100 sentinels follow
+    the pieces, unless the model holds sentinels itself, as T5X's and mT5's do.
+
+    Args:
+      find: returns the path of the model, and makes the file if need be. A function of a module,
+        as vocabularies are copied and compared.
+    """
+
+    def __init__(self, find: Callable[[], str]):
+        super().__init__("", extra_ids=EXTRA_IDS)
+        self.find = find
+
+    @property
+    def sentencepiece_model_file(self) -> str:
+        """Path of the model in use."""
+        return self.find()
+
+    def _model_context(self) -> vocabularies._ModelContext:
+        path = self.find()
+        try:
+            if path != self._sentencepiece_model_file:
+                # gin has changed since the last use.
+                self._extra_ids = 0 if _holds_sentinels(path) else EXTRA_IDS
+                self._sentencepiece_model_file = path
+                self._model = None
+            return super()._model_context()
+        except (RuntimeError, message.DecodeError) as error:
+            raise UserError(
+                f"{path}: not a SentencePiece model ({error}); train it anew, or name another"
+            ) from error
+
+    @property
+    def extra_ids(self) -> int:
+        """How many sentinels SeqIO adds to the pieces."""
+        self._model_context()
+        return self._extra_ids
+
+    def __eq__(self, other) -> bool:
+        # What was read of the model so far makes no other vocabulary.
+        return isinstance(other, LazyVocabulary) and self.find == other.find
+
+
+def _holds_sentinels(path: str) -> bool:
+    """Whether a SentencePiece model has pieces for the sentinels of span corruption."""
+    with tf.io.gfile.GFile(path, "rb") as file:
+        model = sentencepiece_model_pb2.ModelProto.FromString(file.read())
+    return any(piece.piece.removeprefix("▁") == "<extra_id_0>" for piece in model.pieces)
+
+
+_GCS = ("storage.googleapis.com", 443)
+
+
+def t5_vocabulary_path() -> str:
+    """The SentencePiece model that VOCABULARY_PATH names; T5's where gin sets none.
+
+    Raises:
+      UserError: it is not there, or cannot be reached; says where to get it and how to train one.
+    """
+    return _path_or(vocabulary_path.T5)
+
+
+def mt5_vocabulary_path() -> str:
+    """The same; mT5's where gin sets none."""
+    return _path_or(vocabulary_path.MT5)
+
+
+def _path_or(default: str) -> str:
+    path = vocabulary_path.check(config.macro("VOCABULARY_PATH", default))
+    if path.startswith("gs://"):
+        try:
+            # TensorFlow would try for minutes.
+            socket.create_connection(_GCS, timeout=10).close()
+        except OSError as error:
+            raise UserError(
+                f"VOCABULARY_PATH='{path}' cannot be reached: {vocabulary_path.MEND}"
+            ) from error
+    return path
+
+
+def _features(find: Callable[[], str]) -> dict[str, seqio.Feature]:
+    vocabulary = LazyVocabulary(find)
+    return {
+        # `required=False`: span corruption makes the inputs from the targets.
+        "inputs": seqio.Feature(vocabulary=vocabulary, add_eos=True, required=False),
+        "targets": seqio.Feature(vocabulary=vocabulary, add_eos=True),
+    }
+
+
+T5_OUTPUT_FEATURES = _features(t5_vocabulary_path)
+MT5_OUTPUT_FEATURES = _features(mt5_vocabulary_path)
+
+
+def is_of_vocabulary_path(candidate: seqio.Vocabulary) -> bool:
+    """Whether gin's VOCABULARY_PATH names it."""
+    finds = (t5_vocabulary_path, mt5_vocabulary_path)
+    return isinstance(candidate, LazyVocabulary) and candidate.find in finds

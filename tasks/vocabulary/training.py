@@ -1,0 +1,150 @@
+"""Trains the vocabulary of VOCABULARY_PATH on the text that a task or mixture would tokenise."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import seqio
+import tensorflow as tf
+
+from switch_tf import config
+from switch_tf.data.features import user_errors
+from switch_tf.errors import UserError
+from switch_tf.tasks.sources import availability as sources
+from switch_tf.tasks.vocabulary import t5 as vocabulary
+
+SPLIT = "train"
+# Files of a task that are read: to open one may take a tenth of a second.
+MAX_FILES = 250
+_TOKENIZERS = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
+
+
+def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
+    """Trains a vocabulary of `size` pieces, and writes it to VOCABULARY_PATH.
+
+    Args:
+      provider: the task or mixture whose train split is read.
+      size: number of pieces, without sentinels.
+
+    Raises:
+      UserError: no path is set, or it cannot be written, or there is such a file; data that cannot
+        be read, or too little text in it; a task that does not use VOCABULARY_PATH, or that has no
+        step which tokenises; a size below 1.
+    """
+    if size < 1:
+        raise UserError(f"no vocabulary has {size} pieces: give a number, such as 8000")
+    path = config.macro("VOCABULARY_PATH", None)
+    if not isinstance(path, str):
+        raise UserError(
+            "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", where to write the "
+            "vocabulary"
+        )
+    if "://" in path:
+        raise UserError(f"VOCABULARY_PATH='{path}': give a local path, where to write it")
+    path = Path(path).expanduser()
+    if path.exists():
+        raise UserError(f"VOCABULARY_PATH='{path}' exists: name another path, or remove it")
+    tasks = [task for task in seqio.get_subtasks(provider) if SPLIT in task.splits]
+    if not tasks:
+        raise UserError(f"'{provider.name}' has no split '{SPLIT}' to train a vocabulary on")
+    for task in tasks:
+        _check(task)
+        _prepare(task)
+    try:
+        with user_errors(f"'{provider.name}', split '{SPLIT}'"):
+            vocabulary.train(_sample(tasks), path, size)
+    except OSError as error:
+        raise UserError(
+            f"VOCABULARY_PATH='{path}' cannot be written: {error.strerror or error}"
+        ) from error
+    return path
+
+
+def _check(task: seqio.Task) -> None:
+    for name, feature in task.output_features.items():
+        if not vocabulary.is_of_vocabulary_path(feature.vocabulary):
+            kind = type(feature.vocabulary).__name__
+            raise UserError(
+                f"task '{task.name}' has a vocabulary of its own for '{name}', a {kind}: none is "
+                "trained for it; give it the features "
+                "switch_tf.tasks.vocabulary.t5.T5_OUTPUT_FEATURES"
+            )
+    _steps_before_tokenize(task)
+
+
+def _prepare(task: seqio.Task) -> None:
+    source = task.source
+    if hasattr(source, "prepare"):
+        source.prepare()
+    elif isinstance(source, seqio.FileDataSource):
+        files = source.list_shards(SPLIT)
+        if not files or not tf.io.gfile.exists(files[0]):
+            raise UserError(
+                f"no file for the split '{SPLIT}' of task '{task.name}': {sources.describe(source)}"
+            )
+
+
+def _steps_before_tokenize(task: seqio.Task) -> list[Callable]:
+    found = []
+    for step in task.preprocessors:
+        if _unwrapped(step) in _TOKENIZERS:
+            return [s for s in found if not isinstance(s, seqio.CacheDatasetPlaceholder)]
+        found.append(step)
+    raise UserError(
+        f"task '{task.name}' has no seqio.preprocessors.tokenize among its preprocessors, so it "
+        "cannot be told what text a vocabulary is to be trained on"
+    )
+
+
+def _unwrapped(step: Callable) -> Callable:
+    while isinstance(step, functools.partial):
+        step = step.func
+    return inspect.unwrap(step)
+
+
+def _sample(tasks: list[seqio.Task]) -> Iterator[str]:
+    """Texts from the start of each file of each task, the same number of characters of each."""
+    for task in tasks:
+        # SeqIO runs what is in front of the placeholder, with a task's features and seeds.
+        to_text = seqio.Task(
+            task.name,
+            source=task.source,
+            output_features=task.output_features,
+            preprocessors=[*_steps_before_tokenize(task), seqio.CacheDatasetPlaceholder()],
+        )
+        parts = _parts(task.source)
+        share = vocabulary.TRAINING_CHARACTERS // (len(tasks) * len(parts)) + 1
+        for part in parts:
+            raw = task.source.get_dataset(SPLIT, shuffle=False, shard_info=part)
+            yield from _cut(_texts(to_text.preprocess_precache(raw, seed=0), task), share)
+
+
+def _parts(source: seqio.DataSource) -> list[seqio.ShardInfo | None]:
+    """The files of a source of local files, evenly spread ones of very many; else all of it."""
+    if not isinstance(source, seqio.FileDataSource):
+        return [None]
+    files = source.list_shards(SPLIT)
+    if "://" in files[0]:
+        # Each is looked up anew for every part, which takes long in a cloud.
+        return [None]
+    step = -(-len(files) // MAX_FILES)
+    return [seqio.ShardInfo(index, len(files)) for index in range(0, len(files), step)]
+
+
+def _texts(dataset: tf.data.Dataset, task: seqio.Task) -> Iterator[str]:
+    spec = dataset.element_spec
+    names = [n for n in task.output_features if n in spec and spec[n].dtype == tf.string]
+    texts = dataset.map(lambda example: [tf.reshape(example[name], [-1]) for name in names])
+    for example in texts.as_numpy_iterator():
+        for values in example:
+            # Span corruption makes the inputs of a text from it: they are empty so far.
+            yield from (value.decode("utf-8", "replace") for value in values.tolist() if value)
+
+
+def _cut(texts: Iterator[str], characters: int) -> Iterator[str]:
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            break

@@ -1,0 +1,52 @@
+import json
+
+from switch_tf.data import registry
+from switch_tf.metrics import best
+from switch_tf.metrics.best import Peak
+
+
+def record(step, task, **figures):
+    return {"step": step, "kind": "evaluation", "task": task} | figures
+
+
+RECORDS = [
+    {"step": 200, "kind": "train", "loss": 9.0},
+    record(200, "boolq", nlp=-1.0, accuracy=60.0, tokens=9.0, dropped=0.5),
+    record(200, "cb", accuracy=80.0),
+    record(400, "boolq", nlp=-0.5, accuracy=55.0, tokens=9.0, dropped=0.1),
+    record(400, "cb", accuracy=90.0),
+    record(600, "boolq", nlp=-0.7, accuracy=60.0, tokens=9.0, dropped=0.9),
+]
+
+
+def test_the_peak_of_each_task_and_metric_has_its_first_step():
+    assert best.peaks(RECORDS) == {
+        "boolq": {"nlp": Peak(-0.5, 400), "accuracy": Peak(60.0, 200)},
+        "cb": {"accuracy": Peak(90.0, 400)},
+    }
+
+
+def test_what_is_no_number_is_no_peak():
+    """T5's correlations are NaN where all predictions are alike."""
+    records = [record(200, "stsb", pearson=float("nan")), record(400, "stsb", pearson=80.0)]
+    assert best.peaks(records) == {"stsb": {"pearson": Peak(80.0, 400)}}
+    assert best.peaks(records[:1]) == {"stsb": {}}
+
+
+def test_a_mixtures_average_is_that_of_its_tasks_peaks(monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "_averages", {})
+    registry.add_average("few", {"boolq": ("accuracy",), "cb": ("accuracy",)})
+    found = best.peaks(RECORDS)
+    assert list(best.lines("few", found)) == [
+        "best of boolq: accuracy 60 at step 200, nlp -0.5 at step 400",
+        "best of cb: accuracy 90 at step 400",
+        "best of few: average of its tasks' peaks 75",
+    ]
+    best.write(str(tmp_path), found)
+    written = json.loads((tmp_path / "best.json").read_text())
+    assert written["cb"] == {"accuracy": {"value": 90.0, "step": 400}}
+
+
+def test_without_an_evaluation_there_is_nothing_to_tell():
+    assert best.peaks([]) == {}
+    assert list(best.lines("any", {})) == []

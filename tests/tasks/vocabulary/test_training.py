@@ -1,0 +1,216 @@
+import functools
+
+import gin
+import pytest
+import seqio
+import tensorflow as tf
+from t5.data import preprocessors as t5_preprocessors
+
+from switch_tf.errors import UserError
+from switch_tf.tasks import (
+    local_text,
+    pydocs,
+)
+from switch_tf.tasks.sources import local_files
+from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.vocabulary import training as vocabulary_training
+from switch_tf.tasks.vocabulary.t5 import T5_OUTPUT_FEATURES
+from tests.tasks.official_files import set_macros
+
+TEXTS = [f"the red cat {i} and the blue dog go to green hills" for i in range(40)]
+LOCAL = seqio.TaskRegistry.get(local_text.TASK)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two files of text, which gin names, and a path for the vocabulary."""
+    (tmp_path / "a.txt").write_text("\n\n".join(TEXTS[:30]))
+    (tmp_path / "b.txt").write_text("\n\n".join(TEXTS[30:]))
+    with gin.unlock_config():
+        gin.bind_parameter("local_text.train", f"{tmp_path}/*.txt")
+    set_macros(VOCABULARY_PATH=f"{tmp_path}/new/vocabulary.model")
+    yield tmp_path
+    gin.clear_config()
+
+
+@pytest.fixture
+def sampled(monkeypatch):
+    """Trains nothing; returns the texts that a vocabulary would be trained on."""
+    given = []
+    monkeypatch.setattr(vocabulary, "train", lambda texts, path, size: given.extend(texts))
+
+    def sample(provider):
+        given.clear()
+        vocabulary_training.train(provider, 40)
+        return list(given)
+
+    return sample
+
+
+def prefixed(dataset, prefix):
+    return dataset.map(lambda example: example | {"inputs": prefix + example["inputs"]})
+
+
+def task(name, steps, features=T5_OUTPUT_FEATURES, splits=("train", "validation")):
+    def read(split, shuffle_files, seed=None):
+        columns = {"question": [f"{split} {i}" for i in range(3)], "answer": ["yes", "no", "é"]}
+        return tf.data.Dataset.from_tensor_slices(columns)
+
+    source = seqio.FunctionDataSource(read, list(splits))
+    return seqio.Task(name, source, features, steps)
+
+
+REKEY = functools.partial(
+    t5_preprocessors.rekey, key_map={"inputs": "question", "targets": "answer", "id": "answer"}
+)
+TOKENIZE = functools.partial(functools.partial(seqio.preprocessors.tokenize, with_eos=True))
+
+
+def test_a_trained_vocabulary_is_written_where_gin_says_and_used(folder):
+    path = folder / "new" / "vocabulary.model"
+    assert vocabulary_training.train(LOCAL, 34) == path
+    found = LOCAL.output_features["targets"].vocabulary
+    assert found.sentencepiece_model_file == str(path) and found.vocab_size == 134
+    assert found.decode(found.encode("the red cat")) == "the red cat"
+
+
+def test_text_is_what_the_task_would_tokenise(folder, sampled):
+    steps = [
+        REKEY,
+        functools.partial(prefixed, prefix="ask: "),
+        seqio.CacheDatasetPlaceholder(),
+        TOKENIZE,
+        seqio.preprocessors.append_eos,
+    ]
+    expected = ["ask: train 0", "yes", "ask: train 1", "no", "ask: train 2", "é"]
+    assert sampled(task("own", steps)) == expected
+
+
+def test_the_start_of_each_file_is_read(folder, sampled, monkeypatch):
+    monkeypatch.setattr(vocabulary, "TRAINING_CHARACTERS", 140)
+    (first, second), third = TEXTS[:2], TEXTS[30]
+    left = 140 // 2 + 1
+    assert sampled(LOCAL) == [
+        *(first, second[: left - len(first)]),
+        *(third, TEXTS[31][: left - len(third)]),
+    ]
+
+
+def test_of_very_many_files_evenly_spread_ones_are_read(folder, sampled, monkeypatch):
+    monkeypatch.setattr(vocabulary_training, "MAX_FILES", 2)
+    for name in "cde":
+        (folder / f"{name}.txt").write_text(f"only {name}")
+    assert sampled(LOCAL) == [*TEXTS[:30], "only d"]
+
+
+def test_a_mixture_shares_the_characters_among_its_tasks_that_train(folder, sampled, monkeypatch):
+    monkeypatch.setattr(vocabulary, "TRAINING_CHARACTERS", 20)
+    steps = [REKEY, TOKENIZE]
+    parts = [task("a", steps), task("b", steps, splits=["train"]), task("c", steps, splits=["dev"])]
+    for part in parts:
+        seqio.TaskRegistry.add_provider(part.name, part)
+    try:
+        mixture = seqio.Mixture("ab", [(part.name, 1.0) for part in parts])
+        assert sampled(mixture) == ["train 0", "yes", "t"] * 2
+    finally:
+        for part in parts:
+            seqio.TaskRegistry.remove(part.name)
+
+
+def test_tasks_of_official_files_train_one(official, sampled, tmp_path):
+    set_macros(VOCABULARY_PATH=str(tmp_path / "v.model"))
+    texts = sampled(seqio.get_mixture_or_task("super_glue"))
+    assert "wsc: The dog saw a cat and *it* barked." in texts
+    assert any(text.startswith("boolq passage: ") for text in texts)
+
+
+def test_without_a_step_that_tokenises_is_one_line(folder):
+    with pytest.raises(UserError) as raised:
+        vocabulary_training.train(task("own", [REKEY]), 40)
+    assert str(raised.value) == (
+        "task 'own' has no seqio.preprocessors.tokenize among its preprocessors, so it cannot be "
+        "told what text a vocabulary is to be trained on"
+    )
+
+
+@pytest.mark.parametrize(
+    "name, features, kind",
+    [
+        (
+            "own",
+            {"inputs": seqio.Feature(seqio.ByteVocabulary())},
+            "task 'own' has a vocabulary of its own for 'inputs', a ByteVocabulary",
+        ),
+        (
+            "docs",
+            pydocs.OUTPUT_FEATURES,
+            "task 'docs' has a vocabulary of its own for 'inputs', a LazyVocabulary",
+        ),
+    ],
+)
+def test_a_vocabulary_of_the_tasks_own_is_one_line(folder, name, features, kind):
+    with pytest.raises(UserError) as raised:
+        vocabulary_training.train(task(name, [REKEY, TOKENIZE], features), 40)
+    assert str(raised.value) == (
+        f"{kind}: none is trained for it; give it the features "
+        "switch_tf.tasks.vocabulary.t5.T5_OUTPUT_FEATURES"
+    )
+
+
+def test_without_a_train_split_or_files_is_one_line(folder):
+    with pytest.raises(UserError, match="^'own' has no split 'train' to train a vocabulary on$"):
+        vocabulary_training.train(task("own", [REKEY, TOKENIZE], splits=["dev"]), 40)
+    for name in ("no.tsv", "*.tsv"):
+        lines = seqio.TextLineDataSource({"train": f"{folder}/{name}"})
+        parse = functools.partial(t5_preprocessors.parse_tsv, field_names=["inputs", "targets"])
+        own = seqio.Task("own", lines, T5_OUTPUT_FEATURES, [parse, TOKENIZE])
+        with pytest.raises(UserError) as raised:
+            vocabulary_training.train(own, 40)
+        assert str(raised.value) == f"no file for the split 'train' of task 'own': {folder}/{name}"
+
+
+@pytest.mark.parametrize(
+    "size, path, message",
+    [
+        (0, "new.model", "no vocabulary has 0 pieces: give a number, such as 8000"),
+        (-1, "new.model", "no vocabulary has -1 pieces: give a number, such as 8000"),
+        (
+            40,
+            None,
+            "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", where to write the "
+            "vocabulary",
+        ),
+        (40, "a.txt", "VOCABULARY_PATH='{}' exists: name another path, or remove it"),
+        (34, "a.txt/new.model", "VOCABULARY_PATH='{}' cannot be written: File exists"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_trained_is_one_line(folder, size, path, message):
+    path = path and f"{folder}/{path}"
+    set_macros(VOCABULARY_PATH=path)
+    before = sorted(folder.iterdir())
+    with pytest.raises(UserError) as raised:
+        vocabulary_training.train(LOCAL, size)
+    assert str(raised.value) == message.format(path)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_an_address_is_no_place_to_write_to(folder):
+    set_macros(VOCABULARY_PATH="gs://bucket/v.model")
+    with pytest.raises(UserError, match="gs://bucket/v.model': give a local path, where to write"):
+        vocabulary_training.train(LOCAL, 40)
+
+
+def test_a_vocabulary_of_too_many_pieces_writes_nothing(folder):
+    with pytest.raises(UserError, match=r"no vocabulary of 4000 pieces .*use at most \d+"):
+        vocabulary_training.train(LOCAL, 4000)
+    assert not (folder / "new" / "vocabulary.model").exists()
+
+
+def test_a_bad_line_is_named_by_file_and_line(folder, monkeypatch):
+    monkeypatch.setattr(local_files, "CHECKED_BYTES", 0)
+    monkeypatch.setattr(local_files, "CHECKED_DOCUMENTS", 1)
+    (folder / "c.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    with gin.unlock_config():
+        gin.bind_parameter("local_text.train", f"{folder}/c.jsonl")
+    with pytest.raises(UserError, match=r"c.jsonl:2: not JSON: .*; mend or drop the line$"):
+        vocabulary_training.train(LOCAL, 4)
