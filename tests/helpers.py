@@ -12,11 +12,20 @@ from tensorflow.experimental import dtensor
 
 from switch_tf import config
 from switch_tf import mesh as mesh_lib
+from switch_tf.data.task_data import TaskData
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 
 GOLDEN = Path(__file__).parent / "golden"
 VOCAB = 64
+
+
+def task_data(name, lengths, batch_size, **others):
+    """`TaskData` in short."""
+    return TaskData(
+        mixture_or_task_name=name, task_feature_lengths=lengths, batch_size=batch_size, **others
+    )
+
 
 # A function as users run it: compiled, without autograph.
 compiled = functools.partial(tf.function, autograph=False)

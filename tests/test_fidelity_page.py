@@ -32,6 +32,8 @@ PACKAGES = ("switch_tf.layers", "switch_tf.models", "switch_tf.optimizers", "swi
 MODULES = (
     "switch_tf.training.step",
     "switch_tf.training.train",
+    "switch_tf.data.task_data",
+    "switch_tf.setup.mesh_model",
     "switch_tf.evaluation.settings",
 )
 
@@ -39,6 +41,7 @@ MODEL = "the model gives it what is on the page as the model's"
 LAYER = "the Switch layer gives it what is on the page as the layer's"
 TIMES = "when something is done, not what it gives"
 DATA = "which data, not what becomes of them"
+PARTS = "there is one kind; the page has its parameters"
 MESH = "the same numbers on every mesh"
 # Parameters with a default, and why the page need not have them.
 OFF_PAGE = {
@@ -73,14 +76,18 @@ OFF_PAGE = {
     "TransformerEncoderDecoder.rematerialize": "the same numbers, in less memory",
     "Evaluation.period": TIMES,
     "Evaluation.decode_period": TIMES,
-    "train.model": "there is one model",
-    "train.mesh_shape": MESH,
-    "train.layout_rules": MESH,
-    "train.use_cached": "the page has USE_CACHED_TASKS",
+    "ModelSetup.model": "there is one model",
+    "ModelSetup.mesh_shape": MESH,
+    "ModelSetup.layout_rules": MESH,
+    "TaskData.use_cached": "the page has USE_CACHED_TASKS",
     "train.checkpoint_period": TIMES,
     "train.keep_checkpoints": TIMES,
     "train.initial_checkpoint_path": DATA,
-    "train.evaluation": "there is one kind; the page has its parameters",
+    "train.data": PARTS,
+    "train.setup": PARTS,
+    "train.evaluation": PARTS,
+    "TaskData.mixture_or_task_name": DATA,
+    "TaskData.module": DATA,
     "mc4.train": DATA,
     "mc4.validation": DATA,
     "mc4.languages": DATA,
@@ -296,7 +303,7 @@ def test_the_settings_for_the_numbers_of_mesh_tensorflow_pass_the_checks(tmp_pat
     [
         ("| `4`, at most the group |", "| `5`, at most the group |", "Router.min_capacity is 4"),
         ("| `16000` (Sec. 4.2)", "| `500` (Sec. 4.2)", "TRAIN_STEPS is 16000, not 500"),
-        ("| `@Adafactor`,", "| `@SGD`,", "train.optimizer is <class"),
+        ("| `@Adafactor`,", "| `@SGD`,", "ModelSetup.optimizer is <class"),
         ("`RMSNorm.epsilon`", "`RMSNorm.eps`", "no parameter RMSNorm.eps"),
         ("`Top2Router.second_threshold`, ", "", "Top2Router.eval_second_policy is None"),
         ("`16_384`", "16,384", "EVAL_SHUFFLE_EXAMPLES is 16384, not 42"),

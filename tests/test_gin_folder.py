@@ -66,7 +66,7 @@ def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(n
     given = config.precheck(files, bindings)
     launch._check_files(command, files, bindings)
     launch.check_numbers(given)
-    launch.check_mesh(given, "evaluate" if command == "eval" else command)
+    launch.check_mesh(given)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -122,7 +122,7 @@ def test_pretraining_packs_and_fine_tuning_and_the_quickstart_do_not():
     for run, pack in packs.items():
         files = ["models/t5_tiny.gin", run]
         given = config.precheck(files, given_by_flags(*files))
-        assert given["train.pack"] is pack
+        assert given["TaskData.pack"] is pack
         assert given["train.restore_optimizer"] is False
 
 
@@ -131,21 +131,21 @@ def test_the_papers_runs_have_its_batch_of_two_to_the_twenty_tokens_and_pack(run
     """Tokens as Mesh-TensorFlow counts them: of the longer of inputs and targets."""
     files = ["models/switch_base.gin", f"runs/{run}.gin"]
     given = config.precheck(files, given_by_flags(*files))
-    longest = max(given["train.task_feature_lengths"].values())
-    assert given["train.batch_size"] * longest == 2**20
-    assert given["train.pack"] is True
+    longest = max(given["TaskData.task_feature_lengths"].values())
+    assert given["TaskData.batch_size"] * longest == 2**20
+    assert given["TaskData.pack"] is True
 
 
 def test_the_papers_pretraining_has_its_schedule_and_its_objective():
     files = ["models/switch_base.gin", "runs/paper_pretrain.gin"]
     given = config.precheck(files, given_by_flags(*files))
-    assert given["train.mixture_or_task_name"] == "c4_span_corruption"
+    assert given["TaskData.mixture_or_task_name"] == "c4_span_corruption"
     assert given["MIXTURE_OR_TASK_MODULE"] == "switch_tf.tasks.c4"
-    assert given["train.task_feature_lengths"] == {"inputs": 512, "targets": 114}
+    assert given["TaskData.task_feature_lengths"] == {"inputs": 512, "targets": 114}
     assert given["train.train_steps"] == 500_000
     assert given["rsqrt.warmup_steps"] == 10_000
     # By FLOPs: evaluation takes under a hundredth of training where there are 128 experts.
-    steps_of_a_dropless_batch = 11 * given["Evaluation.batch_size"] / given["train.batch_size"]
+    steps_of_a_dropless_batch = 11 * given["Evaluation.batch_size"] / given["TaskData.batch_size"]
     steps = given["Evaluation.batches"] * steps_of_a_dropless_batch
     assert 100 * steps < given["Evaluation.period"]
 
@@ -153,7 +153,7 @@ def test_the_papers_pretraining_has_its_schedule_and_its_objective():
 def test_the_papers_fine_tuning_has_its_steps_rates_and_evaluations():
     files = ["models/switch_base.gin", "runs/paper_finetune.gin"]
     given = config.precheck(files, given_by_flags(*files))
-    assert given["train.mixture_or_task_name"] == "super_glue"
+    assert given["TaskData.mixture_or_task_name"] == "super_glue"
     assert given["MIXTURE_OR_TASK_MODULE"] == "switch_tf.tasks.super_glue"
     assert given["train.train_steps"] == 16_000
     assert given["constant.value"] == 1e-3

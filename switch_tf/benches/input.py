@@ -16,12 +16,11 @@ import gin
 import numpy as np
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.data import features as features_lib
-from switch_tf.data.batch_shape import check_batch, count_tokens, feature_axes
-from switch_tf.data.ordered import train_batches
+from switch_tf.data.batch_shape import count_tokens, feature_axes
+from switch_tf.data.features import describe_order, train_batches, user_errors
+from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
-from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
 
@@ -106,58 +105,44 @@ def _keep_on(cores: set[int]) -> None:
         seen |= new
 
 
-@gin.configurable(allowlist=["rounds", "seconds"])
+@gin.configurable
 def bench_input(
-    mixture_or_task_name: str,
-    task_feature_lengths: dict[str, int],
-    batch_size: int,
-    model: Callable[[], TransformerEncoderDecoder] = TransformerEncoderDecoder,
-    optimizer: Callable[[], Adafactor] = Adafactor,
-    mesh_shape: str = "batch:1",
-    layout_rules: str = "batch:batch",
-    seed: int = 0,
-    split: str = "train",
-    pack: bool = False,
-    use_cached: bool = False,
+    data: Callable[[], TaskData] = TaskData,
+    setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: int = 5,
     seconds: int = 3,
 ) -> None:
     """Times the input of a run on one core, then its step on one batch, and prints both.
 
     Args:
+      data, setup: as those of `train`.
       rounds: of each of the two measurements.
       seconds: of each round, at least.
-
-    The others are those of `train`.
 
     Raises:
       UserError: what does not fit, as of `train`.
     """
-    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
-    with mesh_lib.use(mesh):
-        model = model(seed=seed)
-        features_lib.prepare(mixture_or_task_name, model.vocab_size, use_cached)
-        rows = (mixture_or_task_name, split, task_feature_lengths, batch_size, pack, seed)
-        print(_input_heading(mixture_or_task_name, split, rounds, seconds), flush=True)
+    data, setup = data(), setup()
+    with setup.mesh_model(data, data.seed) as made:
+        print(_input_heading(data, rounds, seconds), flush=True)
         # From the start: tf.data counts cores when it makes its threads.
         with one_core(), mesh_lib.host():
-            batches = train_batches(*rows) if use_cached else features_lib.train_dataset(*rows)
-            print(batches.describe() if use_cached else features_lib.UNCACHED, flush=True)
+            batches = train_batches(data)
+            print(describe_order(batches), flush=True)
             delivered, batch = _time_input(iter(batches), rounds, seconds)
         # What reads ahead stops with its iterator.
         del batches
         gc.collect()
         print(*input_lines(delivered), sep="\n")
-        print(_model_heading(mesh, batch, rounds, seconds), flush=True)
-        model.build()
-        optimizer = optimizer()
-        optimizer.build(model.trainable_variables)
-        step = TrainStep(model, optimizer, mesh, seed)
-        check_parts(batch_size, step.microbatches, mesh.ways("batch"))
-        consumed = _time_steps(step, mesh, batch, rounds, seconds)
+        print(_model_heading(made.mesh, batch, rounds, seconds), flush=True)
+        made.model.build()
+        optimizer = setup.optimizer()
+        optimizer.build(made.model.trainable_variables)
+        step = TrainStep(made.model, optimizer, made.mesh, data.seed)
+        check_parts(data.batch_size, step.microbatches, made.mesh.ways("batch"))
+        consumed = _time_steps(step, made.mesh, batch, rounds, seconds)
     print(*model_lines(consumed), sep="\n")
-    print(verdict(delivered, consumed, use_cached))
+    print(verdict(delivered, consumed, data.use_cached))
 
 
 def _time_input(iterator: Iterator, rounds: int, seconds: int) -> tuple[np.ndarray, Batch]:
@@ -166,7 +151,7 @@ def _time_input(iterator: Iterator, rounds: int, seconds: int) -> tuple[np.ndarr
 
     def fetch() -> np.ndarray:
         # What `Feed` does on the host; to bring a batch to the devices is part of no core's input.
-        with features_lib.user_errors("data"):
+        with user_errors("data"):
             batch.update({name: np.asarray(value) for name, value in next(iterator).items()})
         return np.array([sum(count_tokens(batch)), positions(batch)])
 
@@ -197,9 +182,9 @@ def positions(batch: Batch) -> int:
     return batch["encoder_input_tokens"].size + batch["decoder_target_tokens"].size
 
 
-def _input_heading(name: str, split: str, rounds: int, seconds: int) -> str:
+def _input_heading(data: TaskData, rounds: int, seconds: int) -> str:
     return (
-        f"input: '{name}', split '{split}', on one core alone of "
+        f"input: '{data.mixture_or_task_name}', split '{data.split}', on one core alone of "
         f"{len(os.sched_getaffinity(0))}; rounds: {rounds} of {seconds} s"
     )
 

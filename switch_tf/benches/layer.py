@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.data.batch_shape import check_batch
+from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import declare_only
@@ -25,6 +25,7 @@ from switch_tf.layers.router import Router
 from switch_tf.layers.switch_layer import SwitchLayer
 from switch_tf.metrics.tables import table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.setup.mesh_model import ModelSetup
 
 # Routers whose load does not depend on the tokens, by what they are called in the table.
 SKEWS = {"uniform": UniformRouter, "zipf": ZipfRouter, "worst case": WorstCaseRouter}
@@ -64,40 +65,34 @@ class Timed:
 HEADING = ("router", "capacity", "ms", "ratio", "tokens/s", "dropped, %", "max / mean load")
 
 
-@gin.configurable(allowlist=["rounds", "capacity_factors"])
+@gin.configurable
 def bench_layer(
-    task_feature_lengths: dict[str, int],
-    batch_size: int,
-    model: Callable[[], TransformerEncoderDecoder] = TransformerEncoderDecoder,
-    mesh_shape: str = "batch:1",
-    layout_rules: str = "batch:batch",
+    data: Callable[[], TaskData] = TaskData,
+    setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: int = 11,
     capacity_factors: Sequence[float] = (1.0, 1.25, 1.5, 2.0),
 ) -> None:
     """Prints the time of a model's first Switch layer, forward and backward, and what it drops.
 
     Args:
-      task_feature_lengths: {"inputs": tokens, ...}; the layer is given those of the inputs.
-      batch_size: sequences, all devices together.
-      model: function making the model.
-      mesh_shape, layout_rules: as `mesh.parse_mesh_shape` and `mesh.parse_layout_rules`.
+      data: makes the `TaskData`; the layer is given a batch of as many tokens as the inputs have.
+      setup: makes the `ModelSetup`.
       rounds: times that each row is measured, in turn; the median is shown.
       capacity_factors: for which the model's own router, as it starts, is measured.
 
     Raises:
       UserError: the model has no Switch layer, or sizes do not fit each other.
     """
-    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
-    length = task_feature_lengths["inputs"]
-    layer, d_model = _first_switch_layer(model)
-    print(
-        f"{layer.path}: {layer.num_experts} experts, d_model {d_model}, {layer.compute_dtype}; "
-        f"forward and backward of {batch_size} x {length} tokens, {mesh.size} "
-        f"device{'s' if mesh.size > 1 else ''}; median of {rounds}, all in turn",
-        flush=True,
-    )
-    with mesh_lib.use(mesh):
+    data, setup = data(), setup()
+    batch_size, length = data.batch_size, data.task_feature_lengths["inputs"]
+    layer, d_model = _first_switch_layer(setup.model)
+    with setup.mesh(data) as mesh:
+        print(
+            f"{layer.path}: {layer.num_experts} experts, d_model {d_model}, {layer.compute_dtype}; "
+            f"forward and backward of {batch_size} x {length} tokens, {mesh.size} "
+            f"device{'s' if mesh.size > 1 else ''}; median of {rounds}, all in turn",
+            flush=True,
+        )
         x = np.random.default_rng(0).normal(size=(batch_size, length, d_model))
         x_BLM = mesh.pack(x.astype(np.float32), ("batch", None, None))
         rows = [_timed(*row, x_BLM) for row in _variants(layer, capacity_factors)]

@@ -9,24 +9,18 @@ from collections.abc import Callable, Iterator
 import gin
 import numpy as np
 
-from switch_tf import mesh as mesh_lib
-from switch_tf.data.batch_shape import check_batch
+from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
-from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.planner.plan import training_step
+from switch_tf.setup.mesh_model import ModelSetup
 
 HEADING = ("in bfloat16", "ms a step", "ratio")
 
 
-@gin.configurable(allowlist=["rounds"])
+@gin.configurable
 def bench_precision(
-    task_feature_lengths: dict[str, int],
-    batch_size: int,
-    model: Callable[..., TransformerEncoderDecoder] = TransformerEncoderDecoder,
-    optimizer: Callable[[], Adafactor] = Adafactor,
-    mesh_shape: str = "batch:1",
-    layout_rules: str = "batch:batch",
+    data: Callable[[], TaskData] = TaskData,
+    setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: int = 11,
 ) -> None:
     """Prints the time of a training step with each float32 part, and without it.
@@ -35,22 +29,18 @@ def bench_precision(
     trained in turn by steps that differ in one part, so ratios hold on a noisy machine.
 
     Args:
-      task_feature_lengths: {"inputs": tokens, "targets": tokens}.
-      batch_size: sequences, all devices together.
-      model: function making the model; it computes in bfloat16 here whatever DTYPE says.
-      optimizer: function making the optimizer.
-      mesh_shape, layout_rules: as `mesh.parse_mesh_shape` and `mesh.parse_layout_rules`.
+      data: makes the `TaskData`, of which lengths and batch size count.
+      setup: makes the `ModelSetup`, whose model computes in bfloat16 here whatever DTYPE says.
       rounds: times that each row is measured, in turn; the median is shown.
 
     Raises:
       UserError: sizes that do not fit each other.
     """
-    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    check_batch(batch_size, task_feature_lengths, mesh.rules, mesh.shape)
-    lengths = task_feature_lengths
-    with mesh_lib.use(mesh):
-        made = model(dtype="bfloat16")
-        make_step, features = training_step(made, optimizer(), mesh, batch_size, lengths)
+    data, setup = data(), setup()
+    lengths = data.task_feature_lengths
+    with setup.mesh(data) as mesh:
+        made = setup.model(dtype="bfloat16")
+        make_step, features = training_step(made, setup.optimizer(), mesh, data)
         steps, seconds = {}, {}
         for name, is_rounded in _variants(made):
             step = make_step()
@@ -64,9 +54,9 @@ def bench_precision(
                 step(features, i)
                 seconds[name].append(time.perf_counter() - start)
     print(
-        f"a training step of {batch_size} x ({lengths['inputs']} + {lengths['targets']}) tokens, "
-        f"bfloat16, {mesh.size} device{'s' if mesh.size > 1 else ''}; median of {rounds}, all in "
-        "turn; all else in float32 that is by default",
+        f"a training step of {data.batch_size} x ({lengths['inputs']} + {lengths['targets']}) "
+        f"tokens, bfloat16, {mesh.size} device{'s' if mesh.size > 1 else ''}; median of {rounds}, "
+        "all in turn; all else in float32 that is by default",
         flush=True,
     )
     medians = {name: float(np.median(values)) for name, values in seconds.items()}

@@ -1,6 +1,5 @@
 """`switch-tf bench WHAT`: times a part of a run on this machine."""
 
-import inspect
 from collections.abc import Sequence
 
 from switch_tf.commands.flags import Parser
@@ -42,7 +41,7 @@ def _input(argv: Sequence[str]) -> None:
     launch.start()
     from switch_tf.benches.input import bench_input
 
-    bench_input(**_settings("train", bench_input))
+    bench_input()
 
 
 def _layer(argv: Sequence[str]) -> None:
@@ -55,7 +54,7 @@ def _layer(argv: Sequence[str]) -> None:
     launch.start()
     from switch_tf.benches.layer import bench_layer
 
-    bench_layer(**_settings("plan", bench_layer))
+    bench_layer()
 
 
 def _precision(argv: Sequence[str]) -> None:
@@ -68,12 +67,4 @@ def _precision(argv: Sequence[str]) -> None:
     launch.start()
     from switch_tf.benches.precision import bench_precision
 
-    bench_precision(**_settings("plan", bench_precision))
-
-
-def _settings(run: str, function) -> dict:
-    """What gin says of the parameters that a benchmark shares with a run."""
-    import gin
-
-    taken = inspect.signature(function).parameters
-    return {name: value for name, value in gin.get_bindings(run).items() if name in taken}
+    bench_precision()

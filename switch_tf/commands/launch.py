@@ -82,7 +82,7 @@ def check(
     _check_files(command, args.gin_file, bindings)
     given = config.precheck(args.gin_file, bindings)
     check_numbers(given)
-    devices = check_mesh(given, _RUNS[command][0])
+    devices = check_mesh(given)
     check_paths(given)
     if command == "train":
         check_optimizer(given)
@@ -90,28 +90,27 @@ def check(
     return Launch(args, bindings, devices)
 
 
-# Subcommand -> what gin configures of it, and an example of its gin files.
+_DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
+_TASK = (*_DATA, "TaskData.mixture_or_task_name")
+# Subcommand -> what gin files have to set for it, and an example of a run file.
 _RUNS = {
-    "train": ("train", "pretrain.gin"),
-    "eval": ("evaluate", "eval.gin"),
-    "plan": ("plan", "plan.gin"),
-    "bench input": ("train", "pretrain.gin"),
-    "bench layer": ("plan", "plan.gin"),
-    "bench precision": ("plan", "plan.gin"),
+    "train": ((*_TASK, "train.train_steps"), "pretrain.gin"),
+    "eval": ((*_TASK, "evaluate.checkpoint_path"), "eval.gin"),
+    "plan": (_DATA, "plan.gin"),
+    "bench input": (_TASK, "pretrain.gin"),
+    "bench layer": (_DATA, "plan.gin"),
+    "bench precision": (_DATA, "plan.gin"),
 }
-# What a run file has to set for a command, beside the batch.
-_FURTHER = {"bench input": ("mixture_or_task_name", "task_feature_lengths")}
 
 
 def _check_files(command: str, files: Sequence[str], bindings: Sequence[str]) -> None:
     """Checks that there is a gin file of what is run, and one of its model."""
     bound, referred = config.names(files, bindings)
-    run, example = _RUNS[command]
-    for name in ("batch_size", *_FURTHER.get(command, ())):
-        if f"{run}.{name}" not in bound:
+    wanted, example = _RUNS[command]
+    for name in wanted:
+        if name not in bound:
             raise UserError(
-                f"no --gin_file sets {run}.{name}: add --gin_file=runs/{example}, or another of "
-                "gin/runs"
+                f"no --gin_file sets {name}: add --gin_file=runs/{example}, or another of gin/runs"
             )
     model = configurables.MODEL
     if model in referred and f"{model}.d_model" not in bound:
@@ -235,16 +234,8 @@ _SPANS = {
     "span_corruption.mean_noise_span_length": spans.MEAN_SPAN_LENGTH,
     "random_spans_noise_mask.random_roll": False,
 }
-_ORDER = (
-    *(
-        f"train.{name}"
-        for name in (
-            *("mixture_or_task_name", "task_feature_lengths", "batch_size"),
-            *("seed", "pack", "use_cached"),
-        )
-    ),
-    *_SPANS,
-)
+_READ = "mixture_or_task_name task_feature_lengths batch_size seed pack use_cached"
+_ORDER = (*(f"TaskData.{name}" for name in _READ.split()), *_SPANS)
 
 
 def _saved(path: str) -> dict:
@@ -257,13 +248,12 @@ def _saved(path: str) -> dict:
     return {}
 
 
-def check_mesh(given: dict, run: str) -> int:
+def check_mesh(given: dict) -> int:
     """Checks mesh, layout rules, batch and widths against each other; needs no TensorFlow.
 
     Args:
       given: as `config.precheck` returns it. Not called `macros`: to read one here is no use of
         it, and a macro that nothing uses is an error.
-      run: the configurable that takes mesh_shape and layout_rules.
 
     Returns:
       The number of devices.
@@ -271,13 +261,13 @@ def check_mesh(given: dict, run: str) -> int:
     Raises:
       UserError: naming the setting and the mend.
     """
-    shape = mesh_lib.parse_mesh_shape(given.get(f"{run}.mesh_shape", "batch:1"))
-    rules = given.get(f"{run}.layout_rules", "batch:batch")
+    shape = mesh_lib.parse_mesh_shape(given.get("ModelSetup.mesh_shape", "batch:1"))
+    rules = given.get("ModelSetup.layout_rules", "batch:batch")
     rules = mesh_lib.parse_layout_rules(rules, shape)
     model = "TransformerEncoderDecoder."
     # A macro, by which most set it, and what takes it, which a flag may set by itself.
     settings = {
-        "batch": ["BATCH_SIZE", f"{run}.batch_size"],
+        "batch": ["BATCH_SIZE", "TaskData.batch_size"],
         "experts": ["NUM_EXPERTS", "SwitchFFN.num_experts"],
         "heads": [model + "num_heads"],
         "d_ff": [model + "d_ff"],

@@ -8,12 +8,13 @@ TensorFlow is imported inside functions, so that the checks of numbers run befor
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
-from collections.abc import Mapping
 
 from switch_tf.data import spans
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.batch_shape import TASK_FEATURES, check_lengths, host_rows
+from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
 # Every evaluation of every run sees the same examples, noised alike, in the same order.
@@ -21,8 +22,8 @@ EVAL_SEED = 42
 # Enough to break up files ordered by domain; a window of token ids takes some tens of MB.
 EVAL_SHUFFLE_EXAMPLES = 16_384
 
-# What a run over it says.
-UNCACHED = (
+# What a run over data that are not cached says.
+_UNCACHED = (
     "data: not cached: in SeqIO's own order, which other numbers of hosts would change; each "
     "checkpoint holds its iterator with the buffers (some MB); scripts/cache_tasks.sh and "
     "USE_CACHED_TASKS=True mend both"
@@ -44,25 +45,24 @@ def check_split(provider, split: str) -> None:
         raise UserError(f"'{provider.name}' has no split '{split}', it has " + ", ".join(splits))
 
 
-def prepare(mixture_or_task_name: str, vocab_size: int, use_cached: bool = False) -> None:
+def prepare(data: TaskData, vocab_size: int) -> None:
     """Makes what a task or mixture reads, and checks it against the model.
 
     Args:
-      mixture_or_task_name: what is read.
+      data: what is read; where its cache is, its sources need not be there.
       vocab_size: of the model.
-      use_cached: its cache is read, and its sources need not be there.
 
     Raises:
       UserError: no such task or mixture, and as `registry.prepare` and `check_vocabulary`.
     """
     from switch_tf.data import registry
 
-    provider = registry.find(mixture_or_task_name)
-    if use_cached:
+    provider = data.provider()
+    if data.use_cached:
         from switch_tf.data import ordered
 
         ordered.use_cache_dir()
-    registry.prepare(provider, use_cached)
+    registry.prepare(provider, data.use_cached)
     check_vocabulary(provider, vocab_size)
 
 
@@ -148,23 +148,22 @@ def _options():
     return options
 
 
-def _examples(
-    provider, split, feature_lengths, *, pack, shuffle, seed, num_epochs, use_cached=False
-):
-    """Examples in model features, not batched; `provider` is a task or mixture."""
+def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | None):
+    """Examples in model features, not batched."""
     import seqio
     import tensorflow as tf
 
-    check_lengths(feature_lengths)
-    check_split(provider, split)
+    provider = data.provider()
+    check_lengths(data.task_feature_lengths)
+    check_split(provider, data.split)
     for task in seqio.get_subtasks(provider):
-        spans.check_t5_steps(task, feature_lengths)
+        spans.check_t5_steps(task, data.task_feature_lengths)
 
     def build():
         dataset = provider.get_dataset(
-            sequence_length=feature_lengths,
-            split=split,
-            use_cached=use_cached,
+            sequence_length=data.task_feature_lengths,
+            split=data.split,
+            use_cached=data.use_cached,
             shuffle=shuffle,
             seed=seed,
             num_epochs=num_epochs,
@@ -174,46 +173,57 @@ def _examples(
         if "is_correct" in dataset.element_spec:
             # Of t5's rank classification: wrong answers are to be ranked, not to be likely.
             dataset = dataset.filter(lambda example: tf.cast(example["is_correct"], tf.bool))
-        converter = seqio.EncDecFeatureConverter(pack=pack)
-        return converter(dataset, task_feature_lengths=feature_lengths)
+        converter = seqio.EncDecFeatureConverter(pack=data.pack)
+        return converter(dataset, task_feature_lengths=data.task_feature_lengths)
 
-    with user_errors(f"'{provider.name}', split '{split}'"):
+    with _errors_of(data):
         return without_autograph(build)
 
 
-def _check_not_empty(examples, provider, split: str) -> None:
+def _errors_of(data: TaskData):
+    return user_errors(f"'{data.mixture_or_task_name}', split '{data.split}'")
+
+
+def _check_not_empty(examples, data: TaskData) -> None:
     """Reads the first of `examples` (of one epoch), so that an empty source is told at once.
 
     Raises:
       UserError: there is none, or what the reader reports of the user's files.
     """
-    with user_errors(f"'{provider.name}', split '{split}'"):
+    with _errors_of(data):
         if next(iter(examples), None) is None:
             raise UserError(
-                f"'{provider.name}', split '{split}', gives no example: its source is empty or its "
-                "preprocessors drop all"
+                f"'{data.mixture_or_task_name}', split '{data.split}', gives no example: its "
+                "source is empty or its preprocessors drop all"
             )
 
 
-def train_dataset(
-    name: str,
-    split: str,
-    feature_lengths: Mapping[str, int],
-    batch_size: int,
-    pack: bool,
-    seed: int,
-):
+def train_batches(data: TaskData):
+    """Endless shuffled batches: `ordered.OrderedBatches` of what was cached, else `train_dataset`.
+
+    Raises:
+      UserError: as the two.
+    """
+    if not data.use_cached:
+        return train_dataset(data)
+    from switch_tf.data import ordered
+
+    ordered.use_cache_dir()
+    return ordered.OrderedBatches(data)
+
+
+def describe_order(batches) -> str:
+    """A line on the order of `train_batches`."""
+    return batches.describe() if hasattr(batches, "describe") else _UNCACHED
+
+
+def train_dataset(data: TaskData):
     """Endless shuffled batches of a task or mixture, the same for the same seed.
 
     In SeqIO's own order; `switch_tf.data.ordered` has a better one of what was cached.
 
     Args:
-      name: task or mixture.
-      split: its split.
-      feature_lengths: length of "inputs" and of "targets", in tokens.
-      batch_size: examples (packed: rows of several examples) in a global batch.
-      pack: put several short examples into a row, apart by segment ids.
-      seed: of the order, the mixing and the noise.
+      data: what is read.
 
     Returns:
       `tf.data.Dataset` of dicts of int32 [batch, length]: `encoder_input_tokens`,
@@ -226,31 +236,14 @@ def train_dataset(
     """
     import tensorflow as tf
 
-    from switch_tf.data import registry
-
-    provider = registry.find(name)
-
-    def examples(**order):
-        return _examples(provider, split, feature_lengths, pack=pack, seed=seed, **order)
-
     # One epoch, because a repeated dataset whose examples are all filtered away never ends.
-    _check_not_empty(examples(shuffle=False, num_epochs=1), provider, split)
-    dataset = examples(shuffle=True, num_epochs=None)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    _check_not_empty(_examples(data, shuffle=False, seed=data.seed, num_epochs=1), data)
+    dataset = _examples(data, shuffle=True, seed=data.seed, num_epochs=None)
+    dataset = dataset.batch(data.batch_size, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-def eval_dataset(
-    name: str,
-    split: str,
-    feature_lengths: Mapping[str, int],
-    batch_size: int,
-    num_batches: int | None = None,
-    pack: bool = False,
-    use_cached: bool = False,
-    host: int = 0,
-    num_hosts: int = 1,
-):
+def eval_dataset(data: TaskData, num_batches: int | None = None, host: int = 0, num_hosts: int = 1):
     """Each example of a task once, in an order and with noise that never change.
 
     Shuffled by a fixed seed: in batches ordered by domain more tokens overflow their experts, and
@@ -258,13 +251,8 @@ def eval_dataset(
     weights are 0.
 
     Args:
-      name: task; `eval_datasets` takes mixtures.
-      split: its split.
-      feature_lengths: length of "inputs" and of "targets", in tokens.
-      batch_size: rows in each batch, the last one too.
+      data: a task, whose seed has no say; `eval_datasets` takes mixtures.
       num_batches: at most so many, kept in memory after the first pass; None for all, read anew.
-      pack: put several short examples into a row.
-      use_cached: read what SeqIO's Beam pipeline cached.
       host, num_hosts: which rows of each batch: the `host`-th of `num_hosts` equal parts. All
         hosts have as many batches, whatever the number of examples.
 
@@ -278,53 +266,46 @@ def eval_dataset(
     import seqio
     import tensorflow as tf
 
-    from switch_tf.data import registry
-
-    provider = registry.find(name)
-    if isinstance(provider, seqio.Mixture):
+    if isinstance(data.provider(), seqio.Mixture):
+        name = data.mixture_or_task_name
         raise UserError(f"'{name}' is a mixture: evaluate its tasks, each by itself")
-    rows = host_rows(batch_size, host, num_hosts)
-    order = dict(shuffle=False, seed=EVAL_SEED, num_epochs=1)
-    dataset = _examples(provider, split, feature_lengths, pack=pack, use_cached=use_cached, **order)
-    _check_not_empty(dataset, provider, split)
+    rows = host_rows(data.batch_size, host, num_hosts)
+    dataset = _examples(data, shuffle=False, seed=EVAL_SEED, num_epochs=1)
+    _check_not_empty(dataset, data)
     # The same order in each pass, or a limit of batches would see other examples each time.
     dataset = dataset.shuffle(EVAL_SHUFFLE_EXAMPLES, EVAL_SEED, reshuffle_each_iteration=False)
 
     def fill(batch):
-        missing = batch_size - tf.shape(batch["decoder_target_tokens"])[0]
+        missing = data.batch_size - tf.shape(batch["decoder_target_tokens"])[0]
         full = {k: tf.pad(v, [[0, missing], [0, 0]]) for k, v in batch.items()}
         own = {k: v[rows.start : rows.stop] for k, v in full.items()}
         return {k: tf.ensure_shape(v, [len(rows), None]) for k, v in own.items()}
 
-    dataset = dataset.batch(batch_size).map(fill)
+    dataset = dataset.batch(data.batch_size).map(fill)
     if num_batches is not None:
         dataset = dataset.take(num_batches).cache()
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-def eval_datasets(name: str, split: str, *args, use_cached: bool = False, **kwargs) -> dict:
-    """`eval_dataset` of a task, or of each task of a mixture that has `split`: {task: dataset}.
+def eval_datasets(data: TaskData, *args, **kwargs) -> dict:
+    """`eval_dataset` of a task, or of each task of a mixture that has the split: {task: dataset}.
 
     Args:
-      name: task or mixture.
-      split: its split.
+      data: a task or mixture.
       *args, **kwargs: the others of `eval_dataset`.
-      use_cached: read what SeqIO's Beam pipeline cached.
 
     Raises:
       UserError: as `eval_dataset`; no task of the mixture has the split.
     """
     import seqio
 
-    from switch_tf.data import registry
-
-    provider = registry.find(name)
-    if use_cached:
+    provider = data.provider()
+    if data.use_cached:
         from switch_tf.data import ordered
 
-        tasks = ordered.cached_tasks(provider, split)
+        tasks = ordered.cached_tasks(provider, data.split)
     else:
-        check_split(provider, split)
-        tasks = [task for task in seqio.get_subtasks(provider) if split in task.splits]
-    kwargs |= {"use_cached": use_cached}
-    return {task.name: eval_dataset(task.name, split, *args, **kwargs) for task in tasks}
+        check_split(provider, data.split)
+        tasks = [task for task in seqio.get_subtasks(provider) if data.split in task.splits]
+    each = {task.name: dataclasses.replace(data, mixture_or_task_name=task.name) for task in tasks}
+    return {name: eval_dataset(of_task, *args, **kwargs) for name, of_task in each.items()}

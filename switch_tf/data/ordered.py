@@ -9,17 +9,17 @@ import json
 import queue
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from switch_tf import config
-from switch_tf.data import registry
 from switch_tf.data.batch_shape import host_rows
 from switch_tf.data.permutation import CYCLE, Schedule, key
 from switch_tf.data.task_cache import TaskCache
+from switch_tf.data.task_data import TaskData
 from switch_tf.data.windows import WINDOW, Example, Windows
 from switch_tf.errors import UserError
 
@@ -74,21 +74,6 @@ def cached_tasks(provider, split: str) -> list[seqio.Task]:
 
 def _may_lack(task: seqio.Task) -> bool:
     return getattr(task.source, "may_lack", False)
-
-
-def train_batches(name: str, split: str, *args) -> "OrderedBatches":
-    """The `OrderedBatches` of a task or mixture by name.
-
-    Args:
-      name: task or mixture, cached in CACHE_DIR or another of SeqIO's cache folders.
-      split: its split.
-      *args: feature_lengths, batch_size, pack and seed.
-
-    Raises:
-      UserError: unknown name, and as `use_cache_dir` and `OrderedBatches`.
-    """
-    use_cache_dir()
-    return OrderedBatches(registry.find(name), split, *args)
 
 
 def _rates(provider, split: str) -> dict[str, float]:
@@ -223,44 +208,30 @@ class OrderedBatches:
     """Endless batches of a cached task or mixture.
 
     Args:
-      provider: a `seqio.Task` or `seqio.Mixture`, cached.
-      split: its split.
-      feature_lengths: length of "inputs" and of "targets", in tokens.
-      batch_size: rows in a global batch.
-      pack: put several short examples into a row, apart by segment ids.
-      seed: of order, mixing and noise.
+      data: what is read, cached in CACHE_DIR or another of SeqIO's cache folders.
       host, num_hosts: which rows are made: the `host`-th of `num_hosts` equal parts.
 
     Raises:
-      UserError: a task is not cached, or has no examples.
+      UserError: unknown name, a task that is not cached, or has no examples.
     """
 
-    def __init__(
-        self,
-        provider,
-        split: str,
-        feature_lengths: Mapping[str, int],
-        batch_size: int,
-        pack: bool,
-        seed: int,
-        host: int = 0,
-        num_hosts: int = 1,
-    ):
-        rates = _rates(provider, split)
-        self._schedule = Schedule(rates, key(seed, "mixture"))
+    def __init__(self, data: TaskData, host: int = 0, num_hosts: int = 1):
+        rates = _rates(data.provider(), data.split)
+        self._schedule = Schedule(rates, key(data.seed, "mixture"))
+        lengths = data.task_feature_lengths
         self._tasks = [
-            Windows(seqio.TaskRegistry.get(name), split, feature_lengths, seed) for name in rates
+            Windows(seqio.TaskRegistry.get(name), data.split, lengths, data.seed) for name in rates
         ]
-        self._lengths = {name: feature_lengths[name] for name in _SIDES}
-        self._batch_size, self._pack = batch_size, pack
-        self._rows = host_rows(batch_size, host, num_hosts)
+        self._lengths = {name: lengths[name] for name in _SIDES}
+        self._batch_size, self._pack = data.batch_size, data.pack
+        self._rows = host_rows(data.batch_size, host, num_hosts)
         self._of = {
-            "task": provider.name,
-            "split": split,
+            "task": data.mixture_or_task_name,
+            "split": data.split,
             "lengths": self._lengths,
-            "batch size": batch_size,
-            "pack": bool(pack),
-            "seed": seed,
+            "batch size": data.batch_size,
+            "pack": data.pack,
+            "seed": data.seed,
             "examples": {task.name: task.num_cached for task in self._tasks},
             "shares": self._schedule.shares,
             "caches": [task.digest for task in self._tasks],

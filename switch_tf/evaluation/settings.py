@@ -4,7 +4,9 @@ import dataclasses
 
 import gin
 
+from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
+from switch_tf.mesh import Mesh
 
 
 @gin.configurable
@@ -36,10 +38,17 @@ class Evaluation:
     decode_period: int = 0
     decode_examples: int | None = None
 
-    @property
-    def batch_setting(self) -> str:
-        """The setting that gives the size of its batches."""
-        return "Evaluation.batch_size" if self.batch_size else "BATCH_SIZE"
+    def data(self, data: TaskData, mesh: Mesh) -> TaskData:
+        """What is read of a run's data, whose batches are checked against the mesh.
+
+        Raises:
+          UserError: they do not divide over it.
+        """
+        found = dataclasses.replace(
+            data, split=self.split, batch_size=self.batch_size or data.batch_size, pack=False
+        )
+        found.check_batch(mesh, "Evaluation.batch_size" if self.batch_size else "BATCH_SIZE")
+        return found
 
     def __post_init__(self):
         """Checks the numbers.

@@ -10,6 +10,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import registry
 from switch_tf.data.autograph import without_autograph
+from switch_tf.data.task_data import TaskData
 from switch_tf.data.trimming import longest, trim
 from switch_tf.evaluation.teacher_forced import Stopped
 from switch_tf.inference.decoding import GreedyDecoder
@@ -22,46 +23,33 @@ _COLUMNS = 8
 class TaskEvaluator:
     """The tasks' own metrics, on greedily decoded predictions or on scores of given targets.
 
-    Batches have the length of a split's longest example, at most that of `feature_lengths`.
+    Batches have the length of a split's longest example, at most that of the data.
 
     Args:
       model: a `TransformerEncoderDecoder`.
       mesh: the mesh in use.
-      mixture_or_task_name: what is evaluated; tasks without metrics or without the split are not.
-      split: its split.
-      feature_lengths: task feature -> tokens; `targets` bounds what is decoded.
-      batch_size: examples decoded together.
+      data: what is evaluated; tasks without metrics or without the split are not. The length of
+        `targets` bounds what is decoded.
       num_examples: at most so many a task; None: the whole split.
-      use_cached: read what SeqIO's Beam pipeline cached.
     """
 
-    def __init__(
-        self,
-        model,
-        mesh,
-        mixture_or_task_name,
-        split,
-        feature_lengths,
-        batch_size,
-        num_examples,
-        use_cached=False,
-    ):
-        self._name = mixture_or_task_name
-        self._batch_size = batch_size
-        features = registry.find(mixture_or_task_name).output_features
-        pieces = features["targets"].vocabulary.vocab_size
-        self._decoder = GreedyDecoder(model, mesh, feature_lengths["targets"], pieces)
+    def __init__(self, model, mesh: mesh_lib.Mesh, data: TaskData, num_examples: int | None = None):
+        self._name = data.mixture_or_task_name
+        self._batch_size = data.batch_size
+        lengths = dict(data.task_feature_lengths)
+        pieces = data.provider().output_features["targets"].vocabulary.vocab_size
+        self._decoder = GreedyDecoder(model, mesh, lengths["targets"], pieces)
         self._scorer = Scorer(model, mesh)
         self._mesh = mesh
         self._columns: dict[tf.data.Dataset, dict[str, int]] = {}
         with mesh_lib.host():
             self._evaluator = without_autograph(
                 lambda: seqio.Evaluator(
-                    mixture_or_task_name,
+                    self._name,
                     feature_converter=seqio.EncDecFeatureConverter(pack=False),
-                    eval_split=split,
-                    use_cached=use_cached,
-                    sequence_length=dict(feature_lengths),
+                    eval_split=data.split,
+                    use_cached=data.use_cached,
+                    sequence_length=lengths,
                     num_examples=num_examples,
                 )
             )

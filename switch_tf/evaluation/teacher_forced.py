@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
 from switch_tf.data.feed import Feed
+from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.eval_step import EvalStep
 
 # Figures of `TeacherForcedEvaluator`; others of a task are of what was decoded or scored.
@@ -21,38 +22,24 @@ class TeacherForcedEvaluator:
     Args:
       model: a `TransformerEncoderDecoder`.
       mesh: the mesh in use.
-      mixture_or_task_name: what is evaluated, a mixture by its tasks.
-      split: its split.
-      feature_lengths: task feature -> tokens.
-      batch_size: examples a batch; the last one is filled up with padding.
+      data: what is evaluated, a mixture by its tasks; each one's last batch is filled up with
+        padding.
       num_batches: at most so many batches a task; None: the whole split.
-      use_cached: read what SeqIO's Beam pipeline cached.
       dropless: whether the figure without dropping is made.
     """
 
     def __init__(
         self,
         model,
-        mesh,
-        mixture_or_task_name,
-        split,
-        feature_lengths,
-        batch_size,
-        num_batches,
-        use_cached=False,
-        dropless=True,
+        mesh: mesh_lib.Mesh,
+        data: TaskData,
+        num_batches: int | None = None,
+        dropless: bool = True,
     ):
         self._mesh = mesh
         self._step = EvalStep(model, dropless)
         with mesh_lib.host():
-            self._datasets = features_lib.eval_datasets(
-                mixture_or_task_name,
-                split,
-                feature_lengths,
-                batch_size,
-                num_batches,
-                use_cached=use_cached,
-            )
+            self._datasets = features_lib.eval_datasets(data, num_batches)
 
     @property
     def datasets(self) -> Mapping:
@@ -102,8 +89,3 @@ class TeacherForcedEvaluator:
             "dropped": 1.0 - sums["kept"] / max(sums["routed"], 1.0),
             "tokens": sums["tokens"],
         }
-
-
-def figures_line(task: str, metrics: Mapping[str, float]) -> str:
-    """One line of a task's figures."""
-    return task + "  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

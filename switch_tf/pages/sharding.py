@@ -59,6 +59,7 @@ class Measured:
 
 def measure(name: str) -> Measured:
     """Compiles a step in the layout gin/layouts/`name`.gin, on eight devices."""
+    from switch_tf.data.task_data import TaskData
     from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
     from switch_tf.optimizers.adafactor import Adafactor
     from switch_tf.planner.plan import training_step
@@ -72,7 +73,8 @@ def measure(name: str) -> Measured:
     mesh = mesh_lib.Mesh.create(given["MESH_SHAPE"], given["LAYOUT_RULES"])
     with mesh_lib.use(mesh):
         model = TransformerEncoderDecoder()
-        make_step, features = training_step(model, Adafactor(), mesh, _BATCH, _LENGTHS)
+        data = TaskData(batch_size=_BATCH, task_feature_lengths=_LENGTHS)
+        make_step, features = training_step(model, Adafactor(), mesh, data)
         step = lowered.LoweredStep.of(make_step(), features)
         activations = activation_places(lowered.definition(step.texts[0]), mesh)
         weights = {}

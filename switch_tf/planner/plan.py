@@ -8,17 +8,15 @@ from collections.abc import Callable, Iterator
 import gin
 import numpy as np
 
-from switch_tf import mesh as mesh_lib
-from switch_tf.data.batch_shape import check_batch
+from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
-from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.planner import lowered
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
 from switch_tf.planner.memory import bytes_of_steps, peak_bytes
 from switch_tf.setup.describe import switch_layers
+from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
 
@@ -30,12 +28,8 @@ def plan(
     collectives: bool = False,
     dtypes: bool = False,
     memory: bool = False,
-    task_feature_lengths: dict[str, int] = gin.REQUIRED,
-    batch_size: int = gin.REQUIRED,
-    model: Callable[[], TransformerEncoderDecoder] = TransformerEncoderDecoder,
-    optimizer: Callable[[], Adafactor] = Adafactor,
-    mesh_shape: str = "batch:1",
-    layout_rules: str = "batch:batch",
+    data: Callable[[], TaskData] = TaskData,
+    setup: Callable[[], ModelSetup] = ModelSetup,
 ) -> None:
     """Prints parameters, FLOPs, bytes and Switch layers, from shapes alone; and what is asked for.
 
@@ -43,31 +37,25 @@ def plan(
       collectives: whether to list what crosses devices in a training step, which is compiled.
       dtypes: whether to list the precision of each stage of its Switch layers.
       memory: whether to make training steps, and say what memory they took.
-      task_feature_lengths: {"inputs": tokens, "targets": tokens}.
-      batch_size: sequences a step, all devices together.
-      model, optimizer: functions making them.
-      mesh_shape, layout_rules: as `mesh.parse_mesh_shape` and `mesh.parse_layout_rules`.
+      data: makes the `TaskData`, of which lengths and batch size count.
+      setup: makes the `ModelSetup`; its mesh is on paper unless a step is asked for.
 
     Raises:
       UserError: sizes that do not fit each other, or a step that does not fit this machine.
     """
-    on_paper = mesh_lib.Mesh.on_paper(mesh_shape, layout_rules)
-    check_batch(batch_size, task_feature_lengths, on_paper.rules, on_paper.shape)
+    data, setup = data(), setup()
+    on_paper = setup.mesh_on_paper(data)
     parts_of_batch = gin.get_bindings("TrainStep").get("microbatches", 1)
-    check_parts(batch_size, parts_of_batch, on_paper.ways("batch"))
-    counts = Counts.of(model)
-    for line in _counted(counts, optimizer(), on_paper, task_feature_lengths):
+    check_parts(data.batch_size, parts_of_batch, on_paper.ways("batch"))
+    counts = Counts.of(setup.model)
+    for line in _counted(counts, setup.optimizer(), on_paper, data.task_feature_lengths):
         print(line)
-    routed = batch_size // parts_of_batch
-    print(*switch_layers(counts.model, routed, task_feature_lengths, on_paper), sep="\n")
+    print(*switch_layers(counts.model, data, on_paper, parts_of_batch), sep="\n")
     if not (collectives or dtypes or memory):
         return
     _check_memory(counts)
-    mesh = mesh_lib.Mesh.create(mesh_shape, layout_rules)
-    with mesh_lib.use(mesh):
-        make_step, features = training_step(
-            model(), optimizer(), mesh, batch_size, task_feature_lengths
-        )
+    with setup.mesh(data) as mesh:
+        make_step, features = training_step(setup.model(), setup.optimizer(), mesh, data)
         # First: a peak does not go down again.
         if memory:
             taken = bytes_of_steps(make_step, features)
@@ -102,15 +90,14 @@ def _check_memory(counts: Counts) -> None:
         )
 
 
-def training_step(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]):
+def training_step(model, optimizer, mesh, data: TaskData):
     """What makes a step of a model that is built here, and features of random tokens for it.
 
     Args:
       model: a `TransformerEncoderDecoder`, not built.
       optimizer: not built.
       mesh: in use.
-      batch_size: sequences, all devices together.
-      lengths: task feature -> tokens.
+      data: of which lengths and batch size count.
 
     Returns:
       A function that makes a `TrainStep`, and features on the mesh.
@@ -119,6 +106,7 @@ def training_step(model, optimizer, mesh, batch_size: int, lengths: dict[str, in
     optimizer.build(model.trainable_variables)
     make_step = functools.partial(TrainStep, model, optimizer, mesh, seed=0)
     random = np.random.default_rng(0)
+    batch_size, lengths = data.batch_size, data.task_feature_lengths
     shapes = {
         "encoder_input_tokens": lengths["inputs"],
         "decoder_input_tokens": lengths["targets"],

@@ -4,21 +4,22 @@ import math
 from collections.abc import Iterator
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.data.task_data import TaskData
 from switch_tf.layers.router import Router
 from switch_tf.metrics.tables import table
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers import schedules
 
 
-def describe(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]) -> str:
+def describe(model, optimizer, mesh, data: TaskData, microbatches: int = 1) -> str:
     """A table of the weights with axes, layout and bytes per device, and of the Switch layers.
 
     Args:
       model: a built `TransformerEncoderDecoder`.
       optimizer: built.
       mesh: the mesh in use.
-      batch_size: examples a step.
-      lengths: task feature -> tokens.
+      data: of the run.
+      microbatches: parts of a batch, each routed by itself.
 
     Raises:
       UserError: the groups of a Switch layer do not divide over the devices.
@@ -32,7 +33,7 @@ def describe(model, optimizer, mesh, batch_size: int, lengths: dict[str, int]) -
         + (", ".join(f"{a} -> {d}" for a, d in mesh.rules.items()) or "none"),
         *settings(model),
         *_weights(model, optimizer, mesh),
-        *switch_layers(model, batch_size, lengths, mesh),
+        *switch_layers(model, data, mesh, microbatches),
     ]
     return "\n".join(lines)
 
@@ -118,14 +119,14 @@ def _weights(model, optimizer, mesh):
     yield f"per device: weights {weight_bytes:,} bytes, optimizer slots {slot_bytes:,} bytes"
 
 
-def switch_layers(model, batch_size: int, lengths: dict[str, int], mesh) -> Iterator[str]:
+def switch_layers(model, data: TaskData, mesh, microbatches: int = 1) -> Iterator[str]:
     """Lines on each Switch layer: experts, groups, capacities, coefficients, and what is cut.
 
     Args:
       model: a `TransformerEncoderDecoder`; needs no weights.
-      batch_size: examples that are routed together.
-      lengths: task feature -> tokens.
+      data: of the run.
       mesh: over which the batch is spread; may be on paper.
+      microbatches: parts of a batch, each routed by itself.
 
     Raises:
       UserError: the groups do not divide over the devices.
@@ -142,6 +143,7 @@ def switch_layers(model, batch_size: int, lengths: dict[str, int], mesh) -> Iter
             "z coef.",
         )
     ]
+    batch_size, lengths = data.batch_size // microbatches, data.task_feature_lengths
     told: dict[str, list[str]] = {}
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
         for layer in (layer for block in stack.blocks for layer in block.switch_layers):

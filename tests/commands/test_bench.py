@@ -16,7 +16,7 @@ from switch_tf.commands import main as main_module
 from switch_tf.layers import routing
 from tests.commands.test_main import run_without_tensorflow
 from tests.data import cached_tasks
-from tests.helpers import compiled, random_features, tiny_model
+from tests.helpers import compiled, random_features, task_data, tiny_model
 from tests.tasks.conftest import make_documents
 
 FILES = ["--gin_file=models/switch_tiny.gin", "--gin_file=layouts/expert_data.gin"]
@@ -101,23 +101,28 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
     seen = {}
     train_batches = bench_input.train_batches
 
-    def watch(*args):
-        seen["rows"] = args
-        return train_batches(*args)
+    def watch(data):
+        seen["data"] = data
+        return train_batches(data)
 
     monkeypatch.setattr(bench_input, "train_batches", watch)
     main_module.main(
         [
-            *("bench", "input", *FILES, PRETRAIN, *SMALL, "--gin.train.pack=True", "--gin.SEED=3"),
+            *("bench", "input", *FILES, PRETRAIN, *SMALL, "--gin.SEED=3"),
+            "--gin.TaskData.pack=True",
             "--gin.MIXTURE_OR_TASK_MODULE='tests.data.cached_tasks'",
             "--gin.MIXTURE_OR_TASK_NAME='cached_pairs'",
             *("--gin.USE_CACHED_TASKS=True", f"--gin.CACHE_DIR='{tmp_path}'"),
         ]
     )
     assert "cache of 1 task, 1,300 cached examples" in capsys.readouterr().out
-    name, split, lengths, batch_size, pack, seed = seen["rows"]
-    assert (name, split, batch_size, pack, seed) == ("cached_pairs", "train", 8, True, 3)
-    assert lengths == {"inputs": 40, "targets": 24}
+    assert seen["data"] == task_data(
+        *("cached_pairs", {"inputs": 40, "targets": 24}, 8),
+        pack=True,
+        seed=3,
+        use_cached=True,
+        module="tests.data.cached_tasks",
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,11 +136,11 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
         (["input"], "--gin_file is missing; see switch-tf bench input --help"),
         (
             ["input", FILES[0]],
-            "no --gin_file sets train.batch_size: add --gin_file=runs/pretrain.gin",
+            "no --gin_file sets TaskData.batch_size: add --gin_file=runs/pretrain.gin",
         ),
         (
-            ["input", FILES[0], "--gin.train.batch_size=8"],
-            "no --gin_file sets train.mixture_or_task_name: add --gin_file=runs/pretrain.gin",
+            ["input", FILES[0], "--gin.TaskData.batch_size=8"],
+            "no --gin_file sets TaskData.mixture_or_task_name: add --gin_file=runs/pretrain.gin",
         ),
         (
             ["input", FILES[0], PRETRAIN, "--gin.bench_input.rounds=0"],
@@ -148,7 +153,7 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
         (["layer"], "--gin_file is missing; see switch-tf bench layer --help"),
         (
             ["layer", FILES[0]],
-            "no --gin_file sets plan.batch_size: add --gin_file=runs/plan.gin",
+            "no --gin_file sets TaskData.batch_size: add --gin_file=runs/plan.gin",
         ),
         (
             ["layer", FILES[0], PLAN, "--gin.bench_layer.rounds=0"],

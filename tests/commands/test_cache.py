@@ -9,10 +9,11 @@ import seqio
 
 from switch_tf.commands import cache
 from switch_tf.commands import main as main_module
-from switch_tf.data import features, ordered, windows
+from switch_tf.data import features, windows
 from switch_tf.errors import UserError
 from switch_tf.tasks.sources import local_files
 from switch_tf.tasks.vocabulary import t5 as vocabulary
+from tests.helpers import task_data
 
 TASK = "c4_span_corruption"
 LENGTHS = {"inputs": 24, "targets": 12}
@@ -82,10 +83,12 @@ def test_an_epoch_in_our_order_has_the_tokens_of_seqio_reading(folder):
 def test_training_batches_and_an_evaluation_come_from_the_cache(folder):
     with gin.unlock_config():
         gin.bind_parameter("%CACHE_DIR", f"{folder}/cache")
-    batches = ordered.train_batches(TASK, "train", LENGTHS, 4, False, 0)
+    batches = features.train_batches(task_data(TASK, LENGTHS, 4, use_cached=True))
     assert next(iter(batches))["encoder_input_tokens"].shape == (4, 24)
     assert "cache of 1 task, 60 cached examples an epoch" in batches.describe()
-    evaluated = features.eval_datasets(TASK, "validation", LENGTHS, 4, use_cached=True)
+    evaluated = features.eval_datasets(
+        task_data(TASK, LENGTHS, 4, split="validation", use_cached=True)
+    )
     assert len(list(evaluated[TASK].as_numpy_iterator())) > 1
 
 

@@ -15,7 +15,7 @@ BEFORE_TENSORFLOW = {
     "no gin file": ([DIR], "--gin_file is missing; see switch-tf train --help"),
     "no gin file of a run": (
         [MODEL],
-        "no --gin_file sets train.batch_size: add --gin_file=runs/pretrain.gin, or another of "
+        "no --gin_file sets TaskData.batch_size: add --gin_file=runs/pretrain.gin, or another of "
         "gin/runs",
     ),
     "no gin file of a model": (
@@ -51,8 +51,8 @@ BEFORE_TENSORFLOW = {
         "NUM_EXPERTS, MESH_SHAPE or LAYOUT_RULES",
     ),
     "a batch asked for by the run's parameter": (
-        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.train.batch_size=12"],
-        "train.batch_size=12 does not divide over the 8 devices of mesh dimension 'batch'",
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.TaskData.batch_size=12"],
+        "TaskData.batch_size=12 does not divide over the 8 devices of mesh dimension 'batch'",
     ),
     "experts asked for by the layer's parameter": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.SwitchFFN.num_experts=6"],
@@ -78,7 +78,7 @@ BEFORE_TENSORFLOW = {
         "VOCABULARY_PATH=5: give a path in quotes",
     ),
     "a mesh asked for by the run's parameter": (
-        [MODEL, PRETRAIN, DIR, "--gin.train.mesh_shape='batch:6'"],
+        [MODEL, PRETRAIN, DIR, "--gin.ModelSetup.mesh_shape='batch:6'"],
         "BATCH_SIZE=64 does not divide over the 6 devices of mesh dimension 'batch'",
     ),
     "another dtype": (
@@ -169,18 +169,19 @@ def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting,
 @pytest.mark.parametrize(
     "setting, line",
     [
-        ("--gin.BATCH_SIZE=32", "train.batch_size=64, this run's is 32"),
-        ("--gin.SEED=1", "train.seed=0, this run's is 1"),
+        ("--gin.BATCH_SIZE=32", "TaskData.batch_size=64, this run's is 32"),
+        ("--gin.SEED=1", "TaskData.seed=0, this run's is 1"),
         (
             "--gin.MIXTURE_OR_TASK_NAME='pydocs_finetune'",
-            "train.mixture_or_task_name='pydocs_span_corruption', this run's is 'pydocs_finetune'",
+            "TaskData.mixture_or_task_name='pydocs_span_corruption', this run's is "
+            "'pydocs_finetune'",
         ),
     ],
 )
 def test_a_run_is_not_resumed_with_other_batches(setting, line, tmp_path):
     (tmp_path / "config.gin").write_text(
-        "train.batch_size = 64\ntrain.seed = 0\n"
-        "train.mixture_or_task_name = 'pydocs_span_corruption'\n"
+        "TaskData.batch_size = 64\nTaskData.seed = 0\n"
+        "TaskData.mixture_or_task_name = 'pydocs_span_corruption'\n"
     )
     done = run_without_tensorflow(
         "train", MODEL, PRETRAIN, f"--gin.MODEL_DIR='{tmp_path}'", setting

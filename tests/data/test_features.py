@@ -9,7 +9,7 @@ from t5.data import preprocessors
 from switch_tf.data import features
 from switch_tf.data.batch_shape import feature_axes
 from switch_tf.errors import UserError
-from tests.helpers import assert_same_batches, joined
+from tests.helpers import assert_same_batches, joined, task_data
 
 LENGTHS = {"inputs": 32, "targets": 24}
 BYTES = seqio.ByteVocabulary(extra_ids=100)
@@ -59,7 +59,7 @@ KINDS = [("features_spans", False), ("features_copy", True), ("features_mixture"
 
 
 def train(name, pack=False, seed=1):
-    return features.train_dataset(name, "train", LENGTHS, 4, pack, seed)
+    return features.train_dataset(task_data(name, LENGTHS, 4, pack=pack, seed=seed))
 
 
 def numpy(batches):
@@ -69,6 +69,10 @@ def numpy(batches):
 def real_rows(batches):
     rows = np.concatenate([b["decoder_target_tokens"] for b in batches])
     return [tuple(row) for row in rows if row.any()]
+
+
+def evaluation(name, batch_size=4, split="validation"):
+    return features.eval_dataset(task_data(name, LENGTHS, batch_size, split=split))
 
 
 @pytest.mark.parametrize("pack", [False, True])
@@ -109,7 +113,7 @@ def test_restored_iterator_gives_the_next_batches(name, pack, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [4, 11, 16])
 def test_evaluation_sees_each_example_once_in_full_batches(batch_size):
-    dataset = features.eval_dataset("features_copy", "validation", LENGTHS, batch_size)
+    dataset = evaluation("features_copy", batch_size)
     batches = numpy(dataset)
     assert dataset.element_spec["decoder_target_tokens"].shape[0] == batch_size
     assert len(batches) == math.ceil(NUM_VALIDATION / batch_size)
@@ -127,9 +131,8 @@ def test_hosts_evaluate_each_example_once_in_as_many_batches(pack):
     """Of 11 examples, in rows that do not divide over the hosts."""
 
     def batches(**hosts):
-        return numpy(
-            features.eval_dataset("features_copy", "validation", LENGTHS, 4, pack=pack, **hosts)
-        )
+        data = task_data("features_copy", LENGTHS, 4, split="validation", pack=pack)
+        return numpy(features.eval_dataset(data, **hosts))
 
     for num_hosts in (2, 4):
         parts = [batches(host=host, num_hosts=num_hosts) for host in range(num_hosts)]
@@ -139,40 +142,40 @@ def test_hosts_evaluate_each_example_once_in_as_many_batches(pack):
 @pytest.mark.parametrize("num_batches", [None, 2])
 @pytest.mark.parametrize("pack", [False, True])
 def test_evaluations_are_alike_and_shuffled(pack, num_batches):
-    args = ("features_spans", "train", {"inputs": 16, "targets": 16}, 2, num_batches, pack)
-    dataset = features.eval_dataset(*args)
+    data = task_data("features_spans", {"inputs": 16, "targets": 16}, 2, pack=pack)
+    dataset = features.eval_dataset(data, num_batches)
     first = numpy(dataset)
     assert_same_batches(first, numpy(dataset))
-    assert_same_batches(first, numpy(features.eval_dataset(*args)))
+    assert_same_batches(first, numpy(features.eval_dataset(data, num_batches)))
     if num_batches:
         assert len(first) == num_batches
 
 
 def test_evaluation_leaves_the_order_of_the_files():
-    dataset = features.eval_dataset("features_copy", "train", LENGTHS, 4)
+    dataset = evaluation("features_copy", split="train")
     texts = [BYTES.decode([int(t) for t in row if t > 1]) for row in real_rows(numpy(dataset))]
     assert texts != sorted(texts) and len(texts) == 60
 
 
 def test_mixture_is_evaluated_as_its_tasks():
-    datasets = features.eval_datasets("features_mixture", "validation", LENGTHS, 4)
+    datasets = features.eval_datasets(task_data("features_mixture", LENGTHS, 4, split="validation"))
     assert list(datasets) == ["features_copy", "features_spans"]
     with pytest.raises(UserError, match="'features_mixture' is a mixture"):
-        features.eval_dataset("features_mixture", "validation", LENGTHS, 4)
+        evaluation("features_mixture")
 
 
 def test_unknown_split_lists_the_splits():
     with pytest.raises(UserError, match="no split 'test', it has empty, train, validation"):
-        features.train_dataset("features_copy", "test", LENGTHS, 4, False, 1)
+        features.train_dataset(task_data("features_copy", LENGTHS, 4, split="test"))
 
 
 @pytest.mark.parametrize("make", ["train", "eval"])
 def test_empty_dataset_is_reported_at_once(make):
     with pytest.raises(UserError, match="split 'empty', gives no example"):
         if make == "train":
-            features.train_dataset("features_copy", "empty", LENGTHS, 4, False, 1)
+            features.train_dataset(task_data("features_copy", LENGTHS, 4, split="empty"))
         else:
-            features.eval_dataset("features_copy", "empty", LENGTHS, 4)
+            evaluation("features_copy", split="empty")
 
 
 def test_error_of_a_reader_becomes_one_line():

@@ -14,7 +14,7 @@ from switch_tf.data.ordered import OrderedBatches
 from switch_tf.errors import UserError
 from tests.data import cached_tasks
 from tests.data.cached_tasks import COUNTS, LENGTHS
-from tests.helpers import assert_same_batches, joined
+from tests.helpers import assert_same_batches, joined, task_data
 
 KINDS = [("cached_spans", False), ("cached_mixture", False), ("cached_mixture", True)]
 
@@ -32,8 +32,8 @@ def cache(tmp_path_factory):
 
 @functools.cache
 def ordered(name, batch_size=8, pack=False, seed=1, **hosts):
-    provider = seqio.get_mixture_or_task(name)
-    return OrderedBatches(provider, "train", LENGTHS, batch_size, pack, seed, **hosts)
+    data = task_data(name, LENGTHS, batch_size, pack=pack, seed=seed)
+    return OrderedBatches(data, **hosts)
 
 
 def take(batches, count):
@@ -287,7 +287,8 @@ def test_threads_end_with_their_iterators():
 
 
 def test_what_a_mixture_lacks_in_the_cache_is_told_before_its_rates(monkeypatch):
-    provider = seqio.Mixture("cached_partly", ["cached_few", "cached_not"], default_rate=1.0)
+    tasks = ["cached_few", "cached_not"]
+    seqio.MixtureRegistry.add("cached_partly", tasks, default_rate=1.0)
     monkeypatch.setattr(seqio.Mixture, "get_rate", lambda *_: pytest.fail("asked for a rate"))
     with pytest.raises(UserError, match="task 'cached_not' is not cached"):
-        OrderedBatches(provider, "train", LENGTHS, 4, False, 0)
+        OrderedBatches(task_data("cached_partly", LENGTHS, 4))

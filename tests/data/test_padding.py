@@ -11,7 +11,7 @@ from switch_tf.data import features
 from switch_tf.data.ordered import OrderedBatches
 from tests.data import cached_tasks
 from tests.data.cached_tasks import LENGTHS
-from tests.helpers import assert_same_batches
+from tests.helpers import assert_same_batches, task_data
 
 NAMES = ("cached_pairs", "cached_spans")
 END = 1
@@ -29,16 +29,16 @@ def cache(tmp_path_factory):
 
 
 def train(name, pack, use_cached):
+    data = task_data(name, LENGTHS, 6, pack=pack)
     if use_cached:
-        provider = seqio.get_mixture_or_task(name)
-        return list(itertools.islice(OrderedBatches(provider, "train", LENGTHS, 6, pack, 0), 20))
-    return arrays(features.train_dataset(name, "train", LENGTHS, 6, pack, 0).take(20))
+        return list(itertools.islice(OrderedBatches(data), 20))
+    return arrays(features.train_dataset(data).take(20))
 
 
 def evaluation(name, pack, use_cached, num_batches=None):
     # Of ten texts: the last batch is not full.
-    args = (name, "validation", LENGTHS, 6, num_batches, pack, use_cached)
-    return features.eval_dataset(*args)
+    shared = {"split": "validation", "pack": pack, "use_cached": use_cached}
+    return features.eval_dataset(task_data(name, LENGTHS, 6, **shared), num_batches)
 
 
 def arrays(batches):

@@ -12,6 +12,7 @@ from switch_tf.data import features, spans
 from switch_tf.data.spans import Spans
 from switch_tf.errors import UserError
 from tests.data import cached_tasks
+from tests.helpers import task_data
 
 T5 = Spans()
 NUMBERS = [(0.15, 3.0), (0.15, 1.0), (0.1, 8.0), (0.35, 2.5), (0.5, 3.0), (0.85, 32.0)]
@@ -182,7 +183,7 @@ def _texts(split, shuffle_files=False, seed=None):
 
 def read(name, inputs, targets):
     lengths = {"inputs": inputs, "targets": targets}
-    return features.train_dataset(name, "train", lengths, 1, False, 0)
+    return features.train_dataset(task_data(name, lengths, 1))
 
 
 DENSE = dict(noise_density=0.55, mean_noise_span_length=1)

@@ -7,7 +7,7 @@ from switch_tf.errors import UserError
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator, _numbers
 from tests import toy_task
-from tests.helpers import using
+from tests.helpers import task_data, using
 
 
 @pytest.mark.parametrize("name", ["batches", "batch_size", "decode_examples"])
@@ -35,7 +35,7 @@ def test_batches_of_a_split_are_as_long_as_its_longest_example_and_hold_each_onc
 
     lengths = {"inputs": 40, "targets": 20}
     with using(("batch:4", "batch:batch")) as mesh:
-        decoded = TaskEvaluator(None, mesh, "toy_copy", "validation", lengths, 4, None)
+        decoded = TaskEvaluator(None, mesh, task_data("toy_copy", lengths, 4, split="validation"))
         (dataset,) = decoded._evaluator.cached_model_datasets.values()
         with mesh_lib.host():
             outputs = decoded._by_index(function, dataset, lambda: False)

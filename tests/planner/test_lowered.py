@@ -24,7 +24,7 @@ from switch_tf.planner import lowered
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import STAGES, stage_dtypes
 from switch_tf.planner.plan import collective_table, dtype_table, training_step
-from tests.helpers import LAYOUTS, compiled, layout_of, place, tiny_model, using
+from tests.helpers import LAYOUTS, compiled, layout_of, place, task_data, tiny_model, using
 
 BATCH, LENGTHS, D_MODEL, EXPERTS, GROUP_SIZE = 64, {"inputs": 16, "targets": 8}, 16, 8, 8
 LAYERS, HEADS, D_KV = 2, 8, 4
@@ -42,7 +42,7 @@ def step_of(name, **kwargs):
         router = functools.partial(SwitchRouter, z_loss_coef=1e-3, min_capacity=1)
         given = {"dtype": "bfloat16", "router": router} | kwargs
         model = tiny_model(EXPERTS, GROUP_SIZE, built=False, **given)
-        make_step, features = training_step(model, optimizer, mesh, BATCH, LENGTHS)
+        make_step, features = training_step(model, optimizer, mesh, task_data(None, LENGTHS, BATCH))
         step = lowered.LoweredStep.of(make_step(**options), features)
         definition = lowered.definition(step.texts[0])
         names = [(node.op, node.name) for node in definition.node_def]
@@ -211,7 +211,9 @@ def stages_of_arm(arm):
         config.load(files, [*small, "VOCAB_SIZE=64", "NUM_EXPERTS=8"])
         with using(("batch:1", "batch:batch")) as mesh:
             model = TransformerEncoderDecoder()
-            make_step, features = training_step(model, Adafactor(), mesh, BATCH, LENGTHS)
+            make_step, features = training_step(
+                model, Adafactor(), mesh, task_data(None, LENGTHS, BATCH)
+            )
             step = lowered.LoweredStep.of(make_step(), features)
             return stage_dtypes(lowered.definition(step.texts[0]))
     finally:

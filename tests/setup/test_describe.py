@@ -8,7 +8,7 @@ from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant, rsqrt
 from switch_tf.setup.describe import describe, describe_optimizer
-from tests.helpers import held_bytes, tiny_model, using
+from tests.helpers import held_bytes, task_data, tiny_model, using
 
 LENGTHS = {"inputs": 16, "targets": 8}
 LAYER = "model/encoder/layer_0/feed_forward/switch_ffn"
@@ -31,7 +31,8 @@ def described(layout, batch_size=8, check=None, lengths=LENGTHS, routing=None, *
         optimizer.build(model.trainable_variables)
         if check is not None:
             check(model, optimizer)
-        return describe(model, optimizer, mesh, batch_size, lengths).splitlines()
+        data = task_data(None, lengths, batch_size)
+        return describe(model, optimizer, mesh, data).splitlines()
 
 
 def cells(lines, first):

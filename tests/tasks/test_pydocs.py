@@ -8,6 +8,7 @@ from switch_tf.data import features
 from switch_tf.tasks import pydocs
 from switch_tf.tasks.docstrings import corpus as pydocs_corpus
 from switch_tf.tasks.docstrings import examples as pydocs_examples
+from tests.helpers import task_data
 
 LENGTHS = {"inputs": 256, "targets": 64}
 SUPERVISED = tuple(pydocs_examples.MAKERS)
@@ -106,7 +107,9 @@ def test_wrong_choices_do_not_count_in_teacher_forced_evaluation(corpus):
 
 
 def examples_of_evaluation(name):
-    return features.eval_dataset(name, "validation", LENGTHS, batch_size=16).as_numpy_iterator()
+    return features.eval_dataset(
+        task_data(name, LENGTHS, 16, split="validation")
+    ).as_numpy_iterator()
 
 
 def test_the_choice_with_the_likelier_tokens_is_taken(corpus):

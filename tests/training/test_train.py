@@ -96,7 +96,7 @@ def test_run_json_has_what_a_report_needs(whole):
 
 
 def test_a_packed_run_resumes_bit_for_bit(tmp_path):
-    packed = {"train.pack": True, "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 32}}
+    packed = {"TaskData.pack": True, "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 32}}
     pretrain(tmp_path / "whole", **packed)
     pretrain(tmp_path / "parts", **packed, TRAIN_STEPS=2)
     pretrain(tmp_path / "parts", **packed)
@@ -178,7 +178,7 @@ def cached(tmp_path):
         "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
         "USE_CACHED_TASKS": True,
         "CACHE_DIR": str(tmp_path / "cache"),
-        "train.pack": True,
+        "TaskData.pack": True,
     }
     cached_tasks.forget()
 
@@ -197,7 +197,7 @@ def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, c
     assert evaluated == {"cached_pairs", "cached_few"}
     # As another process would, which knows of no cache yet.
     cached_tasks.forget()
-    rows = {k: v for k, v in cached.items() if k != "train.pack"}
+    rows = {k: v for k, v in cached.items() if k != "TaskData.pack"}
     evaluation = {"CHECKPOINT_PATH": str(tmp_path / "whole"), "Evaluation.decode": False}
     load([*FILES, "runs/eval.gin"], SMALL | rows | evaluation)
     assert set(evaluate()) == {"cached_pairs", "cached_few"}

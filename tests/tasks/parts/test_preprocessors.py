@@ -16,6 +16,7 @@ from switch_tf.data.spans import Spans
 from switch_tf.errors import UserError
 from switch_tf.tasks.parts import preprocessors
 from tests.data import cached_tasks
+from tests.helpers import task_data
 
 BYTES = seqio.ByteVocabulary(extra_ids=100)
 FEATURES = {name: seqio.Feature(BYTES, add_eos=True) for name in ("inputs", "targets")}
@@ -214,7 +215,7 @@ if "preprocessors_spans" not in seqio.TaskRegistry.names():
 
 
 def uncached(folder):
-    batches = features.train_dataset("preprocessors_spans", "train", LENGTHS, 100, False, 0)
+    batches = features.train_dataset(task_data("preprocessors_spans", LENGTHS, 100))
     batch = next(batches.as_numpy_iterator())
     rows = zip(batch["encoder_input_tokens"], batch["decoder_target_tokens"], strict=True)
     return [{"inputs": i[i > 1].tolist(), "targets": t[t > 1].tolist()} for i, t in rows]

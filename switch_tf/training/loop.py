@@ -1,0 +1,136 @@
+"""The loop of a run: step, observe, evaluate, save, until the last step or a signal."""
+
+import math
+import time
+
+from switch_tf.checkpoints.checkpoints import Checkpoints
+from switch_tf.data.feed import Feed
+from switch_tf.errors import UserError
+from switch_tf.evaluation.periodic import PeriodicEvaluation
+from switch_tf.evaluation.teacher_forced import Stopped
+from switch_tf.metrics.load_watch import LoadWatch
+from switch_tf.metrics.progress import Progress
+from switch_tf.metrics.writer import MetricsWriter
+from switch_tf.training.signals import StopSignals
+from switch_tf.training.step import TrainStep
+
+
+class TrainLoop:
+    """A run from the step that it is at.
+
+    Args:
+      model_dir: where it is logged and saved.
+      step: steps made so far.
+      train_step: makes a step.
+      feed: gives its batches.
+      checkpoints: of the run.
+      writer: the log of the run.
+      evaluation: evaluates it.
+    """
+
+    def __init__(
+        self,
+        model_dir: str,
+        step: int,
+        train_step: TrainStep,
+        feed: Feed,
+        checkpoints: Checkpoints,
+        writer: MetricsWriter,
+        evaluation: PeriodicEvaluation,
+    ):
+        self.step = step
+        self._model_dir = model_dir
+        self._train_step = train_step
+        self._feed = feed
+        self._checkpoints = checkpoints
+        self._writer = writer
+        self._evaluation = evaluation
+        self._load_watch = LoadWatch()
+
+    def run(self, train_steps: int, checkpoint_period: int) -> None:
+        """Trains up to `train_steps`, or until a signal, and saves.
+
+        Raises:
+          UserError: a loss that is not finite; the last checkpoint stays as it is.
+        """
+        batch, evaluation = None, self._evaluation
+        with StopSignals() as signals, Progress(train_steps, self.step) as progress:
+            try:
+                if evaluation.is_due(self.step) and not evaluation.is_done(self.step):
+                    evaluation.run(self.step, signals.stopped)
+                while self.step < train_steps and not signals.stopped():
+                    batch = self._advance(progress)
+                    if self.step % checkpoint_period == 0 or self.step == train_steps:
+                        self._save(batch)
+                    if evaluation.is_due(self.step):
+                        evaluation.run(self.step, signals.stopped)
+                stopped = signals.stopped() and self.step < train_steps
+            except Stopped:
+                stopped = True
+            finally:
+                self._writer.close()
+            if stopped:
+                self._save(batch)
+                done = self.step < train_steps or evaluation.is_done(self.step)
+                missing = "" if done else ", not evaluated"
+                progress.say(
+                    f"{signals.name} received: saved step {self.step}{missing}; the same command "
+                    "resumes"
+                )
+            else:
+                progress.say(
+                    f"done: step {self.step} of TRAIN_STEPS={train_steps}, in {self._model_dir}; a "
+                    "larger TRAIN_STEPS goes on from it"
+                )
+                print(*evaluation.best_lines(), sep="\n", flush=True)
+
+    def _save(self, batch) -> None:
+        """Saves, unless the last update left weights that a run could not go on from."""
+        nlp = self._evaluation.nlp(batch) if batch is not None else 0.0
+        if not math.isfinite(nlp):
+            raise UserError(
+                f"step {self.step} left weights whose loss is {-nlp}: they are not saved, and the "
+                f"last checkpoint in {self._model_dir} is untouched: lower the learning rate, or "
+                "set DTYPE='float32'"
+            )
+        self._checkpoints.save(self.step)
+
+    def _advance(self, progress):
+        """Makes one step, and returns its batch."""
+        started = time.perf_counter()
+        batch = self._feed.next()
+        metrics = self._train_step(batch, self.step)
+        seconds = time.perf_counter() - started
+        self._check_finite(metrics)
+        self.step += 1
+        rates = {
+            "tokens_per_second": sum(self._feed.tokens) / seconds,
+            "input_wait_share": self._feed.wait_seconds / seconds,
+            "seconds": seconds,
+        }
+        self._writer.train(self.step, metrics, rates)
+        progress.update(self.step, metrics, rates)
+        loads = {name: layer["load_E"] for name, layer in metrics["routing"].items()}
+        for warning in self._load_watch.see(loads):
+            progress.say(f"step {self.step}  {warning}")
+        return batch
+
+    def _check_finite(self, metrics) -> None:
+        if math.isfinite(metrics["loss"]):
+            return
+        first = metrics["not_finite"][0] if metrics["not_finite"] else "the loss itself"
+        logits = {name: layer["max_logit"] for name, layer in metrics["routing"].items()}
+        largest = ""
+        if logits:
+            name = max(logits, key=lambda layer: _order(logits[layer]))
+            largest = f"; largest router logit {logits[name]:.3g} in {name}"
+        raise UserError(
+            f"loss is {metrics['loss']} at step {self.step + 1}; first not finite: {first}"
+            f"{largest}; the last checkpoint in {self._model_dir} is untouched: lower the learning "
+            "rate, or set DTYPE='float32'"
+        )
+
+
+def _order(value: float) -> float:
+    """Sorts NaN above every number: it is the one to show."""
+    return math.inf if math.isnan(value) else value
