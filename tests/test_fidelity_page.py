@@ -43,6 +43,7 @@ TIMES = "when something is done, not what it gives"
 DATA = "which data, not what becomes of them"
 PARTS = "there is one kind; the page has its parameters"
 MESH = "the same numbers on every mesh"
+RATE = "there is none by default; the page has the schedules"
 # Parameters with a default, and why the page need not have them.
 OFF_PAGE = {
     "Attention.dropout_rate": MODEL,
@@ -74,6 +75,8 @@ OFF_PAGE = {
     "Stack.dropout_rate": MODEL,
     "Stack.rematerialize": MODEL,
     "TransformerEncoderDecoder.rematerialize": "the same numbers, in less memory",
+    "Adafactor.learning_rate": RATE,
+    "AdamW.learning_rate": RATE,
     "Evaluation.period": TIMES,
     "Evaluation.decode_period": TIMES,
     "ModelSetup.model": "there is one model",

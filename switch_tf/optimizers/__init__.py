@@ -1,1 +1,1 @@
-"""Adafactor and the learning rates that it follows."""
+"""Optimizers and the learning rates that they follow."""

@@ -21,40 +21,24 @@ from collections.abc import Sequence
 
 import gin
 import keras
-import numpy as np
 import tensorflow as tf
-from tensorflow.experimental import dtensor
 
 from switch_tf.errors import UserError
+from switch_tf.optimizers.base import Groups, Optimizer, axis_groups, moving_average
 from switch_tf.optimizers.schedules import Schedule
-
-# Dimensions of a variable, those together that count as one axis.
-Groups = tuple[tuple[int, ...], ...]
-
-
-def axis_groups(variable: keras.Variable) -> Groups:
-    """The variable's own, as `layers.base.Layer.weight` gives it; else each axis by itself."""
-    return getattr(variable, "axis_groups", None) or _each(len(variable.shape))
-
-
-def _each(rank: int) -> Groups:
-    return tuple((axis,) for axis in range(rank))
 
 
 @gin.configurable
-class Adafactor(tf.Module):
+class Adafactor(Optimizer):
     """Adafactor over variables that may be laid out over a mesh.
 
-    Attributes:
-      slots: `<variable path>/<kind>` -> float32 variable of zeros at first. Kinds: `v`, shape and
-        layout of the variable; or `vr` and `vc`, the variable without its largest and without its
-        second largest axis, laid out as what remains; and `m` like the variable if `beta1` > 0.
-        `tf.train.Checkpoint(optimizer=adafactor)` saves them by these names.
+    Its slots: `v` like the variable; or `vr` and `vc`, the variable without its largest and without
+    its second largest axis; and `m` like the variable if `beta1` > 0.
     """
 
     def __init__(
         self,
-        learning_rate: Schedule,
+        learning_rate: Schedule | None = None,
         decay_exponent: float = 0.8,
         beta1: float = 0.0,
         clipping_threshold: float | None = 1.0,
@@ -72,8 +56,7 @@ class Adafactor(tf.Module):
           decay_exponent: 0.8 of β above; Mesh-TF's `adafactor_decay_rate_pow`.
           beta1: momentum of the update, in [0, 1); 0 keeps no slot for it.
           clipping_threshold: d above; None does not clip.
-          global_norm_clip_threshold: gradients whose norm, of all variables together, is above it
-            are scaled down to it first; None does not (T5X's name).
+          global_norm_clip_threshold: as of `Optimizer`.
           multiply_by_parameter_scale: False leaves max(ε2, RMS(W)) out.
           factored: False keeps the whole second moment of every variable.
           min_dim_size_to_factor: smallest second largest axis that is factored.
@@ -81,55 +64,24 @@ class Adafactor(tf.Module):
           epsilon2: ε2 above.
 
         Raises:
-          UserError: `learning_rate` is not a function, or `beta1` is outside [0, 1).
+          UserError: no `learning_rate`, or one that is no function; or `beta1` is outside [0, 1).
         """
-        super().__init__(name="adafactor")
-        if not callable(learning_rate):
-            raise UserError(
-                f"Adafactor.learning_rate={learning_rate!r} is not a schedule: give "
-                "@schedules.constant(), @schedules.rsqrt() or @schedules.linear_decay()"
-            )
+        super().__init__(learning_rate, global_norm_clip_threshold)
         if not 0 <= beta1 < 1:
             raise UserError(f"Adafactor.beta1={beta1} is outside [0, 1)")
-        self.learning_rate = learning_rate
-        self.slots = {}
         self._decay_exponent = decay_exponent
         self._beta1 = beta1
         self._clipping_threshold = clipping_threshold
-        self._global_norm_clip_threshold = global_norm_clip_threshold
         self._multiply_by_parameter_scale = multiply_by_parameter_scale
         self._factored = factored
         self._min_dim_size_to_factor = min_dim_size_to_factor
         self._epsilon1 = epsilon1
         self._epsilon2 = epsilon2
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the slots of `variables`, once and outside compiled functions.
-
-        Raises:
-          ValueError: called twice, or two variables share a path.
-        """
-        if self.slots:
-            raise ValueError("Adafactor.build was called before")
-        for variable in variables:
-            kept = self.slot_axes(tuple(variable.shape), axis_groups(variable))
-            for kind, kept_axes in kept.items():
-                name = f"{variable.path}/{kind}"
-                if name in self.slots:
-                    raise ValueError(f"two variables have the path '{variable.path}'")
-                self.slots[name] = _zeros(variable.value, kept_axes, name)
-
-    def slot_axes(
-        self, shape: tuple[int, ...], groups: Groups | None = None
-    ) -> dict[str, list[int]]:
-        """Kind of slot -> the axes of a variable of `shape` that it keeps.
-
-        Args:
-          shape: of the variable.
-          groups: its `axis_groups`; None: each axis by itself.
-        """
+    def slot_axes(self, shape: tuple[int, ...], groups: Groups) -> dict[str, list[int]]:
+        """`v`, or `vr` and `vc`; and `m` with momentum."""
         everything = list(range(len(shape)))
-        axes = self._factored_axes(shape, groups or _each(len(shape)))
+        axes = self._factored_axes(shape, groups)
         kept = {"v": everything}
         if axes is not None:
             largest, second = axes
@@ -139,49 +91,32 @@ class Adafactor(tf.Module):
             }
         return kept | ({"m": everything} if self._beta1 else {})
 
-    def slots_of(self, variable: keras.Variable) -> dict[str, tf.Variable]:
-        """Kind (`v`, `vr`, `vc`, `m`) -> slot of one variable."""
-        names = {kind: f"{variable.path}/{kind}" for kind in ("v", "vr", "vc", "m")}
-        return {kind: self.slots[name] for kind, name in names.items() if name in self.slots}
-
-    def apply(
+    def updates(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
-    ) -> None:
-        """Updates the variables and their slots; call it inside a compiled function.
+    ) -> list[tf.Tensor]:
+        """What is subtracted from each variable.
 
         Scalars are computed for all variables at once: at small sizes the number of ops, times the
         number of devices, is what an update costs.
-
-        Args:
-          gradients: one a variable, of its shape.
-          variables: those of `build`, or some of them.
-          step: 0-based int scalar, 0 in the first update.
-
-        Raises:
-          ValueError: a variable has no gradient, or no slots.
         """
-        step = tf.cast(step, tf.float32)
         mixing = (step + 1.0) ** -self._decay_exponent
-        for gradient, variable in zip(gradients, variables, strict=True):
-            if gradient is None:
-                raise ValueError(f"'{variable.path}' has no gradient: leave it out of the update")
-            if not self.slots_of(variable):
-                raise ValueError(f"'{variable.path}' has no slots: it was not given to build")
-        gradients = self._clipped([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
         updates = [
             self._precondition(gradient, variable, mixing)
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
         factors = self._factors(updates, variables, self.learning_rate(step))
-        for update, variable, factor in zip(updates, variables, factors, strict=True):
-            update *= factor
-            if self._beta1:
-                momentum = self.slots_of(variable)["m"]
-                update = self._beta1 * momentum + (1.0 - self._beta1) * update
-                momentum.assign(update, read_value=False)
-            update = tf.cast(update, variable.value.dtype)
-            # Subtracted in place: w = w - update would round a bfloat16 reading of w each step.
-            variable.value.assign_sub(update, read_value=False)
+        updates = [update * factor for update, factor in zip(updates, factors, strict=True)]
+        if not self._beta1:
+            return updates
+        return [
+            self._with_momentum(update, self.slots_of(variable)["m"])
+            for update, variable in zip(updates, variables, strict=True)
+        ]
+
+    def _with_momentum(self, update, momentum):
+        update = self._beta1 * momentum + (1.0 - self._beta1) * update
+        momentum.assign(update, read_value=False)
+        return update
 
     def _factored_axes(self, shape: tuple[int, ...], groups: Groups) -> Groups | None:
         """The largest and the second largest group of axes (the first of equals).
@@ -194,25 +129,16 @@ class Adafactor(tf.Module):
         largest, second = sorted(groups, key=lambda group: -size[group])[:2]
         return (largest, second) if size[second] >= self._min_dim_size_to_factor else None
 
-    def _clipped(self, gradients):
-        if self._global_norm_clip_threshold is None:
-            return gradients
-        # Stacked before they are added: DTensor joins the all-reduces of the sums into one.
-        halves = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])
-        norm = tf.sqrt(2.0 * tf.reduce_sum(halves))
-        factor = tf.minimum(1.0, self._global_norm_clip_threshold / tf.maximum(norm, 1e-30))
-        return [gradient * factor for gradient in gradients]
-
     def _precondition(self, gradient, variable, mixing):
         """U = G / sqrt(V) with V brought up to date by `mixing` = 1 - β."""
         squared, slots = tf.square(gradient), self.slots_of(variable)
         if "v" in slots:
-            v = _mix(slots["v"], squared + self._epsilon1, mixing)
+            v = moving_average(slots["v"], squared + self._epsilon1, mixing)
             return gradient * tf.math.rsqrt(v)
         largest, second = self._factored_axes(tuple(gradient.shape), axis_groups(variable))
         # ε1 is added to the means: the same sum, on the smaller tensors.
-        vr = _mix(slots["vr"], tf.reduce_mean(squared, largest) + self._epsilon1, mixing)
-        vc = _mix(slots["vc"], tf.reduce_mean(squared, second) + self._epsilon1, mixing)
+        vr = moving_average(slots["vr"], tf.reduce_mean(squared, largest) + self._epsilon1, mixing)
+        vc = moving_average(slots["vc"], tf.reduce_mean(squared, second) + self._epsilon1, mixing)
         # The second largest axis, where it stands once the largest is gone.
         second_in_vr = [axis - sum(gone < axis for gone in largest) for axis in second]
         mean = tf.reduce_mean(vr, second_in_vr, keepdims=True)
@@ -237,37 +163,6 @@ def _spread(x, axes: tuple[int, ...]):
     for axis in sorted(axes):
         x = tf.expand_dims(x, axis)
     return x
-
-
-def zeros_like(value: tf.Variable, name: str) -> tf.Variable:
-    """A float32 variable of zeros, shaped and laid out like `value`."""
-    return _zeros(value, list(range(len(value.shape))), name)
-
-
-def _zeros(value: tf.Variable, axes: list[int], name: str) -> tf.Variable:
-    """A float32 variable of zeros with the given axes of `value`, laid out like them."""
-    shape = [value.shape[axis] for axis in axes]
-    if not isinstance(value, dtensor.DVariable):
-        return tf.Variable(tf.zeros(shape), name=name)
-    specs = [value.layout.sharding_specs[axis] for axis in axes]
-    layout = dtensor.Layout(specs, value.layout.mesh)
-    shard_shape = [
-        size if spec == dtensor.UNSHARDED else size // layout.mesh.dim_size(spec)
-        for size, spec in zip(shape, specs, strict=True)
-    ]
-    # Packed from zeros of a shard's shape, so that no device ever holds the whole. They come from
-    # NumPy: within `mesh.use`, tf.zeros would make a DTensor, which cannot be packed.
-    shard = tf.constant(np.zeros(shard_shape, np.float32))
-    parts = [shard] * layout.mesh.num_local_devices()
-    return dtensor.DVariable(dtensor.pack(parts, layout), name=name)
-
-
-def _mix(slot: tf.Variable, value: tf.Tensor, mixing: tf.Tensor) -> tf.Tensor:
-    """slot = slot + mixing · (value - slot), returned too."""
-    old = slot.value()
-    new = old + mixing * (value - old)
-    slot.assign(new, read_value=False)
-    return new
 
 
 def _rms(tensors: list[tf.Tensor]) -> tf.Tensor:

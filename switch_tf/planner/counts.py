@@ -7,7 +7,7 @@ from collections.abc import Callable
 from switch_tf.layers.base import Declared, declare_only
 from switch_tf.mesh import Mesh
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.optimizers.base import Optimizer
 
 _FLOAT32_BYTES = 4
 
@@ -58,7 +58,7 @@ class Counts:
         """
         return sum(_bytes(w.shape, w.axes, mesh) for w in self.weights)
 
-    def slot_bytes(self, mesh: Mesh, optimizer: Adafactor) -> int:
+    def slot_bytes(self, mesh: Mesh, optimizer: Optimizer) -> int:
         """Bytes of the optimizer's slots, float32, on each device."""
         return sum(
             _bytes([w.shape[i] for i in kept], [w.axes[i] for i in kept], mesh)

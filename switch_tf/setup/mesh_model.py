@@ -14,6 +14,7 @@ from switch_tf.data import features
 from switch_tf.data.task_data import TaskData
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.optimizers.base import Optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ class ModelSetup:
     """
 
     model: Callable[..., TransformerEncoderDecoder] = TransformerEncoderDecoder
-    optimizer: Callable[[], Adafactor] = Adafactor
+    optimizer: Callable[[], Optimizer] = Adafactor
     mesh_shape: str = "batch:1"
     layout_rules: str = "batch:batch"
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from switch_tf.errors import UserError
 from switch_tf.layers.base import lay_out
 from switch_tf.mesh import Mesh
-from switch_tf.optimizers.adafactor import zeros_like
+from switch_tf.optimizers.base import zeros_like
 
 
 def check_parts(batch_size: int, count: int, ways: int) -> None:

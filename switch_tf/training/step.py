@@ -53,8 +53,8 @@ class TrainStep:
     Attributes:
       microbatches: as given.
       optimizer_offset: what the optimizer's step is ahead of the run's: where a run goes on with
-        the optimizer of its initial checkpoint, that one's step. The learning rate and Adafactor's
-        decay follow the optimizer's step, data and noise the run's.
+        the optimizer of its initial checkpoint, that one's step. The optimizer and its
+        learning rate follow the optimizer's step, data and noise the run's.
 
     Args:
       model: called with features and `training`.

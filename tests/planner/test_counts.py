@@ -11,6 +11,7 @@ from switch_tf.layers.base import declare_only
 from switch_tf.mesh import Mesh
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.optimizers.adamw import AdamW
 from switch_tf.optimizers.schedules import constant
 from switch_tf.pages.models import LENGTHS, MODELS, PaperModel, count, lines, reckoned_flops, shape
 from switch_tf.planner import plan
@@ -153,11 +154,18 @@ def test_the_page_shows_what_the_two_files_of_a_model_differ_in():
     assert "| d_model |" not in text
 
 
+OPTIMIZERS = {
+    "Adafactor": lambda: Adafactor(constant(0.1), min_dim_size_to_factor=16),
+    "AdamW": lambda: AdamW(constant(0.1)),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_counted_is_what_a_device_holds(layout):
+def test_what_is_counted_is_what_a_device_holds(layout, optimizer):
     with using(layout_of(layout)) as mesh:
         model = tiny_model()
-        optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
+        optimizer = OPTIMIZERS[optimizer]()
         optimizer.build(model.trainable_variables)
         paper = Mesh(mesh.shape, mesh.rules, None)
         counts = Counts.of(functools.partial(tiny_model, built=False))

@@ -105,6 +105,29 @@ def test_a_packed_run_resumes_bit_for_bit(tmp_path):
     assert min(r["tokens"] for r in records(tmp_path / "whole", "train")) > 4 * 6
 
 
+def test_a_run_with_another_optimizer_logs_its_rate_and_resumes_bit_for_bit(tmp_path, capsys):
+    own = {
+        "ModelSetup.optimizer": "@AdamW",
+        "AdamW.learning_rate": "@schedules.rsqrt()",
+        "schedules.rsqrt.scale": 0.01,
+        "TRAIN_STEPS": 4,
+        "EVAL_PERIOD": 4,
+    }
+    pretrain(tmp_path / "whole", **own)
+    pretrain(tmp_path / "parts", **own | {"TRAIN_STEPS": 2})
+    pretrain(tmp_path / "parts", **own)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert rates(tmp_path / "whole") == pytest.approx([0.01 / 10] * 4)
+    # Two slots of each weight.
+    (counts,) = set(re.findall(r"(\d+) variables, (\d+) optimizer slots", capsys.readouterr().out))
+    assert int(counts[1]) == 2 * int(counts[0])
+
+
+def test_an_optimizer_without_a_rate_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="^AdamW.learning_rate=None is not a schedule: give @"):
+        pretrain(tmp_path, **{"ModelSetup.optimizer": "@AdamW"})
+
+
 def rates(model_dir):
     return [r["learning_rate"] for r in records(model_dir, "train")]
 

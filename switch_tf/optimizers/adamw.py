@@ -1,0 +1,97 @@
+"""AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101).
+
+For a variable w with gradient g at the 0-based step t:
+
+  m = β1 m + (1 - β1) g                             momentum
+  v = β2 v + (1 - β2) g²                            second moment
+  w = w - α(t) · (m̂ / (sqrt(v̂) + ε) + λ w)          m̂ = m / (1 - β1^(t + 1)), v̂ likewise
+
+The rate multiplies the decay λ, too, as in optax, PyTorch and Keras. AdamW keeps two numbers a
+weight, where Adafactor, with which the paper trains, keeps next to none of a large matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import gin
+import keras
+import tensorflow as tf
+
+from switch_tf.errors import UserError
+from switch_tf.optimizers.base import Groups, Optimizer, moving_average
+from switch_tf.optimizers.schedules import Schedule
+
+
+@gin.configurable
+class AdamW(Optimizer):
+    """AdamW over variables that may be laid out over a mesh.
+
+    Its slots: `m` and `v`, both like the variable. What has one axis does not decay: these are the
+    norms' scales, which belong near 1, not near 0. All else decays: kernels, experts, routers,
+    embeddings and the position bias.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Schedule | None = None,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.01,
+        global_norm_clip_threshold: float | None = None,
+    ):
+        """Chooses the update; `build` makes the slots.
+
+        Args:
+          learning_rate: α, a function of the step as in `schedules`. Updates are about as large as
+            it is, whatever the weights: `schedules.rsqrt.scale` makes T5's rates, which Adafactor
+            multiplies by the weights' RMS, small enough.
+          beta1: β1, in [0, 1).
+          beta2: β2, in [0, 1). 0.95 to 0.98 forget a spike of the gradient sooner.
+          epsilon: ε, added outside the root.
+          weight_decay: λ; 0 is Adam.
+          global_norm_clip_threshold: as of `Optimizer`; 1.0 is usual.
+
+        Raises:
+          UserError: no `learning_rate`, or one that is no function; or β1 or β2 is outside [0, 1).
+        """
+        super().__init__(learning_rate, global_norm_clip_threshold)
+        for name, beta in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 <= beta < 1:
+                raise UserError(f"AdamW.{name}={beta} is outside [0, 1)")
+        self._beta1 = beta1
+        self._beta2 = beta2
+        self._epsilon = epsilon
+        self._weight_decay = weight_decay
+
+    def slot_axes(self, shape: tuple[int, ...], groups: Groups) -> dict[str, list[int]]:
+        """`m` and `v`, of all axes."""
+        everything = list(range(len(shape)))
+        return {"m": everything, "v": everything}
+
+    def updates(
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """α · (m̂ / (sqrt(v̂) + ε) + λ w) of each variable."""
+        rate = self.learning_rate(step)
+        started1, started2 = (_started(beta, step) for beta in (self._beta1, self._beta2))
+        found = []
+        for gradient, variable in zip(gradients, variables, strict=True):
+            slots = self.slots_of(variable)
+            m = moving_average(slots["m"], gradient, 1.0 - self._beta1)
+            v = moving_average(slots["v"], tf.square(gradient), 1.0 - self._beta2)
+            update = (m / started1) / (tf.sqrt(v / started2) + self._epsilon)
+            if self._weight_decay and len(variable.shape) > 1:
+                update += self._weight_decay * tf.cast(variable.value, tf.float32)
+            found.append(rate * update)
+        return found
+
+
+def _started(beta: float, step: tf.Tensor) -> tf.Tensor:
+    """1 - β^(t + 1), the share of a moving average that is not its start from zero.
+
+    By expm1: with β = 0.999, float32's difference would be off by 5e-5 in the first steps.
+    """
+    return -tf.math.expm1((step + 1.0) * (math.log(beta) if beta else -math.inf))
