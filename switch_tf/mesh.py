@@ -4,6 +4,9 @@ A mesh is written `batch:4,model:2`. Layout rules are written `batch:batch,exper
 and map a tensor's axis names (left) to mesh dimensions (right). A tensor axis that no rule names is
 replicated; of two axes of one tensor that ask for the same mesh dimension, that is an error.
 
+A mesh may span several processes (DTensor's clients). *Global* is what all its devices hold,
+*local* what those of this process hold, listed in DTensor's order, that of `dtensor.pack`.
+
 Parsing and checking need no TensorFlow, so a wrong mesh is reported before its start.
 """
 
@@ -16,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from switch_tf import runtime
 from switch_tf.errors import UserError
 
 # Every axis name that a weight or an activation may be declared with.
@@ -118,25 +122,36 @@ class Mesh:
     dtensor_mesh: object
 
     @classmethod
-    def create(cls, mesh_shape: str, layout_rules: str = "", device_type: str = "CPU") -> Mesh:
-        """Builds the mesh over the first devices of `device_type`.
+    def create(cls, mesh_shape: str, layout_rules: str = "") -> Mesh:
+        """Builds the mesh over the first devices of each process, of the type that it started with.
 
         Raises:
-          UserError: malformed text, or fewer devices than the mesh has places.
+          UserError: malformed text, fewer devices than the mesh has places, or places that do not
+            divide over the processes.
         """
         from tensorflow.experimental import dtensor
 
         mesh = cls.on_paper(mesh_shape, layout_rules)
-        size = mesh.size
-        there = dtensor.num_local_devices(device_type)
-        # create_mesh over absent devices crashes the process, so they are counted first.
-        if size > there:
+        kind, processes = runtime.device_type(), dtensor.num_clients()
+        there = dtensor.num_global_devices(kind)
+        # A mesh over absent devices crashes the process, so they are counted first.
+        if mesh.size > there:
             raise UserError(
-                f"MESH_SHAPE='{mesh_shape}' asks for {size} {device_type} devices, {there} there: "
+                f"MESH_SHAPE='{mesh_shape}' asks for {mesh.size} {kind} devices, {there} there: "
                 "make it smaller"
             )
-        devices = [f"{device_type}:{i}" for i in range(size)]
-        made = dtensor.create_mesh(list(mesh.shape.items()), devices=devices)
+        if mesh.size % processes:
+            raise UserError(
+                f"MESH_SHAPE='{mesh_shape}' has {mesh.size} devices, which do not divide over the "
+                f"{processes} processes: change it"
+            )
+        devices = [f"{kind}:{i}" for i in range(mesh.size // processes)]
+        made = dtensor.create_distributed_mesh(
+            list(mesh.shape.items()),
+            # DTensor itself takes all cores of a TPU, and refuses a list.
+            local_devices=None if kind == "TPU" else devices,
+            device_type=kind,
+        )
         return cls(mesh.shape, mesh.rules, made)
 
     @classmethod
@@ -181,8 +196,10 @@ class Mesh:
 
         return dtensor.Layout(self.spec(axes), self.dtensor_mesh)
 
-    def shards(self, axes: Sequence[str | None], shape: Sequence[int]) -> list[tuple[slice, ...]]:
-        """What each local device holds, as slices of the global tensor, in device order.
+    def global_places(
+        self, axes: Sequence[str | None], shape: Sequence[int]
+    ) -> list[tuple[slice, ...]]:
+        """What each device of the mesh holds, as slices of the global tensor, in the mesh's order.
 
         Raises:
           UserError: an axis does not divide over its mesh dimension.
@@ -201,17 +218,24 @@ class Mesh:
             slices.append(tuple(part))
         return slices
 
+    def local_places(
+        self, axes: Sequence[str | None], shape: Sequence[int]
+    ) -> list[tuple[slice, ...]]:
+        """What each device of this process holds, as `global_places`, in DTensor's order."""
+        every = self.global_places(axes, shape)
+        return [every[device] for device in self.dtensor_mesh.local_device_ids()]
+
     def pack(self, value: np.ndarray, axes: Sequence[str | None]):
         """A DTensor of a host array: each device gets its slice.
 
         Args:
-          value: the global array.
+          value: the global array; of it, a process reads what its own devices get.
           axes: its axis names, one a dimension.
         """
         import tensorflow as tf
         from tensorflow.experimental import dtensor
 
-        parts = [tf.constant(value[part]) for part in self.shards(axes, value.shape)]
+        parts = [tf.constant(value[place]) for place in self.local_places(axes, value.shape)]
         return dtensor.pack(parts, self.layout(axes))
 
     @contextlib.contextmanager
@@ -256,29 +280,24 @@ def host():
 
 
 def local_shards(value) -> list[tuple[tuple[slice, ...], object]]:
-    """What the local devices hold of a DTensor, variable or tensor, replicas once.
+    """What the devices of this process hold of a DTensor, variable or tensor, replicas once.
 
     Returns:
       A pair for each shard: its place in the whole, and the tensor, on its device.
     """
-    import keras
-    import tensorflow as tf
     from tensorflow.experimental import dtensor
 
-    if isinstance(value, keras.Variable):
-        value = value.value
-    if isinstance(value, tf.Variable):
-        value = value.read_value()
+    value = _tensor(value)
     if not dtensor.is_dtensor(value):
         return [(tuple(slice(0, n) for n in value.shape), value)]
     shards = {}
-    for place, part in zip(places(value), dtensor.unpack(value), strict=True):
+    for place, part in zip(local_places(value), dtensor.unpack(value), strict=True):
         shards.setdefault(str(place), (place, part))
     return list(shards.values())
 
 
-def places(value) -> list[tuple[slice, ...]]:
-    """For each local device, the part of a DTensor or DVariable that it holds, in device order."""
+def local_places(value) -> list[tuple[slice, ...]]:
+    """For each device of this process, the part of a DTensor or DVariable that it holds."""
     from tensorflow.experimental import dtensor
 
     layout = getattr(value, "layout", None) or dtensor.fetch_layout(value)
@@ -286,12 +305,17 @@ def places(value) -> list[tuple[slice, ...]]:
     specs = enumerate(layout.sharding_specs)
     rules = {str(i): name for i, name in specs if name != dtensor.UNSHARDED}
     axes = [str(i) for i in range(len(value.shape))]
-    return Mesh(sizes, rules, layout.mesh).shards(axes, value.shape)
+    return Mesh(sizes, rules, layout.mesh).local_places(axes, value.shape)
 
 
 def to_numpy(value) -> np.ndarray:
-    """The global value of a DTensor, variable or tensor as one host array."""
+    """The global value of a DTensor, variable or tensor as one host array.
+
+    Where this process lacks parts of it, they are sent, so all processes have to ask for it.
+    """
     shards = local_shards(value)
+    if sum(math.prod(part.shape) for _, part in shards) < math.prod(value.shape):
+        shards = local_shards(_replicated(_tensor(value)))
     if len(shards) == 1:
         return shards[0][1].numpy()
     ends = [max(place[axis].stop for place, _ in shards) for axis in range(len(shards[0][0]))]
@@ -299,3 +323,20 @@ def to_numpy(value) -> np.ndarray:
     for place, part in shards:
         whole[place] = part.numpy()
     return whole
+
+
+def _replicated(value):
+    """The DTensor, whole on every device."""
+    from tensorflow.experimental import dtensor
+
+    mesh = dtensor.fetch_layout(value).mesh
+    return dtensor.relayout(value, dtensor.Layout.replicated(mesh, len(value.shape)))
+
+
+def _tensor(value):
+    """The value of a variable; a tensor as it is."""
+    import keras
+    import tensorflow as tf
+
+    value = value.value if isinstance(value, keras.Variable) else value
+    return value.read_value() if isinstance(value, tf.Variable) else value

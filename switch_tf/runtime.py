@@ -5,6 +5,7 @@ so nothing else in the project touches these settings.
 """
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -13,8 +14,10 @@ from absl import logging as absl_logging
 
 from switch_tf.errors import UserError
 
-_started_devices: int | None = None
+DEVICE_TYPES = ("CPU", "GPU", "TPU")
 
+_started_devices: int | None = None
+_device_type = "CPU"
 
 # What DTensor writes after each of its passes, where `lowered_functions` says.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
@@ -23,26 +26,34 @@ _DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = False) -> None:
-    """Starts TensorFlow with `num_devices` logical devices of `device_type`.
+    """Starts TensorFlow with `num_devices` devices of `device_type`.
 
     Sets what environment variables steer (all-to-all relayouts, oneDNN, log level), splits the CPU
     into logical devices, and leaves its graphs as they are. A second call with the same or a
-    smaller number of devices does nothing.
+    smaller number of devices does nothing. Where DTENSOR_JOBS lists several processes, it waits for
+    the others; each brings its share of the devices.
 
     Args:
-      num_devices: of the mesh.
-      device_type: "CPU", "GPU" or "TPU".
+      num_devices: of the mesh, in all processes.
+      device_type: one of `DEVICE_TYPES`; `Mesh.create` takes the same.
       shows_lowered: whether `lowered_functions` is to work; compiling takes longer within it.
 
     Raises:
-      UserError: TensorFlow was started before, or with fewer devices, or there are not so many.
+      UserError: TensorFlow was started before, or with fewer or other devices, or there are not so
+        many.
     """
-    global _started_devices
+    global _started_devices, _device_type
+    check_device_type(device_type)
     if _started_devices is not None:
         if num_devices > _started_devices:
             raise UserError(
                 f"{num_devices} devices asked for, but this process started with "
                 f"{_started_devices}: start a new process"
+            )
+        if device_type != _device_type:
+            raise UserError(
+                f"{device_type} devices asked for, but this process started with {_device_type} "
+                "devices: start a new process"
             )
         return
     if "tensorflow" in sys.modules and os.environ.get("DTENSOR_USE_ALL_TO_ALL_RELAYOUT") != "1":
@@ -67,19 +78,52 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
 
     # Keras would wrap a UserError raised in a layer into many lines.
     keras.config.disable_traceback_filtering()
-    physical = tf.config.list_physical_devices(device_type)
-    if not physical:
-        raise UserError(f"no {device_type} device on this machine")
-    if device_type == "CPU":
-        _split_cpu(physical[0], num_devices)
-    elif len(physical) < num_devices:
-        raise UserError(
-            f"{num_devices} {device_type} devices asked for by MESH_SHAPE, {len(physical)} there: "
-            "make MESH_SHAPE smaller"
-        )
+    _make_devices(device_type, num_devices)
     tf.get_logger().setLevel("ERROR")
     absl_logging.set_verbosity(absl_logging.ERROR)
-    _started_devices = num_devices
+    _started_devices, _device_type = num_devices, device_type
+
+
+def check_device_type(device_type: str) -> None:
+    """Checks that a mesh may be of such devices.
+
+    Raises:
+      UserError: none of `DEVICE_TYPES`.
+    """
+    if device_type not in DEVICE_TYPES:
+        raise UserError(f"DEVICE_TYPE={device_type!r}: give 'CPU', 'GPU' or 'TPU'")
+
+
+def device_type() -> str:
+    """The type of device that `start` was given: meshes are made of these."""
+    return _device_type
+
+
+def is_chief() -> bool:
+    """Whether this process is the one, of several, that prints and writes logs."""
+    return os.environ.get("DTENSOR_CLIENT_ID", "0") == "0"
+
+
+def _make_devices(device_type: str, num_devices: int) -> None:
+    """Makes this process's share of the devices, and what they talk by."""
+    import tensorflow as tf
+    from tensorflow.experimental import dtensor
+
+    physical = tf.config.list_physical_devices(device_type)
+    if not physical:
+        raise UserError(
+            f"DEVICE_TYPE='{device_type}': no {device_type} device on this machine; leave it out "
+            "for CPU devices"
+        )
+    local_devices = math.ceil(num_devices / dtensor.num_clients())
+    if device_type == "CPU":
+        _split_cpu(physical[0], local_devices)
+    elif len(physical) < local_devices:
+        raise UserError(
+            f"{local_devices} {device_type} devices asked for by MESH_SHAPE, {len(physical)} "
+            "there: make MESH_SHAPE smaller"
+        )
+    dtensor.initialize_accelerator_system(device_type)
 
 
 def _split_cpu(cpu, num_devices: int) -> None:

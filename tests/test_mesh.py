@@ -1,7 +1,10 @@
 import contextlib
+import dataclasses
 import os
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -141,6 +144,76 @@ def test_a_mesh_of_fewer_devices_than_there_are_takes_the_first():
     assert [d[-5:] for d in mesh.dtensor_mesh.local_devices()] == [f"CPU:{i}" for i in range(4)]
 
 
+def test_a_mesh_that_does_not_divide_over_the_processes_is_one_line(monkeypatch):
+    monkeypatch.setenv("DTENSOR_JOBS", "localhost:1,localhost:2")
+    assert line_of(Mesh.create, "batch:5,model:3") == (
+        "MESH_SHAPE='batch:5,model:3' has 15 devices, which do not divide over the 2 processes: "
+        "change it"
+    )
+
+
+def test_the_places_of_a_process_are_those_of_its_devices():
+    second = SimpleNamespace(local_device_ids=lambda: [2, 3])
+    mesh = dataclasses.replace(
+        Mesh.on_paper("batch:2,model:2", "batch:batch,d_ff:model"), dtensor_mesh=second
+    )
+    every = mesh.global_places(("batch", "d_ff"), (4, 6))
+    assert len(every) == 4
+    assert mesh.local_places(("batch", "d_ff"), (4, 6)) == every[2:]
+    assert every[2] == (slice(2, 4), slice(0, 3))
+
+
+PROCESS = """
+from switch_tf import runtime
+runtime.start(4)
+import os
+import numpy as np
+import tensorflow as tf
+from tensorflow.experimental import dtensor
+from switch_tf import mesh as mesh_lib
+from switch_tf.optimizers.base import zeros_like
+mesh = mesh_lib.Mesh.create("batch:2,model:2", "batch:batch,d_ff:model")
+value = np.arange(16, dtype=np.float32).reshape(4, 4)
+with mesh_lib.use(mesh):
+    packed = mesh.pack(value, ("batch", "d_ff"))
+    held = sum(part.numpy().sum() for _, part in mesh_lib.local_shards(packed))
+    total = mesh_lib.to_numpy(tf.reduce_sum(packed))
+    whole = mesh_lib.to_numpy(packed)
+    zeros = zeros_like(dtensor.DVariable(packed), "zeros")
+    assert not mesh_lib.to_numpy(zeros).any() and zeros.shape == [4, 4]
+dtensor.barrier(mesh.dtensor_mesh)
+print(runtime.is_chief(), held, total, (whole == value).all(), flush=True)
+os._exit(0)
+"""
+
+
+def test_two_processes_hold_their_own_parts_of_one_mesh():
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        ports = [server.getsockname()[1] for server in servers]
+    jobs = ",".join(f"localhost:{port}" for port in ports)
+    started = []
+    for client in range(2):
+        own = {"DTENSOR_CLIENT_ID": str(client), "DTENSOR_JOBS": jobs}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROCESS],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ | own,
+            )
+        )
+    try:
+        outputs = [process.communicate(timeout=300) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    # The rows 0 to 1 and 2 to 3 of the whole, whose sum both know.
+    for (told, errors), expected in zip(outputs, ("True 28.0", "False 92.0"), strict=True):
+        assert told == f"{expected} 120.0 True\n", errors
+
+
 def test_two_axes_of_a_tensor_on_one_mesh_dimension_are_one_line():
     mesh = Mesh.create("batch:2,model:2", "d_model:model,d_ff:model")
     assert line_of(mesh.layout, ("experts", "d_model", "d_ff")) == (
@@ -175,9 +248,11 @@ def test_a_device_gets_its_slice_and_the_whole_comes_back(name):
     parts = dtensor.unpack(packed)
     assert len(parts) == mesh.size
     assert {tuple(part.shape) for part in parts} == {part_shape}
-    for place, part in zip(mesh.shards(axes, value.shape), parts, strict=True):
+    places = mesh.global_places(axes, value.shape)
+    for place, part in zip(places, parts, strict=True):
         np.testing.assert_array_equal(part, value[place])
-    assert mesh_lib.places(packed) == mesh.shards(axes, value.shape)
+    # One process has all devices.
+    assert places == mesh.local_places(axes, value.shape) == mesh_lib.local_places(packed)
     np.testing.assert_array_equal(mesh_lib.to_numpy(packed), value)
 
 

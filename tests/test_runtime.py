@@ -16,6 +16,7 @@ ALL_TO_ALL = "DTENSOR_USE_ALL_TO_ALL_RELAYOUT"
 def not_started(monkeypatch):
     """This process as one that imported TensorFlow, but did not start."""
     monkeypatch.setattr(runtime, "_started_devices", None)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     return monkeypatch
 
 
@@ -66,14 +67,35 @@ def test_tensorflow_imported_before_the_start_is_one_line(not_started):
 
 
 def test_a_device_type_that_is_not_there_is_one_line(not_started):
-    assert line_of(1, "ABACUS") == ("no ABACUS device on this machine")
+    assert line_of(1, "GPU") == (
+        "DEVICE_TYPE='GPU': no GPU device on this machine; leave it out for CPU devices"
+    )
+
+
+def test_a_device_type_that_there_is_not_is_one_line():
+    assert line_of(1, "gpu") == "DEVICE_TYPE='gpu': give 'CPU', 'GPU' or 'TPU'"
+
+
+def test_a_second_start_with_devices_of_another_type_is_one_line():
+    assert runtime.device_type() == "CPU"
+    assert line_of(1, "TPU") == (
+        "TPU devices asked for, but this process started with CPU devices: start a new process"
+    )
 
 
 def test_too_few_accelerators_are_one_line(not_started):
     not_started.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 2)
-    assert line_of(4, "ABACUS") == (
-        "4 ABACUS devices asked for by MESH_SHAPE, 2 there: make MESH_SHAPE smaller"
+    assert line_of(4, "GPU") == (
+        "4 GPU devices asked for by MESH_SHAPE, 2 there: make MESH_SHAPE smaller"
     )
+
+
+@pytest.mark.parametrize("client, is_chief", [(None, True), ("0", True), ("1", False)])
+def test_the_first_process_is_the_chief(monkeypatch, client, is_chief):
+    monkeypatch.delenv("DTENSOR_CLIENT_ID", raising=False)
+    if client is not None:
+        monkeypatch.setenv("DTENSOR_CLIENT_ID", client)
+    assert runtime.is_chief() is is_chief
 
 
 def test_a_user_error_in_a_layer_comes_out_as_it_is():

@@ -47,7 +47,7 @@ def read(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
             continue
         read_already = {}
         parts = []
-        for place in mesh_lib.places(variable):
+        for place in mesh_lib.local_places(variable):
             key = str(place)
             if key not in read_already:
                 read_already[key] = _read(prefix, name, variable, place)

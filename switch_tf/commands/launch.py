@@ -22,24 +22,29 @@ class Launch:
       args: the flags that are not gin's.
       bindings: `NAME=value` of the others.
       devices: that the mesh needs.
+      device_type: of these.
     """
 
     args: argparse.Namespace
     bindings: list[str]
     devices: int
+    device_type: str
 
     def start(self, devices: int | None = None, shows_lowered: bool = False) -> None:
         """Starts TensorFlow and loads gin.
 
         Args:
-          devices: None: those of the mesh.
+          devices: None: those of the mesh; else so many of the CPU.
           shows_lowered: as `runtime.start`.
 
         Raises:
           UserError: too few devices, or what only gin itself can tell.
         """
-        runtime.start(self.devices if devices is None else devices, shows_lowered=shows_lowered)
+        of_mesh = (self.devices, self.device_type)
+        runtime.start(*(of_mesh if devices is None else (devices,)), shows_lowered=shows_lowered)
         config.load(self.args.gin_file, self.bindings)
+        # Read as a macro, it is part of the operative config, which needs it to run again.
+        config.macro("DEVICE_TYPE", "CPU")
 
 
 def check(
@@ -87,7 +92,7 @@ def check(
     if command == "train":
         check_optimizer(given)
     check_checkpoints(given)
-    return Launch(args, bindings, devices)
+    return Launch(args, bindings, devices, given.get("DEVICE_TYPE", "CPU"))
 
 
 _DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
@@ -187,6 +192,7 @@ def check_numbers(given: dict) -> None:
     for name in ("PACK", "RESTORE_OPTIMIZER", "USE_CACHED_TASKS"):
         if not isinstance(given.get(name, False), bool):
             raise UserError(f"{name}={given[name]!r}: give True or False")
+    runtime.check_device_type(given.get("DEVICE_TYPE", "CPU"))
     runtime.dtype_policy(given.get("TransformerEncoderDecoder.dtype", "float32"))
     spans.Spans(*(given.get(name, default) for name, default in _SPANS.items()))
     seed = given.get("SEED", 0)

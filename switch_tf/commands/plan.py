@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from switch_tf.commands.launch import check
 
 _FLAGS = {
-    "collectives": "compile one training step on CPU devices, and list what crosses them",
+    "collectives": "compile one training step for the mesh, and list what crosses its devices",
     "dtypes": "compile one training step, and list in what precision its Switch layers compute",
-    "memory": "make two training steps on CPU devices, and say what memory they took",
+    "memory": "make two training steps on the mesh, and say what memory they took",
 }
 
 

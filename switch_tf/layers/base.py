@@ -185,7 +185,7 @@ class Layer(keras.layers.Layer):
         else:
             made = {}
             parts = []
-            for part in mesh.shards(axes, shape):
+            for part in mesh.local_places(axes, shape):
                 key = str(part)
                 if key not in made:
                     made[key] = tf.constant(initializer(seed, path, shape, part))

@@ -127,9 +127,9 @@ def draw(measured: Measured, path: Path) -> None:
     mesh = measured.mesh
     columns = list(mesh.shape.values())[-1] if len(mesh.shape) > 1 else _DEVICES
     parts = {
-        "attention and dense weights": mesh.shards(("d_model", "d_ff"), (8, 8)),
-        "experts' weights": mesh.shards(("experts", "d_model", "d_ff"), (8, 8, 8)),
-        "tokens": mesh.shards(("batch", "length", None), (8, 8, 8)),
+        "attention and dense weights": mesh.global_places(("d_model", "d_ff"), (8, 8)),
+        "experts' weights": mesh.global_places(("experts", "d_model", "d_ff"), (8, 8, 8)),
+        "tokens": mesh.global_places(("batch", "length", None), (8, 8, 8)),
     }
     figure, axes = pyplot.subplots(1, len(parts), figsize=(9, 1.0 + 0.5 * _DEVICES // columns))
     for axis, (title, held) in zip(axes, parts.items(), strict=True):

@@ -52,7 +52,7 @@ def fill(slots):
     for slot in slots.values():
         value = generator.random(slot.shape, np.float32)
         if isinstance(slot, dtensor.DVariable):
-            parts = [tf.constant(value[place]) for place in mesh_lib.places(slot)]
+            parts = [tf.constant(value[place]) for place in mesh_lib.local_places(slot)]
             slot.assign(dtensor.pack(parts, slot.layout))
         else:
             slot.assign(value)

@@ -2,7 +2,10 @@
 
 import gin
 import pytest
+import tensorflow as tf
 
+from switch_tf import config, runtime
+from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
 from tests.commands.test_main import run_without_tensorflow
 
@@ -84,6 +87,10 @@ BEFORE_TENSORFLOW = {
     "another dtype": (
         [MODEL, PRETRAIN, DIR, "--gin.DTYPE='float16'"],
         "DTYPE='float16' is not float32 or bfloat16: T5's activations overflow float16",
+    ),
+    "another kind of device": (
+        [MODEL, PRETRAIN, DIR, "--gin.DEVICE_TYPE='gpu'"],
+        "DEVICE_TYPE='gpu': give 'CPU', 'GPU' or 'TPU'",
     ),
     "no experts": (
         [MODEL, PRETRAIN, DIR, "--gin.NUM_EXPERTS=0"],
@@ -204,6 +211,39 @@ def told(capsys):
         return errors[0].removeprefix("switch-tf: error: ")
 
     yield run
+    gin.clear_config()
+
+
+def test_a_device_that_the_machine_lacks_is_told(told, monkeypatch):
+    """What the macro says is what TensorFlow is started with."""
+    monkeypatch.setattr(runtime, "_started_devices", None)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    line = told(DIR, "--gin.DEVICE_TYPE='TPU'")
+    assert line.startswith("DEVICE_TYPE='TPU': no TPU device on this machine; ")
+
+
+@pytest.mark.parametrize("argv", [["eval"], ["plan", "--memory"], ["bench", "layer"]])
+def test_commands_start_with_the_device_type_of_the_macro(argv, monkeypatch):
+    class Started(Exception):
+        """Instead of a start."""
+
+    def start(num_devices, device_type, shows_lowered):
+        raise Started(num_devices, device_type)
+
+    monkeypatch.setattr(runtime, "start", start)
+    run = "--gin_file=runs/eval.gin" if argv == ["eval"] else "--gin_file=runs/plan.gin"
+    own = ["--gin.CHECKPOINT_PATH='/tmp'"] if argv == ["eval"] else []
+    with pytest.raises(Started) as started:
+        main_module.main([*argv, MODEL, LAYOUT, run, *own, "--gin.DEVICE_TYPE='GPU'"])
+    assert started.value.args == (8, "GPU")
+
+
+def test_the_device_type_is_in_the_operative_config(monkeypatch):
+    """Which by itself runs the same again."""
+    monkeypatch.setattr(runtime, "start", lambda *arguments, **keywords: None)
+    argv = [MODEL, "--gin_file=runs/plan.gin", "--gin.DEVICE_TYPE='GPU'"]
+    launch.check("plan", "", argv).start()
+    assert "DEVICE_TYPE = 'GPU'" in config.operative_config()
     gin.clear_config()
 
 

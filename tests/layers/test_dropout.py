@@ -5,7 +5,7 @@ from tensorflow.experimental import dtensor
 
 from switch_tf.layers.attention import Attention
 from switch_tf.layers.dropout import Dropout, step_seed
-from switch_tf.mesh import places, to_numpy
+from switch_tf.mesh import local_places, to_numpy
 from switch_tf.models.transformer import Residual
 from tests.helpers import compiled, place, using
 
@@ -102,5 +102,5 @@ def test_devices_that_hold_the_same_draw_the_same(layout):
         assert (ahead - behind) / 2e-2 == pytest.approx(slope, rel=1e-3)
         if layout != "no mesh":
             found = {}
-            for where, part in zip(places(y_BLM), dtensor.unpack(y_BLM), strict=True):
+            for where, part in zip(local_places(y_BLM), dtensor.unpack(y_BLM), strict=True):
                 np.testing.assert_array_equal(found.setdefault(str(where), part), part)
