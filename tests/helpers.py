@@ -13,8 +13,12 @@ from tensorflow.experimental import dtensor
 from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.data.task_data import TaskData
+from switch_tf.layers.context import collect
+from switch_tf.layers.figures import Figures
+from switch_tf.layers.routing import layer_figures
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.models.losses import cross_entropy
 
 GOLDEN = Path(__file__).parent / "golden"
 VOCAB = 64
@@ -139,3 +143,29 @@ def random_features(batch=8, encoder_length=16, decoder_length=8, seed=0):
 def place_features(features):
     """Features on the mesh in use, spread over the batch."""
     return {name: place(array, ("batch",)) for name, array in features.items()}
+
+
+def loss_and_gradients(model, features, z_loss_coef):
+    """Of a training batch of host arrays: the loss, with the routers', and path -> gradient."""
+    variables = model.trainable_variables
+
+    @compiled
+    def run(features):
+        with tf.GradientTape() as tape, collect() as reports:
+            logits_BLV = model(features, training=True)
+            targets_BL = features["decoder_target_tokens"]
+            loss = cross_entropy(logits_BLV, targets_BL, targets_BL > 0, z_loss_coef)[-1]
+            loss += sum(report.loss() for report in reports)
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        # An untied embedding has a sparse one.
+        return loss, *map(tf.convert_to_tensor, gradients)
+
+    loss, *gradients = run(place_features(features))
+    return loss, {v.path: g for v, g in zip(variables, gradients, strict=True)}
+
+
+def figures_of(report):
+    """What a log is given of a Switch layer's report."""
+    figures = Figures()
+    report.add_to(figures)
+    return layer_figures(figures.unpack(figures.pack().numpy())[report.name])

@@ -3,24 +3,20 @@
 import functools
 
 import pytest
-import tensorflow as tf
 from tensorflow.experimental import dtensor
 
-from switch_tf.layers import routing
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, TopKRouter
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
 from switch_tf.mesh import to_numpy
-from switch_tf.models.losses import cross_entropy
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
 from tests.helpers import (
     LAYOUTS,
-    compiled,
     error,
     layout_of,
+    loss_and_gradients,
     part_shapes,
-    place_features,
     random_features,
     tiny_model,
     using,
@@ -50,40 +46,30 @@ MODELS = {
 
 
 @functools.cache
-def loss_and_gradients(layout, kind):
-    """Path -> array of one batch, in float32, every layer sparse; `loss` too.
+def of_one_batch(layout, kind):
+    """Path -> gradient of one batch, in float32, every layer sparse; `loss` too.
 
     A device holds of a gradient what it holds of the weight.
     """
     with using(layout):
         model = tiny_model(8, group_size=8, expert_frequency=1, **MODELS[kind])
-        variables = model.trainable_variables
-
-        @compiled
-        def run(features):
-            with tf.GradientTape() as tape, routing.collect() as reports:
-                logits_BLV = model(features, training=True)
-                targets_BL = features["decoder_target_tokens"]
-                loss = cross_entropy(logits_BLV, targets_BL, targets_BL > 0, 1e-2)[-1]
-                loss += sum(report.loss() for report in reports)
-            gradients = tape.gradient(loss, [variable.value for variable in variables])
-            # An untied embedding has a sparse one.
-            return [loss, *map(tf.convert_to_tensor, gradients)]
-
-        found = run(place_features(random_features()))
-        names = ["loss", *(variable.path for variable in variables)]
+        loss, gradients = loss_and_gradients(model, random_features(), 1e-2)
+        found = {"loss": loss} | gradients
         if layout is not None:
-            parts = [{tuple(part.shape) for part in dtensor.unpack(value)} for value in found]
-            held = dict(zip(names, parts, strict=True))
-            assert held == {"loss": {()}} | {v.path: part_shapes(v) for v in variables}
-    return dict(zip(names, map(to_numpy, found), strict=True))
+            held = {
+                path: {tuple(part.shape) for part in dtensor.unpack(value)}
+                for path, value in found.items()
+            }
+            expected = {v.path: part_shapes(v) for v in model.trainable_variables}
+            assert held == {"loss": {()}} | expected
+    return {path: to_numpy(value) for path, value in found.items()}
 
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_loss_and_gradients_are_those_of_a_single_device(name, kind):
-    expected = loss_and_gradients(None, kind)
-    found = loss_and_gradients(layout_of(name), kind)
+    expected = of_one_batch(None, kind)
+    found = of_one_batch(layout_of(name), kind)
     errors = {path: error(value, expected[path]) for path, value in found.items()}
     assert {path: value for path, value in errors.items() if value > 1e-4} == {}
 

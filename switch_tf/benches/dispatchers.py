@@ -27,7 +27,7 @@ def seconds_per_layer(group_size: int, num_experts: int) -> dict[str, float]:
     """
     import tensorflow as tf
 
-    from switch_tf.layers import routing
+    from switch_tf.layers.context import collect
     from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
     from switch_tf.layers.switch_ffn import SwitchFFN
 
@@ -37,7 +37,7 @@ def seconds_per_layer(group_size: int, num_experts: int) -> dict[str, float]:
 
         @tf.function(autograph=False)
         def run(x_BLM):
-            with tf.GradientTape() as tape, routing.collect():
+            with tf.GradientTape() as tape, collect():
                 tape.watch(x_BLM)
                 loss = tf.reduce_sum(tf.square(layer(x_BLM)))
             return tape.gradient(loss, [x_BLM, layer.router.kernel.value, layer.experts.wo.value])

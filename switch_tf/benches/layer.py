@@ -17,11 +17,11 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
-from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import declare_only
-from switch_tf.layers.dropout import fixed_seed
+from switch_tf.layers.context import collect, declare_only, step_seed
+from switch_tf.layers.figures import Figures
 from switch_tf.layers.measuring_router import UniformRouter, WorstCaseRouter, ZipfRouter
 from switch_tf.layers.router import Router
+from switch_tf.layers.routing import layer_figures
 from switch_tf.layers.switch_layer import SwitchLayer
 from switch_tf.metrics.tables import table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
@@ -38,18 +38,18 @@ class Timed:
     Attributes:
       router: what routes.
       capacity: C, of each expert for each group.
-      run: makes a forward and a backward pass, and returns `Report.statistics`.
+      run: makes a forward and a backward pass, and returns `routing.layer_figures`.
       seconds: of each call.
     """
 
     router: str
     capacity: int
-    run: Callable[[], np.ndarray]
+    run: Callable[[], dict]
     seconds: list[float] = dataclasses.field(default_factory=list)
 
     def cells(self, tokens: int, least: float) -> tuple[str, ...]:
         """The row, given the tokens of a call and the seconds of the fastest row."""
-        figures = routing_lib.unpack_statistics(self.run(), 0.0)
+        figures = self.run()
         load_E, median = figures["load_E"], float(np.median(self.seconds))
         return (
             self.router,
@@ -136,10 +136,12 @@ def _timed(name: str, layer: SwitchLayer, x_BLM) -> Timed:
     """The row of a layer, which is built, compiled and called."""
     layer.build((None, None, x_BLM.shape[-1]))
     _, group_size = layer.groups(*x_BLM.shape[:2])
+    figures = Figures()
 
     @tf.function(autograph=False)
     def run(x_BLM):
-        with tf.GradientTape() as tape, fixed_seed(), routing_lib.collect() as reports:
+        seed = tf.zeros([2], tf.int32)
+        with tf.GradientTape() as tape, step_seed(seed), collect() as reports:
             x_BLM = tf.identity(x_BLM)
             tape.watch(x_BLM)
             # Several, of a projection.
@@ -151,10 +153,12 @@ def _timed(name: str, layer: SwitchLayer, x_BLM) -> Timed:
         gradients = tape.gradient(loss, [x_BLM, *variables])
         # Read with the figures, so that a call ends when the gradients are there.
         largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(g)) for g in gradients]))
-        return tf.concat([reports[0].statistics(), [largest]], axis=0)
+        reports[0].add_to(figures)
+        figures.add("gradients", "max", {"largest": largest})
+        return figures.pack()
 
-    def call() -> np.ndarray:
-        return mesh_lib.to_numpy(run(x_BLM))[:-1]
+    def call() -> dict:
+        return layer_figures(figures.unpack(mesh_lib.to_numpy(run(x_BLM)))[layer.path])
 
     call()
     return Timed(name, layer.router.capacity(group_size, training=True), call)

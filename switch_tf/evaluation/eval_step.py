@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.dropout import fixed_seed
+from switch_tf.layers.context import inference_scope
+from switch_tf.layers.figures import Figures
 from switch_tf.models.losses import cross_entropy
 
 
@@ -20,6 +20,7 @@ class EvalStep:
         self._model = model
         self._makes_dropless = dropless
         self._is_sparse = False
+        self._figures = Figures()
         # Apart, so that the buffers of one are gone when the other, E times as large, are made.
         self._capped = tf.function(self._trace_capped, autograph=False)
         self._dropless = tf.function(self._trace_dropless, autograph=False)
@@ -38,22 +39,30 @@ class EvalStep:
         """Sums over the batch, at the evaluation capacity: cross_entropy (nats), correct, tokens,
         routed (tokens times layers) and kept (those that an expert took).
         """
-        names = "cross_entropy correct tokens routed kept".split()
-        values = mesh_lib.to_numpy(self._capped(features)).tolist()
-        return dict(zip(names, values, strict=True))
+        vector = mesh_lib.to_numpy(self._capped(features))
+        return self._figures.unpack(vector)["batch"]
 
     def _trace_capped(self, features):
-        with fixed_seed(), routing_lib.collect() as reports:
+        with inference_scope(dropless=False) as reports:
             entropy, correct, tokens = self._forward(features)
         routed, kept = tokens, tokens
         if reports:
             self._is_sparse = True
             routed = _total([r.routing.nonpadding_GS for r in reports])
             kept = _total([r.routing.kept_GS for r in reports])
-        return tf.stack([entropy, correct, tokens, routed, kept])
+        sums = {
+            "cross_entropy": entropy,
+            "correct": correct,
+            "tokens": tokens,
+            "routed": routed,
+            "kept": kept,
+        }
+        self._figures = Figures()
+        self._figures.add("batch", "sum", sums)
+        return self._figures.pack()
 
     def _trace_dropless(self, features):
-        with fixed_seed(), routing_lib.collect(), routing_lib.dropless():
+        with inference_scope():
             return self._forward(features)[0]
 
     def _forward(self, features):

@@ -4,10 +4,9 @@ import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.attention import Cache
 from switch_tf.layers.base import lay_out
-from switch_tf.layers.dropout import fixed_seed
+from switch_tf.layers.context import inference_scope
 from switch_tf.models.transformer import new_caches
 
 EOS_ID = 1
@@ -18,7 +17,7 @@ _CHECK_EVERY = 4
 class GreedyDecoder:
     """Takes the most probable token at every position, up to the end-of-sequence token.
 
-    Experts are given room for every token (`routing.dropless`), so that a text's output does not
+    Experts are given room for every token (`inference_scope`), so that a text's output does not
     depend on what else is in its batch.
 
     Args:
@@ -60,7 +59,7 @@ class GreedyDecoder:
         return np.pad(decoded, [(0, 0), (0, self._max_length - decoded.shape[1])])
 
     def _trace_first(self, tokens_BT):
-        with routing_lib.collect(), routing_lib.dropless(), fixed_seed():
+        with inference_scope():
             memory_BTM = self._model.encode({"encoder_input_tokens": tokens_BT})
         model = self._model
         shape = [tokens_BT.shape[0], self._max_length, model.num_heads, model.d_kv]
@@ -88,7 +87,7 @@ class GreedyDecoder:
             "decoder_input_tokens": last_B1,
             "decoder_target_tokens": going_B1,
         }
-        with routing_lib.collect(), routing_lib.dropless(), fixed_seed():
+        with inference_scope():
             logits_B1V = self._model.decode(features, memory_BTM, caches, position)
         if self._vocabulary_size is not None:
             is_piece_V = tf.range(logits_B1V.shape[-1]) < self._vocabulary_size

@@ -6,8 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.dropout import fixed_seed
+from switch_tf.layers.context import inference_scope
 from switch_tf.models.losses import token_losses
 
 FEATURES = (
@@ -46,7 +45,7 @@ class Scorer:
         return mesh_lib.to_numpy(self._run(packed))
 
     def _trace(self, features):
-        with routing_lib.collect(), routing_lib.dropless(), fixed_seed():
+        with inference_scope():
             logits_BLV = self._model(features, training=False)
         entropy_BL, _, _ = token_losses(logits_BLV, features["decoder_target_tokens"])
         weights_BL = tf.cast(features["decoder_loss_weights"], tf.float32)

@@ -10,7 +10,7 @@ from switch_tf.layers.initializers import TruncatedNormal
 # allowed position (all padding) gives no NaN; far below any logit in bfloat16 too.
 MASKED = -1e9
 # One axis of the originals' kernels.
-_MERGED = ("heads", "d_kv")
+MERGED_AXES = ("heads", "d_kv")
 
 
 class Cache:
@@ -73,7 +73,7 @@ class Attention(Layer):
         self.build_inputs(d_model)
         shape, axes = (self.num_heads, self.d_kv, d_model), ("heads", "d_kv", "d_model")
         output_init = TruncatedNormal.fan_in(self.init_scale, self.num_heads * self.d_kv)
-        self.output_kernel = self.weight("output", shape, axes, output_init, _MERGED)
+        self.output_kernel = self.weight("output", shape, axes, output_init, MERGED_AXES)
         self.dropout.build(None)
 
     def build_inputs(self, d_model: int):
@@ -81,7 +81,7 @@ class Attention(Layer):
         shape, axes = (d_model, self.num_heads, self.d_kv), ("d_model", "heads", "d_kv")
         inits = input_initializers(self.init_scale, d_model, self.d_kv)
         self.query, self.key, self.value = (
-            self.weight(name, shape, axes, init, _MERGED) for name, init in inits.items()
+            self.weight(name, shape, axes, init, MERGED_AXES) for name, init in inits.items()
         )
 
     def call(

@@ -1,6 +1,5 @@
 """The base layer: weights declared with axis names, laid out over the mesh in use."""
 
-import contextlib
 import dataclasses
 import inspect
 from collections.abc import Sequence
@@ -12,26 +11,7 @@ from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
-
-_seed = [0]
-_declarations: list[list["Declared"]] = []
-
-
-@dataclasses.dataclass(frozen=True)
-class Declared:
-    """A weight that is not there.
-
-    Attributes:
-      path: of the variable that it would be.
-      shape: its whole shape.
-      axes: an axis name for each dimension.
-      axis_groups: the dimensions, those together that count as one for the optimizer.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    axes: tuple[str | None, ...]
-    axis_groups: tuple[tuple[int, ...], ...]
+from switch_tf.layers.context import Declared, current_build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,20 +27,6 @@ class Uncast:
     """
 
     tensor: tf.Tensor
-
-
-@contextlib.contextmanager
-def declare_only():
-    """Layers built within it make no weights; yields the list of what they would make.
-
-    So a model of any size can be counted. It cannot be called.
-    """
-    declared: list[Declared] = []
-    _declarations.append(declared)
-    try:
-        yield declared
-    finally:
-        _declarations.pop()
 
 
 def configurable(layer_class):
@@ -100,16 +66,6 @@ def registered(name: str):
     return found
 
 
-@contextlib.contextmanager
-def model_seed(seed: int):
-    """Weights built within it are initialised from `seed` (0 outside)."""
-    _seed.append(seed)
-    try:
-        yield
-    finally:
-        _seed.pop()
-
-
 def lay_out(x, axes: Sequence[str | None]):
     """`x` laid out over the mesh in use by its axis names; `x` itself where there is no mesh.
 
@@ -119,7 +75,7 @@ def lay_out(x, axes: Sequence[str | None]):
     return x if mesh is None else dtensor.relayout(x, mesh.layout(axes))
 
 
-def exact_dtype(compute_dtype: str, is_exact: bool = True) -> str:
+def exact_dtype(compute_dtype: str, is_exact: bool) -> str:
     """The dtype of what is to be at least float32, where `is_exact`, in a layer."""
     return "float32" if is_exact and compute_dtype == "bfloat16" else compute_dtype
 
@@ -172,23 +128,23 @@ class Layer(keras.layers.Layer):
         Raises:
           UserError: an axis does not divide over its mesh dimension.
         """
-        shape, axes, seed = tuple(shape), tuple(axes), _seed[-1]
+        shape, axes, build = tuple(shape), tuple(axes), current_build()
         path = f"{self.path}/{name}"
         groups = _axis_groups(axes, merged)
-        if _declarations:
-            _declarations[-1].append(Declared(path, shape, axes, groups))
-            return _declarations[-1][-1]
+        if build.declared is not None:
+            build.declared.append(Declared(path, shape, axes, groups))
+            return build.declared[-1]
         mesh = mesh_lib.current()
         if mesh is None:
             everything = tuple(slice(0, n) for n in shape)
-            value = initializer(seed, path, shape, everything)
+            value = initializer(build.seed, path, shape, everything)
         else:
             made = {}
             parts = []
             for part in mesh.local_places(axes, shape):
                 key = str(part)
                 if key not in made:
-                    made[key] = tf.constant(initializer(seed, path, shape, part))
+                    made[key] = tf.constant(initializer(build.seed, path, shape, part))
                 parts.append(made[key])
             value = dtensor.DVariable(dtensor.pack(parts, mesh.layout(axes)), name=name)
         # Not cast by Keras on access: casts are made where they are wanted, by `read`.
@@ -204,11 +160,8 @@ class Layer(keras.layers.Layer):
 def _axis_groups(axes: tuple, merged: Sequence[str]) -> tuple[tuple[int, ...], ...]:
     """Dimensions one by one, those of `merged` together."""
     together = tuple(axes.index(name) for name in merged)
-    groups, seen = [], False
-    for i in range(len(axes)):
-        if i not in together:
-            groups.append((i,))
-        elif not seen:
-            groups.append(together)
-            seen = True
-    return tuple(groups)
+    return tuple(
+        together if (i,) == together[:1] else (i,)
+        for i in range(len(axes))
+        if i not in together[1:]
+    )

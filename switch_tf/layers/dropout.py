@@ -1,6 +1,5 @@
 """Dropout whose mask is a function of (seed, step, layer), so that a resumed run draws the same."""
 
-import contextlib
 import zlib
 from collections.abc import Sequence
 
@@ -9,33 +8,18 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers.base import Layer, lay_out, sizes
-
-_seeds: list = []
-
-
-@contextlib.contextmanager
-def step_seed(seed):
-    """Within it, dropout masks are drawn from `seed`, an int32 tensor [2] that differs by step."""
-    _seeds.append(seed)
-    try:
-        yield
-    finally:
-        _seeds.pop()
+from switch_tf.layers.context import current_call
 
 
 def current_seed():
-    """The seed of the innermost `step_seed`; one drawn now outside of any."""
-    return _seeds[-1] if _seeds else tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
-
-
-def fixed_seed():
-    """Within it, layers that draw do so alike at every call: for evaluation and decoding."""
-    return step_seed(tf.zeros([2], tf.int32))
+    """The seed of the call; without one, a new one at each."""
+    seed = current_call().seed
+    return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32) if seed is None else seed
 
 
 def layer_seed(layer) -> tf.Tensor:
     """int32 [2]: the step's seed with the layer's path mixed in; random outside `step_seed`."""
-    if not _seeds:
+    if current_call().seed is None:
         return current_seed()
     path_hash = zlib.crc32(layer.path.encode()) & 0x7FFFFFFF
     return tf.bitwise.bitwise_xor(current_seed(), tf.constant([path_hash, 0], tf.int32))

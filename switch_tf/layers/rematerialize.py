@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import lay_out
-from switch_tf.layers.dropout import current_seed, step_seed
-from switch_tf.layers.watch import watch
+from switch_tf.layers.context import CallContext, current_call, enter
+from switch_tf.layers.dropout import current_seed
+from switch_tf.layers.routing import Report
 
 
 def rematerialize(function: Callable, x, *others, add_loss: Callable | None = None):
@@ -25,20 +25,20 @@ def rematerialize(function: Callable, x, *others, add_loss: Callable | None = No
     Returns:
       The function's value.
     """
-    seed, outer = current_seed(), routing_lib.collector()
-    is_dropless = routing_lib.is_dropless()
-    reported: list[routing_lib.Report] = []
+    outer = current_call()
+    # Where nobody has set the seed it is drawn now, so that both runs have the same.
+    call = dataclasses.replace(outer, seed=current_seed())
+    reported: list[Report] = []
 
     @tf.custom_gradient
     def run(*inputs):
-        with step_seed(seed), routing_lib.collect() as reports:
+        with enter(dataclasses.replace(call, reports=[])) as first:
             y = function(*inputs)
-        reported.extend(reports)
-        loss = _total_losses(reports)
+        reported.extend(first.reports)
+        loss = _total_losses(first.reports)
 
         def gradient(dy, dloss, variables=()):
-            with step_seed(seed), routing_lib.dropless(is_dropless):
-                return _gradients_made_again(function, inputs, variables, dy, dloss)
+            return _gradients_made_again(call, function, inputs, variables, dy, dloss)
 
         return (y, loss), gradient
 
@@ -49,14 +49,14 @@ def rematerialize(function: Callable, x, *others, add_loss: Callable | None = No
         # none.
         known = left.pop(int(report.by_tokens), tf.zeros([]))
         report = dataclasses.replace(report, known_loss=known)
-        if outer is not None:
-            outer.append(report)
-    if reported and outer is None and add_loss is not None:
+        if outer.reports is not None:
+            outer.reports.append(report)
+    if reported and outer.reports is None and add_loss is not None:
         add_loss(tf.reduce_sum(losses))
     return y
 
 
-def _gradients_made_again(function, inputs, variables, dy, dloss):
+def _gradients_made_again(call: CallContext, function, inputs, variables, dy, dloss):
     """Gradients of the inputs, and of the variables, by running the function once more."""
     # Where dy is a number, the input. Without something of the backward pass in it, the compiler
     # would see the same operations twice and keep the first.
@@ -68,9 +68,9 @@ def _gradients_made_again(function, inputs, variables, dy, dloss):
     ]
     with tf.GradientTape() as tape:
         tape.watch(fresh)
-        with routing_lib.collect() as reports, watch():
+        with enter(dataclasses.replace(call, reports=[], watched=None)) as again:
             y = function(*fresh)
-            loss = _total_losses(reports)
+        loss = _total_losses(again.reports)
     gradients = tape.gradient(
         [y, loss],
         [*fresh, *variables],

@@ -5,6 +5,7 @@ import tensorflow as tf
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import Layer, check_least, configurable, sizes
+from switch_tf.layers.context import current_call
 from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
 
@@ -140,7 +141,7 @@ class Router(Layer):
 
     def capacity(self, group_size: int, training: bool) -> int:
         """C, tokens an expert takes from a group of `group_size`."""
-        if self.dropless or routing_lib.is_dropless():
+        if self.dropless or current_call().dropless:
             return group_size
         return self.limited_capacity(group_size, training)
 
@@ -154,15 +155,18 @@ class Router(Layer):
             return min(self.absolute_capacity, group_size)
         capacity = self._by_factor(group_size, training)
         if not capacity:
-            factor = self.capacity_factor if training else self.eval_capacity_factor
             raise UserError(
                 f"an expert of {type(self).__name__} takes 0 of {group_size} tokens at a capacity "
-                f"factor of {factor}: raise it, or set Router.min_capacity=1"
+                f"factor of {self.factor(training)}: raise it, or set Router.min_capacity=1"
             )
         return capacity
 
+    def factor(self, training: bool) -> float:
+        """The capacity factor asked for in training, or in evaluation."""
+        return self.capacity_factor if training else self.eval_capacity_factor
+
     def _by_factor(self, group_size: int, training: bool) -> int:
-        factor = self.capacity_factor if training else self.eval_capacity_factor
+        factor = self.factor(training)
         return routing_lib.expert_capacity(group_size, self.num_experts, factor, self.min_capacity)
 
     def odd_factor(self, group_size: int, training: bool = True) -> float | None:
@@ -177,19 +181,12 @@ class Router(Layer):
         Returns:
           None where they are near, or no factor is asked for.
         """
-        factor = self.real_factor(group_size, training)
-        asked = self.capacity_factor if training else self.eval_capacity_factor
-        # More than all tokens of a group are not there to be taken.
-        asked = min(asked, self.num_experts)
-        if factor is None or asked / _NEAR <= factor <= asked * _NEAR:
-            return None
-        return factor
-
-    def real_factor(self, group_size: int, training: bool = True) -> float | None:
-        """C · E / S of a group; None where no factor is asked for."""
         if self.dropless or self.absolute_capacity is not None:
             return None
-        return self._by_factor(group_size, training) * self.num_experts / group_size
+        found = self._by_factor(group_size, training) * self.num_experts / group_size
+        # More than all tokens of a group are not there to be taken.
+        asked = min(self.factor(training), self.num_experts)
+        return None if asked / _NEAR <= found <= asked * _NEAR else found
 
     def call(self, x_GSM, nonpadding_GS=None, training=False):
         """Routes every token.

@@ -1,12 +1,11 @@
 """What a router decides, what it reports, and how many tokens an expert takes."""
 
-import contextlib
 import dataclasses
+from collections.abc import Mapping
 
 import tensorflow as tf
 
-# Figures of `Report.statistics` behind the load of the experts.
-NUM_SCALARS = 8
+from switch_tf.layers.figures import Figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,38 +121,39 @@ class Report:
     def _square_log_z_GS(self):
         return tf.square(tf.reduce_logsumexp(self.routing.logits_GSE, axis=-1))
 
-    def statistics(self):
-        """[E + 8] float32 whose mean over groups a log needs, as `unpack_statistics` reads it.
+    def add_to(self, figures: Figures) -> None:
+        """Adds what a log needs as the group of the layer's name, for `layer_figures` to read.
 
-        One vector, so that a mesh reduces it with one all-reduce.
+        Means over groups are one vector, so that a mesh reduces it with one all-reduce.
         """
         r = self.routing
         log_p_GSE = tf.nn.log_softmax(r.logits_GSE)
         entropy_GS = -tf.reduce_sum(tf.exp(log_p_GSE) * log_p_GSE, axis=-1)
-        per_token_GSN = tf.stack(
-            [
-                tf.ones_like(entropy_GS),
-                tf.cast(r.kept_GS, tf.float32),
-                entropy_GS,
-                tf.reduce_sum(r.probabilities_GSE * r.chosen_GSE, axis=-1),
-                self._square_log_z_GS(),
-            ],
-            axis=-1,
-        )
+        per_token_GS = {
+            "tokens": tf.ones_like(entropy_GS),
+            "kept": tf.cast(r.kept_GS, tf.float32),
+            "entropy": entropy_GS,
+            "gate": tf.reduce_sum(r.probabilities_GSE * r.chosen_GSE, axis=-1),
+            "z_loss": self._square_log_z_GS(),
+        }
+        per_token_GSN = tf.stack(list(per_token_GS.values()), axis=-1)
         per_token_GSN = tf.concat([r.chosen_GSE, per_token_GSN], axis=-1)
         per_token_GSN *= tf.expand_dims(r.nonpadding_GS, -1)
         sums_GN = tf.reduce_sum(per_token_GSN, axis=1)
         tokens_G = tf.reduce_sum(r.nonpadding_GS, axis=1)
-        per_group_GN = tf.stack(
-            [
-                r.load_balancing_loss_G * r.balance_weight_G,
-                r.balance_weight_G,
-                self._token_balance_G() * tokens_G,
-            ],
-            axis=1,
-        )
+        per_group_G = {
+            "balance": r.load_balancing_loss_G * r.balance_weight_G,
+            "balance_weight": r.balance_weight_G,
+            "token_balance": self._token_balance_G() * tokens_G,
+        }
+        per_group_GN = tf.stack(list(per_group_G.values()), axis=1)
         statistics_GN = tf.concat([sums_GN, per_group_GN], axis=1)
-        return tf.reduce_mean(tf.stop_gradient(statistics_GN), axis=0)
+        means_N = tf.reduce_mean(tf.stop_gradient(statistics_GN), axis=0)
+        widths = {"load_E": r.num_experts} | dict.fromkeys((*per_token_GS, *per_group_G))
+        figures.add_vector(self.name, "mean", widths, means_N)
+        max_logit = tf.reduce_max(tf.abs(tf.stop_gradient(r.logits_GSE)))
+        figures.add(self.name, "max", {"max_logit": max_logit})
+        figures.add_constants(self.name, load_balancing_coef=self.load_balancing_coef)
 
     def _token_balance_G(self):
         """E · sum_i f_i P_i over tokens alone: 1.0 is balanced, however much padding there is."""
@@ -166,87 +166,42 @@ class Report:
             shares.append(sum_GE / tf.maximum(total_G1, 1e-9))
         return tf.reduce_sum(shares[0] * shares[1], axis=1) * r.num_experts
 
-    def max_logit(self):
-        """The largest absolute router logit, a scalar."""
-        return tf.reduce_max(tf.abs(tf.stop_gradient(self.routing.logits_GSE)))
 
-
-def unpack_statistics(vector, coefficient: float) -> dict:
-    """The named figures of a `Report.statistics` vector (NumPy), as the log wants them.
+def layer_figures(found: Mapping) -> dict:
+    """The figures of a Switch layer as the log wants them.
 
     Args:
-      vector: [E + 8].
-      coefficient: of the load-balancing loss.
+      found: what `Report.add_to` added, as `Figures.unpack` gives it.
 
     Returns:
       load_E: share of the tokens that chose each expert, before capacity (of top-2, first choices;
       of others with several, all alike); dropped: share of the tokens that no expert took; entropy:
       mean entropy of the router's probabilities, nats; gate_mean: mean probability of the chosen
       expert; z_loss; load_balancing_loss, over tokens alone, so that 1.0 is balanced whatever
-      padding does; weighted_loss, as it entered the loss.
+      padding does; weighted_loss, as it entered the loss; max_logit, the largest absolute one.
     """
-    load_E, (tokens, kept, entropy, gate, z_loss, balance, weight, token_balance) = (
-        vector[:-NUM_SCALARS],
-        vector[-NUM_SCALARS:],
-    )
-    tokens = max(float(tokens), 1e-9)
+    tokens = max(found["tokens"], 1e-9)
+    weighted_loss = found["load_balancing_coef"] * found["balance"]
     return {
-        "load_E": load_E / tokens,
-        "dropped": 1.0 - float(kept) / tokens,
-        "entropy": float(entropy) / tokens,
-        "gate_mean": float(gate) / tokens,
-        "z_loss": float(z_loss) / tokens,
-        "load_balancing_loss": float(token_balance) / tokens,
-        "weighted_loss": coefficient * float(balance) / max(float(weight), 1e-9),
+        "load_E": found["load_E"] / tokens,
+        "dropped": 1.0 - found["kept"] / tokens,
+        "entropy": found["entropy"] / tokens,
+        "gate_mean": found["gate"] / tokens,
+        "z_loss": found["z_loss"] / tokens,
+        "load_balancing_loss": found["token_balance"] / tokens,
+        "weighted_loss": weighted_loss / max(found["balance_weight"], 1e-9),
+        "max_logit": found["max_logit"],
     }
 
 
-_collectors: list[list[Report]] = []
-_dropless = [False]
-
-
-@contextlib.contextmanager
-def collect():
-    """Yields a list to which every Switch layer called within it appends its `Report`."""
-    reports: list[Report] = []
-    _collectors.append(reports)
-    try:
-        yield reports
-    finally:
-        _collectors.pop()
-
-
-def collector() -> list[Report] | None:
-    """The list of the innermost `collect`, or None."""
-    return _collectors[-1] if _collectors else None
-
-
-@contextlib.contextmanager
-def dropless(enabled: bool = True):
-    """Layers called within it give each expert room for its whole group: no token is dropped.
-
-    Costs E / capacity_factor times the expert computation and all-to-all traffic.
-    """
-    _dropless.append(enabled)
-    try:
-        yield
-    finally:
-        _dropless.pop()
-
-
-def is_dropless() -> bool:
-    """Whether a `dropless` context is open."""
-    return _dropless[-1]
-
-
 def expert_capacity(
-    group_size: int, num_experts: int, capacity_factor: float, min_capacity: int = 1
+    group_size: int, num_experts: int, capacity_factor: float, min_capacity: int
 ) -> int:
     """C = max(min(S, floor(S · capacity_factor / E)), min_capacity) (paper, Eq. 3; Mesh-TF).
 
-    >>> expert_capacity(group_size=32, num_experts=8, capacity_factor=1.25)
+    >>> expert_capacity(group_size=32, num_experts=8, capacity_factor=1.25, min_capacity=4)
     5
-    >>> expert_capacity(group_size=32, num_experts=8, capacity_factor=100.0)
+    >>> expert_capacity(group_size=32, num_experts=8, capacity_factor=100.0, min_capacity=4)
     32
 
     Args:

@@ -5,7 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
-from switch_tf.layers.attention import Attention, input_initializers
+from switch_tf.layers.attention import MERGED_AXES, Attention, input_initializers
 from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
 from switch_tf.layers.switch_layer import SwitchLayer
 
@@ -34,8 +34,9 @@ class ProjectionExperts(Layer):
         shape = (self.num_experts, d_model, self.num_heads, self.d_kv)
         axes = ("experts", "d_model", "heads", "d_kv")
         inits = input_initializers(self.init_scale, d_model, self.d_kv)
-        merged = ("heads", "d_kv")
-        self.kernels = [self.weight(n, shape, axes, inits[n], merged) for n in self.kernel_names]
+        self.kernels = [
+            self.weight(name, shape, axes, inits[name], MERGED_AXES) for name in self.kernel_names
+        ]
 
     def call(self, x_GECM, training=False):
         """[groups, experts, expert_capacity, heads · kernels · d_kv], head by head.

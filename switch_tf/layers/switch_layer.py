@@ -7,6 +7,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import Layer, check_least, configurable, lay_out, registered, sizes
+from switch_tf.layers.context import current_call
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
 from switch_tf.layers.router import SwitchRouter
 
@@ -85,7 +86,7 @@ class SwitchLayer(Layer):
 
         Returns:
           [batch, length, d_model], or another last dimension by the experts; exactly 0 for dropped
-          tokens and padding. The load-balancing loss goes to `routing.collect`, or without one to
+          tokens and padding. The load-balancing loss goes to `context.collect`, or without one to
           Keras (`layer.losses`).
         """
         batch, length, d_model = sizes(x_BLM)
@@ -144,7 +145,7 @@ class SwitchLayer(Layer):
         if groups > ways and self.router.odd_factor(group_size) is not None:
             fewer, larger = _divide(tokens, most, ways)
             # The larger a group, the nearer is its capacity to the factor.
-            if fewer < groups and fewer % ways == 0:
+            if fewer < groups:
                 groups, group_size = fewer, larger
         if groups % ways:
             raise UserError(
@@ -168,11 +169,11 @@ class SwitchLayer(Layer):
         report = routing_lib.Report(
             self.path, routing, router.load_balancing_coef, router.z_loss_coef, by_tokens
         )
-        collector = routing_lib.collector()
-        if collector is None:
+        reports = current_call().reports
+        if reports is None:
             self.add_loss(report.loss())
         else:
-            collector.append(report)
+            reports.append(report)
 
     def get_config(self):
         """Constructor arguments."""

@@ -7,11 +7,11 @@ import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers.attention import Attention
-from switch_tf.layers.base import Layer, configurable, model_seed, registered
+from switch_tf.layers.base import Layer, configurable, registered
+from switch_tf.layers.context import model_seed, see
 from switch_tf.layers.embedding import Embedding, Softmax
 from switch_tf.layers.feed_forward import FeedForward
 from switch_tf.layers.switch_ffn import SwitchFFN
-from switch_tf.layers.watch import see
 from switch_tf.models.transformer import Block, Stack
 from switch_tf.runtime import dtype_policy
 

@@ -4,12 +4,12 @@ import tensorflow as tf
 
 from switch_tf.layers.attention import Cache, mask_bias
 from switch_tf.layers.base import Layer, Uncast
+from switch_tf.layers.context import see
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.norm import RMSNorm
 from switch_tf.layers.relative_position import RelativePositionBias
 from switch_tf.layers.rematerialize import rematerialize
 from switch_tf.layers.switch_layer import SwitchLayer
-from switch_tf.layers.watch import see
 
 _ACTIVATION = ("batch", "length", None)
 

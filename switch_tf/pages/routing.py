@@ -32,7 +32,7 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
 
     config.load([str(model_dir / "config.gin")])
     from switch_tf.checkpoints import checkpoints
-    from switch_tf.layers import routing as routing_lib
+    from switch_tf.layers.context import collect
     from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 
     model = TransformerEncoderDecoder()
@@ -45,7 +45,7 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
     tokens_BL = np.zeros([_EXAMPLES, lengths["inputs"]], np.int32)
     for i, example in enumerate(examples.as_numpy_iterator()):
         tokens_BL[i, : len(example["inputs"])] = example["inputs"]
-    with routing_lib.collect() as reports:
+    with collect() as reports:
         model.encode({"encoder_input_tokens": tf.constant(tokens_BL)})
     routing = reports[0].routing
     group_size = routing.nonpadding_GS.shape[1]

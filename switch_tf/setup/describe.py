@@ -208,7 +208,7 @@ def _factors(layer, groups: int, group_size: int) -> Iterator[str]:
         factor = router.odd_factor(group_size, training)
         if factor is None:
             continue
-        value = router.capacity_factor if training else router.eval_capacity_factor
+        value = router.factor(training)
         effect = "more tokens are dropped" if factor < value else "experts do more work"
         yield (
             f"an expert takes {router.capacity(group_size, training)} of a group's {group_size} "

@@ -1,6 +1,5 @@
 """One training step, compiled for the mesh in use."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,26 +9,16 @@ import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
-from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.dropout import step_seed
-from switch_tf.layers.watch import watch
+from switch_tf.layers.context import collect, step_seed, watch
+from switch_tf.layers.figures import Figures
+from switch_tf.layers.routing import layer_figures
 from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
 from switch_tf.training.microbatches import Microbatches
 
 # Far apart, so that no part of a step has the seed of another run's.
 _PART_SEEDS = 7919
-_SCALARS = ("loss", "cross_entropy", "z_loss", "correct", "tokens", "learning_rate")
-
-
-@dataclasses.dataclass
-class _Columns:
-    """Where each figure lies in the one vector that a step returns; known once it is traced.
-
-    One vector, because each tensor read from a mesh costs a round trip to its devices.
-    """
-
-    layers: list[tuple[str, int, float]] = dataclasses.field(default_factory=list)
-    watched: list[str] = dataclasses.field(default_factory=list)
+# The group of the figures that are no Switch layer's.
+_STEP = "step"
 
 
 class Compiled(NamedTuple):
@@ -66,9 +55,9 @@ class TrainStep:
       microbatches: parts of a batch that go through the model one after the other, their gradients
         summed: less memory, the same update where a part has the groups of the whole, so where
         GROUP_SIZE is at most a part's tokens over GROUPS_MULTIPLE and these groups are not too
-        small for the capacity factor. Losses, the routers' too, are
-        means over the tokens of the whole batch; with `Router.load_balancing_over='positions'` the
-        routers' are means over the parts, as in Mesh-TensorFlow.
+        small for the capacity factor. Losses, the routers' too, are means over the tokens of the
+        whole batch; with `Router.load_balancing_over='positions'` the routers' are means over the
+        parts, as in Mesh-TensorFlow.
 
     Raises:
       UserError: the factor is none of them, or fewer than one part.
@@ -101,7 +90,7 @@ class TrainStep:
         self._mesh = mesh
         self._z_loss_coef = z_loss_coef
         self._seed = seed
-        self._columns = _Columns()
+        self._figures = Figures()
         # Autograph would rewrite Python that is meant to run while tracing, and wrap its errors.
         self._run = tf.function(self._train_step, autograph=False)
         self._parts = None
@@ -119,17 +108,17 @@ class TrainStep:
 
         Returns:
           Floats loss, nlp (minus nats per target token), accuracy, z_loss, tokens, learning_rate;
-          `routing`: layer -> figures of `routing.unpack_statistics` and max_logit; `not_finite`:
-          names of the layers whose output has inf or NaN, in order.
+          `routing`: layer -> `routing.layer_figures`; `not_finite`: the layers whose output has inf
+          or NaN, in order.
         """
         if self._parts is None:
             return self._unpack(mesh_lib.to_numpy(self._run(*self._arguments(features, step))))
-        figures = []
+        parts = []
         for part in range(self.microbatches):
             arguments = self._arguments(features, step, part)
-            figures.append(mesh_lib.to_numpy(self._add_gradients(*arguments)))
+            parts.append(mesh_lib.to_numpy(self._add_gradients(*arguments)))
         self._update(*self._arguments(features, step)[1:])
-        return self._unpack(self._whole(np.stack(figures)))
+        return self._unpack(self._figures.combine(np.stack(parts)))
 
     def describe(self) -> str:
         """The objective, in a line."""
@@ -176,17 +165,6 @@ class TrainStep:
         step = tf.cast(numbers, tf.int32)[2]
         self._optimizer.apply(self._parts.take(), self._model.trainable_variables, step)
 
-    def _whole(self, parts: np.ndarray) -> np.ndarray:
-        """The figures of a batch from those of its parts, [parts, figures]."""
-        whole, scalars = parts.sum(axis=0), len(_SCALARS)
-        whole[_SCALARS.index("learning_rate")] = parts[0, _SCALARS.index("learning_rate")]
-        widths = [experts + routing_lib.NUM_SCALARS for _, experts, _ in self._columns.layers]
-        means = slice(scalars, scalars + sum(widths))
-        largest = slice(means.stop, means.stop + len(widths))
-        whole[means] = parts[:, means].mean(axis=0)
-        whole[largest] = parts[:, largest].max(axis=0)
-        return whole
-
     def _loss_weights(self, features):
         """[batch, length], what each token weighs in the loss."""
         weights_BL = features["decoder_loss_weights"]
@@ -195,7 +173,7 @@ class TrainStep:
         return tf.cast(weights_BL, tf.float32)
 
     def _gradients(self, features, numbers, normalizer=None, token_shares=None):
-        """Gradients, and the vector of figures.
+        """Gradients, and the vector of `self._figures`, which are made anew.
 
         Args:
           features: of the batch, or of a part of it.
@@ -205,11 +183,7 @@ class TrainStep:
         """
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
-            with (
-                step_seed(numbers[:2]),
-                routing_lib.collect() as reports,
-                watch() as watched,
-            ):
+            with step_seed(numbers[:2]), collect() as reports, watch() as watched:
                 logits_BLV = self._model(features, training=True)
             entropy, z_loss, correct, tokens, loss = cross_entropy(
                 logits_BLV,
@@ -223,8 +197,23 @@ class TrainStep:
                 loss += self._share(report, token_shares) * report.loss()
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         rate = tf.cast(self._optimizer.learning_rate(numbers[2]), tf.float32)
-        scalars = tf.stack([loss, entropy, z_loss, correct, tokens, rate])
-        return gradients, tf.concat([scalars, *self._observe(reports, watched)], axis=0)
+        sums = {
+            "loss": loss,
+            "cross_entropy": entropy,
+            "z_loss": z_loss,
+            "correct": correct,
+            "tokens": tokens,
+        }
+        paths, sizes = zip(*watched, strict=True)
+        self._figures = figures = Figures()
+        figures.add(_STEP, "sum", sums)
+        figures.add(_STEP, "first", {"learning_rate": rate})
+        figures.add_constants(_STEP, watched=paths)
+        sizes_N = tf.reduce_sum(tf.stack(sizes), axis=1)
+        figures.add_vector(_STEP, "sum", {"sizes": len(paths)}, sizes_N)
+        for report in reports:
+            report.add_to(figures)
+        return gradients, figures.pack()
 
     def _share(self, report, token_shares):
         """What a Switch layer's losses of a part weigh in those of the batch."""
@@ -234,38 +223,20 @@ class TrainStep:
             return 1.0 / self.microbatches
         return token_shares[int(report.name.startswith(self._model.decoder.path + "/"))]
 
-    def _observe(self, reports, watched):
-        self._columns.layers = [
-            (r.name, r.routing.num_experts, r.load_balancing_coef) for r in reports
-        ]
-        self._columns.watched = [name for name, _ in watched]
-        for report in reports:
-            yield report.statistics()
-        if reports:
-            yield tf.stack([report.max_logit() for report in reports])
-        yield tf.reduce_sum(tf.stack([size_B for _, size_B in watched]), axis=1)
-
     def _unpack(self, vector: np.ndarray) -> dict:
-        scalars = dict(zip(_SCALARS, vector.tolist(), strict=False))
-        tokens = max(scalars["tokens"], 1.0)
-        rest, routing = vector[len(_SCALARS) :], {}
-        for name, num_experts, coefficient in self._columns.layers:
-            width = num_experts + routing_lib.NUM_SCALARS
-            routing[name] = routing_lib.unpack_statistics(rest[:width], coefficient)
-            rest = rest[width:]
-        for name, max_logit in zip(routing, rest, strict=False):
-            routing[name]["max_logit"] = float(max_logit)
-        sizes = rest[len(routing) :]
-        watched = zip(self._columns.watched, sizes, strict=True)
+        layers = self._figures.unpack(vector)
+        step = layers.pop(_STEP)
+        tokens = max(step["tokens"], 1.0)
+        watched = zip(step["watched"], step["sizes"], strict=True)
         return {
-            "loss": scalars["loss"],
-            "nlp": -scalars["cross_entropy"] / tokens,
-            "accuracy": scalars["correct"] / tokens,
-            "z_loss": scalars["z_loss"] / tokens,
+            "loss": step["loss"],
+            "nlp": -step["cross_entropy"] / tokens,
+            "accuracy": step["correct"] / tokens,
+            "z_loss": step["z_loss"] / tokens,
             "tokens": tokens,
-            "learning_rate": scalars["learning_rate"],
-            "routing": routing,
-            "not_finite": [name for name, size in watched if not np.isfinite(size)],
+            "learning_rate": step["learning_rate"],
+            "routing": {path: layer_figures(found) for path, found in layers.items()},
+            "not_finite": [path for path, size in watched if not np.isfinite(size)],
         }
 
 

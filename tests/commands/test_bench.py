@@ -13,7 +13,7 @@ from switch_tf.benches import input as bench_input
 from switch_tf.benches.precision import _variants
 from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
-from switch_tf.layers import routing
+from switch_tf.layers.context import collect
 from tests.commands.test_main import run_without_tensorflow
 from tests.data import cached_tasks
 from tests.helpers import compiled, random_features, task_data, tiny_model
@@ -258,7 +258,7 @@ def test_each_row_of_the_float32_parts_has_that_part_in_bfloat16():
     features, seen = random_features(batch=2), {}
 
     def logits():
-        with routing.collect():
+        with collect():
             return compiled(model)(features).numpy()
 
     whole = logits()

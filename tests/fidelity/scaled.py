@@ -13,7 +13,7 @@ import numpy as np
 
 from switch_tf import config, gin_files
 from switch_tf import mesh as mesh_lib
-from switch_tf.layers import routing
+from switch_tf.layers.context import collect
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.models.losses import cross_entropy
 from tests.fidelity.reference import Z_LOSS_COEF, Reference, Settings
@@ -174,7 +174,7 @@ class Scaled:
         self._run = compiled(self._forward)
 
     def _forward(self, features, training):
-        with routing.collect() as reports:
+        with collect() as reports:
             logits_BLV = self._model(features, training=training)
         targets_BL = features["decoder_target_tokens"]
         loss = cross_entropy(logits_BLV, targets_BL, targets_BL > 0, Z_LOSS_COEF)[-1]

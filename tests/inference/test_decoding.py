@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from switch_tf.inference.decoding import EOS_ID, GreedyDecoder
-from switch_tf.layers import routing
+from switch_tf.layers.context import collect, dropless
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.mesh import to_numpy
 from tests.helpers import GOLDEN, VOCAB, compiled, place_features, put, tiny_model, using
@@ -36,7 +36,7 @@ def teacher_forced(model, tokens, decoded):
 
     @compiled
     def run(features):
-        with routing.collect(), routing.dropless():
+        with collect(), dropless():
             return model(features)
 
     return to_numpy(run(place_features(features)))

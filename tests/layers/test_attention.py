@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from switch_tf.layers.attention import Attention, Cache, mask_bias
 from switch_tf.layers.base import Uncast
-from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.context import step_seed
 from switch_tf.mesh import to_numpy
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant

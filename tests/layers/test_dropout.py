@@ -4,7 +4,8 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from switch_tf.layers.attention import Attention
-from switch_tf.layers.dropout import Dropout, step_seed
+from switch_tf.layers.context import step_seed
+from switch_tf.layers.dropout import Dropout
 from switch_tf.mesh import local_places, to_numpy
 from switch_tf.models.transformer import Residual
 from tests.helpers import compiled, place, using

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from switch_tf.errors import UserError
-from switch_tf.layers import routing
+from switch_tf.layers.context import dropless
 from switch_tf.layers.group_router import ExpertChoiceRouter, ExpertSelectionRouter, SwitchMaxRouter
+from switch_tf.layers.routing import Report
 from switch_tf.mesh import to_numpy
-from tests.helpers import compiled, place_features, random_features, tiny_model
+from tests.helpers import compiled, figures_of, place_features, random_features, tiny_model
 from tests.layers.test_router import router_of_logits
 
 KINDS = (SwitchMaxRouter, ExpertChoiceRouter, ExpertSelectionRouter)
@@ -76,15 +77,14 @@ def test_places_are_without_gaps():
 
 def test_every_expert_of_expert_choice_is_full_even_where_no_token_is_to_be_dropped():
     router = router_of_logits(2, ExpertChoiceRouter, eval_capacity_factor=1.0, min_capacity=1)
-    with routing.dropless():
+    with dropless():
         decision = router(LOGITS)
     assert decision.kept_GKS.numpy().sum(axis=2).tolist() == [[2, 2]]
 
 
 def test_load_and_entropy_are_in_the_report():
     decision = decide(ExpertSelectionRouter, absolute_capacity=2)
-    vector = routing.Report("layer", decision, 0.01, 0.0).statistics().numpy()
-    figures = routing.unpack_statistics(vector, 0.01)
+    figures = figures_of(Report("layer", decision, 0.01, 0.0))
     np.testing.assert_allclose(figures["load_E"], [0.5, 0.5], rtol=1e-6)
     p = np.float64([[6, 4], [9, 1], [2, 8], [1, 9]]) / 10
     np.testing.assert_allclose(figures["entropy"], -(p * np.log(p)).sum() / 4, rtol=1e-5)

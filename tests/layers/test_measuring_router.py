@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf.errors import UserError
-from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.context import step_seed
 from switch_tf.layers.measuring_router import UniformRouter, WorstCaseRouter, ZipfRouter
 from tests.layers.test_router import router_of_logits
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from switch_tf.layers import routing
-from switch_tf.layers.dropout import Dropout, step_seed
+from switch_tf.layers.context import collect, dropless, step_seed, watch
+from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.rematerialize import rematerialize
 from switch_tf.layers.router import SwitchRouter
-from switch_tf.layers.watch import watch
+from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
 from tests.helpers import compiled, error, place_features, put, random_features, tiny_model, using
 
@@ -53,7 +53,7 @@ def gradients_of(layout, rematerialize, dtype="float32", coefficient=1.0, move=0
             with tf.GradientTape() as tape:
                 with (
                     step_seed(tf.constant([3, 4])),
-                    routing.collect() as reports,
+                    collect() as reports,
                     watch() as seen,
                 ):
                     logits = model(features, training=True)
@@ -132,3 +132,24 @@ def test_the_losses_of_switch_layers_go_to_keras_where_nothing_collects_them():
         found.append(sum(float(loss) for loss in model.losses))
     assert found[0] > 0.01
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_what_was_called_without_dropping_is_made_again_without():
+    """Gradients are made when the context is closed."""
+    router = functools.partial(SwitchRouter, policy="argmax", capacity_factor=0.25, min_capacity=1)
+    layer = SwitchFFN(4, 8, router=router)
+    layer.build((None, None, 16))
+    x_BLM = tf.random.stateless_normal([2, 16, 16], [0, 0])
+
+    @compiled
+    def gradient(x_BLM, again, enabled):
+        with tf.GradientTape() as tape:
+            tape.watch(x_BLM)
+            with collect(), dropless(enabled):
+                call = functools.partial(layer, training=True)
+                y_BLM = rematerialize(call, x_BLM) if again else call(x_BLM)
+        return tape.gradient(y_BLM, x_BLM)
+
+    for enabled in (True, False):
+        assert error(gradient(x_BLM, True, enabled), gradient(x_BLM, False, enabled)) < 1e-5
+    assert error(gradient(x_BLM, True, True), gradient(x_BLM, True, False)) > 0.1

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from switch_tf.errors import UserError
 from switch_tf.layers import routing
-from switch_tf.layers.dropout import step_seed
+from switch_tf.layers.context import collect, dropless, step_seed
 from switch_tf.layers.group_router import ExpertChoiceRouter, ExpertSelectionRouter, SwitchMaxRouter
 from switch_tf.layers.multi_router import NoTokenLeftBehindRouter, Top2Router, TopKRouter
 from switch_tf.layers.router import POLICIES, SwitchRouter, load_balancing_loss
 from switch_tf.layers.switch_ffn import SwitchFFN
-from tests.helpers import compiled
+from tests.helpers import compiled, figures_of
 
 argmax_router = functools.partial(SwitchRouter, jitter=0.0)
 
@@ -166,7 +166,7 @@ def gradient_of_the_router(coefficient):
 
     @compiled
     def run(x_BLM):
-        with tf.GradientTape() as tape, routing.collect() as reports:
+        with tf.GradientTape() as tape, collect() as reports:
             loss = tf.reduce_sum(layer(x_BLM)) + reports[0].loss()
         return tape.gradient(loss, layer.router.kernel.value)
 
@@ -209,7 +209,7 @@ def test_jitter_scales_the_input_in_training_alone():
 def test_training_and_evaluation_have_capacities_of_their_own(training, expected):
     router = SwitchRouter(8, capacity_factor=1.25, eval_capacity_factor=2.0)
     assert router.capacity(32, training) == expected
-    with routing.dropless():
+    with dropless():
         assert router.capacity(32, training) == 32
 
 
@@ -262,12 +262,12 @@ def test_capacity_is_an_even_split_times_the_factor_within_its_bounds(
         assert capacity == group_size
 
 
-def test_statistics_say_what_the_router_did():
+def test_figures_say_what_the_router_did():
     logits_GSE = np.log(np.float32([[[1, 3], [1, 3], [3, 1], [3, 1]], [[1, 3]] * 4]))
     nonpadding_GS = np.float32([[1, 1, 1, 1], [1, 1, 0, 0]])
     decision = router_of_logits(2, absolute_capacity=1)(logits_GSE, nonpadding_GS)
     report = routing.Report("layer", decision, load_balancing_coef=0.5, z_loss_coef=0.0)
-    figures = routing.unpack_statistics(report.statistics().numpy(), 0.5)
+    figures = figures_of(report)
     np.testing.assert_allclose(figures["load_E"], [2 / 6, 4 / 6], rtol=1e-6)
     np.testing.assert_allclose(figures["dropped"], 3 / 6, rtol=1e-6)
     np.testing.assert_allclose(figures["gate_mean"], 0.75, rtol=1e-6)
@@ -279,7 +279,7 @@ def test_statistics_say_what_the_router_did():
     np.testing.assert_allclose(figures["load_balancing_loss"], balance, rtol=1e-6)
     np.testing.assert_allclose(figures["weighted_loss"], 0.5 * balance, rtol=1e-6)
     np.testing.assert_allclose(figures["weighted_loss"], report.loss(), rtol=1e-6)
-    np.testing.assert_allclose(report.max_logit(), np.log(3.0), rtol=1e-6)
+    np.testing.assert_allclose(figures["max_logit"], np.log(3.0), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_the_logged_balance_is_one_for_balanced_tokens_whatever_padding_chooses(
     nonpadding_GS[1, 4:] = nonpadding_GS[2] = 0.0
     decision = router_of_logits(2, kind, **options)(logits_GSE, nonpadding_GS)
     report = routing.Report("layer", decision, load_balancing_coef=0.5, z_loss_coef=0.0)
-    figures = routing.unpack_statistics(report.statistics().numpy(), 0.5)
+    figures = figures_of(report)
     np.testing.assert_allclose(figures["load_balancing_loss"], 1.0, rtol=1e-5)
 
 

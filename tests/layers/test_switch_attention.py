@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from switch_tf.errors import UserError
-from switch_tf.layers import routing
 from switch_tf.layers.attention import Attention
+from switch_tf.layers.context import collect
 from switch_tf.layers.group_router import ExpertChoiceRouter
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
@@ -73,7 +73,7 @@ def test_dropped_tokens_and_padding_have_zeros():
     layer = attention_of(4, absolute_capacity=1).key_value_layer
     nonpadding_BL = np.ones((4, 8), np.float32)
     nonpadding_BL[:, 6:] = 0
-    with routing.collect() as reports:
+    with collect() as reports:
         key_BTHK, value_BTHK = layer(inputs(), nonpadding_BL)
     kept_BT = reports[0].routing.kept_GS.numpy().reshape(4, 8)
     assert 0 < kept_BT.sum() < 24 and not kept_BT[:, 6:].any()
@@ -88,7 +88,7 @@ def outputs_and_gradients(layout):
 
         @compiled
         def run(x_BLM):
-            with tf.GradientTape() as tape, routing.collect() as reports:
+            with tf.GradientTape() as tape, collect() as reports:
                 y_BLM = layer(x_BLM, training=True)
                 loss = tf.reduce_sum(y_BLM**2) + sum(report.loss() for report in reports)
             return [y_BLM, loss, *tape.gradient(loss, variables)]
@@ -116,7 +116,7 @@ def switch_attention_model(**kwargs):
 
 def test_a_sparse_layer_may_have_both_or_either():
     both, features = switch_attention_model(), place_features(random_features())
-    with routing.collect() as reports:
+    with collect() as reports:
         both(features)
     place_of = "model/encoder/layer_1/"
     assert [r.name for r in reports if r.name.startswith("model/encoder")] == [

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf.errors import UserError
-from switch_tf.layers import routing
+from switch_tf.layers.context import collect, dropless
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher
 from switch_tf.layers.feed_forward import FeedForward
 from switch_tf.layers.group_router import ExpertSelectionRouter, SwitchMaxRouter
@@ -99,7 +99,7 @@ def run_golden(
     def run(x_BLM, nonpadding_BL, cotangent_BLM):
         with tf.GradientTape() as tape:
             tape.watch(x_BLM)
-            with routing.collect() as reports:
+            with collect() as reports:
                 y_BLM = layer(x_BLM, nonpadding_BL, training=training)
             loss = reports[0].loss()
             total = tf.reduce_sum(y_BLM * cotangent_BLM) + 10.0 * loss
@@ -202,7 +202,7 @@ def test_logits_are_the_products_and_probabilities_their_softmax(dtype):
 
     @compiled
     def run(x_BLM):
-        with routing.collect() as reports:
+        with collect() as reports:
             layer(x_BLM)
         decision = reports[0].routing
         return decision.logits_GSE, decision.probabilities_GSE, decision.gate_GKS
@@ -220,7 +220,7 @@ def test_a_dropless_context_drops_nothing():
 
     @compiled
     def run(x_BLM):
-        with routing.dropless():
+        with dropless():
             return layer(x_BLM)
 
     assert zero_rows(run(x_BLM)) == []
@@ -245,7 +245,7 @@ def test_routing_is_float32_inside_a_bfloat16_layer():
 
     @compiled
     def run(x_BLM):
-        with routing.collect() as reports:
+        with collect() as reports:
             y_BLM = layer(x_BLM)
         decision = reports[0].routing
         fields = ("logits_GSE", "probabilities_GSE", "gate_GKS", "load_balancing_loss_G")
@@ -371,7 +371,7 @@ def test_jitter_moves_the_router_and_not_what_the_experts_see():
     layer.built = True
     x_BLM = np.random.default_rng(0).normal(size=(2, 8, 6)).astype(np.float32)
     for training in (True, False, False):
-        with routing.collect() as reports:
+        with collect() as reports:
             y_BLM = layer(x_BLM, training=training).numpy()
         gate_BL = reports[0].routing.gate_GKS.numpy().reshape(2, 8)
         np.testing.assert_allclose(y_BLM, gate_BL[..., None] * x_BLM, rtol=1e-6)
@@ -408,7 +408,7 @@ def test_a_least_capacity_of_none_is_told_where_tokens_are_routed_and_not_before
     layer = SwitchFFN(8, 8, router=functools.partial(SwitchRouter, min_capacity=0), group_size=8)
     assert layer.groups(64, 1) == (8, 8)
     x_BLM = np.ones((8, 1, 6), np.float32)
-    with routing.dropless():
+    with dropless():
         assert layer(x_BLM).shape == (8, 1, 6)
     tight = functools.partial(SwitchRouter, min_capacity=0, eval_capacity_factor=0.5)
     with pytest.raises(UserError, match="takes 0 of 8 tokens at a capacity factor of 0.5"):

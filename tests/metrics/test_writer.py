@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from switch_tf.layers.routing import unpack_statistics
+from switch_tf.layers.routing import layer_figures
 from switch_tf.metrics.writer import (
     MetricsWriter,
     draw_load,
@@ -22,11 +22,19 @@ RATES = {"tokens_per_second": 1234.5, "input_wait_share": 0.25, "seconds": 0.5}
 
 def metrics_of(step, layers=LAYERS):
     """Figures as `TrainStep` returns them: 4 experts, ten tokens of which eight found room."""
-    load_E = [4.0, 3.0, 2.0, 1.0]
-    routing = {}
-    for layer in layers:
-        vector = np.array([*load_E, 10.0, 8.0, 13.0, 5.0, 20.0, 11.0, 10.0, 12.5], np.float32)
-        routing[layer] = unpack_statistics(vector, 0.01) | {"max_logit": 3.0}
+    found = {
+        "load_E": np.array([4.0, 3.0, 2.0, 1.0], np.float32),
+        "tokens": 10.0,
+        "kept": 8.0,
+        "entropy": 13.0,
+        "gate": 5.0,
+        "z_loss": 20.0,
+        "balance": 11.0,
+        "balance_weight": 10.0,
+        "token_balance": 12.5,
+        "load_balancing_coef": 0.01,
+        "max_logit": 3.0,
+    }
     return {
         "loss": 5.0 - step / 100,
         "nlp": -4.5,
@@ -34,7 +42,7 @@ def metrics_of(step, layers=LAYERS):
         "z_loss": 0.01,
         "tokens": 10.0,
         "learning_rate": 0.01,
-        "routing": routing,
+        "routing": {layer: layer_figures(found) for layer in layers},
         "not_finite": [],
     }
 

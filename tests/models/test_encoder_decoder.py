@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf.errors import UserError
-from switch_tf.layers import routing
+from switch_tf.layers import context
 from switch_tf.layers.measuring_router import WorstCaseRouter
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
@@ -137,7 +137,7 @@ def run(model, features, dropless=False):
 
     @compiled
     def call(features):
-        with routing.collect() as reports, routing.dropless(dropless):
+        with context.collect() as reports, context.dropless(dropless):
             logits = model(features)
         paths.extend(report.name for report in reports)
         return logits
@@ -307,7 +307,7 @@ def test_the_first_tokens_of_a_group_that_are_no_padding_stay(dtype, layout):
 
         @compiled
         def run(features):
-            with tf.GradientTape() as tape, routing.collect() as reports:
+            with tf.GradientTape() as tape, context.collect() as reports:
                 loss = tf.reduce_mean(model(features, training=True) ** 2)
             kept = [tf.cast(report.routing.kept_GS, tf.float32) for report in reports]
             return kept, tape.gradient(loss, variables)[0]

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from safetensors.numpy import load_file
 
-from switch_tf.layers import routing
+from switch_tf.layers.context import collect
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
@@ -74,7 +74,7 @@ def run(request):
         @compiled
         def step(features, weights):
             hidden.clear()
-            with tf.GradientTape() as tape, routing.collect() as reports:
+            with tf.GradientTape() as tape, collect() as reports:
                 logits = model(features, training=True)
                 targets = features["decoder_target_tokens"]
                 entropy, _, _, tokens, _ = cross_entropy(logits, targets, weights)

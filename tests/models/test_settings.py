@@ -7,7 +7,7 @@ import pytest
 
 from switch_tf import configurables
 from switch_tf.errors import UserError
-from switch_tf.layers.base import declare_only
+from switch_tf.layers.context import declare_only
 from switch_tf.layers.dispatch import EinsumDispatcher
 from switch_tf.layers.group_router import ExpertChoiceRouter, ExpertSelectionRouter, SwitchMaxRouter
 from switch_tf.layers.measuring_router import UniformRouter, WorstCaseRouter, ZipfRouter

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from switch_tf.errors import UserError
-from switch_tf.layers.base import declare_only
+from switch_tf.layers.context import declare_only
 from switch_tf.mesh import Mesh
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.adafactor import Adafactor

@@ -7,15 +7,12 @@ import functools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from switch_tf.layers import routing
 from switch_tf.layers.measuring_router import UniformRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.models.losses import cross_entropy
-from tests.helpers import compiled, features_of, place_features, using
+from tests.helpers import features_of, loss_and_gradients, using
 
 PIECES, ENCODER_LENGTH, DECODER_LENGTH = 256, 100, 30
 # Layout -> devices over which the batch is spread.
@@ -57,20 +54,8 @@ def gradients(layout, rows, dtype):
             dtype=dtype,
         )
         model.build()
-        variables = model.trainable_variables
-
-        @compiled
-        def run(features):
-            with tf.GradientTape() as tape, routing.collect() as reports:
-                logits_BLV = model(features, training=True)
-                targets_BL = features["decoder_target_tokens"]
-                loss = cross_entropy(logits_BLV, targets_BL, targets_BL > 0, 1e-4)[-1]
-                loss += sum(report.loss() for report in reports)
-            return tape.gradient(loss, [variable.value for variable in variables])
-
-        found = run(place_features(zipf_features(rows)))
-        dense = [to_numpy(tf.convert_to_tensor(gradient)) for gradient in found]
-    return {v.path: value for v, value in zip(variables, dense, strict=True)}
+        _, found = loss_and_gradients(model, zipf_features(rows), 1e-4)
+    return {path: to_numpy(gradient) for path, gradient in found.items()}
 
 
 @pytest.mark.parametrize("tokens", TOKENS)
