@@ -17,7 +17,7 @@ from typing import Any
 import gin
 from gin.selector_map import SelectorMap
 
-from switch_tf import configurables, gin_files, gin_order
+from switch_tf import annotations, configurables, gin_files, gin_order, rules
 from switch_tf.errors import UserError
 from switch_tf.gin_files import (
     REQUIRED,
@@ -34,7 +34,21 @@ from switch_tf.gin_files import (
 gin.add_config_file_search_path(str(gin_files.GIN_FOLDER))
 
 
-def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> dict[str, Any]:
+class Given(dict):
+    """Value by macro name or `configurable.parameter`, of those whose value is a literal.
+
+    Attributes:
+      called: `configurable.parameter` -> what the user set, such as the macro that it is set to.
+    """
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings.literals())
+        self.called = {
+            gin_files.short(key): settings.origin(key)[0] for key in settings.bindings if not key[0]
+        }
+
+
+def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> Given:
     """Checks gin files and flags as far as that goes without importing what they configure.
 
     Args:
@@ -42,14 +56,15 @@ def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> dict[str, An
       bindings: `NAME=value` or `name.parameter=value`, as in `--gin.NAME=value`.
 
     Returns:
-      Value by macro name or `configurable.parameter`, of those whose value is a literal.
+      What is given.
 
     Raises:
       UserError: a file not found, a syntax error, an unknown configurable or parameter, one that
         the model sets anyway, a setting that two files give different values, a macro without a
-        value, a required value not given, a flag for a macro that nothing reads.
+        value, a required value not given, a flag for a macro that nothing reads, a value that is
+        not as the annotation of its parameter says.
     """
-    return _checked(files, bindings).settings.literals()
+    return Given(_checked(files, bindings).settings)
 
 
 def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str], set[str]]:
@@ -64,7 +79,7 @@ def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str],
         the model sets anyway.
     """
     settings = _named(files, bindings).settings
-    bound = {f"{name.rpartition('.')[2]}.{parameter}" for _, name, parameter in settings.bindings}
+    bound = set(map(gin_files.short, settings.bindings))
     every = (part for value, _ in settings.all() for part in parts(value))
     references = (part.name for part in every if isinstance(part, Reference))
     return bound, {name.rpartition("/")[2].rpartition(".")[2] for name in references}
@@ -162,6 +177,7 @@ def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Checked:
 
     checked.after_files = gin_order.settle(checked.settings, complete)
     _check_macros(checked.settings, checked.source)
+    _check_values(checked.settings, checked.known)
     return checked
 
 
@@ -207,7 +223,7 @@ def _check_names(
                 f"{where}: '{name}' is ambiguous; write one of {', '.join(sorted(matches))}"
             )
         if not matches and not open_ended:
-            short = [c.selector.rpartition(".")[2] for c in source.configurables]
+            short = [c.name for c in source.configurables]
             raise UserError(
                 f"{where}: no configurable '{name}'{nearest(name.rpartition('.')[2], short)}; one "
                 "of your own needs 'import MODULE' in a gin file, or MIXTURE_OR_TASK_MODULE"
@@ -260,6 +276,51 @@ def _check_macros(settings: Settings, source: configurables.Source) -> None:
         if value == REQUIRED:
             name = gin_files.written(key)
             raise UserError(f"{where}: {name} is required: pass --gin.{name}=VALUE")
+
+
+def _check_values(settings: Settings, known: SelectorMap) -> None:
+    """Checks values against the annotations of the parameters that they reach."""
+
+    def look_up(name: str) -> configurables.Configurable | None:
+        matches = known.matching_selectors(name)
+        return known[matches[0]] if matches else None
+
+    # Sorted, so that every order of the files is told the same.
+    for key in sorted(settings.bindings):
+        found = look_up(key[1])
+        annotation = (found and found.parameters or {}).get(key[2], Any)
+        name, (value, where) = settings.origin(key)
+        # A flag is its own place.
+        place = where if where.startswith("--gin.") else f"{where}: {name}"
+        if isinstance(value, Reference):
+            referred = look_up(value.name.rpartition("/")[2])
+            if referred and not _may_be(referred, value.evaluate, annotation):
+                other = value._replace(evaluate=not value.evaluate)
+                fits = _may_be(referred, other.evaluate, annotation)
+                mend = gin_files.text(other) if fits else rules.wanted(annotation)
+                raise UserError(f"{place}={gin_files.text(value)}: give {mend}")
+            continue
+        try:
+            value = settings.literal(value)
+        except (LookupError, RecursionError):
+            continue
+        rules.check(place, value, annotation)
+
+
+# What a function is, and what an instance of a class that is no function.
+_FUNCTION, _OBJECT = print, object()
+
+
+def _may_be(referred: configurables.Configurable, is_called: bool, annotation: Any) -> bool:
+    """Whether `@name`, or if it `is_called` `@name()`, may stand for what is annotated so."""
+    is_ours = (referred.module or "").partition(".")[0] == configurables.PACKAGE
+    makes = referred.makes if is_ours else Any
+    if not is_called:
+        # What makes a schedule, and a schedule, are functions both.
+        return annotation is Any or makes != annotation and rules.fits(_FUNCTION, annotation)
+    if rules.fits(_FUNCTION, makes) and not rules.fits(_OBJECT, makes):
+        return rules.fits(_FUNCTION, annotation)
+    return not isinstance(makes, annotations.Unread) or rules.fits(_OBJECT, annotation)
 
 
 @contextlib.contextmanager

@@ -9,15 +9,17 @@ import dataclasses
 import functools
 import importlib.util
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from gin.selector_map import SelectorMap
 
-# A call of `config.macro`, or a look-up in a dict named `macros`, as `precheck` returns it.
-_MACRO_READ = re.compile(r"""\bmacros?(?:\(|\[|\.get\()\s*["'](\w+)["']""")
+from switch_tf import annotations
+
 PACKAGE = "switch_tf"
+# A call of it reads the macro that its first argument names.
+_MACRO = "switch_tf.config.macro"
 # Not ours, but in the operative config of every run whose task uses them.
 _LIBRARIES = ("t5.data.preprocessors", "t5.data.utils")
 MODEL = "TransformerEncoderDecoder"
@@ -48,16 +50,24 @@ class Configurable:
     Attributes:
       selector: complete name, such as `switch_tf.layers.router.SwitchRouter`.
       module: the Python module whose import registers it; None for gin's own.
-      parameters: names of its parameters; None if it takes any, or that cannot be told.
+      parameters: annotation by the name of its parameter; None if it takes any, or that cannot be
+        told.
+      makes: what it returns, a class itself; Any where that cannot be told.
       bases: names of the classes to which it hands its further keywords.
       given: parameters that a model gives it, whatever gin says, with what to set in their place.
     """
 
     selector: str
     module: str | None
-    parameters: frozenset[str] | None
+    parameters: Mapping[str, Any] | None
+    makes: Any = Any
     bases: tuple[str, ...] = ()
     given: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Without its module."""
+        return self.selector.rpartition(".")[2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,29 +91,42 @@ def read_module(text: str, module: str) -> Source:
     Raises:
       SyntaxError: `text` is not Python.
     """
-    configurables, constants = [], set()
+    names = annotations.Names.of(text)
+    configurables, constants, macros = [], set(), set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            for decorator in node.decorator_list:
-                call = decorator if isinstance(decorator, ast.Call) else None
-                if _gin_name(call.func if call else decorator) in ("configurable", "register"):
-                    selector = _selector(node.name, module, _arguments(call, "name module"))
-                    # The further keywords of our layers are those of our layer that they extend,
-                    # and Keras's, which are not for gin.
-                    ours = isinstance(decorator, ast.Name)
-                    takes = _parameters(node, any_keyword=not ours)
-                    is_class = ours and isinstance(node, ast.ClassDef)
-                    bases = tuple(ast.unparse(base) for base in node.bases) if is_class else ()
-                    configurables.append(Configurable(selector, module, takes, bases))
-        elif isinstance(node, ast.Call) and _gin_name(node.func) == "external_configurable":
+            configurables += _decorated(node, module, names)
+        elif not isinstance(node, ast.Call):
+            continue
+        elif _gin_name(node.func) == "external_configurable":
             given = _arguments(node, "fn name module")
             own_name = ast.unparse(node.args[0]).rpartition(".")[2]
             # Its module is known only to the import: match it by its name alone.
             configurables.append(Configurable(_selector(own_name, "", given), module, None))
-        elif isinstance(node, ast.Call) and _gin_name(node.func) == "constant":
+        elif _gin_name(node.func) == "constant":
             constants.add(_arguments(node, "name").get("name"))
-    macros = frozenset(_MACRO_READ.findall(text))
-    return Source(tuple(configurables), frozenset(constants), macros)
+        elif names.full_name(node.func, module) == _MACRO:
+            macros |= {a.value for a in node.args[:1] if isinstance(a, ast.Constant)}
+    return Source(tuple(configurables), frozenset(constants), frozenset(macros))
+
+
+def _decorated(node, module: str, names: annotations.Names) -> Iterator[Configurable]:
+    """The configurable that a function or class is, if a decorator says so."""
+    for decorator in node.decorator_list:
+        call = decorator if isinstance(decorator, ast.Call) else None
+        function = call.func if call else decorator
+        if _gin_name(function) not in ("configurable", "register"):
+            continue
+        # The further keywords of our layers are those of our layer that they extend, and Keras's,
+        # which are not for gin.
+        ours, is_class = "gin" not in ast.unparse(function), isinstance(node, ast.ClassDef)
+        yield Configurable(
+            _selector(node.name, module, _arguments(call, "name module")),
+            module,
+            _parameters(node, names, any_keyword=not ours),
+            makes=names[node.name] if is_class else names.annotation(node.returns),
+            bases=tuple(map(ast.unparse, node.bases)) if ours and is_class else (),
+        )
 
 
 def project_modules() -> Iterator[tuple[str, Path]]:
@@ -130,22 +153,23 @@ def project_source() -> Source:
 
 def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...]:
     """The same, each with the parameters of its bases among them, and with what a model gives."""
-    by_name = {c.selector.rpartition(".")[2]: c for c in configurables}
+    by_name = {c.name: c for c in configurables}
 
     def parameters(configurable):
-        own = configurable.parameters
+        if configurable.parameters is None:
+            return None
         known = [by_name[base] for base in configurable.bases if base in by_name]
-        return own if own is None else own.union(*(parameters(base) or () for base in known))
+        inherited = [parameters(base) or {} for base in known]
+        return functools.reduce(lambda a, b: b | a, inherited, {}) | configurable.parameters
 
     def given(configurable):
-        name = configurable.selector.rpartition(".")[2]
         found = {}
         for base in configurable.bases:
             found |= given(by_name[base]) if base in by_name else {}
         if "SwitchLayer" in configurable.bases:
             # A kind of Switch layer takes its number of experts from gin, and hands it on.
             del found["num_experts"]
-        return found | GIVEN.get(name, {})
+        return found | GIVEN.get(configurable.name, {})
 
     return tuple(
         dataclasses.replace(c, parameters=parameters(c), given=tuple(given(c).items()))
@@ -213,18 +237,18 @@ def selector_map(source: Source) -> SelectorMap:
 
 
 _GIN_OWN = (
-    Configurable("gin.macro", None, frozenset({"value"})),
-    Configurable("gin.constant", None, frozenset()),
-    Configurable("gin.singleton", None, frozenset({"constructor"})),
+    Configurable("gin.macro", None, {"value": Any}),
+    Configurable("gin.constant", None, {}),
+    Configurable("gin.singleton", None, {"constructor": Any}),
 )
 
 
 def _gin_name(node: ast.expr) -> str:
-    """`X` of an expression `gin.X`, else an empty string; ours for layers counts as gin's own."""
+    """`X` of an expression `gin.X`, else an empty string; our `configurable` counts as gin's."""
     if isinstance(node, ast.Name):
         return node.id if node.id == "configurable" else ""
-    is_gin = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-    return node.attr if is_gin and node.value.id == "gin" else ""
+    is_attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    return node.attr if is_attribute and node.value.id in ("gin", "rules") else ""
 
 
 def _arguments(call: ast.Call | None, names: str) -> dict[str, str]:
@@ -245,12 +269,13 @@ def _selector(own_name: str, own_module: str, given: dict[str, str]) -> str:
 
 
 def _parameters(
-    node: ast.FunctionDef | ast.ClassDef, any_keyword: bool = True
-) -> frozenset[str] | None:
-    """Names of the parameters of a function or a class; None if it may take any.
+    node: ast.FunctionDef | ast.ClassDef, names: annotations.Names, any_keyword: bool = True
+) -> dict[str, Any] | None:
+    """Annotations of the parameters of a function or a class; None if it may take any.
 
     Args:
       node: its definition.
+      names: of its module.
       any_keyword: whether `**kwargs` means that any name will do.
     """
     skip = 0
@@ -261,11 +286,14 @@ def _parameters(
             is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
             if node.bases or node.keywords:
                 # Of our layers, those of the base; else anything.
-                return None if any_keyword else frozenset()
-            fields = [f.target.id for f in node.body if isinstance(f, ast.AnnAssign)]
-            return frozenset(fields if is_dataclass else [])
+                return None if any_keyword else {}
+            fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and is_dataclass]
+            return {f.target.id: names.annotation(f.annotation, f.value) for f in fields}
         node, skip = init[0], 1
     if node.args.kwarg and any_keyword:
         return None
-    positional = (node.args.posonlyargs + node.args.args)[skip:]
-    return frozenset(a.arg for a in positional + node.args.kwonlyargs)
+    positional, by_keyword = node.args.posonlyargs + node.args.args, node.args.kwonlyargs
+    defaults = [None] * (len(positional) - len(node.args.defaults)) + node.args.defaults
+    pairs = [*zip(positional, defaults, strict=True)][skip:]
+    pairs += zip(by_keyword, node.args.kw_defaults, strict=True)
+    return {a.arg: names.annotation(a.annotation, default) for a, default in pairs}

@@ -95,6 +95,15 @@ class Settings:
         """Every setting of a parameter or a macro."""
         return [*self.bindings.values(), *self.macros.values()]
 
+    def origin(self, key: Key) -> tuple[str, Setting]:
+        """By what name a parameter was set, to what and where: that of the `%macro` behind it."""
+        name, setting, seen = written(key), self.bindings[key], set()
+        while isinstance(setting.value, Macro) and setting.value.name in self.macros.keys() - seen:
+            name = setting.value.name
+            seen.add(name)
+            setting = self.macros[name]
+        return name, setting
+
     def literals(self) -> dict[str, Any]:
         """Value by macro name or `configurable.parameter`; `%macros` are filled in.
 
@@ -103,22 +112,28 @@ class Settings:
         values = {name: setting.value for name, setting in self.macros.items()}
         for (scope, name, parameter), setting in self.bindings.items():
             if not scope:
-                values[f"{name.rpartition('.')[2]}.{parameter}"] = setting.value
+                values[short((scope, name, parameter))] = setting.value
         found = {}
         for name, value in values.items():
             with contextlib.suppress(LookupError, RecursionError):
-                found[name] = self._literal(value)
+                found[name] = self.literal(value)
         return found
 
-    def _literal(self, value: Any) -> Any:
+    def literal(self, value: Any) -> Any:
+        """A value with its `%macros` filled in.
+
+        Raises:
+          LookupError: an `@reference` is in it, or a macro that is not set.
+          RecursionError: a macro is in its own value.
+        """
         if isinstance(value, Macro):
-            return self._literal(self.macros[value.name].value)
+            return self.literal(self.macros[value.name].value)
         if isinstance(value, Reference):
             raise LookupError(value.name)
         if isinstance(value, dict):
-            return {self._literal(k): self._literal(v) for k, v in value.items()}
+            return {self.literal(k): self.literal(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
-            return type(value)(self._literal(v) for v in value)
+            return type(value)(self.literal(v) for v in value)
         return value
 
 
@@ -253,6 +268,11 @@ def written(key: Key) -> str:
     """What stands left of the equals sign."""
     scope, name, parameter = key
     return scope if name == MACRO else "/".join(filter(None, (scope, f"{name}.{parameter}")))
+
+
+def short(key: Key) -> str:
+    """`configurable.parameter` of a parameter, without scope and module."""
+    return f"{key[1].rpartition('.')[2]}.{key[2]}"
 
 
 def text(value: Any) -> str:

@@ -6,16 +6,17 @@ wherever patterns say, local or in a cloud:
     --gin.c4.train="'gs://bucket/c4/en/c4-train.*.json.gz'"
 """
 
-import gin
-
+from switch_tf.rules import Pattern, configurable
 from switch_tf.tasks.parts import catalogue, pretraining
 from switch_tf.tasks.sources.shards import Shards
 
 TASK = "c4_span_corruption"
 
 
-@gin.configurable("c4")
-def patterns(train: str | None = None, validation: str | None = None) -> dict[str, str | None]:
+@configurable("c4")
+def patterns(
+    train: Pattern | None = None, validation: Pattern | None = None
+) -> dict[str, str | None]:
     """Patterns of the shards of each split; None: those of DATA_DIR, else TFDS."""
     return {"train": train, "validation": validation}
 

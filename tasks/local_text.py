@@ -12,9 +12,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import gin
-
 from switch_tf.errors import UserError
+from switch_tf.rules import Pattern, configurable
 from switch_tf.tasks.parts import pretraining
 from switch_tf.tasks.sources.text_files import TextFiles
 
@@ -22,9 +21,9 @@ TASK = "local_text_span_corruption"
 SPLITS = ("train", "validation")
 
 
-@gin.configurable("local_text")
+@configurable("local_text")
 def settings(
-    train: str | Sequence[str] = (), validation: str | Sequence[str] = ()
+    train: Pattern | Sequence[Pattern] = (), validation: Pattern | Sequence[Pattern] = ()
 ) -> dict[str, list[str]]:
     """The user's files.
 
@@ -34,17 +33,9 @@ def settings(
 
     Returns:
       split -> patterns.
-
-    Raises:
-      UserError: what should be a path is no string.
     """
     patterns = {"train": train, "validation": validation}
-    lists = {k: list(v) if isinstance(v, list | tuple) else [v] for k, v in patterns.items()}
-    for name, values in lists.items():
-        for value in values:
-            if not isinstance(value, str):
-                raise UserError(f"local_text.{name}={value!r}: give a path in quotes")
-    return lists
+    return {k: list(v) if isinstance(v, list | tuple) else [v] for k, v in patterns.items()}
 
 
 def files(split: str) -> list[str]:

@@ -9,12 +9,13 @@ which mC4 is published, or wherever patterns say, with `{language}` where they d
 
 import functools
 from collections.abc import Sequence
+from typing import Annotated
 
-import gin
 import seqio
 from tensorflow_datasets.text import c4
 
 from switch_tf.errors import UserError
+from switch_tf.rules import Pattern, Rule, configurable
 from switch_tf.tasks.parts import catalogue, pretraining
 from switch_tf.tasks.sources.shards import ABSENT, Shards
 from switch_tf.tasks.vocabulary.t5 import MT5_OUTPUT_FEATURES
@@ -24,12 +25,12 @@ MIXTURE = "mc4"
 LANGUAGES = tuple(c4.MC4_LANGUAGES)
 
 
-@gin.configurable("mc4")
+@configurable("mc4")
 def settings(
-    train: str | None = None,
-    validation: str | None = None,
+    train: Pattern | None = None,
+    validation: Pattern | None = None,
     languages: Sequence[str] | None = None,
-    temperature: float = 1.0 / 0.3,
+    temperature: Annotated[float, Rule("a number of at least 1", lambda x: x >= 1)] = 1.0 / 0.3,
 ) -> dict:
     """What is read of mC4, and how it is mixed.
 
@@ -41,15 +42,13 @@ def settings(
         corpus is, large ones all languages alike. mT5's is 1 / 0.3.
 
     Raises:
-      UserError: an unknown language, or a temperature below 1.
+      UserError: an unknown language.
     """
     for language in languages or ():
         if language not in LANGUAGES:
             raise UserError(
                 f"mc4.languages: there is no '{language}'; there are {', '.join(LANGUAGES)}"
             )
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or temperature < 1:
-        raise UserError(f"mc4.temperature={temperature!r}: give a number of at least 1")
     return {
         "patterns": {"train": train, "validation": validation},
         "languages": LANGUAGES if languages is None else tuple(languages),

@@ -13,6 +13,8 @@ from switch_tf.errors import UserError
 DECLARED = """
 import gin
 
+from switch_tf import config
+
 @gin.configurable
 def schedule(peak, warmup_steps=10): ...
 
@@ -391,9 +393,9 @@ def test_what_a_tasks_preprocessors_put_into_the_operative_config_is_known(tmp_p
 
 def test_a_layer_takes_the_parameters_of_the_layer_that_it_extends():
     source = configurables.project_source()
-    found = {c.selector.rpartition(".")[2]: c.parameters for c in source.configurables}
-    assert {"temperature", "capacity_factor"} <= found["SwitchRouter"]
-    assert {"second_policy", "capacity_factor"} <= found["Top2Router"]
+    found = {c.name: c.parameters for c in source.configurables}
+    assert {"temperature", "capacity_factor"} <= found["SwitchRouter"].keys()
+    assert {"second_policy", "capacity_factor"} <= found["Top2Router"].keys()
     assert "temperature" not in found["Router"]
     assert "name" not in found["SwitchRouter"]
     # Without a constructor of its own.

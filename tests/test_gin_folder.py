@@ -65,7 +65,7 @@ def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(n
     assert name in files
     given = config.precheck(files, bindings)
     launch._check_files(command, files, bindings)
-    launch.check_numbers(given)
+    launch.check_spans(given)
     launch.check_mesh(given)
 
 

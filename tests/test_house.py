@@ -37,8 +37,10 @@ LAYERS = (
     "switch_tf.mesh",
     "switch_tf.config",
     "switch_tf.configurables",
+    "switch_tf.annotations",
     "switch_tf.gin_order",
     "switch_tf.gin_files",
+    "switch_tf.rules",
     "switch_tf.runtime",
     "switch_tf.errors",
 )

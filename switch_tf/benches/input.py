@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-import gin
 import numpy as np
 
 from switch_tf import mesh as mesh_lib
@@ -20,6 +19,7 @@ from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.features import describe_order, train_batches, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
+from switch_tf.rules import Count, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
@@ -105,12 +105,12 @@ def _keep_on(cores: set[int]) -> None:
         seen |= new
 
 
-@gin.configurable
+@configurable
 def bench_input(
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
-    rounds: int = 5,
-    seconds: int = 3,
+    rounds: Count = 5,
+    seconds: Count = 3,
 ) -> None:
     """Times the input of a run on one core, then its step on one batch, and prints both.
 

@@ -9,7 +9,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import gin
 import keras
 import numpy as np
 import tensorflow as tf
@@ -25,6 +24,7 @@ from switch_tf.layers.routing import layer_figures
 from switch_tf.layers.switch_layer import SwitchLayer
 from switch_tf.metrics.tables import table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.rules import Count, NonNegative, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 
 # Routers whose load does not depend on the tokens, by what they are called in the table.
@@ -65,12 +65,12 @@ class Timed:
 HEADING = ("router", "capacity", "ms", "ratio", "tokens/s", "dropped, %", "max / mean load")
 
 
-@gin.configurable
+@configurable
 def bench_layer(
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
-    rounds: int = 11,
-    capacity_factors: Sequence[float] = (1.0, 1.25, 1.5, 2.0),
+    rounds: Count = 11,
+    capacity_factors: Sequence[NonNegative] = (1.0, 1.25, 1.5, 2.0),
 ) -> None:
     """Prints the time of a model's first Switch layer, forward and backward, and what it drops.
 

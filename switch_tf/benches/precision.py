@@ -6,22 +6,22 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-import gin
 import numpy as np
 
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
 from switch_tf.planner.plan import training_step
+from switch_tf.rules import Count, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 
 HEADING = ("in bfloat16", "ms a step", "ratio")
 
 
-@gin.configurable
+@configurable
 def bench_precision(
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
-    rounds: int = 11,
+    rounds: Count = 11,
 ) -> None:
     """Prints the time of a training step with each float32 part, and without it.
 

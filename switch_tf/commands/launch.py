@@ -3,10 +3,11 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from switch_tf import config, configurables, gin_files, runtime
+from switch_tf import config, configurables, gin_files, rules, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.data import spans
@@ -86,7 +87,8 @@ def check(
     # First, or a macro that the missing file would set is told of in its place.
     _check_files(command, args.gin_file, bindings)
     given = config.precheck(args.gin_file, bindings)
-    check_numbers(given)
+    check_spans(given)
+    runtime.check_device_type(given.get("DEVICE_TYPE", "CPU"))
     devices = check_mesh(given)
     check_paths(given)
     if command == "train":
@@ -166,8 +168,8 @@ def check_optimizer(given: dict) -> None:
         )
 
 
-def check_numbers(given: dict) -> None:
-    """Checks that counts are counts, rates rates, and switches switches.
+def check_spans(given: Mapping) -> None:
+    """Checks the numbers of span corruption, of which T5 annotates none.
 
     Args:
       given: as `config.precheck` returns it.
@@ -175,29 +177,7 @@ def check_numbers(given: dict) -> None:
     Raises:
       UserError: naming the setting.
     """
-    counts = {
-        *("BATCH_SIZE", "TRAIN_STEPS", "EVAL_PERIOD", "CHECKPOINT_PERIOD", "NUM_EXPERTS"),
-        *("GROUPS_MULTIPLE", "train.keep_checkpoints", "TrainStep.microbatches", *_SIZES),
-        *("bench_input.rounds", "bench_input.seconds", "bench_layer.rounds"),
-        "bench_precision.rounds",
-    }
-    for name in sorted(counts & set(given)):
-        value = given[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{name}={value!r}: give a whole number of at least 1")
-    for name in ("DROPOUT_RATE", "EXPERT_DROPOUT_RATE"):
-        rate = given.get(name)
-        if rate is not None and not (isinstance(rate, int | float) and 0 <= rate < 1):
-            raise UserError(f"{name}={rate!r}: give a number of at least 0 and less than 1")
-    for name in ("PACK", "RESTORE_OPTIMIZER", "USE_CACHED_TASKS"):
-        if not isinstance(given.get(name, False), bool):
-            raise UserError(f"{name}={given[name]!r}: give True or False")
-    runtime.check_device_type(given.get("DEVICE_TYPE", "CPU"))
-    runtime.dtype_policy(given.get("TransformerEncoderDecoder.dtype", "float32"))
     spans.Spans(*(given.get(name, default) for name, default in _SPANS.items()))
-    seed = given.get("SEED", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise UserError(f"SEED={seed!r}: give a whole number from 0 to 2^31 - 1")
 
 
 def check_checkpoints(given: dict) -> None:
@@ -211,29 +191,22 @@ def check_checkpoints(given: dict) -> None:
     Raises:
       UserError: naming the size, both values and the mend.
     """
+    sizes = [name for name, axis in _sizes() if axis != "batch"]
     for setting in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(setting)
         saved = _saved(path) if isinstance(path, str) else {}
-        for name in _SIZES + (_ORDER if setting == "MODEL_DIR" else ()):
+        for name in (*sizes, *(_ORDER if setting == "MODEL_DIR" else ())):
             value = given.get(name, _SPANS.get(name))
             # A longer or shorter stack takes the layers that there are.
             may_differ = setting.startswith("INITIAL") and name.endswith("num_layers")
             if value is not None and value != saved.get(name, value) and not may_differ:
-                what = "a model" if name in _SIZES else "a run"
+                what = "a model" if name in sizes else "a run"
                 raise UserError(
                     f"{setting}='{path}' holds {what} with {name}={saved[name]!r}, this run's is "
                     f"{value!r}: set it to {saved[name]!r}, or give another {setting}"
                 )
 
 
-_SIZES = (
-    *(
-        f"{configurables.MODEL}.{name}"
-        for name in ("vocab_size", "d_model", "d_kv", "num_heads", "d_ff", "num_layers")
-    ),
-    "SwitchFFN.num_experts",
-    "SwitchProjection.num_experts",
-)
 # What the order of a run's batches, and its noise, depend on.
 _SPANS = {
     "span_corruption.noise_density": spans.NOISE_DENSITY,
@@ -242,6 +215,14 @@ _SPANS = {
 }
 _READ = "mixture_or_task_name task_feature_lengths batch_size seed pack use_cached"
 _ORDER = (*(f"TaskData.{name}" for name in _READ.split()), *_SPANS)
+
+
+def _sizes() -> Iterator[tuple[str, str]]:
+    """`configurable.parameter` of what sizes an axis, and the axis, as the annotations say."""
+    for configurable in configurables.project_source().configurables:
+        for parameter, annotation in (configurable.parameters or {}).items():
+            if axis := rules.axis(annotation):
+                yield f"{configurable.name}.{parameter}", axis
 
 
 def _saved(path: str) -> dict:
@@ -254,12 +235,11 @@ def _saved(path: str) -> dict:
     return {}
 
 
-def check_mesh(given: dict) -> int:
+def check_mesh(given: config.Given) -> int:
     """Checks mesh, layout rules, batch and widths against each other; needs no TensorFlow.
 
     Args:
-      given: as `config.precheck` returns it. Not called `macros`: to read one here is no use of
-        it, and a macro that nothing uses is an error.
+      given: as `config.precheck` returns it.
 
     Returns:
       The number of devices.
@@ -268,28 +248,9 @@ def check_mesh(given: dict) -> int:
       UserError: naming the setting and the mend.
     """
     shape = mesh_lib.parse_mesh_shape(given.get("ModelSetup.mesh_shape", "batch:1"))
-    rules = given.get("ModelSetup.layout_rules", "batch:batch")
-    rules = mesh_lib.parse_layout_rules(rules, shape)
-    model = "TransformerEncoderDecoder."
-    # A macro, by which most set it, and what takes it, which a flag may set by itself.
-    settings = {
-        "batch": ["BATCH_SIZE", "TaskData.batch_size"],
-        "experts": ["NUM_EXPERTS", "SwitchFFN.num_experts"],
-        "heads": [model + "num_heads"],
-        "d_ff": [model + "d_ff"],
-        "d_kv": [model + "d_kv"],
-        "d_model": [model + "d_model"],
-        "vocab": ["VOCAB_SIZE", model + "vocab_size"],
-    }
-    sizes = {}
-    for axis, names in settings.items():
-        found = {name: given[name] for name in names if isinstance(given.get(name), int)}
-        if found:
-            # The last is what holds; it is called by the first that has its value.
-            *_, value = found.values()
-            sizes[axis] = (value, next(name for name in found if found[name] == value))
-    mesh_lib.check_divides(rules, shape, sizes)
-    total = 1
-    for size in shape.values():
-        total *= size
-    return total
+    layout = given.get("ModelSetup.layout_rules", "batch:batch")
+    layout = mesh_lib.parse_layout_rules(layout, shape)
+    for name, axis in _sizes():
+        if name in given:
+            mesh_lib.check_divides(layout, shape, {axis: (given[name], given.called[name])})
+    return math.prod(shape.values())

@@ -4,7 +4,7 @@ import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 
-from switch_tf import config, runtime
+from switch_tf import config, rules, runtime
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
 
@@ -160,10 +160,8 @@ def _train_vocabulary(args: argparse.Namespace) -> None:
 
 
 def _lengths() -> dict[str, int]:
-    from switch_tf.data.batch_shape import check_lengths
-
     lengths = config.macro("TASK_FEATURE_LENGTHS", _DEFAULT_LENGTHS)
-    check_lengths(lengths)
+    rules.check("TASK_FEATURE_LENGTHS", lengths, rules.Lengths)
     return lengths
 
 

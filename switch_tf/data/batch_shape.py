@@ -25,33 +25,6 @@ def feature_axes(name: str) -> tuple[str, str]:
     return ("batch", "length")
 
 
-def check_lengths(feature_lengths: Mapping[str, int]) -> None:
-    """Checks that "inputs" and "targets", and no others, have a length >= 1.
-
-    Raises:
-      UserError: naming the feature and TASK_FEATURE_LENGTHS.
-    """
-    if not isinstance(feature_lengths, Mapping):
-        raise UserError(
-            f"{FEATURE_LENGTHS}={feature_lengths!r} is no dict: give {{'inputs': ..., "
-            "'targets': ...}"
-        )
-    for name in TASK_FEATURES:
-        if name not in feature_lengths:
-            raise UserError(
-                f"{FEATURE_LENGTHS}={dict(feature_lengths)}: no length for '{name}'; give "
-                "{'inputs': ..., 'targets': ...}"
-            )
-    for name, length in feature_lengths.items():
-        if name not in TASK_FEATURES:
-            raise UserError(
-                f"{FEATURE_LENGTHS}={dict(feature_lengths)}: unknown feature '{name}', there are "
-                + ", ".join(TASK_FEATURES)
-            )
-        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-            raise UserError(f"{FEATURE_LENGTHS}: length {length!r} of '{name}' is no number >= 1")
-
-
 def check_batch(
     batch_size: int,
     feature_lengths: Mapping[str, int],
@@ -71,9 +44,6 @@ def check_batch(
     Raises:
       UserError: naming that setting or TASK_FEATURE_LENGTHS, and MESH_SHAPE.
     """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise UserError(f"{setting}={batch_size!r} is not a number >= 1")
-    check_lengths(feature_lengths)
     mesh_lib.check_divides(rules, mesh_shape, {"batch": (batch_size, setting)})
     for name, length in feature_lengths.items():
         of_feature = f"{FEATURE_LENGTHS}['{name}']"

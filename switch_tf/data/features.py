@@ -11,9 +11,10 @@ import contextlib
 import dataclasses
 import re
 
+from switch_tf import rules
 from switch_tf.data import spans
 from switch_tf.data.autograph import without_autograph
-from switch_tf.data.batch_shape import TASK_FEATURES, check_lengths, host_rows
+from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES, host_rows
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
@@ -154,7 +155,7 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
     import tensorflow as tf
 
     provider = data.provider()
-    check_lengths(data.task_feature_lengths)
+    rules.check(FEATURE_LENGTHS, data.task_feature_lengths, rules.Lengths)
     check_split(provider, data.split)
     for task in seqio.get_subtasks(provider):
         spans.check_t5_steps(task, data.task_feature_lengths)

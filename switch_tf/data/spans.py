@@ -12,16 +12,23 @@ import inspect
 import math
 import sys
 from collections.abc import Mapping
+from typing import Annotated
 
 import gin
 import numpy as np
 
+from switch_tf import rules
 from switch_tf.data.batch_shape import FEATURE_LENGTHS
 from switch_tf.errors import UserError
+from switch_tf.rules import Rule
 
 # T5's: 15% of the tokens, in spans of three on average (Raffel et al., 2020, Sec. 3.3).
 NOISE_DENSITY = 0.15
 MEAN_SPAN_LENGTH = 3.0
+NoiseDensity = Annotated[
+    float, Rule("a share of the tokens, above 0 and below 1", lambda x: 0 < x < 1)
+]
+SpanLength = Annotated[float, Rule("a number of tokens of at least 1", lambda x: 1 <= x < math.inf)]
 _T5 = "t5.data.preprocessors"
 _ROLL = "random_spans_noise_mask.random_roll"
 # More than any piece.
@@ -50,17 +57,9 @@ class Spans:
 
     def __post_init__(self):
         """Checks the numbers."""
-        density, length = self.noise_density, self.mean_length
-        if not _is_number(density) or not 0 < density < 1:
-            raise UserError(
-                f"{self._density}={density!r}: give a share of the tokens, above 0 and below 1"
-            )
-        if not _is_number(length) or length < 1:
-            raise UserError(
-                f"{self._span_length}={length!r}: give a number of tokens of at least 1"
-            )
-        if not isinstance(self.random_roll, bool):
-            raise UserError(f"{_ROLL}={self.random_roll!r}: give True or False")
+        rules.check(self._density, self.noise_density, NoiseDensity)
+        rules.check(self._span_length, self.mean_length, SpanLength)
+        rules.check(_ROLL, self.random_roll, bool)
 
     @property
     def _density(self) -> str:
@@ -207,11 +206,6 @@ class Spans:
             f"stand for the rest: {at_most}raise {self._span_length}, or take a vocabulary with "
             f"{needed}"
         )
-
-
-def _is_number(value) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def random_roll() -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import gin
-
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.mesh import Mesh
+from switch_tf.rules import BatchSize, Lengths, Seed, configurable
 
 
-@gin.configurable
+@configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskData:
     """The data of training, of evaluation, or of a plan (T5X: `DatasetConfig`).
@@ -32,11 +31,11 @@ class TaskData:
     """
 
     mixture_or_task_name: str | None = None
-    task_feature_lengths: dict[str, int]
-    batch_size: int
+    task_feature_lengths: Lengths
+    batch_size: BatchSize
     split: str = "train"
     pack: bool = False
-    seed: int = 0
+    seed: Seed = 0
     use_cached: bool = False
     module: str | None = None
 

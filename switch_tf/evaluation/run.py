@@ -11,17 +11,18 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.rules import Path, configurable
 from switch_tf.setup.describe import settings, switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
 
 
-@gin.configurable
+@configurable
 def evaluate(
-    checkpoint_path: str = gin.REQUIRED,
+    checkpoint_path: Path = gin.REQUIRED,
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
     evaluation: Callable[[], Evaluation] = Evaluation,
-    output_path: str | None = None,
+    output_path: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluates a checkpoint, prints a line a task and writes them as JSON.
 

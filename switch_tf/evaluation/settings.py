@@ -2,14 +2,12 @@
 
 import dataclasses
 
-import gin
-
 from switch_tf.data.task_data import TaskData
-from switch_tf.errors import UserError
 from switch_tf.mesh import Mesh
+from switch_tf.rules import Count, Whole, configurable
 
 
-@gin.configurable
+@configurable
 @dataclasses.dataclass
 class Evaluation:
     """What a run evaluates, and when.
@@ -29,14 +27,14 @@ class Evaluation:
       decode_examples: at most so many examples a task; None: the whole split.
     """
 
-    period: int = 1000
+    period: Count = 1000
     split: str = "validation"
-    batches: int | None = None
-    batch_size: int | None = None
+    batches: Count | None = None
+    batch_size: Count | None = None
     dropless: bool = True
     decode: bool = False
-    decode_period: int = 0
-    decode_examples: int | None = None
+    decode_period: Whole = 0
+    decode_examples: Count | None = None
 
     def data(self, data: TaskData, mesh: Mesh) -> TaskData:
         """What is read of a run's data, whose batches are checked against the mesh.
@@ -49,14 +47,3 @@ class Evaluation:
         )
         found.check_batch(mesh, "Evaluation.batch_size" if self.batch_size else "BATCH_SIZE")
         return found
-
-    def __post_init__(self):
-        """Checks the numbers.
-
-        Raises:
-          UserError: naming the one that is none.
-        """
-        for name in ("batches", "batch_size", "decode_examples"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise UserError(f"Evaluation.{name}={value!r}: give a whole number of at least 1")

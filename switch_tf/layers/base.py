@@ -4,12 +4,12 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 
-import gin
 import keras
 import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
+from switch_tf import rules
 from switch_tf.errors import UserError
 from switch_tf.layers.context import Declared, current_build
 
@@ -30,25 +30,15 @@ class Uncast:
 
 
 def configurable(layer_class):
-    """`gin.configurable` for Keras layers, which Keras can then save and load, too.
+    """`rules.configurable` for Keras layers, which Keras can then save and load, too.
 
     It keeps the signature that Keras reads at construction.
     """
     signature = inspect.signature(layer_class.__init__)
     layer_class = keras.saving.register_keras_serializable("switch_tf")(layer_class)
-    layer_class = gin.configurable(layer_class)
+    layer_class = rules.configurable(layer_class)
     layer_class.__init__.__signature__ = signature
     return layer_class
-
-
-def check_least(name: str, value, least) -> None:
-    """Checks a setting's number.
-
-    Raises:
-      UserError: below `least`.
-    """
-    if value < least:
-        raise UserError(f"{name}={value!r}: give at least {least}")
 
 
 def registered(name: str):

@@ -13,10 +13,10 @@ neither direction scatters, and the cost does not grow with the group size as th
 P = E · C slots of a group; a choice is numbered k · S + s, as the buffers are filled.
 """
 
-import gin
 import tensorflow as tf
 
 from switch_tf.layers.base import exact_dtype, sizes
+from switch_tf.rules import configurable
 
 
 @tf.custom_gradient
@@ -80,7 +80,7 @@ def _flat(x_GKS):
     return tf.concat(tf.unstack(x_GKS, axis=1), axis=1)
 
 
-@gin.configurable
+@configurable
 class GatherDispatcher:
     """Dispatch and combine by gathers."""
 
@@ -135,7 +135,7 @@ class GatherDispatcher:
         return slot_GKS, tf.where(filled_GP, choice_GP, choices * group_size)
 
 
-@gin.configurable
+@configurable
 class EinsumDispatcher:
     """Dispatch and combine by products with one-hot tensors, as Mesh-TensorFlow.
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.errors import UserError
 from switch_tf.layers.base import Layer, lay_out, sizes
 from switch_tf.layers.context import current_call
+from switch_tf.rules import Rate, checked
 
 
 def current_seed():
@@ -48,6 +48,7 @@ def uniform(layer, shape, axes, low: float = 0.0, high: float = 1.0):
     return lay_out(lay_out(noise, first), axes)
 
 
+@checked
 class Dropout(Layer):
     """Sets a share `rate` of its input to zero in training and scales the rest by 1 / (1 - rate).
 
@@ -60,10 +61,8 @@ class Dropout(Layer):
       UserError: a rate that cannot be.
     """
 
-    def __init__(self, rate: float = 0.0, broadcast_axes: Sequence[int] = (), **kwargs):
+    def __init__(self, rate: Rate = 0.0, broadcast_axes: Sequence[int] = (), **kwargs):
         super().__init__(**kwargs)
-        if not 0.0 <= rate < 1.0:
-            raise UserError(f"a dropout rate of {rate!r}: give at least 0 and less than 1")
         self.rate = rate
         self.broadcast_axes = tuple(broadcast_axes)
 

@@ -1,24 +1,15 @@
 """The dense feed-forward layer of T5: ReLU (1.0) or gated GELU (1.1)."""
 
+from typing import Literal
+
 import tensorflow as tf
 
-from switch_tf.errors import UserError
 from switch_tf.layers.base import Layer, lay_out
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.rules import Rate, checked
 
-ACTIVATIONS = ("relu", "geglu")
-
-
-def check_activation(activation: str) -> str:
-    """`activation` if known.
-
-    Raises:
-      UserError: not one of `ACTIVATIONS`.
-    """
-    if activation not in ACTIVATIONS:
-        raise UserError(f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}")
-    return activation
+Activation = Literal["relu", "geglu"]
 
 
 def input_kernels(activation: str) -> tuple[str, ...]:
@@ -37,6 +28,7 @@ def activate(hiddens):
     return tf.nn.gelu(hiddens[0], approximate=True) * hiddens[1]
 
 
+@checked
 class FeedForward(Layer):
     """y = activation(x wi) wo, without biases.
 
@@ -47,10 +39,17 @@ class FeedForward(Layer):
       init_scale: s of the fan-in initialisation (paper, Sec. 2.4).
     """
 
-    def __init__(self, d_ff, activation="relu", dropout_rate=0.0, init_scale=1.0, **kwargs):
+    def __init__(
+        self,
+        d_ff,
+        activation: Activation = "relu",
+        dropout_rate: Rate = 0.0,
+        init_scale=1.0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.d_ff = d_ff
-        self.activation = check_activation(activation)
+        self.activation = activation
         self.dropout_rate = dropout_rate
         self.init_scale = init_scale
         self.dropout = Dropout(dropout_rate, (1,), name="dropout", dtype=self.dtype_policy)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from switch_tf.errors import UserError
 from switch_tf.layers.base import configurable
 from switch_tf.layers.router import Router, SwitchRouter
+from switch_tf.rules import Count
 
 _FAR_BELOW = 1e9
 
@@ -36,7 +37,7 @@ class SwitchMaxRouter(SwitchRouter):
       **kwargs: of `SwitchRouter`.
     """
 
-    def __init__(self, num_experts, in_decoder=False, **kwargs):
+    def __init__(self, num_experts: Count, in_decoder: bool = False, **kwargs):
         super().__init__(num_experts, **kwargs)
         self.in_decoder = in_decoder
 
@@ -72,7 +73,7 @@ class ExpertChoiceRouter(Router):
       UserError: asked to drop no token: every expert would take all.
     """
 
-    def __init__(self, num_experts, in_decoder=False, **kwargs):
+    def __init__(self, num_experts: Count, in_decoder: bool = False, **kwargs):
         super().__init__(num_experts, **kwargs)
         if self.dropless:
             raise UserError(

@@ -3,8 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from switch_tf.layers.base import check_least, configurable, lay_out, sizes
+from switch_tf.layers.base import configurable, lay_out, sizes
 from switch_tf.layers.router import Router, one_choice
+from switch_tf.rules import Count, NonNegative
 
 
 @configurable
@@ -41,9 +42,8 @@ class ZipfRouter(UniformRouter):
       UserError: a negative exponent.
     """
 
-    def __init__(self, num_experts, exponent=1.0, **kwargs):
+    def __init__(self, num_experts: Count, exponent: NonNegative = 1.0, **kwargs):
         super().__init__(num_experts, **kwargs)
-        check_least("ZipfRouter.exponent", exponent, 0)
         self.exponent = exponent
 
     def experts_GS(self, groups, group_size):

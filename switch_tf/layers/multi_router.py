@@ -1,10 +1,13 @@
 """Routers by which a token may visit or try several experts: top-2, top-k, no token left behind."""
 
+from typing import Literal
+
 import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers.base import configurable, sizes
 from switch_tf.layers.router import Router, load_balancing_loss
+from switch_tf.rules import Count, NonNegative
 
 SECOND_POLICIES = ("all", "none", "threshold", "random")
 
@@ -30,7 +33,7 @@ def _best_alike(probabilities_GSE, k):
 
 
 def _checked_k(router, k):
-    if not 1 <= k <= router.num_experts:
+    if k > router.num_experts:
         raise UserError(
             f"{type(router).__name__}.k={k} of num_experts={router.num_experts}: lower k"
         )
@@ -51,7 +54,7 @@ class TopKRouter(Router):
       UserError: fewer experts than k.
     """
 
-    def __init__(self, num_experts, k=2, normalize_gates=True, **kwargs):
+    def __init__(self, num_experts: Count, k: Count = 2, normalize_gates: bool = True, **kwargs):
         super().__init__(num_experts, **kwargs)
         self.k = self.experts_per_token = _checked_k(self, k)
         self.normalize_gates = normalize_gates
@@ -90,21 +93,14 @@ class Top2Router(Router):
 
     def __init__(
         self,
-        num_experts,
-        second_policy="random",
-        eval_second_policy=None,
-        second_threshold=0.2,
-        second_place_loss=False,
+        num_experts: Count,
+        second_policy: Literal[SECOND_POLICIES] = "random",
+        eval_second_policy: Literal[SECOND_POLICIES] | None = None,
+        second_threshold: NonNegative = 0.2,
+        second_place_loss: bool = False,
         **kwargs,
     ):
         super().__init__(num_experts, **kwargs)
-        for name, value in (
-            ("second_policy", second_policy),
-            ("eval_second_policy", eval_second_policy or second_policy),
-        ):
-            if value not in SECOND_POLICIES:
-                known = ", ".join(SECOND_POLICIES)
-                raise UserError(f"Top2Router.{name}='{value}' is none of {known}")
         if num_experts < 2:
             raise UserError(f"Top2Router has num_experts={num_experts}: give it 2 or more")
         # At most: the policy, and full experts, leave some second choices out.
@@ -182,7 +178,7 @@ class NoTokenLeftBehindRouter(Router):
     once = True
     default_policy = "input_jitter"
 
-    def __init__(self, num_experts, k=4, **kwargs):
+    def __init__(self, num_experts: Count, k: Count = 4, **kwargs):
         super().__init__(num_experts, **kwargs)
         self.k = _checked_k(self, k)
 

@@ -1,13 +1,18 @@
 """The routers' base, and the Switch router: a token goes to one expert (paper, Sec. 2.1)."""
 
+from typing import Literal
+
+import keras
 import tensorflow as tf
 
+from switch_tf import rules
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, check_least, configurable, sizes
+from switch_tf.layers.base import Layer, configurable, sizes
 from switch_tf.layers.context import current_call
 from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.rules import Count, NonNegative, Positive, Rate, Whole
 
 # Exploration policies of the paper's Table 11, by Mesh-TensorFlow's names; `sample` is
 # `SwitchRouter`'s alone.
@@ -69,21 +74,21 @@ class Router(Layer):
 
     def __init__(
         self,
-        num_experts,
-        capacity_factor=1.25,
-        eval_capacity_factor=2.0,
-        min_capacity=4,
-        absolute_capacity=None,
-        dropless=False,
-        load_balancing_coef=1e-2,
-        load_balancing_over=LOAD_BALANCING_OVER[0],
-        z_loss_coef=0.0,
-        init_scale=0.1,
-        policy=None,
-        eval_policy="argmax",
-        jitter=1e-2,
-        input_dropout_rate=0.1,
-        dtype="float32",
+        num_experts: Count,
+        capacity_factor: NonNegative = 1.25,
+        eval_capacity_factor: NonNegative = 2.0,
+        min_capacity: Whole = 4,
+        absolute_capacity: Count | None = None,
+        dropless: bool = False,
+        load_balancing_coef: NonNegative = 1e-2,
+        load_balancing_over: Literal[LOAD_BALANCING_OVER] = LOAD_BALANCING_OVER[0],
+        z_loss_coef: NonNegative = 0.0,
+        init_scale: NonNegative = 0.1,
+        policy: str | None = None,
+        eval_policy: str = "argmax",
+        jitter: NonNegative = 1e-2,
+        input_dropout_rate: Rate = 0.1,
+        dtype: str | keras.DTypePolicy = "float32",
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
@@ -92,28 +97,10 @@ class Router(Layer):
                 f"Router.dtype='{self.compute_dtype}': give float32, or bfloat16 for the paper's "
                 "arm that diverges"
             )
-        for name, value, least in (
-            ("num_experts", num_experts, 1),
-            ("capacity_factor", capacity_factor, 0),
-            ("eval_capacity_factor", eval_capacity_factor, 0),
-            ("min_capacity", min_capacity, 0),
-            ("absolute_capacity", 1 if absolute_capacity is None else absolute_capacity, 1),
-        ):
-            check_least(f"{type(self).__name__}.{name}", value, least)
         self.policy = self.default_policy if policy is None else policy
-        for name, value, known in (
-            ("policy", self.policy, self.policies),
-            ("eval_policy", eval_policy, self.policies),
-            ("load_balancing_over", load_balancing_over, LOAD_BALANCING_OVER),
-        ):
-            if value not in known:
-                given = f"{type(self).__name__}.{name}='{value}'"
-                raise UserError(f"{given} is none of {', '.join(known)}")
-        if not 0 <= input_dropout_rate < 1:
-            raise UserError(
-                f"{type(self).__name__}.input_dropout_rate={input_dropout_rate}: give at least 0 "
-                "and less than 1"
-            )
+        # Of all policies, those of the class.
+        for name, value in (("policy", self.policy), ("eval_policy", eval_policy)):
+            rules.check(f"{type(self).__name__}.{name}", value, Literal[self.policies])
         self.num_experts = num_experts
         self.capacity_factor = capacity_factor
         self.eval_capacity_factor = eval_capacity_factor
@@ -328,10 +315,8 @@ class SwitchRouter(Router):
     policies = POLICIES
     default_policy = "input_jitter"
 
-    def __init__(self, num_experts, temperature=1.0, **kwargs):
+    def __init__(self, num_experts: Count, temperature: Positive = 1.0, **kwargs):
         super().__init__(num_experts, **kwargs)
-        if temperature <= 0:
-            raise UserError(f"{type(self).__name__}.temperature={temperature}: give more than 0")
         self.temperature = temperature
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):

@@ -1,13 +1,15 @@
 """Switch attention: experts make queries, keys and values (paper, Appendix A, Table 10)."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
 
 from switch_tf.layers.attention import MERGED_AXES, Attention, input_initializers
 from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
-from switch_tf.layers.switch_layer import SwitchLayer
+from switch_tf.layers.switch_layer import NumExperts, SwitchLayer
+from switch_tf.rules import Count, NonNegative, Rate
 
 
 class ProjectionExperts(Layer):
@@ -70,7 +72,14 @@ class SwitchProjection(SwitchLayer):
 
     output_axis = "heads"
 
-    def __init__(self, num_experts, kernels, num_heads, d_kv, **kwargs):
+    def __init__(
+        self,
+        num_experts: NumExperts,
+        kernels: Sequence[str],
+        num_heads: Count,
+        d_kv: Count,
+        **kwargs,
+    ):
         super().__init__(num_experts, **kwargs)
         self.kernel_names = tuple(kernels)
         self.num_heads = num_heads
@@ -123,12 +132,12 @@ class SwitchAttention(Attention):
 
     def __init__(
         self,
-        num_heads,
-        d_kv,
-        dropout_rate=0.0,
-        init_scale=0.1,
-        float32_logits=True,
-        projection=SwitchProjection,
+        num_heads: Count,
+        d_kv: Count,
+        dropout_rate: Rate = 0.0,
+        init_scale: NonNegative = 0.1,
+        float32_logits: bool = True,
+        projection: Callable[..., SwitchProjection] = SwitchProjection,
         **kwargs,
     ):
         super().__init__(num_heads, d_kv, dropout_rate, init_scale, float32_logits, **kwargs)

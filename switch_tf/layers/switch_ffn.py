@@ -4,9 +4,10 @@ import tensorflow as tf
 
 from switch_tf.layers.base import Layer, configurable
 from switch_tf.layers.dropout import Dropout
-from switch_tf.layers.feed_forward import activate, check_activation, input_kernels
+from switch_tf.layers.feed_forward import Activation, activate, input_kernels
 from switch_tf.layers.initializers import TruncatedNormal
-from switch_tf.layers.switch_layer import SwitchLayer, spare_groups_axis
+from switch_tf.layers.switch_layer import NumExperts, SwitchLayer, spare_groups_axis
+from switch_tf.rules import Count, Rate
 
 
 class Experts(Layer):
@@ -26,7 +27,7 @@ class Experts(Layer):
         super().__init__(**kwargs)
         self.num_experts = num_experts
         self.d_ff = d_ff
-        self.activation = check_activation(activation)
+        self.activation = activation
         self.dropout_rate = dropout_rate
         self.init_scale = init_scale
         self.dropout = Dropout(dropout_rate, name="dropout", dtype=self.dtype_policy)
@@ -67,7 +68,14 @@ class SwitchFFN(SwitchLayer):
       **kwargs: of `SwitchLayer`.
     """
 
-    def __init__(self, num_experts, d_ff, activation="relu", expert_dropout_rate=0.0, **kwargs):
+    def __init__(
+        self,
+        num_experts: NumExperts,
+        d_ff: Count,
+        activation: Activation = "relu",
+        expert_dropout_rate: Rate = 0.0,
+        **kwargs,
+    ):
         super().__init__(num_experts, **kwargs)
         self.d_ff = d_ff
         self.activation = activation

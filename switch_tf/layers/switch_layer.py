@@ -1,16 +1,21 @@
 """What all Switch layers share: route, dispatch, experts, combine (paper, Fig. 2)."""
 
+from collections.abc import Callable
+from typing import Annotated
+
 import keras
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, check_least, configurable, lay_out, registered, sizes
+from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
 from switch_tf.layers.context import current_call
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
-from switch_tf.layers.router import SwitchRouter
+from switch_tf.layers.router import Router, SwitchRouter
+from switch_tf.rules import Axis, Count, NonNegative
 
+NumExperts = Annotated[Count, Axis("experts")]
 _DISPATCHERS = {kind.__name__: kind for kind in (GatherDispatcher, EinsumDispatcher)}
 
 
@@ -48,18 +53,16 @@ class SwitchLayer(Layer):
 
     def __init__(
         self,
-        num_experts,
-        group_size=None,
-        groups_multiple=1,
-        mask_padding=True,
-        init_scale=0.1,
-        router=SwitchRouter,
-        dispatcher=default_dispatcher,
+        num_experts: NumExperts,
+        group_size: Count | None = None,
+        groups_multiple: Count = 1,
+        mask_padding: bool = True,
+        init_scale: NonNegative = 0.1,
+        router: Callable[..., Router] = SwitchRouter,
+        dispatcher: Callable[[], GatherDispatcher | EinsumDispatcher] = default_dispatcher,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_least(f"{type(self).__name__}.groups_multiple", groups_multiple, 1)
-        check_least(f"{type(self).__name__}.group_size", group_size or 1, 1)
         self.num_experts = num_experts
         self.group_size = group_size
         self.groups_multiple = groups_multiple

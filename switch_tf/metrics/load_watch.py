@@ -2,11 +2,12 @@
 
 import math
 
-import gin
 import numpy as np
 
+from switch_tf.rules import Count, NonNegative, configurable
 
-@gin.configurable
+
+@configurable
 class LoadWatch:
     """Looks at the load of the experts of each Switch layer, step by step.
 
@@ -16,7 +17,7 @@ class LoadWatch:
       steps: how many steps in a row the entropy has to be under it, or an expert without a token.
     """
 
-    def __init__(self, min_load_entropy: float = 0.7, steps: int = 100):
+    def __init__(self, min_load_entropy: NonNegative = 0.7, steps: Count = 100):
         self._min_load_entropy = min_load_entropy
         self._steps = steps
         self._low: dict[str, int] = {}

@@ -1,6 +1,8 @@
 """The T5 / Switch Transformer encoder-decoder (paper, Sec. 2; T5: Raffel et al., 2020)."""
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import keras
 import tensorflow as tf
@@ -10,10 +12,15 @@ from switch_tf.layers.attention import Attention
 from switch_tf.layers.base import Layer, configurable, registered
 from switch_tf.layers.context import model_seed, see
 from switch_tf.layers.embedding import Embedding, Softmax
-from switch_tf.layers.feed_forward import FeedForward
+from switch_tf.layers.feed_forward import Activation, FeedForward
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.models.transformer import Block, Stack
+from switch_tf.rules import Axis, Count, Dtype, NonNegative, Rate, Rule, Seed, Whole
 from switch_tf.runtime import dtype_policy
+
+ExpertFrequency = Annotated[
+    Whole, Rule("0 for none, 1 for all layers sparse, 2 for every other (the paper's 1/2)")
+]
 
 
 def sparse_layers(num_layers: int, expert_frequency: int) -> tuple[int, ...]:
@@ -29,15 +36,7 @@ def sparse_layers(num_layers: int, expert_frequency: int) -> tuple[int, ...]:
     Args:
       num_layers: layers of the stack.
       expert_frequency: 0 none, 1 all, 2 every other (paper's 1/2).
-
-    Raises:
-      UserError: another number.
     """
-    if not isinstance(expert_frequency, int) or expert_frequency < 0:
-        raise UserError(
-            f"expert_frequency={expert_frequency!r}: give 0 for none, 1 for all layers sparse, 2 "
-            "for every other (the paper's 1/2)"
-        )
     if not expert_frequency:
         return ()
     return tuple(i for i in range(num_layers) if (i + 1) % expert_frequency == 0)
@@ -75,27 +74,27 @@ class TransformerEncoderDecoder(Layer):
 
     def __init__(
         self,
-        vocab_size,
-        d_model,
-        d_kv,
-        num_heads,
-        d_ff,
-        num_layers,
-        activation="relu",
-        tied_softmax=True,
-        dropout_rate=0.0,
-        expert_frequency=0,
-        encoder_sparse_layers=None,
-        decoder_sparse_layers=None,
-        switch_ffn=SwitchFFN,
-        switch_attention=None,
-        expert_dropout_rate=None,
-        init_scale=1.0,
-        float32_attention_logits=True,
-        float32_softmax_logits=True,
-        rematerialize=False,
-        seed=0,
-        dtype="float32",
+        vocab_size: Annotated[Count, Axis("vocab")],
+        d_model: Annotated[Count, Axis("d_model")],
+        d_kv: Annotated[Count, Axis("d_kv")],
+        num_heads: Annotated[Count, Axis("heads")],
+        d_ff: Annotated[Count, Axis("d_ff")],
+        num_layers: Annotated[Count, Axis("layers")],
+        activation: Activation = "relu",
+        tied_softmax: bool = True,
+        dropout_rate: Rate = 0.0,
+        expert_frequency: ExpertFrequency = 0,
+        encoder_sparse_layers: Sequence[int] | None = None,
+        decoder_sparse_layers: Sequence[int] | None = None,
+        switch_ffn: Callable[..., Layer] | None = SwitchFFN,
+        switch_attention: Callable[..., Attention] | None = None,
+        expert_dropout_rate: Rate | None = None,
+        init_scale: NonNegative = 1.0,
+        float32_attention_logits: bool = True,
+        float32_softmax_logits: bool = True,
+        rematerialize: bool = False,
+        seed: Seed = 0,
+        dtype: Dtype = "float32",
         **kwargs,
     ):
         super().__init__(**({"name": "model"} | kwargs), dtype=dtype_policy(dtype))

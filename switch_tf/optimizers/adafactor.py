@@ -19,16 +19,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import gin
 import keras
 import tensorflow as tf
 
-from switch_tf.errors import UserError
 from switch_tf.optimizers.base import Groups, Optimizer, axis_groups, moving_average
 from switch_tf.optimizers.schedules import Schedule
+from switch_tf.rules import NonNegative, Positive, Rate, Whole, configurable
 
 
-@gin.configurable
+@configurable
 class Adafactor(Optimizer):
     """Adafactor over variables that may be laid out over a mesh.
 
@@ -39,15 +38,15 @@ class Adafactor(Optimizer):
     def __init__(
         self,
         learning_rate: Schedule | None = None,
-        decay_exponent: float = 0.8,
-        beta1: float = 0.0,
-        clipping_threshold: float | None = 1.0,
-        global_norm_clip_threshold: float | None = None,
+        decay_exponent: NonNegative = 0.8,
+        beta1: Rate = 0.0,
+        clipping_threshold: Positive | None = 1.0,
+        global_norm_clip_threshold: Positive | None = None,
         multiply_by_parameter_scale: bool = True,
         factored: bool = True,
-        min_dim_size_to_factor: int = 128,
-        epsilon1: float = 1e-30,
-        epsilon2: float = 1e-3,
+        min_dim_size_to_factor: Whole = 128,
+        epsilon1: NonNegative = 1e-30,
+        epsilon2: NonNegative = 1e-3,
     ):
         """Chooses the update; `build` makes the slots.
 
@@ -64,11 +63,9 @@ class Adafactor(Optimizer):
           epsilon2: ε2 above.
 
         Raises:
-          UserError: no `learning_rate`, or one that is no function; or `beta1` is outside [0, 1).
+          UserError: no `learning_rate`.
         """
         super().__init__(learning_rate, global_norm_clip_threshold)
-        if not 0 <= beta1 < 1:
-            raise UserError(f"Adafactor.beta1={beta1} is outside [0, 1)")
         self._decay_exponent = decay_exponent
         self._beta1 = beta1
         self._clipping_threshold = clipping_threshold

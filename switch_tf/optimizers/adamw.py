@@ -15,16 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import gin
 import keras
 import tensorflow as tf
 
-from switch_tf.errors import UserError
 from switch_tf.optimizers.base import Groups, Optimizer, moving_average
 from switch_tf.optimizers.schedules import Schedule
+from switch_tf.rules import NonNegative, Positive, Rate, configurable
 
 
-@gin.configurable
+@configurable
 class AdamW(Optimizer):
     """AdamW over variables that may be laid out over a mesh.
 
@@ -36,11 +35,11 @@ class AdamW(Optimizer):
     def __init__(
         self,
         learning_rate: Schedule | None = None,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
-        weight_decay: float = 0.01,
-        global_norm_clip_threshold: float | None = None,
+        beta1: Rate = 0.9,
+        beta2: Rate = 0.999,
+        epsilon: NonNegative = 1e-8,
+        weight_decay: NonNegative = 0.01,
+        global_norm_clip_threshold: Positive | None = None,
     ):
         """Chooses the update; `build` makes the slots.
 
@@ -55,12 +54,9 @@ class AdamW(Optimizer):
           global_norm_clip_threshold: as of `Optimizer`; 1.0 is usual.
 
         Raises:
-          UserError: no `learning_rate`, or one that is no function; or β1 or β2 is outside [0, 1).
+          UserError: no `learning_rate`.
         """
         super().__init__(learning_rate, global_norm_clip_threshold)
-        for name, beta in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 <= beta < 1:
-                raise UserError(f"AdamW.{name}={beta} is outside [0, 1)")
         self._beta1 = beta1
         self._beta2 = beta2
         self._epsilon = epsilon

@@ -10,13 +10,20 @@ bare name is ambiguous.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
-import gin
 import tensorflow as tf
 
 from switch_tf.errors import UserError
+from switch_tf.rules import Count, NonNegative, Rule, Whole, configurable
 
-Schedule = Callable[[tf.Tensor], tf.Tensor]
+Schedule = Annotated[
+    Callable[[tf.Tensor], tf.Tensor],
+    Rule(
+        "a schedule: @schedules.constant(), @schedules.rsqrt(), @schedules.linear_decay(), or a "
+        "function of the step"
+    ),
+]
 
 
 def describe(schedule: Schedule) -> str:
@@ -33,8 +40,8 @@ def _named(schedule: Schedule, text: str) -> Schedule:
     return schedule
 
 
-@gin.configurable
-def constant(value: float) -> Schedule:
+@configurable
+def constant(value: NonNegative) -> Schedule:
     """`value` at every step; the paper fine-tunes so (Sec. 3.1).
 
     >>> schedule = constant(0.5)
@@ -44,8 +51,8 @@ def constant(value: float) -> Schedule:
     return _named(lambda step: tf.constant(value, tf.float32), f"constant(value={value})")
 
 
-@gin.configurable
-def rsqrt(warmup_steps: int = 10_000, scale: float = 1.0) -> Schedule:
+@configurable
+def rsqrt(warmup_steps: Count = 10_000, scale: NonNegative = 1.0) -> Schedule:
     """scale / sqrt(max(step, warmup_steps)): T5's pre-training rate (Mesh-TF `truncated_rsqrt`).
 
     Constant over the warm-up, then the inverse square root of the step.
@@ -53,12 +60,7 @@ def rsqrt(warmup_steps: int = 10_000, scale: float = 1.0) -> Schedule:
     >>> schedule = rsqrt(warmup_steps=4)
     >>> float(schedule(0)), float(schedule(16))
     (0.5, 0.25)
-
-    Raises:
-      UserError: `warmup_steps` below 1, where step 0 has no rate.
     """
-    if warmup_steps < 1:
-        raise UserError(f"rsqrt.warmup_steps={warmup_steps}: give at least 1")
 
     def schedule(step):
         return scale * tf.math.rsqrt(tf.maximum(tf.cast(step, tf.float32), float(warmup_steps)))
@@ -66,8 +68,10 @@ def rsqrt(warmup_steps: int = 10_000, scale: float = 1.0) -> Schedule:
     return _named(schedule, f"rsqrt(warmup_steps={warmup_steps}, scale={scale})")
 
 
-@gin.configurable
-def linear_decay(peak: float, warmup_steps: int, total_steps: int, end: float = 0.0) -> Schedule:
+@configurable
+def linear_decay(
+    peak: NonNegative, warmup_steps: Whole, total_steps: Count, end: NonNegative = 0.0
+) -> Schedule:
     """Rises linearly from 0 to `peak` over the warm-up, then falls linearly to `end`.
 
     With w = warmup_steps and T = total_steps: peak · step/w for step < w, then
@@ -79,12 +83,12 @@ def linear_decay(peak: float, warmup_steps: int, total_steps: int, end: float = 
     [0.0, 0.5, 1.0, 0.25, 0.0, 0.0]
 
     Raises:
-      UserError: a negative warm-up, or `total_steps` not beyond it.
+      UserError: `total_steps` is not beyond the warm-up.
     """
-    if not 0 <= warmup_steps < total_steps:
+    if warmup_steps >= total_steps:
         raise UserError(
             f"linear_decay.warmup_steps={warmup_steps} and total_steps={total_steps}: "
-            "warm up for at least 0 steps and for fewer than the total"
+            "warm up for fewer steps than the total"
         )
 
     def schedule(step):

@@ -15,6 +15,7 @@ from switch_tf.planner import lowered
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
 from switch_tf.planner.memory import bytes_of_steps, peak_bytes
+from switch_tf.rules import configurable
 from switch_tf.setup.describe import switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.training.microbatches import check_parts
@@ -23,7 +24,7 @@ from switch_tf.training.step import TrainStep
 _SHOWN_WEIGHTS = 8
 
 
-@gin.configurable(denylist=["collectives", "dtypes", "memory"])
+@configurable(denylist=["collectives", "dtypes", "memory"])
 def plan(
     collectives: bool = False,
     dtypes: bool = False,

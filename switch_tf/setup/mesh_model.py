@@ -6,8 +6,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
-import gin
-
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import checkpoints, run_facts
 from switch_tf.data import features
@@ -15,6 +13,7 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.base import Optimizer
+from switch_tf.rules import configurable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class MeshModel:
         checkpoints.restore_model(path, self.model)
 
 
-@gin.configurable
+@configurable
 @dataclasses.dataclass(frozen=True)
 class ModelSetup:
     """Which model and optimizer, over which devices.

@@ -1,18 +1,17 @@
 """One training step, compiled for the mesh in use."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-import gin
 import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.errors import UserError
 from switch_tf.layers.context import collect, step_seed, watch
 from switch_tf.layers.figures import Figures
 from switch_tf.layers.routing import layer_figures
 from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
+from switch_tf.rules import Count, NonNegative, Seed, configurable
 from switch_tf.training.microbatches import Microbatches
 
 # Far apart, so that no part of a step has the seed of another run's.
@@ -35,7 +34,7 @@ class Compiled(NamedTuple):
     times: int
 
 
-@gin.configurable
+@configurable
 class TrainStep:
     """Forward, backward and update.
 
@@ -68,20 +67,11 @@ class TrainStep:
         model,
         optimizer,
         mesh,
-        seed: int,
-        z_loss_coef: float = 1e-4,
-        loss_normalizing_factor: str = LOSS_NORMALIZING_FACTORS[0],
-        microbatches: int = 1,
+        seed: Seed,
+        z_loss_coef: NonNegative = 1e-4,
+        loss_normalizing_factor: Literal[LOSS_NORMALIZING_FACTORS] = LOSS_NORMALIZING_FACTORS[0],
+        microbatches: Count = 1,
     ):
-        if loss_normalizing_factor not in LOSS_NORMALIZING_FACTORS:
-            raise UserError(
-                f"loss_normalizing_factor='{loss_normalizing_factor}' is none of "
-                + ", ".join(LOSS_NORMALIZING_FACTORS)
-            )
-        if not isinstance(microbatches, int) or microbatches < 1:
-            raise UserError(
-                f"TrainStep.microbatches={microbatches!r}: give a whole number of at least 1"
-            )
         self.microbatches = microbatches
         self.optimizer_offset = 0
         self._loss_normalizing_factor = loss_normalizing_factor

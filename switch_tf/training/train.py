@@ -16,32 +16,30 @@ from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.features import describe_order, train_batches
 from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
-from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
+from switch_tf.rules import Count, Path, Seed, configurable
 from switch_tf.setup.describe import describe, describe_optimizer
 from switch_tf.setup.mesh_model import MeshModel, ModelSetup
 from switch_tf.training.loop import TrainLoop
 from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
 
-_COUNTS = "TRAIN_STEPS BATCH_SIZE CHECKPOINT_PERIOD EVAL_PERIOD train.keep_checkpoints".split()
 
-
-@gin.configurable
+@configurable
 def train(
-    model_dir: str = gin.REQUIRED,
-    train_steps: int = gin.REQUIRED,
+    model_dir: Path = gin.REQUIRED,
+    train_steps: Count = gin.REQUIRED,
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
     evaluation: Callable[[], Evaluation] = Evaluation,
-    seed: int = 0,
-    checkpoint_period: int = 1000,
-    keep_checkpoints: int = 3,
-    initial_checkpoint_path: str | None = None,
+    seed: Seed = 0,
+    checkpoint_period: Count = 1000,
+    keep_checkpoints: Count = 3,
+    initial_checkpoint_path: Path | None = None,
     restore_optimizer: bool = False,
 ) -> None:
     """Trains a model, or goes on with the run in `model_dir`.
@@ -65,8 +63,6 @@ def train(
       UserError: what does not fit, before any step; a loss that is not finite.
     """
     data, evaluation, model_dir = data(), evaluation(), os.path.expanduser(model_dir)
-    counts = (train_steps, data.batch_size, checkpoint_period, evaluation.period, keep_checkpoints)
-    _check_counts(*counts)
     setup, checkpoint = setup(), _weights_of(model_dir, initial_checkpoint_path)
     with setup.mesh_model(data, seed, checkpoint) as made:
         evaluators = Evaluators(made, evaluation)
@@ -159,10 +155,3 @@ def _facts(made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> dict:
         "dtype": made.model.compute_dtype,
         "vocabulary": made.vocabulary,
     }
-
-
-def _check_counts(*counts: int) -> None:
-    """Checks the values of `_COUNTS`."""
-    for name, value in zip(_COUNTS, counts, strict=True):
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{name}={value!r}: give a whole number of at least 1")

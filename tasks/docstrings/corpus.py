@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import gin
 from tqdm import tqdm
 
+from switch_tf import rules
 from switch_tf.errors import UserError
 from switch_tf.tasks.docstrings import parse as pydocs_parse
 from switch_tf.tasks.docstrings.parse import Document
@@ -24,8 +24,10 @@ SPLITS = ("train", "validation")
 _FORMAT = 1
 
 
-@gin.configurable("pydocs")
-def settings(cache_folder: str | None = None, vocabulary_size: int = 2000) -> tuple[Path, int]:
+@rules.configurable("pydocs")
+def settings(
+    cache_folder: rules.Path | None = None, vocabulary_size: rules.Count = 2000
+) -> tuple[Path, int]:
     """Where the corpus is kept, and how many pieces its vocabulary has.
 
     Args:
@@ -34,12 +36,7 @@ def settings(cache_folder: str | None = None, vocabulary_size: int = 2000) -> tu
 
     Returns:
       The folder of the corpus of the packages installed, and the number of pieces.
-
-    Raises:
-      UserError: a size that is not a positive whole number.
     """
-    if not isinstance(vocabulary_size, int) or vocabulary_size < 1:
-        raise UserError(f"pydocs.vocabulary_size={vocabulary_size!r}: give a number, such as 2000")
     if cache_folder is None:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         cache_folder = Path(caches) / "switch_tf" / "pydocs"

@@ -3,23 +3,24 @@
 import functools
 from collections.abc import Mapping
 
-import gin
 import seqio
 import tensorflow as tf
 from t5.data import preprocessors
 
 from switch_tf.data import spans
-from switch_tf.data.spans import MEAN_SPAN_LENGTH, NOISE_DENSITY
+from switch_tf.data.spans import MEAN_SPAN_LENGTH, NOISE_DENSITY, NoiseDensity, SpanLength
 from switch_tf.errors import UserError
+from switch_tf.rules import configurable
 
 # As many as T5 takes of a document in an epoch, and as many as it joins.
 _CHUNK_TOKENS = 65_536
 _JOINED_DOCUMENTS = 128
 
 
-@gin.configurable("span_corruption")
+@configurable("span_corruption")
 def settings(
-    noise_density: float = NOISE_DENSITY, mean_noise_span_length: float = MEAN_SPAN_LENGTH
+    noise_density: NoiseDensity = NOISE_DENSITY,
+    mean_noise_span_length: SpanLength = MEAN_SPAN_LENGTH,
 ) -> tuple[float, float]:
     """What gin sets of span corruption.
 

@@ -86,7 +86,7 @@ BEFORE_TENSORFLOW = {
     ),
     "another dtype": (
         [MODEL, PRETRAIN, DIR, "--gin.DTYPE='float16'"],
-        "DTYPE='float16' is not float32 or bfloat16: T5's activations overflow float16",
+        "DTYPE='float16': give 'float32' or 'bfloat16'; T5's activations overflow float16",
     ),
     "another kind of device": (
         [MODEL, PRETRAIN, DIR, "--gin.DEVICE_TYPE='gpu'"],

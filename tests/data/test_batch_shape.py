@@ -4,7 +4,6 @@ import pytest
 from switch_tf import mesh as mesh_lib
 from switch_tf.data.batch_shape import (
     check_batch,
-    check_lengths,
     count_tokens,
     feature_axes,
     host_rows,
@@ -20,25 +19,9 @@ def test_unknown_feature_has_no_axes():
 
 
 @pytest.mark.parametrize(
-    "lengths, message",
-    [
-        (5, "TASK_FEATURE_LENGTHS=5 is no dict: give {'inputs': "),
-        ({"inputs": 8}, "no length for 'targets'"),
-        ({"inputs": 8, "targets": 0}, "length 0 of 'targets' is no number >= 1"),
-        ({"inputs": 8.5, "targets": 8}, "length 8.5 of 'inputs' is no number >= 1"),
-        ({"inputs": 8, "targets": 8, "labels": 8}, "unknown feature 'labels'"),
-    ],
-)
-def test_bad_lengths_are_named(lengths, message):
-    with pytest.raises(UserError, match=message):
-        check_lengths(lengths)
-
-
-@pytest.mark.parametrize(
     "batch_size, mesh, rules, message",
     [
         (6, "batch:4", "batch:batch", "BATCH_SIZE=6 .*MESH_SHAPE"),
-        (0, "batch:4", "batch:batch", "BATCH_SIZE=0 is not a number"),
         (4, "batch:2,model:5", "length:model", r"TASK_FEATURE_LENGTHS\['inputs'\]=32 .*MESH_SHAPE"),
     ],
 )

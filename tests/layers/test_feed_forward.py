@@ -28,4 +28,4 @@ def test_the_layer_is_the_formula(activation):
 def test_an_unknown_activation_is_refused():
     with pytest.raises(UserError) as caught:
         FeedForward(12, "swish")
-    assert str(caught.value) == "activation 'swish' is not one of relu, geglu"
+    assert str(caught.value) == "FeedForward.activation='swish': give 'relu' or 'geglu'"

@@ -46,5 +46,5 @@ def test_zipf_draws_experts_by_their_rank_from_seed_and_step():
 
 
 def test_a_skew_below_none_is_told():
-    with pytest.raises(UserError, match="ZipfRouter.exponent=-1: give at least 0"):
+    with pytest.raises(UserError, match="ZipfRouter.exponent=-1: give a number of at least 0"):
         ZipfRouter(4, exponent=-1)

@@ -88,7 +88,10 @@ def test_no_token_is_left_behind_while_an_expert_of_its_choice_has_room():
         (lambda: TopKRouter(4, k=5), "TopKRouter.k=5 of num_experts=4: lower k"),
         (lambda: NoTokenLeftBehindRouter(2), "NoTokenLeftBehindRouter.k=4 of num_experts=2"),
         (lambda: Top2Router(1), "Top2Router has num_experts=1: give it 2 or more"),
-        (lambda: Top2Router(4, second_policy="any"), "second_policy='any' is none of all, none"),
+        (
+            lambda: Top2Router(4, second_policy="any"),
+            "second_policy='any': give 'all' or 'none' or 'threshold'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_told(make, message):

@@ -307,17 +307,23 @@ def test_the_logged_balance_is_one_for_balanced_tokens_whatever_padding_chooses(
 @pytest.mark.parametrize(
     "options, line",
     [
-        ({"absolute_capacity": 0}, "SwitchRouter.absolute_capacity=0: give at least 1"),
-        ({"min_capacity": -1}, "SwitchRouter.min_capacity=-1: give at least 0"),
-        ({"capacity_factor": -1.0}, "SwitchRouter.capacity_factor=-1.0: give at least 0"),
-        ({"temperature": 0.0}, "SwitchRouter.temperature=0.0: give more than 0"),
+        (
+            {"absolute_capacity": 0},
+            "SwitchRouter.absolute_capacity=0: give a whole number of at least 1",
+        ),
+        ({"min_capacity": -1}, "SwitchRouter.min_capacity=-1: give a whole number of at least 0"),
+        (
+            {"capacity_factor": -1.0},
+            "SwitchRouter.capacity_factor=-1.0: give a number of at least 0",
+        ),
+        ({"temperature": 0.0}, "SwitchRouter.temperature=0.0: give a number above 0"),
         (
             {"input_dropout_rate": 1.0},
-            "SwitchRouter.input_dropout_rate=1.0: give at least 0 and less than 1",
+            "SwitchRouter.input_dropout_rate=1.0: give a number of at least 0 and less than 1",
         ),
         (
             {"load_balancing_over": "experts"},
-            "SwitchRouter.load_balancing_over='experts' is none of tokens, positions",
+            "SwitchRouter.load_balancing_over='experts': give 'tokens' or 'positions'",
         ),
         ({"dtype": "float16"}, "Router.dtype='float16': give float32, or bfloat16 for the paper's"),
     ],
@@ -386,5 +392,5 @@ def test_policies_of_training_and_evaluation_are_chosen_apart():
 
 @pytest.mark.parametrize("name", ["policy", "eval_policy"])
 def test_an_unknown_policy_is_told(name):
-    with pytest.raises(UserError, match=f"SwitchRouter.{name}='max' is none of argmax, sample"):
+    with pytest.raises(UserError, match=f"SwitchRouter.{name}='max': give 'argmax' or 'sample'"):
         SwitchRouter(4, **{name: "max"})

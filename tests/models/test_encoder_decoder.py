@@ -169,7 +169,7 @@ def test_a_frequency_that_is_none_is_told(frequency):
     with pytest.raises(
         UserError, match=f"expert_frequency={frequency}: give 0 for none, 1 for all"
     ):
-        sparse_layers(4, frequency)
+        tiny_model(expert_frequency=frequency)
 
 
 def test_a_sparse_layer_that_is_not_there_is_named():

@@ -290,6 +290,10 @@ def test_gin_chooses_the_schedule(schedule, rate):
         gin.clear_config()
 
 
-def test_a_momentum_that_cannot_be_is_named():
-    with pytest.raises(UserError, match=r"Adafactor.beta1=1.0 is outside"):
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match=r"Adafactor.learning_rate=0.01: give a schedule"):
+        Adafactor(0.01)
+    with pytest.raises(
+        UserError, match=r"Adafactor.beta1=1.0: give a number of at least 0 and less than 1"
+    ):
         Adafactor(constant(0.01), beta1=1.0)

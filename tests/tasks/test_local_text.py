@@ -168,7 +168,7 @@ def test_a_pattern_that_matches_no_file_is_one_line(folder, monkeypatch):
 @pytest.mark.parametrize("name, value", [("train", 5), ("validation", ["a", 5])])
 def test_a_path_that_is_no_string_is_one_line(name, value):
     configure(**{name: value})
-    with pytest.raises(UserError, match=f"local_text.{name}=5: give a path in quotes"):
+    with pytest.raises(UserError, match=rf"local_text.{name}=.*5\]?: give a path in quotes"):
         local_text.settings()
 
 

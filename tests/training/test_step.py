@@ -242,7 +242,7 @@ def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
 
 
 def test_an_unknown_normalizing_factor_is_told():
-    with pytest.raises(UserError, match="'TOKENS' is none of NUM_REAL_TARGET_TOKENS, AVERAGE"):
+    with pytest.raises(UserError, match="'TOKENS': give 'NUM_REAL_TARGET_TOKENS' or 'AVERAGE"):
         TrainStep(None, None, None, 0, loss_normalizing_factor="TOKENS")
 
 

@@ -1,0 +1,136 @@
+"""Annotations of parameters, read off the source of their module without importing it."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import collections.abc
+import functools
+import typing
+from pathlib import Path
+from typing import Any
+
+from switch_tf import rules
+
+# Names of these are what they are.
+_IMPORTED = {"typing": typing, "collections.abc": collections.abc, "switch_tf.rules": rules}
+_FOLDER = Path(__file__).parent.parent
+
+
+class Unread(type):
+    """A class that stands for what is not read, such as a class of TensorFlow, and its parts."""
+
+    def __getattr__(cls, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls
+
+    def __getitem__(cls, item):
+        return cls
+
+
+class _Module:
+    """A module of the project, by which another names its parts."""
+
+    def __init__(self, names: Names):
+        self._names = names
+
+    def __getattr__(self, name):
+        return self._names[name]
+
+
+class Names(dict):
+    """What names mean in a module's annotations: name -> type, looked up when it is asked for.
+
+    A class is the same stand-in wherever it is named; so is what the project does not define.
+
+    Args:
+      tree: the module's syntax tree.
+    """
+
+    def __init__(self, tree: ast.Module):
+        super().__init__()
+        self._assigned = {
+            node.targets[0].id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        self._imported = {}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                for alias in node.names:
+                    self._imported[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+            elif isinstance(node, ast.Import):
+                for alias in node.names:
+                    first = alias.name.partition(".")[0]
+                    self._imported[alias.asname or first] = alias.name if alias.asname else first
+
+    @classmethod
+    @functools.lru_cache(maxsize=1024)
+    def of(cls, text: str) -> Names:
+        """The names of a module with this source."""
+        return cls(ast.parse(text))
+
+    def __missing__(self, name: str) -> Any:
+        # First, so that what is defined by itself is no endless search.
+        self[name] = Unread(name, (), {})
+        if name in self._assigned:
+            self[name] = self._value(self._assigned[name])
+        elif name in self._imported:
+            self[name] = _find(self._imported[name], self[name])
+        elif hasattr(builtins, name):
+            self[name] = getattr(builtins, name)
+        return self[name]
+
+    def _value(self, node: ast.expr) -> Any:
+        try:
+            return eval(compile(ast.Expression(node), "annotation", "eval"), self)
+        except Exception:
+            # Whatever an annotation is, it may be one that is not understood.
+            return Any
+
+    def annotation(self, node: ast.expr | None, default: ast.expr | None = None) -> Any:
+        """The type that an annotation stands for; Any where there is none, or it is not understood.
+
+        Args:
+          node: the annotation.
+          default: of the parameter; None is then one of the type's values.
+        """
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            try:
+                node = ast.parse(node.value, mode="eval").body
+            except SyntaxError:
+                return Any
+        found = Any if node is None else self._value(node)
+        takes_none = isinstance(default, ast.Constant) and default.value is None
+        return typing.Optional[found] if takes_none and found is not Any else found  # noqa: UP045
+
+    def full_name(self, node: ast.expr, module: str) -> str:
+        """What an expression `a.b.c` names, by the module's imports; empty for another expression.
+
+        Args:
+          node: the expression.
+          module: the module's name, of which a name is that is not imported.
+        """
+        if isinstance(node, ast.Attribute):
+            owner = self.full_name(node.value, module)
+            return owner and f"{owner}.{node.attr}"
+        if isinstance(node, ast.Name):
+            return self._imported.get(node.id, f"{module}.{node.id}")
+        return ""
+
+
+def _find(full_name: str, otherwise: Any) -> Any:
+    """What an imported name stands for; `otherwise` where it is not of the project."""
+    if full_name in _IMPORTED:
+        return _IMPORTED[full_name]
+    module, _, name = full_name.rpartition(".")
+    if module in _IMPORTED:
+        return getattr(_IMPORTED[module], name, otherwise)
+    if full_name.partition(".")[0] != "switch_tf":
+        return otherwise
+    for module_name, found in ((full_name, _Module), (module, lambda names: names[name])):
+        path = _FOLDER.joinpath(*module_name.split(".")).with_suffix(".py")
+        if path.is_file():
+            return found(Names.of(path.read_text(encoding="utf-8")))
+    return otherwise
