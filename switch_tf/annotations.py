@@ -72,6 +72,9 @@ class Names(dict):
         return cls(ast.parse(text))
 
     def __missing__(self, name: str) -> Any:
+        if name.startswith("__"):
+            # What Python itself looks for.
+            raise KeyError(name)
         # First, so that what is defined by itself is no endless search.
         self[name] = Unread(name, (), {})
         if name in self._assigned:

@@ -20,7 +20,7 @@ runpy.run_path(str(_OFFLINE / "sitecustomize.py"))
 import gin  # noqa: E402 - the network is blocked first
 import pytest  # noqa: E402
 
-from switch_tf import runtime  # noqa: E402
+from switch_tf import configurables, runtime  # noqa: E402
 
 # The lowered steps are looked at in tests of the planner.
 runtime.start(num_devices=8, shows_lowered=True)
@@ -32,6 +32,38 @@ _LONGEST = ("test_train.py", "test_readme.py", "test_lowered.py", "test_features
 def pytest_collection_modifyitems(items):
     """Sorts what was collected: the longest files, then the others in their order."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+_DECLARED = """
+import gin
+
+from switch_tf import config
+
+@gin.configurable
+def schedule(peak, warmup_steps=10): ...
+
+@gin.configurable(module="layers")
+class Router:
+    def __init__(self, num_experts, *, noise=0.0): ...
+
+@gin.configurable("other.Router")
+class _Other:
+    def __init__(self, **kwargs): ...
+
+gin.constant("ANSWER", 42)
+config.macro("SEED")
+config.macro("MIXTURE_OR_TASK_MODULE")
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """An empty working directory, and a project that declares `_DECLARED`."""
+    monkeypatch.chdir(tmp_path)
+    source = configurables.read_module(_DECLARED, "switch_tf.declared")
+    monkeypatch.setattr(configurables, "project_source", lambda: source)
+    yield tmp_path
+    gin.clear_config()
 
 
 @pytest.fixture(scope="module", autouse=True)

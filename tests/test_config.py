@@ -10,37 +10,6 @@ import pytest
 from switch_tf import config, configurables, gin_files
 from switch_tf.errors import UserError
 
-DECLARED = """
-import gin
-
-from switch_tf import config
-
-@gin.configurable
-def schedule(peak, warmup_steps=10): ...
-
-@gin.configurable(module="layers")
-class Router:
-    def __init__(self, num_experts, *, noise=0.0): ...
-
-@gin.configurable("other.Router")
-class _Other:
-    def __init__(self, **kwargs): ...
-
-gin.constant("ANSWER", 42)
-config.macro("SEED")
-config.macro("MIXTURE_OR_TASK_MODULE")
-"""
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """An empty working directory, and a project that declares `DECLARED`."""
-    monkeypatch.chdir(tmp_path)
-    source = configurables.read_module(DECLARED, "switch_tf.declared")
-    monkeypatch.setattr(configurables, "project_source", lambda: source)
-    yield tmp_path
-    gin.clear_config()
-
 
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,39 +25,39 @@ def error_of(files, bindings=()):
     return message
 
 
-def test_precheck_returns_the_literal_macros_with_flags_over_files(folder):
-    write(folder / "a.gin", "A = 1\nB = %A\nC = {'x': (%A, [2])}\nD = @schedule\n")
+def test_precheck_returns_the_literal_macros_with_flags_over_files(project):
+    write(project / "a.gin", "A = 1\nB = %A\nC = {'x': (%A, [2])}\nD = @schedule\n")
     assert config.precheck(["a.gin"], ["A=3"]) == {"A": 3, "B": 3, "C": {"x": (3, [2])}}
 
 
-def test_an_included_file_is_found_in_the_gin_folder(folder, monkeypatch):
-    monkeypatch.setattr(gin_files, "GIN_FOLDER", folder / "project")
-    write(folder / "project/models/m.gin", "A = 1")
-    write(folder / "run.gin", "include 'models/m.gin'\nB = %A")
+def test_an_included_file_is_found_in_the_gin_folder(project, monkeypatch):
+    monkeypatch.setattr(gin_files, "GIN_FOLDER", project / "gin")
+    write(project / "gin/models/m.gin", "A = 1")
+    write(project / "run.gin", "include 'models/m.gin'\nB = %A")
     assert config.precheck(["run.gin"]) == {"A": 1, "B": 1}
 
 
-def test_the_working_directory_comes_before_the_gin_folder(folder, monkeypatch):
-    monkeypatch.setattr(gin_files, "GIN_FOLDER", folder / "project")
-    write(folder / "project/m.gin", "A = 1")
-    write(folder / "m.gin", "A = 2")
+def test_the_working_directory_comes_before_the_gin_folder(project, monkeypatch):
+    monkeypatch.setattr(gin_files, "GIN_FOLDER", project / "gin")
+    write(project / "gin/m.gin", "A = 1")
+    write(project / "m.gin", "A = 2")
     assert config.precheck(["m.gin"]) == {"A": 2}
 
 
-def test_a_missing_file_names_the_places_searched_and_the_nearest(folder, monkeypatch):
-    monkeypatch.setattr(gin_files, "GIN_FOLDER", folder / "project")
-    write(folder / "project/models/tiny.gin", "A = 1")
+def test_a_missing_file_names_the_places_searched_and_the_nearest(project, monkeypatch):
+    monkeypatch.setattr(gin_files, "GIN_FOLDER", project / "gin")
+    write(project / "gin/models/tiny.gin", "A = 1")
     assert error_of(["models/tinny.gin"]) == (
-        f"--gin_file: no file 'models/tinny.gin'; searched in {folder} and {folder / 'project'}"
+        f"--gin_file: no file 'models/tinny.gin'; searched in {project} and {project / 'gin'}"
         "; nearest: models/tiny.gin"
     )
-    write(folder / "a.gin", "A = 1\ninclude 'b.gin'")
+    write(project / "a.gin", "A = 1\ninclude 'b.gin'")
     assert error_of(["a.gin"]).startswith("a.gin:2: no file 'b.gin'; searched in")
 
 
-def test_a_file_that_includes_itself_is_refused(folder):
-    write(folder / "a.gin", "include 'b.gin'")
-    write(folder / "b.gin", "A = 1\ninclude 'a.gin'")
+def test_a_file_that_includes_itself_is_refused(project):
+    write(project / "a.gin", "include 'b.gin'")
+    write(project / "b.gin", "A = 1\ninclude 'a.gin'")
     assert error_of(["a.gin"]) == "b.gin:2: 'a.gin' includes itself; drop this include"
 
 
@@ -100,20 +69,20 @@ def test_a_file_that_includes_itself_is_refused(folder):
         ("A = 1\nB = [1,\n", "a.gin:3: syntax error: EOF in multi-line statement; is a bracket"),
     ],
 )
-def test_a_syntax_error_names_file_and_line(folder, text, message):
-    write(folder / "a.gin", text)
+def test_a_syntax_error_names_file_and_line(project, text, message):
+    write(project / "a.gin", text)
     assert error_of(["a.gin"]).startswith(message)
 
 
-def test_a_string_without_quotes_in_a_flag_says_how_to_quote_it(folder):
+def test_a_string_without_quotes_in_a_flag_says_how_to_quote_it(project):
     assert error_of([], ["MODEL_DIR=/tmp/model"]) == (
         "--gin.MODEL_DIR: not a gin value: Unable to parse value; a string needs quotes of its "
         "own: --gin.NAME=\"'text'\""
     )
 
 
-def test_an_unknown_configurable_names_the_nearest(folder):
-    write(folder / "a.gin", "shcedule.peak = 1")
+def test_an_unknown_configurable_names_the_nearest(project):
+    write(project / "a.gin", "shcedule.peak = 1")
     assert error_of(["a.gin"]) == (
         "a.gin:1: no configurable 'shcedule'; nearest: schedule; one of your own needs "
         "'import MODULE' in a gin file, or MIXTURE_OR_TASK_MODULE"
@@ -121,7 +90,7 @@ def test_an_unknown_configurable_names_the_nearest(folder):
     assert error_of([], ["schedule.peak=@scope/shcedule()"]).startswith(
         "--gin.schedule.peak: no configurable 'shcedule'; nearest: schedule"
     )
-    write(folder / "a.gin", "shcedule:\n  peak = 1\n")
+    write(project / "a.gin", "shcedule:\n  peak = 1\n")
     assert error_of(["a.gin"]).startswith("a.gin:1: no configurable 'shcedule'")
 
 
@@ -142,8 +111,8 @@ def test_what_the_model_gives_a_layer_anyway_is_refused():
     config.precheck([], ["SwitchFFN.d_ff=8"])
 
 
-def test_an_unknown_parameter_names_the_nearest_or_all(folder):
-    write(folder / "a.gin", "schedule.peak = 1\nscope/schedule.warmup_step = 2")
+def test_an_unknown_parameter_names_the_nearest_or_all(project):
+    write(project / "a.gin", "schedule.peak = 1\nscope/schedule.warmup_step = 2")
     assert error_of(["a.gin"]) == (
         "a.gin:2: 'schedule' has no parameter 'warmup_step'; nearest: warmup_steps"
     )
@@ -152,38 +121,38 @@ def test_an_unknown_parameter_names_the_nearest_or_all(folder):
     )
 
 
-def test_names_match_by_their_last_parts_as_in_gin(folder):
-    write(folder / "a.gin", "layers.Router.noise = 1\ndeclared.schedule.peak = 1\n")
+def test_names_match_by_their_last_parts_as_in_gin(project):
+    write(project / "a.gin", "layers.Router.noise = 1\ndeclared.schedule.peak = 1\n")
     config.precheck(["a.gin"], ["other.Router.anything=1"])
     assert error_of([], ["Router.noise=1"]) == (
         "--gin.Router.noise: 'Router' is ambiguous; write one of layers.Router, other.Router"
     )
 
 
-def test_a_macro_without_a_value_names_the_flag_that_gives_one(folder):
-    write(folder / "a.gin", "BATCH = 8\nschedule.peak = [%ANSWER, %BATCH_SIZE]")
+def test_a_macro_without_a_value_names_the_flag_that_gives_one(project):
+    write(project / "a.gin", "BATCH = 8\nschedule.peak = [%ANSWER, %BATCH_SIZE]")
     assert error_of(["a.gin"]) == (
         "a.gin:2: %BATCH_SIZE has no value: pass --gin.BATCH_SIZE=VALUE; nearest: BATCH"
     )
     config.precheck(["a.gin"], ["BATCH_SIZE=8"])
 
 
-def test_a_macro_without_a_value_names_files_of_the_project_that_set_it(folder):
-    write(folder / "a.gin", "schedule.peak = %CAPACITY_FACTOR")
+def test_a_macro_without_a_value_names_files_of_the_project_that_set_it(project):
+    write(project / "a.gin", "schedule.peak = %CAPACITY_FACTOR")
     assert error_of(["a.gin"]) == (
         "a.gin:1: %CAPACITY_FACTOR has no value: pass --gin.CAPACITY_FACTOR=VALUE; "
         "models/switch_tiny.gin, models/switch_base.gin and 3 more files set it"
     )
 
 
-def test_names_tells_of_an_unknown_one_first(folder):
-    write(folder / "a.gin", "shcedule.peak = %MISSING")
+def test_names_tells_of_an_unknown_one_first(project):
+    write(project / "a.gin", "shcedule.peak = %MISSING")
     with pytest.raises(UserError, match="^a.gin:1: no configurable 'shcedule'; nearest: schedule"):
         config.names(["a.gin"])
 
 
-def test_a_required_value_that_is_not_given_is_named(folder):
-    write(folder / "a.gin", "MODEL_DIR = %gin.REQUIRED\nschedule.peak = %gin.REQUIRED")
+def test_a_required_value_that_is_not_given_is_named(project):
+    write(project / "a.gin", "MODEL_DIR = %gin.REQUIRED\nschedule.peak = %gin.REQUIRED")
     assert error_of(["a.gin"], ["schedule.peak=1"]) == (
         "a.gin:1: MODEL_DIR is required: pass --gin.MODEL_DIR=VALUE"
     )
@@ -192,8 +161,8 @@ def test_a_required_value_that_is_not_given_is_named(folder):
     )
 
 
-def test_a_flag_for_a_macro_that_nothing_reads_is_refused(folder):
-    write(folder / "a.gin", "TRAIN_STEPS = 5")
+def test_a_flag_for_a_macro_that_nothing_reads_is_refused(project):
+    write(project / "a.gin", "TRAIN_STEPS = 5")
     assert error_of(["a.gin"], ["TRAIN_STEP=9"]) == (
         "--gin.TRAIN_STEP: nothing reads a macro 'TRAIN_STEP'; nearest: TRAIN_STEPS"
     )
@@ -213,8 +182,8 @@ def test_that_a_run_sets_a_macro_is_no_reason_to_take_a_flag_that_no_model_reads
     )
 
 
-def test_a_module_that_is_not_there_is_named_without_importing_anything(folder):
-    write(folder / "a.gin", "import nowhere.at_all")
+def test_a_module_that_is_not_there_is_named_without_importing_anything(project):
+    write(project / "a.gin", "import nowhere.at_all")
     assert error_of(["a.gin"]) == (
         "a.gin:1: no module 'nowhere.at_all'; run where it can be imported, or set PYTHONPATH"
     )
@@ -227,16 +196,16 @@ def test_a_module_that_is_not_there_is_named_without_importing_anything(folder):
     )
 
 
-def test_a_package_of_the_users_own_may_be_called_tasks(folder, monkeypatch):
-    write(folder / "tasks/__init__.py", "")
-    write(folder / "tasks/c4.py", "")
-    monkeypatch.syspath_prepend(folder)
+def test_a_package_of_the_users_own_may_be_called_tasks(project, monkeypatch):
+    write(project / "tasks/__init__.py", "")
+    write(project / "tasks/c4.py", "")
+    monkeypatch.syspath_prepend(project)
     config.precheck([], ["MIXTURE_OR_TASK_MODULE='tasks.c4'"])
 
 
-def test_load_sets_what_the_users_own_module_declares(folder, caplog):
+def test_load_sets_what_the_users_own_module_declares(project, caplog):
     write(
-        folder / "users_module.py",
+        project / "users_module.py",
         """
         import gin
 
@@ -245,8 +214,8 @@ def test_load_sets_what_the_users_own_module_declares(folder, caplog):
             return a, b
         """,
     )
-    write(folder / "sub/a.gin", "A = 1\nusers_function.a = %A\n")
-    write(folder / "run.gin", "include 'sub/a.gin'\nMIXTURE_OR_TASK_MODULE = 'users_module'\n")
+    write(project / "sub/a.gin", "A = 1\nusers_function.a = %A\n")
+    write(project / "run.gin", "include 'sub/a.gin'\nMIXTURE_OR_TASK_MODULE = 'users_module'\n")
     with caplog.at_level(logging.ERROR):
         config.load(["run.gin"], ["users_function.b=3"])
     assert not caplog.records
@@ -261,10 +230,10 @@ def test_load_sets_what_the_users_own_module_declares(folder, caplog):
     assert str(caught.value).startswith("--gin.users_funktion.c=1: No configurable matching")
 
 
-def test_a_scoped_binding_gets_the_macro_that_a_flag_set(folder):
+def test_a_scoped_binding_gets_the_macro_that_a_flag_set(project):
     """Of a macro inside a scope gin-config#87 says that it is lost."""
     write(
-        folder / "scoped_module.py",
+        project / "scoped_module.py",
         """
         import gin
 
@@ -278,7 +247,7 @@ def test_a_scoped_binding_gets_the_macro_that_a_flag_set(folder):
         """,
     )
     write(
-        folder / "run.gin",
+        project / "run.gin",
         """
         MIXTURE_OR_TASK_MODULE = 'scoped_module'
         A = 1
@@ -301,14 +270,14 @@ def test_a_scoped_binding_gets_the_macro_that_a_flag_set(folder):
         config.load(["run.gin"], ["A=3", "one/A=4"])
         assert module.scoped_caller() == (3, [3, 4])
         assert config.macro("A") == 3
-        write(folder / "saved.gin", config.operative_config())
+        write(project / "saved.gin", config.operative_config())
     config.load(["saved.gin"])
     with gin.config_scope("one"):
         assert module.scoped_function() == (3, [3, 4])
 
 
 def test_a_folder_named_like_one_of_ours_does_not_hide_it(tmp_path, monkeypatch):
-    # Python takes the folder for a package, and gin would look for its includes in there.
+    # Python takes the project for a package, and gin would look for its includes in there.
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -317,21 +286,21 @@ def test_a_folder_named_like_one_of_ours_does_not_hide_it(tmp_path, monkeypatch)
     gin.clear_config()
 
 
-def test_the_operative_config_alone_configures_the_same_run(folder):
-    write(folder / "another_module.py", "import gin\n@gin.configurable\ndef run_it(a): return a\n")
-    write(folder / "run.gin", "A = {'x': 1}\nrun_it.a = %A\n")
+def test_the_operative_config_alone_configures_the_same_run(project):
+    write(project / "another_module.py", "import gin\n@gin.configurable\ndef run_it(a): return a\n")
+    write(project / "run.gin", "A = {'x': 1}\nrun_it.a = %A\n")
     config.load(["run.gin"], ["MIXTURE_OR_TASK_MODULE='another_module'"])
     assert sys.modules["another_module"].run_it() == {"x": 1}
     saved = config.operative_config()
-    write(folder / "saved.gin", saved)
+    write(project / "saved.gin", saved)
     config.load(["saved.gin"])
     assert sys.modules["another_module"].run_it() == {"x": 1}
     assert config.operative_config() == saved
 
 
-def test_loading_again_forgets_what_was_loaded_before(folder):
-    write(folder / "a.gin", "A = 1\n")
-    write(folder / "b.gin", "B = 2\n")
+def test_loading_again_forgets_what_was_loaded_before(project):
+    write(project / "a.gin", "A = 1\n")
+    write(project / "b.gin", "B = 2\n")
     config.load(["a.gin"])
     config.load(["b.gin"])
     assert config.macro("B") == 2
@@ -340,8 +309,8 @@ def test_loading_again_forgets_what_was_loaded_before(folder):
         config.macro("A")
 
 
-def test_the_operative_config_has_the_macros_that_python_read(folder):
-    write(folder / "a.gin", "A = 1\nB = 2\n")
+def test_the_operative_config_has_the_macros_that_python_read(project):
+    write(project / "a.gin", "A = 1\nB = 2\n")
     config.load(["a.gin"])
     config.macro("A")
     assert "A = 1" in config.operative_config()

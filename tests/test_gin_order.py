@@ -5,19 +5,9 @@ import itertools
 import gin
 import pytest
 
-from switch_tf import config, configurables
+from switch_tf import config
 from switch_tf.errors import UserError
-from tests.test_config import DECLARED, error_of, write
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """An empty working directory, and a project that declares `DECLARED`."""
-    monkeypatch.chdir(tmp_path)
-    source = configurables.read_module(DECLARED, "switch_tf.declared")
-    monkeypatch.setattr(configurables, "project_source", lambda: source)
-    yield tmp_path
-    gin.clear_config()
+from tests.test_config import error_of, write
 
 
 def errors_of(files, bindings=()):
@@ -31,6 +21,12 @@ def values_of(files, bindings=()):
     first, *others = (config.precheck(order, bindings) for order in itertools.permutations(files))
     assert all(other == first for other in others)
     return first
+
+
+def peaks(folder, one, other):
+    """Two files that set one parameter, the first of them a macro EIGHT, too."""
+    first = write(folder / "a.gin", f"EIGHT = 8\nschedule.peak = {one}\n")
+    return [first, write(folder / "b.gin", f"schedule.peak = {other}\n")]
 
 
 def test_files_that_set_a_macro_to_different_values_are_refused_with_both_places(project):
@@ -104,9 +100,7 @@ def test_a_scope_is_another_setting(project):
     ],
 )
 def test_the_same_in_another_form_is_the_same(project, one, other):
-    write(project / "a.gin", f"EIGHT = 8\nschedule.peak = {one}\n")
-    write(project / "b.gin", f"schedule.peak = {other}\n")
-    values_of(["a.gin", "b.gin"])
+    values_of(peaks(project, one, other))
 
 
 @pytest.mark.parametrize(
@@ -125,17 +119,13 @@ def test_the_same_in_another_form_is_the_same(project, one, other):
     ],
 )
 def test_what_makes_another_run_is_not_the_same(project, one, other):
-    write(project / "a.gin", f"EIGHT = 8\nschedule.peak = {one}\n")
-    write(project / "b.gin", f"schedule.peak = {other}\n")
-    assert errors_of(["a.gin", "b.gin"]).startswith(
+    assert errors_of(peaks(project, one, other)).startswith(
         f"a.gin:2: schedule.peak={one}, but b.gin:1 has {other}, so"
     )
 
 
 def test_macros_that_are_one_by_a_flag_are_the_same(project):
-    write(project / "a.gin", "STEPS = 8\nschedule.peak = %STEPS\n")
-    write(project / "b.gin", "schedule.peak = 9\n")
-    assert values_of(["a.gin", "b.gin"], ["STEPS=9"])["schedule.peak"] == 9
+    assert values_of(peaks(project, "%EIGHT", "9"), ["EIGHT=9"])["schedule.peak"] == 9
 
 
 def test_a_flag_settles_what_files_differ_in(project):

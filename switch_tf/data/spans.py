@@ -9,7 +9,6 @@ import bisect
 import dataclasses
 import functools
 import inspect
-import math
 import sys
 from collections.abc import Mapping
 from typing import Annotated
@@ -28,7 +27,9 @@ MEAN_SPAN_LENGTH = 3.0
 NoiseDensity = Annotated[
     float, Rule("a share of the tokens, above 0 and below 1", lambda x: 0 < x < 1)
 ]
-SpanLength = Annotated[float, Rule("a number of tokens of at least 1", lambda x: 1 <= x < math.inf)]
+SpanLength = Annotated[
+    float, Rule("a number of tokens of at least 1", lambda x: 1 <= x < float("inf"))
+]
 _T5 = "t5.data.preprocessors"
 _ROLL = "random_spans_noise_mask.random_roll"
 # More than any piece.

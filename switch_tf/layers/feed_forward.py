@@ -7,7 +7,7 @@ import tensorflow as tf
 from switch_tf.layers.base import Layer, lay_out
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.initializers import TruncatedNormal
-from switch_tf.rules import Rate, checked
+from switch_tf.rules import Count, NonNegative, Rate, checked
 
 Activation = Literal["relu", "geglu"]
 
@@ -41,10 +41,10 @@ class FeedForward(Layer):
 
     def __init__(
         self,
-        d_ff,
+        d_ff: Count,
         activation: Activation = "relu",
         dropout_rate: Rate = 0.0,
-        init_scale=1.0,
+        init_scale: NonNegative = 1.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
