@@ -115,6 +115,9 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     for binding in bindings:
         with _one_line(f"--gin.{binding}"):
             gin.parse_config(binding)
+    if module:
+        # Read as a macro, it is part of the operative config, which needs it to run again.
+        macro("MIXTURE_OR_TASK_MODULE")
 
 
 def macro(name: str, *default: Any) -> Any:

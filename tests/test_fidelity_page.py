@@ -91,6 +91,7 @@ OFF_PAGE = {
     "train.evaluation": PARTS,
     "TaskData.mixture_or_task_name": DATA,
     "TaskData.module": DATA,
+    "TaskData.seed": "the page has SEED",
     "mc4.train": DATA,
     "mc4.validation": DATA,
     "mc4.languages": DATA,

@@ -86,7 +86,7 @@ def test_every_count_is_a_whole_number_of_at_least_one(found, parameter, value):
 
 def test_counts_of_all_kinds_of_configurables_are_found():
     assert {
-        *("train.train_steps", "train.batch_size", "plan.batch_size", "bench_input.rounds"),
+        *("train.train_steps", "TaskData.batch_size", "bench_input.rounds"),
         *(
             "Evaluation.batches",
             "TrainStep.microbatches",
@@ -158,9 +158,9 @@ RUN = ["models/switch_tiny.gin", "layouts/expert_data.gin", "runs/pretrain.gin"]
     "flag, line",
     [
         ("PACK='yes'", "PACK='yes': give True or False"),
-        ("train.optimizer=@Adafactor()", "train.optimizer=@Adafactor(): give @Adafactor"),
+        ("ModelSetup.optimizer=@Adafactor()", "ModelSetup.optimizer=@Adafactor(): give @Adafactor"),
         ("train.evaluation=@Evaluation()", "train.evaluation=@Evaluation(): give @Evaluation"),
-        ("train.model='T5'", "train.model='T5': give a function or a class, as @NAME"),
+        ("ModelSetup.model='T5'", "ModelSetup.model='T5': give a function or a class, as @NAME"),
         (
             "Adafactor.learning_rate=@schedules.rsqrt",
             "Adafactor.learning_rate=@schedules.rsqrt: give @schedules.rsqrt()",
@@ -174,7 +174,7 @@ RUN = ["models/switch_tiny.gin", "layouts/expert_data.gin", "runs/pretrain.gin"]
             "SwitchLayer.router=@scope/SwitchRouter(): give @scope/SwitchRouter",
         ),
         ("BATCH_SIZE=@Adafactor", "BATCH_SIZE=@Adafactor: give a whole number of at least 1"),
-        ("train.use_cached=%GROUP_SIZE", "GROUP_SIZE=2048: give True or False"),
+        ("TaskData.use_cached=%GROUP_SIZE", "GROUP_SIZE=2048: give True or False"),
     ],
 )
 def test_gin_is_told_what_its_value_should_be(flag, line):
@@ -186,8 +186,8 @@ def test_gin_is_told_what_its_value_should_be(flag, line):
 @pytest.mark.parametrize(
     "flag",
     [
-        "train.optimizer=@scope/Adafactor",
-        "train.optimizer=@gin.singleton()",
+        "ModelSetup.optimizer=@scope/Adafactor",
+        "ModelSetup.optimizer=@gin.singleton()",
         "Adafactor.learning_rate=@schedules.linear_decay()",
         "Router.capacity_factor=2",
         "SwitchLayer.group_size=None",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from switch_tf import config
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.mesh import Mesh
@@ -27,7 +28,7 @@ class TaskData:
       seed: seeds the order of examples, how tasks are mixed, and the noise.
       use_cached: whether what scripts/cache_tasks.sh wrote is read, in an order that is a function
         of (seed, step) alone.
-      module: whose import registers the task or mixture.
+      module: whose import registers the task or mixture; None: it was imported.
     """
 
     mixture_or_task_name: str | None = None
@@ -43,10 +44,12 @@ class TaskData:
         """The `seqio.Task` or `seqio.Mixture`.
 
         Raises:
-          UserError: none is named, or none is registered by the name.
+          UserError: none is named or registered by the name, or there is no such module.
         """
         from switch_tf.data import registry
 
+        if self.module is not None:
+            config.import_module(self.module, "TaskData.module")
         if self.mixture_or_task_name is None:
             raise UserError("no data: set MIXTURE_OR_TASK_NAME; `switch-tf tasks` lists names")
         return registry.find(self.mixture_or_task_name)

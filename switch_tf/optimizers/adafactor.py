@@ -23,7 +23,7 @@ import keras
 import tensorflow as tf
 
 from switch_tf.optimizers.base import Groups, Optimizer, axis_groups, moving_average
-from switch_tf.optimizers.schedules import Schedule
+from switch_tf.optimizers.schedules import Schedule, not_given
 from switch_tf.rules import NonNegative, Positive, Rate, Whole, configurable
 
 
@@ -37,7 +37,7 @@ class Adafactor(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Schedule | None = None,
+        learning_rate: Schedule = not_given,
         decay_exponent: NonNegative = 0.8,
         beta1: Rate = 0.0,
         clipping_threshold: Positive | None = 1.0,

@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from switch_tf.optimizers.base import Groups, Optimizer, moving_average
-from switch_tf.optimizers.schedules import Schedule
+from switch_tf.optimizers.schedules import Schedule, not_given
 from switch_tf.rules import NonNegative, Positive, Rate, configurable
 
 
@@ -34,7 +34,7 @@ class AdamW(Optimizer):
 
     def __init__(
         self,
-        learning_rate: Schedule | None = None,
+        learning_rate: Schedule = not_given,
         beta1: Rate = 0.9,
         beta2: Rate = 0.999,
         epsilon: NonNegative = 1e-8,

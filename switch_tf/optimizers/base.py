@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from switch_tf.errors import UserError
-from switch_tf.optimizers.schedules import Schedule
+from switch_tf.optimizers.schedules import Schedule, not_given
 
 # Dimensions of a variable, those together that count as one axis.
 Groups = tuple[tuple[int, ...], ...]
@@ -40,19 +40,19 @@ class Optimizer(tf.Module):
         scaled down to it first; None does not (T5X's name).
 
     Raises:
-      UserError: no `learning_rate`, or one that is no function.
+      UserError: no `learning_rate`.
     """
 
     def __init__(
         self,
-        learning_rate: Schedule | None = None,
+        learning_rate: Schedule = not_given,
         global_norm_clip_threshold: float | None = None,
     ):
         super().__init__()
-        if not callable(learning_rate):
+        if learning_rate is not_given:
             raise UserError(
-                f"{type(self).__name__}.learning_rate={learning_rate!r} is not a schedule: give "
-                "@schedules.constant(), @schedules.rsqrt() or @schedules.linear_decay()"
+                f"{type(self).__name__}.learning_rate is missing: give @schedules.constant(), "
+                "@schedules.rsqrt() or @schedules.linear_decay()"
             )
         self.learning_rate = learning_rate
         self.slots = {}

@@ -26,6 +26,11 @@ Schedule = Annotated[
 ]
 
 
+def not_given(step: tf.Tensor) -> tf.Tensor:
+    """What stands for the schedule that an optimizer was not given, which it refuses."""
+    raise UserError("no learning rate: give the optimizer a schedule")
+
+
 def describe(schedule: Schedule) -> str:
     """A schedule in words: its factory with what it was given; of another function, its name.
 

@@ -96,8 +96,10 @@ def test_a_gradient_laid_out_otherwise_leaves_the_weights_layout_alone(optimizer
 @every_optimizer
 def test_mistakes_are_named(optimizer_class):
     name = optimizer_class.__name__
-    with pytest.raises(UserError, match=f"^{name}.learning_rate=0.01 is not a schedule: give @"):
+    with pytest.raises(UserError, match=f"^{name}.learning_rate=0.01: give a schedule: @"):
         optimizer_class(0.01)
+    with pytest.raises(UserError, match=f"^{name}.learning_rate is missing: give @"):
+        optimizer_class()
     weight, other = (keras.Variable(np.ones([2], np.float32), name=name) for name in "ab")
     optimizer = optimizer_class(constant(0.01))
     optimizer.build([weight])

@@ -124,7 +124,7 @@ def test_a_run_with_another_optimizer_logs_its_rate_and_resumes_bit_for_bit(tmp_
 
 
 def test_an_optimizer_without_a_rate_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="^AdamW.learning_rate=None is not a schedule: give @"):
+    with pytest.raises(UserError, match="^AdamW.learning_rate is missing: give @"):
         pretrain(tmp_path, **{"ModelSetup.optimizer": "@AdamW"})
 
 
