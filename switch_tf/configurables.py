@@ -158,9 +158,10 @@ def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...
     def parameters(configurable):
         if configurable.parameters is None:
             return None
-        known = [by_name[base] for base in configurable.bases if base in by_name]
-        inherited = [parameters(base) or {} for base in known]
-        return functools.reduce(lambda a, b: b | a, inherited, {}) | configurable.parameters
+        found = {}
+        for base in reversed(configurable.bases):
+            found |= (parameters(by_name[base]) if base in by_name else None) or {}
+        return found | configurable.parameters
 
     def given(configurable):
         found = {}

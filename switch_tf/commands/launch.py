@@ -83,7 +83,7 @@ def check(
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
     if unused:
         there = gin_files.read(args.gin_file, bindings).macros
-        bindings += [f"{name}=None" for name in unused if name in there]
+        bindings += [f"{name}=''" for name in unused if name in there]
     # First, or a macro that the missing file would set is told of in its place.
     _check_files(command, args.gin_file, bindings)
     given = config.precheck(args.gin_file, bindings)
@@ -138,11 +138,7 @@ def check_paths(given: dict) -> None:
     """
     for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(name)
-        if (
-            isinstance(path, str)
-            and "://" not in path
-            and not os.path.isdir(os.path.expanduser(path))
-        ):
+        if path and "://" not in path and not os.path.isdir(os.path.expanduser(path)):
             raise UserError(
                 f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
                 "or such a folder"
@@ -194,7 +190,7 @@ def check_checkpoints(given: dict) -> None:
     sizes = [name for name, axis in _sizes() if axis != "batch"]
     for setting in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(setting)
-        saved = _saved(path) if isinstance(path, str) else {}
+        saved = _saved(path) if path else {}
         for name in (*sizes, *(_ORDER if setting == "MODEL_DIR" else ())):
             value = given.get(name, _SPANS.get(name))
             # A longer or shorter stack takes the layers that there are.

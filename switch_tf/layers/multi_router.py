@@ -9,7 +9,7 @@ from switch_tf.layers.base import configurable, sizes
 from switch_tf.layers.router import Router, load_balancing_loss
 from switch_tf.rules import Count, NonNegative
 
-SECOND_POLICIES = ("all", "none", "threshold", "random")
+SecondPolicy = Literal["all", "none", "threshold", "random"]
 
 
 def _best(probabilities_GSE, k):
@@ -94,8 +94,8 @@ class Top2Router(Router):
     def __init__(
         self,
         num_experts: Count,
-        second_policy: Literal[SECOND_POLICIES] = "random",
-        eval_second_policy: Literal[SECOND_POLICIES] | None = None,
+        second_policy: SecondPolicy = "random",
+        eval_second_policy: SecondPolicy | None = None,
         second_threshold: NonNegative = 0.2,
         second_place_loss: bool = False,
         **kwargs,

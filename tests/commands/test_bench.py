@@ -144,7 +144,7 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
         ),
         (
             ["input", FILES[0], PRETRAIN, "--gin.bench_input.rounds=0"],
-            "bench_input.rounds=0: give a whole number of at least 1",
+            "--gin.bench_input.rounds=0: give a whole number of at least 1",
         ),
         (
             ["input", FILES[0], PRETRAIN, "--gin.bench_input.round=2"],
@@ -157,7 +157,7 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
         ),
         (
             ["layer", FILES[0], PLAN, "--gin.bench_layer.rounds=0"],
-            "bench_layer.rounds=0: give a whole number of at least 1",
+            "--gin.bench_layer.rounds=0: give a whole number of at least 1",
         ),
     ],
 )
