@@ -42,6 +42,7 @@ LAYERS = (
     "switch_tf.gin_files",
     "switch_tf.rules",
     "switch_tf.runtime",
+    "switch_tf.storage",
     "switch_tf.errors",
 )
 MAX_LINES = 400

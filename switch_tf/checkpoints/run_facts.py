@@ -2,21 +2,17 @@
 
 import hashlib
 import json
-import os
 
 import seqio
 
+from switch_tf import storage
+from switch_tf.checkpoints.model_dir import FACTS, ModelDir, find_file
 from switch_tf.errors import UserError
-
-_FILE = "run.json"
 
 
 def write(model_dir: str, facts: dict) -> None:
     """Writes what a report on the run, and a later one that goes on from it, needs."""
-    path = os.path.join(model_dir, _FILE)
-    with open(path + ".new", "w") as file:
-        json.dump(facts, file, indent=2)
-    os.replace(path + ".new", path)
+    storage.write_json(ModelDir(model_dir).facts, facts)
 
 
 def vocabulary_digest(provider) -> str:
@@ -50,16 +46,10 @@ def check_vocabulary(setting: str, path: str, digest: str) -> None:
     Raises:
       UserError: it had another: the model's embeddings are of other pieces.
     """
-    path = os.path.expanduser(path).rstrip("/")
-    for folder in (path, os.path.dirname(path)):
-        file = os.path.join(folder, _FILE)
-        if os.path.isfile(file):
-            with open(file) as opened:
-                known = json.load(opened).get("vocabulary", digest)
-            if known != digest:
-                raise UserError(
-                    f"{setting}='{path}' holds a model of another vocabulary than this run's task "
-                    f"has: set VOCABULARY_PATH to the one that it was trained with, or give "
-                    f"another {setting}"
-                )
-            return
+    file = find_file(path, FACTS)
+    known = json.loads(storage.read_text(file)) if file else {}
+    if known.get("vocabulary", digest) != digest:
+        raise UserError(
+            f"{setting}='{path}' holds a model of another vocabulary than this run's task has: set "
+            f"VOCABULARY_PATH to the one that it was trained with, or give another {setting}"
+        )

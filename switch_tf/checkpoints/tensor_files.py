@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 from tensorflow.experimental import dtensor
+from tensorflow.python.training import py_checkpoint_reader
 
 from switch_tf import mesh as mesh_lib
 
@@ -53,6 +54,17 @@ def read(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
                 read_already[key] = _read(prefix, name, variable, place)
             parts.append(read_already[key])
         variable.assign(dtensor.pack(parts, layout))
+
+
+def reader(prefix: str):
+    """What `tf.train.load_checkpoint` returns: names, shapes and values of all tensors.
+
+    That one asks first whether `prefix` is a folder, for which ram:// takes the start of any path.
+
+    Args:
+      prefix: as for `write`.
+    """
+    return py_checkpoint_reader.NewCheckpointReader(prefix)
 
 
 def _read(prefix, name, variable, place):

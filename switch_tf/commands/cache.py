@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from switch_tf import config, runtime
+from switch_tf import config, runtime, storage
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
     config.precheck(args.gin_file, bindings)
     runtime.start()
     folder = args.output_cache_dir
-    if "://" not in folder:
+    if not storage.is_remote(folder):
         folder = os.path.abspath(os.path.expanduser(folder))
         _make(folder)
     settings = (tuple(args.gin_file), tuple(bindings), tuple(args.module_import))

@@ -7,8 +7,9 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 
-from switch_tf import config, configurables, gin_files, rules, runtime
+from switch_tf import config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
+from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.data import spans
 from switch_tf.errors import UserError
@@ -22,14 +23,16 @@ class Launch:
     Attributes:
       args: the flags that are not gin's.
       bindings: `NAME=value` of the others.
+      given: what gin files and bindings say, as `config.precheck`.
+      given: what gin files and bindings say, as `config.precheck`.
       devices: that the mesh needs.
-      device_type: of these.
     """
 
     args: argparse.Namespace
     bindings: list[str]
+    given: dict
+    given: config.Given
     devices: int
-    device_type: str
 
     def start(self, devices: int | None = None, shows_lowered: bool = False) -> None:
         """Starts TensorFlow and loads gin.
@@ -39,13 +42,14 @@ class Launch:
           shows_lowered: as `runtime.start`.
 
         Raises:
-          UserError: too few devices, or what only gin itself can tell.
+          UserError: too few devices, or what only gin itself or a remote checkpoint can tell.
         """
-        of_mesh = (self.devices, self.device_type)
+        of_mesh = (self.devices, self.given.get("DEVICE_TYPE", "CPU"))
         runtime.start(*(of_mesh if devices is None else (devices,)), shows_lowered=shows_lowered)
         config.load(self.args.gin_file, self.bindings)
         # Read as a macro, it is part of the operative config, which needs it to run again.
         config.macro("DEVICE_TYPE", "CPU")
+        check_checkpoints(self.given, remote=True)
 
 
 def check(
@@ -138,7 +142,8 @@ def check_paths(given: dict) -> None:
     """
     for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(name)
-        if path and "://" not in path and not os.path.isdir(os.path.expanduser(path)):
+        is_local = path and not storage.is_remote(path)
+        if is_local and not os.path.isdir(os.path.expanduser(path)):
             raise UserError(
                 f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
                 "or such a folder"
@@ -176,21 +181,25 @@ def check_spans(given: Mapping) -> None:
     spans.Spans(*(given.get(name, default) for name, default in _SPANS.items()))
 
 
-def check_checkpoints(given: dict) -> None:
+def check_checkpoints(given: dict, remote: bool) -> None:
     """Checks sizes, and of a run to be resumed its data, against the config.gin beside checkpoints.
 
     What a file does not say is checked when the checkpoint is restored.
 
     Args:
       given: as `config.precheck` returns it.
+      remote: whether the remote paths are looked at, which takes TensorFlow; else the local ones.
 
     Raises:
-      UserError: naming the size, both values and the mend.
+      UserError: naming the size, both values and the mend; a remote path that cannot be reached.
     """
     sizes = [name for name, axis in _sizes() if axis != "batch"]
     for setting in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(setting)
-        saved = _saved(path) if path else {}
+        if not path or storage.is_remote(path) != remote:
+            continue
+        with storage.told(f"{setting}='{path}' cannot be read"):
+            saved = _saved(path)
         for name in (*sizes, *(_ORDER if setting == "MODEL_DIR" else ())):
             value = given.get(name, _SPANS.get(name))
             # A longer or shorter stack takes the layers that there are.
@@ -223,11 +232,11 @@ def _sizes() -> Iterator[tuple[str, str]]:
 
 def _saved(path: str) -> dict:
     """What the config.gin of a MODEL_DIR, or of that of a checkpoint in it, sets."""
-    for folder in (path, os.path.dirname(path.rstrip("/"))):
-        file = os.path.join(os.path.expanduser(folder), "config.gin")
-        if os.path.isfile(file):
-            with contextlib.suppress(UserError):
-                return gin_files.read([file]).literals()
+    file = find_file(path, CONFIG)
+    if file is not None:
+        text = storage.read_text(file)
+        with contextlib.suppress(UserError):
+            return gin_files.read((), [text]).literals()
     return {}
 
 

@@ -13,6 +13,7 @@ import re
 
 from switch_tf import rules
 from switch_tf.data import spans
+from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES, host_rows
 from switch_tf.data.task_data import TaskData
@@ -152,7 +153,6 @@ def _options():
 def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | None):
     """Examples in model features, not batched."""
     import seqio
-    import tensorflow as tf
 
     provider = data.provider()
     rules.check(FEATURE_LENGTHS, data.task_feature_lengths, rules.Lengths)
@@ -171,11 +171,8 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
             # A cache would be written, whole, into each checkpoint.
             try_in_mem_cache=False,
         )
-        if "is_correct" in dataset.element_spec:
-            # Of t5's rank classification: wrong answers are to be ranked, not to be likely.
-            dataset = dataset.filter(lambda example: tf.cast(example["is_correct"], tf.bool))
         converter = seqio.EncDecFeatureConverter(pack=data.pack)
-        return converter(dataset, task_feature_lengths=data.task_feature_lengths)
+        return converter(right_answers(dataset), task_feature_lengths=data.task_feature_lengths)
 
     with _errors_of(data):
         return without_autograph(build)

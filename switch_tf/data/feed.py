@@ -7,10 +7,10 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from switch_tf import mesh as mesh_lib
 from switch_tf.data import features
 from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.ordered import OrderedBatches
-from switch_tf.mesh import Mesh
 
 
 class Feed:
@@ -28,19 +28,14 @@ class Feed:
       positions: (input positions, target positions) of the last batch, padding too.
     """
 
-    def __init__(self, dataset: tf.data.Dataset | OrderedBatches, mesh: Mesh):
+    def __init__(self, dataset: tf.data.Dataset | OrderedBatches, mesh: mesh_lib.Mesh):
         self.mesh = mesh
         self.wait_seconds = 0.0
         self.pack_seconds = 0.0
         self.tokens = (0, 0)
         self.positions = (0, 0)
-        with self._host():
+        with mesh_lib.host():
             self.iterator = iter(dataset)
-
-    @staticmethod
-    def _host():
-        """Device scope of the host, which also leaves the mesh that a caller may be in."""
-        return tf.device("/device:CPU:0")
 
     @property
     def padding_share(self) -> float:
@@ -55,7 +50,7 @@ class Feed:
           UserError: what the reader reports of the user's files.
         """
         start = time.perf_counter()
-        with self._host(), features.user_errors("data"):
+        with mesh_lib.host(), features.user_errors("data"):
             batch = {name: np.asarray(v) for name, v in next(self.iterator).items()}
         fetched = time.perf_counter()
         self.tokens = count_tokens(batch)

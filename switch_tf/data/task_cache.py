@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import sys
-import uuid
 import zipfile
 from typing import IO
 
@@ -14,6 +13,7 @@ import seqio
 import tensorflow as tf
 from tqdm import tqdm
 
+from switch_tf import storage
 from switch_tf.errors import UserError
 
 # TFRecord: length (8 bytes) and its checksum (4), the record, its checksum (4).
@@ -30,7 +30,7 @@ def _checked(content: bytes, checksum: bytes) -> bool:
 
 def _open(path: str) -> IO[bytes]:
     # TensorFlow's reader fetches half a megabyte after each seek.
-    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)
+    return storage.opened(path, "rb") if storage.is_remote(path) else open(path, "rb", buffering=0)
 
 
 class TaskCache:
@@ -149,14 +149,12 @@ class TaskCache:
             self._paths, desc=label, unit="file", file=sys.stderr, disable=sum(sizes) < 1e8
         )
         offsets = [self._scan(p, size) for p, size in zip(files, sizes, strict=True)]
-        temporary, content = f"{path}.{uuid.uuid4().hex}", io.BytesIO()
+        content = io.BytesIO()
         counts = [len(o) for o in offsets]
         np.savez(content, sizes=sizes, counts=counts, offsets=np.concatenate(offsets))
         try:
-            with tf.io.gfile.GFile(temporary, "wb") as file:
-                file.write(content.getvalue())
-            tf.io.gfile.rename(temporary, path, overwrite=True)
-        except tf.errors.OpError:
+            storage.write_atomically(path, content.getvalue())
+        except storage.errors():
             print(f"{path} cannot be written: the index is made anew in each run")
         return offsets
 

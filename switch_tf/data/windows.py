@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import spans
+from switch_tf.data.answers import right_answers
 from switch_tf.data.permutation import key, permute
 from switch_tf.data.task_cache import TaskCache
 from switch_tf.errors import UserError
@@ -107,9 +108,7 @@ def _prepared(task: seqio.Task, cache: TaskCache, lengths: dict[str, int]):
             if name not in dataset.element_spec:
                 raise UserError(f"task '{task.name}': its preprocessors give no '{name}'")
         dataset = seqio.utils.trim_dataset(dataset, lengths, task.output_features)
-        if "is_correct" in dataset.element_spec:
-            # Of t5's rank classification: wrong answers are to be ranked, not to be likely.
-            dataset = dataset.filter(lambda example: tf.cast(example["is_correct"], tf.bool))
+        dataset = right_answers(dataset)
         # An empty row in front, so that a window whose examples are all dropped is no error.
         dataset = dataset.map(lambda example: tuple(tf.cast(example[n], tf.int32) for n in names))
         empty = tf.data.Dataset.from_tensors(tuple(tf.zeros([0], tf.int32) for _ in names))

@@ -6,7 +6,7 @@ from switch_tf.evaluation.evaluators import Evaluators, figures_line
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.teacher_forced import TEACHER_FORCED
 from switch_tf.metrics import best
-from switch_tf.metrics.writer import MetricsWriter, read_metrics
+from switch_tf.metrics.writer import MetricsWriter
 
 
 class PeriodicEvaluation:
@@ -70,7 +70,7 @@ class PeriodicEvaluation:
         return list(best.lines(self._evaluators.data.mixture_or_task_name, self._best()))
 
     def _best(self) -> dict:
-        return best.peaks(read_metrics(self._model_dir))
+        return best.peaks(self._writer.evaluations)
 
     def nlp(self, batch) -> float:
         """NLP of one batch as the feed gives it, at the evaluation capacity."""

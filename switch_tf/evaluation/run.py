@@ -1,12 +1,12 @@
 """Evaluation of a checkpoint by itself, as `switch-tf eval` runs it."""
 
-import json
 import os
 from collections.abc import Callable
 
 import gin
 
-from switch_tf.checkpoints import checkpoints
+from switch_tf import storage
+from switch_tf.checkpoints import model_dir, restore
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
@@ -39,8 +39,8 @@ def evaluate(
     Raises:
       UserError: no checkpoint, one of another model, or what `train` refuses too.
     """
-    path = checkpoints.find(checkpoint_path)
-    output_path = os.path.expanduser(output_path or os.path.join(path, "evaluation.json"))
+    path = restore.find(checkpoint_path)
+    output_path = os.path.expanduser(output_path or os.path.join(path, model_dir.EVALUATION))
     _check_writable(output_path)
     with setup().mesh_model(data(), checkpoint=("CHECKPOINT_PATH", path)) as made:
         evaluators = Evaluators(made, evaluation())
@@ -49,16 +49,16 @@ def evaluate(
         print(*settings(made.model), *layers, f"restored {path}", sep="\n", flush=True)
         results = evaluators.run(step=0, task_metrics=True)
     print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)
-    with open(output_path, "w") as file:
-        json.dump(results, file, indent=2)
+    storage.write_json(output_path, results)
     print(f"written to {output_path}")
     return results
 
 
 def _check_writable(path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+    try:
+        storage.try_to_write(path)
+    except storage.errors() as error:
         raise UserError(
             f"output_path='{path}' cannot be written: set evaluate.output_path to a file in a "
             "folder that is there and may be written to"
-        )
+        ) from error

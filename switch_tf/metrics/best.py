@@ -1,14 +1,13 @@
 """The best evaluation of a run: each task's peak and the step where it was (paper, Sec. 4.2)."""
 
 import dataclasses
-import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 
+from switch_tf import storage
+from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.data import registry
 
-_FILE = "best.json"
 # Of an evaluation's record, what is no score.
 _NO_SCORES = {"step", "kind", "task", "tokens", "dropped"}
 
@@ -21,16 +20,14 @@ class Peak:
     step: int
 
 
-def peaks(records: Iterable[Mapping]) -> dict[str, dict[str, Peak]]:
+def peaks(evaluations: Iterable[Mapping]) -> dict[str, dict[str, Peak]]:
     """Task -> metric -> its peak; of every metric the highest counts as the best.
 
     Args:
-      records: as `writer.read_metrics`.
+      evaluations: records as `MetricsWriter.evaluations`.
     """
     found: dict[str, dict[str, Peak]] = {}
-    for record in records:
-        if record["kind"] != "evaluation":
-            continue
+    for record in evaluations:
         of_task = found.setdefault(record["task"], {})
         for name in record.keys() - _NO_SCORES:
             value = record[name]
@@ -64,7 +61,4 @@ def write(model_dir: str, found: Mapping[str, Mapping[str, Peak]]) -> None:
         task: {name: dataclasses.asdict(peak) for name, peak in sorted(metrics.items())}
         for task, metrics in found.items()
     }
-    path = os.path.join(model_dir, _FILE)
-    with open(path + ".new", "w") as file:
-        json.dump(plain, file, indent=2)
-    os.replace(path + ".new", path)
+    storage.write_json(ModelDir(model_dir).best, plain)

@@ -1,20 +1,21 @@
 """The log of a run: TensorBoard events for people, `metrics.jsonl` for programs."""
 
-import io
 import json
-import os
 import time
-from collections.abc import Iterable, Sequence
 
-import matplotlib.figure
 import numpy as np
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-_METRICS = "metrics.jsonl"
+from switch_tf import storage
+from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.metrics.load_picture import load_picture
+
 _TRAIN, _EVALUATION = "train", "evaluation"
 # Of a record, beside its figures.
 _KEYS = {"step", "kind", "task"}
+# Seconds between two writes of new records to a remote file system.
+_REMOTE_EVERY = 60.0
 
 
 def read_metrics(model_dir: str) -> list[dict]:
@@ -23,10 +24,10 @@ def read_metrics(model_dir: str) -> list[dict]:
     A last line that an interrupted process left half-written is passed over.
     """
     records = []
-    path = os.path.join(model_dir, _METRICS)
-    if not os.path.exists(path):
+    path = ModelDir(model_dir).metrics
+    if not storage.exists(path):
         return records
-    with open(path) as file:
+    with storage.opened(path) as file:
         for line in file:
             if line.endswith("\n"):
                 records.append(json.loads(line))
@@ -36,26 +37,31 @@ def read_metrics(model_dir: str) -> list[dict]:
 class MetricsWriter:
     """Writes the figures of a run's steps and evaluations.
 
+    A record can be read at once where `model_dir` is local. An object store has no appending: each
+    write of a few records is one of the whole file, so there they are written now and then, with
+    each evaluation, and by `flush`.
+
     Args:
       model_dir: events and `metrics.jsonl` go there.
       restored_step: records beyond it are of steps that will be made again, and are dropped.
       image_period: steps between two pictures of the load per expert.
+
+    Attributes:
+      evaluations: records of all evaluations so far, those of earlier processes among them.
     """
 
     def __init__(self, model_dir: str, restored_step: int = 0, image_period: int = 100):
-        os.makedirs(model_dir, exist_ok=True)
+        folder = ModelDir(model_dir)
+        storage.make_folder(folder.path)
         self._image_period = image_period
         kept = [r for r in read_metrics(model_dir) if r["step"] <= restored_step]
-        self._evaluated: dict[int, dict[str, set[str]]] = {}
-        for record in kept:
-            if record["kind"] == _EVALUATION:
-                self._note(record["step"], record["task"], record.keys() - _KEYS)
-        path = os.path.join(model_dir, _METRICS)
-        with open(path + ".new", "w") as file:
-            file.writelines(json.dumps(record) + "\n" for record in kept)
-        os.replace(path + ".new", path)
-        self._records = open(path, "a", buffering=1)
-        self._events = EventFileWriter(os.path.join(model_dir, "tensorboard"))
+        self.evaluations = [record for record in kept if record["kind"] == _EVALUATION]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        storage.write_atomically(folder.metrics, text)
+        self._records = storage.opened(folder.metrics, "a")
+        self._every = _REMOTE_EVERY if storage.is_remote(folder.path) else 0.0
+        self._written = time.monotonic()
+        self._events = EventFileWriter(folder.events)
         # TensorBoard then drops what an earlier process wrote of steps that will be made again.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._events.add_event(
@@ -64,10 +70,11 @@ class MetricsWriter:
 
     def evaluated(self, step: int) -> dict[str, set[str]]:
         """Task -> names of the figures that were logged of its evaluation at the step."""
-        return self._evaluated.get(step, {})
-
-    def _note(self, step: int, task: str, metrics: Iterable[str]) -> None:
-        self._evaluated.setdefault(step, {}).setdefault(task, set()).update(metrics)
+        found: dict[str, set[str]] = {}
+        for record in self.evaluations:
+            if record["step"] == step:
+                found.setdefault(record["task"], set()).update(record.keys() - _KEYS)
+        return found
 
     def train(self, step: int, metrics: dict, rates: dict[str, float]) -> None:
         """Logs one training step.
@@ -94,13 +101,17 @@ class MetricsWriter:
             layer: {k: np.asarray(v).tolist() for k, v in values.items()}
             for layer, values in routing.items()
         }
-        self._record(step, _TRAIN, figures | {"routing": plain})
+        self._record({"step": step, "kind": _TRAIN} | figures | {"routing": plain})
+        if time.monotonic() - self._written >= self._every:
+            self.flush()
 
     def evaluation(self, step: int, task: str, metrics: dict[str, float]) -> None:
         """Logs the figures of one task's evaluation."""
         self._scalars(step, {f"eval/{task}/{name}": value for name, value in metrics.items()})
-        self._record(step, _EVALUATION, {"task": task} | metrics)
-        self._note(step, task, metrics)
+        record = {"step": step, "kind": _EVALUATION, "task": task} | metrics
+        self.evaluations.append(record)
+        self._record(record)
+        self.flush()
 
     def text(self, name: str, value: str) -> None:
         """Adds a text to TensorBoard, shown as it is."""
@@ -114,8 +125,13 @@ class MetricsWriter:
         entry.tensor.tensor_shape.dim.add(size=1)
         self._add(0, summary)
 
+    def flush(self) -> None:
+        """Writes the records that are not written yet."""
+        self._records.flush()
+        self._written = time.monotonic()
+
     def close(self) -> None:
-        """Writes what is buffered."""
+        """Writes what is buffered; nothing can be added then."""
         self._records.close()
         self._events.close()
 
@@ -135,44 +151,5 @@ class MetricsWriter:
     def _add(self, step, summary):
         self._events.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
 
-    def _record(self, step, kind, figures):
-        self._records.write(json.dumps({"step": step, "kind": kind} | figures) + "\n")
-
-
-def load_picture(routing: dict[str, dict]) -> bytes:
-    """A PNG heat map of each expert's share of the tokens.
-
-    Args:
-      routing: layer -> {"load_E": [experts]}.
-    """
-    load_NE = stack_loads([values["load_E"] for values in routing.values()])
-    figure = matplotlib.figure.Figure(figsize=(2 + 0.4 * load_NE.shape[1], 1 + 0.4 * len(load_NE)))
-    axes = figure.subplots()
-    draw_load(axes, load_NE, list(routing))
-    png = io.BytesIO()
-    figure.savefig(png, format="png", bbox_inches="tight")
-    return png.getvalue()
-
-
-def stack_loads(loads: Sequence[np.ndarray]) -> np.ndarray:
-    """[layers, experts] of the layers' [experts]; NaN where a layer has fewer than another."""
-    most = max(len(load_E) for load_E in loads)
-    loads = [np.asarray(load_E, float) for load_E in loads]
-    return np.stack([np.pad(x, (0, most - len(x)), constant_values=np.nan) for x in loads])
-
-
-def draw_load(axes, load_NE: np.ndarray, layers: list[str]) -> None:
-    """Draws each expert's share of the tokens as a heat map.
-
-    Args:
-      axes: of matplotlib.
-      load_NE: [layers, experts], NaN where there is no expert.
-      layers: their names.
-    """
-    image = axes.imshow(
-        load_NE, vmin=0.0, vmax=max(float(np.nanmax(load_NE)), 2 / load_NE.shape[1])
-    )
-    axes.set_xticks(range(load_NE.shape[1]))
-    axes.set_yticks(range(len(layers)), layers)
-    axes.set_xlabel("expert")
-    axes.figure.colorbar(image, ax=axes, label="share of tokens")
+    def _record(self, record):
+        self._records.write(json.dumps(record) + "\n")

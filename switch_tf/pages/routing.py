@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from switch_tf import config, runtime
+from switch_tf.checkpoints.model_dir import ModelDir
 
 _EXAMPLES = 8
 _SHOWN_TOKENS = 40
@@ -30,14 +31,14 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
     import seqio
     import tensorflow as tf
 
-    config.load([str(model_dir / "config.gin")])
-    from switch_tf.checkpoints import checkpoints
+    config.load([ModelDir(str(model_dir)).config])
+    from switch_tf.checkpoints import restore
     from switch_tf.layers.context import collect
     from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 
     model = TransformerEncoderDecoder()
     model.build()
-    checkpoints.restore_model(checkpoints.find(str(model_dir)), model)
+    restore.restore_model(restore.find(str(model_dir)), model)
     name = config.macro("MIXTURE_OR_TASK_NAME")
     task = seqio.get_mixture_or_task(name)
     lengths = config.macro("TASK_FEATURE_LENGTHS")

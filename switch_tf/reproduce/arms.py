@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from switch_tf import config
+from switch_tf import config, storage
+from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.errors import UserError
 from switch_tf.metrics.writer import read_metrics
 
@@ -65,7 +66,7 @@ class Arm:
 
     def facts(self) -> dict:
         """Its `run.json`: parameters, FLOPs, unigram entropy, mesh, dtype."""
-        return json.loads((self.model_dir / "run.json").read_text())
+        return json.loads(storage.read_text(ModelDir(str(self.model_dir)).facts))
 
     def is_done(self) -> bool:
         """Whether its last step was made and evaluated."""

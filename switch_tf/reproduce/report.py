@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 
-from switch_tf.metrics.writer import draw_load, stack_loads
+from switch_tf.metrics.load_picture import draw_load, stack_loads
 from switch_tf.reproduce.arms import Arm
 
 _PRETRAINING = "pydocs_span_corruption"

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.checkpoints import checkpoints, run_facts
+from switch_tf.checkpoints import restore, run_facts
 from switch_tf.data import features
 from switch_tf.data.task_data import TaskData
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
@@ -39,7 +39,7 @@ class MeshModel:
           UserError: damaged, or of another model.
         """
         self.model.build()
-        checkpoints.restore_model(path, self.model)
+        restore.restore_model(path, self.model)
 
 
 @configurable

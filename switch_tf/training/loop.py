@@ -3,7 +3,7 @@
 import math
 import time
 
-from switch_tf.checkpoints.checkpoints import Checkpoints
+from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.data.feed import Feed
 from switch_tf.errors import UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
@@ -61,6 +61,8 @@ class TrainLoop:
                 while self.step < train_steps and not signals.stopped():
                     batch = self._advance(progress)
                     if self.step % checkpoint_period == 0 or self.step == train_steps:
+                        # The records of a checkpoint's steps are kept, whatever comes next.
+                        self._writer.flush()
                         self._save(batch)
                     if evaluation.is_due(self.step):
                         evaluation.run(self.step, signals.stopped)

@@ -11,7 +11,9 @@ import gin
 from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import run_facts
-from switch_tf.checkpoints.checkpoints import Checkpoints, restore_initial, steps
+from switch_tf.checkpoints.manager import Checkpoints
+from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.checkpoints.restore import restore_initial
 from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.features import describe_order, train_batches
 from switch_tf.data.feed import Feed
@@ -93,7 +95,7 @@ def train(
 
 def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[str, str] | None:
     """Setting and path that a run's first weights come from; None: from its seed."""
-    if steps(model_dir):
+    if ModelDir(model_dir).steps():
         return "MODEL_DIR", model_dir
     if initial_checkpoint_path:
         return "INITIAL_CHECKPOINT_PATH", initial_checkpoint_path

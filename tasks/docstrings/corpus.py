@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from switch_tf import rules
+from switch_tf import rules, storage
 from switch_tf.errors import UserError
 from switch_tf.tasks.docstrings import parse as pydocs_parse
 from switch_tf.tasks.docstrings.parse import Document
@@ -87,7 +87,7 @@ def prepare() -> Path:
             # Another process may have made it while this one waited.
             if not complete.exists():
                 _parse(folder)
-                vocabulary.write_atomically(complete, b"")
+                storage.write_atomically(complete, "")
     return folder
 
 
@@ -99,9 +99,7 @@ def _parse(folder: Path) -> None:
             for d in found
             if d.split == split
         ]
-        vocabulary.write_atomically(
-            folder / f"{split}.jsonl", "".join(line + "\n" for line in lines).encode()
-        )
+        storage.write_atomically(folder / f"{split}.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 def _workers() -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from switch_tf.data.answers import right_answers
 from switch_tf.errors import UserError
 
 Row = tuple[str, ...]
@@ -57,8 +58,7 @@ def _lengths(task: seqio.Task, split: str, lengths: Mapping[str, int]) -> tf.dat
     for name in lengths:
         if name not in dataset.element_spec:
             raise UserError(f"task '{task.name}' gives no feature '{name}'")
-    if "is_correct" in dataset.element_spec:
-        dataset = dataset.filter(lambda example: tf.cast(example["is_correct"], tf.bool))
+    dataset = right_answers(dataset)
     return dataset.map(lambda example: {name: tf.size(example[name]) for name in lengths})
 
 

@@ -15,6 +15,8 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from switch_tf import storage
+
 # SeqIO wants a split of each task; a mixture leaves out a task without the split that is read.
 ABSENT = ("absent",)
 _TFDS_NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^:]+))?(:(?P<version>.+))?")
@@ -38,7 +40,7 @@ def state(source: seqio.DataSource) -> str:
     if not isinstance(source, _KNOWN) and not hasattr(source, "missing"):
         return "not known"
     if not hasattr(source, "missing") and isinstance(source, seqio.FileDataSource):
-        remote = [pattern for pattern in _patterns(source) if "://" in pattern]
+        remote = [pattern for pattern in _patterns(source) if storage.is_remote(pattern)]
         if remote:
             return f"not known: {remote[0]}"
     lack = _missing(source)
@@ -83,7 +85,7 @@ def missing_of_tfds(tfds_name: str, data_dir: str | None = None) -> str | None:
         places = [os.path.join(place, config)] if config else [place, os.path.join(place, "*")]
         for place in places:
             pattern = os.path.join(os.path.expanduser(place), version, "dataset_info.json")
-            if "://" not in pattern and tf.io.gfile.glob(pattern):
+            if not storage.is_remote(pattern) and tf.io.gfile.glob(pattern):
                 return None
     return "not prepared by TFDS"
 

@@ -9,11 +9,11 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO
 
 import tensorflow as tf
 from tqdm import tqdm
 
+from switch_tf import storage
 from switch_tf.errors import UserError
 
 JSON_SUFFIXES = (".json", ".jsonl")
@@ -136,7 +136,7 @@ def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """
     number = 0
     try:
-        with _open(path) as plain:
+        with storage.opened(path, "rb") as plain:
             with gzip.open(plain) if path.endswith(".gz") else plain as file:
                 for number, line in enumerate(file, 1):
                     yield number, line
@@ -150,14 +150,10 @@ def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
 
 def has_gzip_size(path: str, size: int) -> bool:
     """Whether a gzip file says at its end that it holds so many bytes (modulo 4 GB)."""
-    with _open(path) as file:
+    with storage.opened(path, "rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(file.tell() - 4, 0))
         return int.from_bytes(file.read(4), "little") == size % 2**32
-
-
-def _open(path: str) -> IO[bytes]:
-    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb")
 
 
 def check(paths: Sequence[str], policy: str = "stop") -> None:

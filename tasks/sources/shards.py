@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import seqio
 import tensorflow as tf
 
+from switch_tf import storage
 from switch_tf.errors import UserError
 from switch_tf.tasks.sources import availability as sources
 from switch_tf.tasks.sources.availability import ABSENT
@@ -105,7 +106,7 @@ class Shards(TextFiles):
             return sources.missing_of_tfds(self.tfds_name)
         patterns = [self._pattern(split) for split in self.files]
         # Those in a cloud are not asked for, which would take its time.
-        local = [pattern for pattern in patterns if "://" not in pattern]
+        local = [pattern for pattern in patterns if not storage.is_remote(pattern)]
         return sources.first_of([pattern for pattern in local if not self._glob(pattern)])
 
     def _is_local(self) -> bool:

@@ -5,6 +5,7 @@ Without TensorFlow, so that a command can look before it starts.
 
 import os
 
+from switch_tf import storage
 from switch_tf.errors import UserError
 
 SETTING = "VOCABULARY_PATH"
@@ -28,6 +29,6 @@ def check(path: object) -> str:
     if not isinstance(path, str):
         raise UserError(f"{SETTING}={path!r}: give a path in quotes")
     path = os.path.expanduser(path)
-    if "://" not in path and not os.path.isfile(path):
+    if not storage.is_remote(path) and not os.path.isfile(path):
         raise UserError(f"{SETTING}='{path}': no such file; {MEND}")
     return path

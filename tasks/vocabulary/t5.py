@@ -1,7 +1,6 @@
 """SentencePiece vocabularies with T5's special ids, trained here or found when first used."""
 
 import io
-import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +13,7 @@ from google.protobuf import message
 from sentencepiece import sentencepiece_model_pb2
 from seqio import vocabularies
 
-from switch_tf import config
+from switch_tf import config, storage
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import path as vocabulary_path
 
@@ -74,18 +73,8 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
         raise UserError(f"no vocabulary of {size} pieces from these texts: {why}") from error
     if failed:
         raise failed[0]
-    write_atomically(path, model.getvalue())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file such that readers, and an interrupt, find it whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    storage.write_atomically(path, model.getvalue())
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
-from switch_tf import config
+from switch_tf import config, storage
 from switch_tf.data.features import user_errors
 from switch_tf.errors import UserError
 from switch_tf.tasks.sources import availability as sources
@@ -40,7 +40,7 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
             "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", where to write the "
             "vocabulary"
         )
-    if "://" in path:
+    if storage.is_remote(path):
         raise UserError(f"VOCABULARY_PATH='{path}': give a local path, where to write it")
     path = Path(path).expanduser()
     if path.exists():
@@ -125,7 +125,7 @@ def _parts(source: seqio.DataSource) -> list[seqio.ShardInfo | None]:
     if not isinstance(source, seqio.FileDataSource):
         return [None]
     files = source.list_shards(SPLIT)
-    if "://" in files[0]:
+    if storage.is_remote(files[0]):
         # Each is looked up anew for every part, which takes long in a cloud.
         return [None]
     step = -(-len(files) // MAX_FILES)

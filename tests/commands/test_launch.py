@@ -4,7 +4,7 @@ import gin
 import pytest
 import tensorflow as tf
 
-from switch_tf import config, runtime
+from switch_tf import config, runtime, storage
 from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
 from tests.commands.test_main import run_without_tensorflow
@@ -245,6 +245,15 @@ def test_the_device_type_is_in_the_operative_config(monkeypatch):
     launch.check("plan", "", argv).start()
     assert "DEVICE_TYPE = 'GPU'" in config.operative_config()
     gin.clear_config()
+
+
+def test_a_remote_run_is_compared_once_tensorflow_is_there(told):
+    folder = "ram://launched/run"
+    storage.make_folder(folder)
+    storage.write_atomically(f"{folder}/config.gin", "# Of a run.\n\nTaskData.batch_size = 48\n")
+    line = told(f"--gin.MODEL_DIR='{folder}'")
+    assert line.startswith(f"MODEL_DIR='{folder}' holds a run with TaskData.batch_size=48, this ")
+    storage.remove_folder("ram://launched")
 
 
 LOCAL = (

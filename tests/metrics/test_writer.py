@@ -1,20 +1,12 @@
-import io
 import json
 
-import matplotlib.image
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from switch_tf.layers.routing import layer_figures
-from switch_tf.metrics.writer import (
-    MetricsWriter,
-    draw_load,
-    load_picture,
-    read_metrics,
-    stack_loads,
-)
+from switch_tf.metrics.load_picture import load_picture
+from switch_tf.metrics.writer import MetricsWriter, read_metrics
 
 LAYERS = ("encoder/layer_1", "decoder/layer_1")
 RATES = {"tokens_per_second": 1234.5, "input_wait_share": 0.25, "seconds": 0.5}
@@ -212,34 +204,6 @@ def test_a_record_can_be_read_while_the_run_goes_on(tmp_path):
 
 def test_no_records_where_nothing_ran(tmp_path):
     assert read_metrics(str(tmp_path / "nowhere")) == []
-
-
-def test_the_picture_grows_with_layers_and_experts():
-    sizes = {}
-    for layers, experts in ((1, 4), (6, 4), (1, 16)):
-        routing = {f"layer_{i}": {"load_E": np.full(experts, 1 / experts)} for i in range(layers)}
-        sizes[layers, experts] = matplotlib.image.imread(io.BytesIO(load_picture(routing))).shape
-    assert sizes[6, 4][0] > sizes[1, 4][0]
-    assert sizes[1, 16][1] > sizes[1, 4][1]
-
-
-def test_layers_with_other_numbers_of_experts_share_a_picture():
-    loads = [np.array([0.5, 0.5]), np.array([0.25, 0.25, 0.25, 0.25])]
-    np.testing.assert_array_equal(stack_loads(loads)[0], [0.5, 0.5, np.nan, np.nan])
-    routing = {str(i): {"load_E": load_E} for i, load_E in enumerate(loads)}
-    assert load_picture(routing).startswith(b"\x89PNG")
-
-
-def test_a_heat_map_shows_each_layers_load_from_zero_to_twice_the_even_share():
-    load_NE = np.array([[0.25, 0.25, 0.25, 0.25], [0.4, 0.3, 0.2, 0.1]])
-    figure = plt.Figure()
-    axes = figure.subplots()
-    draw_load(axes, load_NE, ["a", "b"])
-    (image,) = axes.images
-    np.testing.assert_array_equal(image.get_array(), load_NE)
-    assert image.get_clim() == (0.0, 0.5)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
-    assert axes.get_xlabel() == "expert"
 
 
 def test_tensorboard_forgets_steps_that_are_made_again(tmp_path):

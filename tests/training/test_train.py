@@ -8,9 +8,9 @@ import signal
 import gin
 import pytest
 
-from switch_tf import config
-from switch_tf.checkpoints import checkpoints
-from switch_tf.checkpoints.checkpoints import Checkpoints
+from switch_tf import config, storage
+from switch_tf.checkpoints.manager import Checkpoints
+from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.data.feed import Feed
 from switch_tf.errors import UserError
 from switch_tf.evaluation.run import evaluate
@@ -79,7 +79,7 @@ def test_a_run_logs_each_step_evaluates_each_period_and_keeps_checkpoints(whole)
     evaluated = [(r["step"], r["task"]) for r in records(whole, "evaluation")]
     tasks = ["toy_copy", "toy_copy_too"]
     assert evaluated == [(step, task) for step in (3, 6) for task in tasks]
-    assert checkpoints.steps(str(whole)) == [3, 6]
+    assert ModelDir(str(whole)).steps() == [3, 6]
 
 
 def test_the_last_smaller_batch_is_evaluated_too(whole):
@@ -230,6 +230,34 @@ def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, c
         pretrain(tmp_path / "parts", **cached, BATCH_SIZE=8)
 
 
+def test_a_run_can_be_on_a_remote_file_system(whole, tmp_path, capsys):
+    """On TensorFlow's ram://: saved, resumed, evaluated, and gone on from."""
+    folder = "ram://runs/whole"
+    pretrain(folder, TRAIN_STEPS=3)
+    capsys.readouterr()
+    pretrain(folder)
+    assert f"resumes from step 3 of {folder}: " in capsys.readouterr().out
+    assert losses(folder) == losses(whole)
+    assert records(folder, "evaluation") == records(whole, "evaluation")
+    assert ModelDir(folder).steps() == [3, 6]
+    for name in ("best.json", "run.json"):
+        assert storage.read_text(f"{folder}/{name}") == (whole / name).read_text()
+    assert any("tfevents" in name for name in storage.names(f"{folder}/tensorboard"))
+
+    load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": folder, "Evaluation.decode": False})
+    found = evaluate()
+    assert json.loads(storage.read_text(f"{folder}/checkpoint_6/evaluation.json")) == found
+    last = [r for r in records(whole, "evaluation") if r["step"] == STEPS]
+    assert {r["task"]: r["nlp"] for r in last} == {task: found[task]["nlp"] for task in found}
+
+    capsys.readouterr()
+    pretrain("ram://runs/next", INITIAL_CHECKPOINT_PATH=folder, TRAIN_STEPS=1)
+    assert f"initial checkpoint {folder}/checkpoint_6: " in capsys.readouterr().out
+    pretrain(tmp_path, INITIAL_CHECKPOINT_PATH=str(whole), TRAIN_STEPS=1)
+    assert losses("ram://runs/next") == losses(tmp_path)
+    storage.remove_folder("ram://runs")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
     whole, tmp_path, monkeypatch, capsys, number
@@ -244,7 +272,7 @@ def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "update", stop_at_two)
         pretrain(tmp_path)
-    assert checkpoints.steps(str(tmp_path)) == [2]
+    assert ModelDir(str(tmp_path)).steps() == [2]
     assert "saved step 2; the same command resumes" in capsys.readouterr().err
     pretrain(tmp_path)
     output = capsys.readouterr().out
@@ -272,7 +300,7 @@ def test_a_signal_at_any_time_leaves_a_run_that_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(kind, method, interrupted)
         pretrain(tmp_path)
-    assert checkpoints.steps(str(tmp_path))[-1] == step
+    assert ModelDir(str(tmp_path)).steps()[-1] == step
     pretrain(tmp_path)
     assert losses(tmp_path) == losses(whole)
     assert records(tmp_path, "evaluation") == records(whole, "evaluation")
@@ -288,7 +316,7 @@ def test_a_signal_during_an_evaluation_stops_it_and_resumes_there(whole, tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(TeacherForcedEvaluator, "run", stop)
         pretrain(tmp_path)
-    assert checkpoints.steps(str(tmp_path)) == [3]
+    assert ModelDir(str(tmp_path)).steps() == [3]
     assert records(tmp_path, "evaluation") == []
     pretrain(tmp_path)
     assert records(tmp_path, "evaluation") == records(whole, "evaluation")
@@ -306,7 +334,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_p
     saved = (tmp_path / "checkpoint_1/state.index").read_bytes()
     with pytest.raises(UserError) as caught:
         pretrain(tmp_path, CHECKPOINT_PERIOD=STEPS, **{"schedules.rsqrt.scale": 1e30})
-    assert checkpoints.steps(str(tmp_path)) == [1]
+    assert ModelDir(str(tmp_path)).steps() == [1]
     assert (tmp_path / "checkpoint_1/state.index").read_bytes() == saved
     told = re.match(
         r"loss is (nan|inf) at step (\d+); first not finite: "
@@ -342,7 +370,7 @@ def test_weights_that_a_run_could_not_go_on_from_are_not_saved(tmp_path, monkeyp
     monkeypatch.setattr(Adafactor, "apply", spoil)
     with pytest.raises(UserError, match=r"step \d+ left weights whose loss is (nan|inf): they are"):
         pretrain(tmp_path, CHECKPOINT_PERIOD=1)
-    assert checkpoints.steps(str(tmp_path)) == [1]
+    assert ModelDir(str(tmp_path)).steps() == [1]
     monkeypatch.undo()
     pretrain(tmp_path, TRAIN_STEPS=2)
     assert math.isfinite(losses(tmp_path)[2])
@@ -429,4 +457,4 @@ def test_a_model_of_another_vocabulary_is_refused(whole, tmp_path):
 def test_a_model_dir_of_another_model_is_refused_in_one_line(whole):
     with pytest.raises(UserError, match=r"checkpoint '.*': .* has shape .*, the model's is .*: "):
         pretrain(whole, **{"TransformerEncoderDecoder.d_ff": 48})
-    assert checkpoints.steps(str(whole)) == [3, 6]
+    assert ModelDir(str(whole)).steps() == [3, 6]

@@ -6,10 +6,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from switch_tf.tasks import (
-    pydocs,
-    super_glue,  # noqa: F401
-)
+from switch_tf.tasks import c4, pydocs, super_glue  # noqa: F401 - registers their tasks
 from switch_tf.tasks.sources import availability as sources
 from tests.tasks.official_files import set_macros
 

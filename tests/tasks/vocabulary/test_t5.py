@@ -93,16 +93,3 @@ def test_sentinels_added_to_those_of_a_model_are_told(tmp_path):
     twice = seqio.SentencePieceVocabulary(str(with_sentinels(tmp_path / "plain")), extra_ids=100)
     with pytest.raises(UserError, match="whose model holds the sentinels itself takes extra_ids=0"):
         features.check_vocabulary(corrupts_spans(twice), 300)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "v"
-    vocabulary.write_atomically(path, b"old")
-
-    def fail(*args):
-        raise OSError("full")
-
-    monkeypatch.setattr(vocabulary.os, "replace", fail)
-    with pytest.raises(OSError):
-        vocabulary.write_atomically(path, b"new")
-    assert [p.name for p in tmp_path.iterdir()] == ["v"] and path.read_bytes() == b"old"

@@ -7,10 +7,7 @@ import tensorflow as tf
 from t5.data import preprocessors as t5_preprocessors
 
 from switch_tf.errors import UserError
-from switch_tf.tasks import (
-    local_text,
-    pydocs,
-)
+from switch_tf.tasks import local_text, pydocs, super_glue  # noqa: F401 - registers its tasks
 from switch_tf.tasks.sources import local_files
 from switch_tf.tasks.vocabulary import t5 as vocabulary
 from switch_tf.tasks.vocabulary import training as vocabulary_training

@@ -1,19 +1,19 @@
 import os
 import shutil
-import types
+import uuid
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.checkpoints import checkpoints
-from switch_tf.checkpoints.checkpoints import Checkpoints
+from switch_tf.checkpoints import manager, restore
+from switch_tf.checkpoints.manager import Checkpoints
+from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.errors import UserError
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
+from tests.checkpoints.runs import damage, fill, line_of, numbers, save_steps, small_run
 from tests.helpers import tiny_model, using
 
 LAYOUTS = {
@@ -32,11 +32,6 @@ FILES = ("data.data-00000-of-00001", "data.index", "state.data-00000-of-00001", 
 # What one mesh saves: a whole model of one sparse layer a stack, with slots of every kind.
 
 
-def numbers():
-    """A dataset of 100 numbers, read ahead."""
-    return tf.data.Dataset.range(100).prefetch(4)
-
-
 def build(seed, **sizes):
     """(model, optimizer, iterator) on the mesh in use."""
     model = tiny_model(num_layers=1, expert_frequency=1, seed=seed, **sizes)
@@ -44,18 +39,6 @@ def build(seed, **sizes):
     optimizer.build(model.trainable_variables)
     with mesh_lib.host():
         return model, optimizer, iter(numbers())
-
-
-def fill(slots):
-    """Random values in place of the slots' zeros."""
-    generator = np.random.default_rng(0)
-    for slot in slots.values():
-        value = generator.random(slot.shape, np.float32)
-        if isinstance(slot, dtensor.DVariable):
-            parts = [tf.constant(value[place]) for place in mesh_lib.local_places(slot)]
-            slot.assign(dtensor.pack(parts, slot.layout))
-        else:
-            slot.assign(value)
 
 
 def held(model, optimizer):
@@ -118,7 +101,7 @@ def test_a_checkpoint_restores_bit_equal_on_another_mesh(saved, layout, tmp_path
 def test_every_expert_is_restored_as_itself(saved):
     with using(LAYOUTS["batch:2,model:4"]):
         model = tiny_model(num_layers=1, expert_frequency=1, seed=1)
-        checkpoints.restore_model(f"{saved[0]}/checkpoint_7", model)
+        restore.restore_model(f"{saved[0]}/checkpoint_7", model)
         (wi,) = model.encoder.blocks[0].feed_forward.layer.experts.wi
         experts = mesh_lib.to_numpy(wi)
     assert len({expert.tobytes() for expert in experts}) == len(experts) == 8
@@ -163,49 +146,15 @@ def test_a_checkpoint_of_another_shape_is_one_line_and_stays(saved, sizes, name,
         f"{mend}, or another MODEL_DIR"
     )
     with pytest.raises(UserError) as caught:
-        checkpoints.restore_initial(folder, model, optimizer)
+        restore.restore_initial(folder, model, optimizer)
     assert str(caught.value) == (
         f"INITIAL_CHECKPOINT_PATH '{folder}/checkpoint_7': {name} has shape {theirs}, the model's "
         f"is {ours}: {mend}"
     )
-    assert checkpoints.steps(folder) == [7]
+    assert ModelDir(folder).steps() == [7]
 
 
 # The folder's life: a model of a weight or two.
-
-
-def small_run(folder, value=0.0, keep=3, beta1=0.0, dataset=None, config=str, **more):
-    """A run whose weights, `wi` and `more`, are all of one value."""
-    shapes = {"wi": (4, 3)} | more
-    weights = [
-        keras.Variable(np.full(shape, value, np.float32), name=name)
-        for name, shape in shapes.items()
-    ]
-    model = types.SimpleNamespace(trainable_variables=weights)
-    optimizer = Adafactor(constant(0.1), beta1=beta1)
-    optimizer.build(weights)
-    iterator = iter(numbers() if dataset is None else dataset)
-    run = Checkpoints(str(folder), keep, model, optimizer, iterator, config)
-    return types.SimpleNamespace(
-        model=model, optimizer=optimizer, iterator=iterator, checkpoints=run, weights=weights
-    )
-
-
-def save_steps(folder, steps, keep=3):
-    """Saves checkpoints whose weights, and whose position in the data, are the step."""
-    for step in steps:
-        run = small_run(folder, float(step), keep)
-        for _ in range(step):
-            next(run.iterator)
-        run.checkpoints.save(step)
-
-
-def line_of(function, *arguments):
-    """The text of the UserError that a call raises."""
-    with pytest.raises(UserError) as caught:
-        function(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_nothing_is_restored_from_an_empty_folder(tmp_path):
@@ -225,7 +174,7 @@ def test_the_newest_by_number_is_restored_with_its_place_in_the_data(tmp_path):
 @pytest.mark.parametrize("keep, kept", [(1, [11]), (2, [10, 11]), (9, [2, 9, 10, 11])])
 def test_the_newest_are_kept(keep, kept, tmp_path):
     save_steps(tmp_path, [2, 9, 10, 11], keep)
-    assert checkpoints.steps(str(tmp_path)) == kept
+    assert ModelDir(str(tmp_path)).steps() == kept
     folders = {f"checkpoint_{step}" for step in kept}
     assert set(os.listdir(tmp_path)) == folders | {"config.gin"}
 
@@ -245,31 +194,24 @@ def test_a_step_that_is_saved_already_is_left_alone(tmp_path):
     assert float(run.weights[0][0, 0]) == 3.0
 
 
-def test_an_interrupted_save_is_removed_and_never_restored(tmp_path):
-    def interrupt():
+def test_an_interrupted_save_is_removed_and_never_restored(tmp_path, monkeypatch):
+    save_steps(tmp_path, [1])
+    write = manager.tensor_files.write
+
+    def interrupt(*arguments):
+        write(*arguments)
         raise KeyboardInterrupt
 
-    save_steps(tmp_path, [1])
-    with pytest.raises(KeyboardInterrupt):
-        small_run(tmp_path, 2.0, config=interrupt).checkpoints.save(2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(manager.tensor_files, "write", interrupt)
+        small_run(tmp_path, 2.0).checkpoints.save(2)
     assert (tmp_path / "checkpoint_2.partial/state.index").exists()
-    assert checkpoints.steps(str(tmp_path)) == [1]
-    assert checkpoints.find(str(tmp_path)) == str(tmp_path / "checkpoint_1")
+    assert ModelDir(str(tmp_path)).steps() == [1]
+    assert restore.find(str(tmp_path)) == str(tmp_path / "checkpoint_1")
     run = small_run(tmp_path)
     assert not (tmp_path / "checkpoint_2.partial").exists()
     assert run.checkpoints.restore_latest() == 1
     assert float(run.weights[0][0, 0]) == 1.0
-
-
-def damage(path, how):
-    """Cuts, empties, flips a byte of, or removes a file."""
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle] ^= 0xFF
-    ends = {"cut": content[:middle], "empty": b"", "flipped": content}
-    path.unlink()
-    if how in ends:
-        path.write_bytes(ends[how])
 
 
 @pytest.mark.parametrize("how", ["cut", "empty", "flipped", "gone"])
@@ -305,7 +247,7 @@ def test_where_all_are_damaged_that_is_one_line(tmp_path):
             f"none of the checkpoints in '{tmp_path}' can be read ({tmp_path / 'checkpoint_2'}: "
             "not an sstable (bad magic number)): mend or remove them, or give another MODEL_DIR"
         )
-    assert checkpoints.steps(str(tmp_path)) == [1, 2]
+    assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
 
 def test_memory_that_does_not_suffice_is_no_damage(tmp_path, monkeypatch):
@@ -314,10 +256,10 @@ def test_memory_that_does_not_suffice_is_no_damage(tmp_path, monkeypatch):
     def read(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
 
-    monkeypatch.setattr(checkpoints.tensor_files, "read", read)
+    monkeypatch.setattr(manager.tensor_files, "read", read)
     with pytest.raises(tf.errors.ResourceExhaustedError):
         small_run(tmp_path).checkpoints.restore_latest()
-    assert checkpoints.steps(str(tmp_path)) == [1, 2]
+    assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
 
 def test_a_weight_more_or_less_is_one_line(tmp_path):
@@ -332,7 +274,7 @@ def test_a_weight_more_or_less_is_one_line(tmp_path):
     assert line_of(small_run(tmp_path).checkpoints.restore_latest) == (
         f"checkpoint '{tmp_path / 'checkpoint_2'}' has wo, the model has not: {mend}"
     )
-    assert checkpoints.steps(str(tmp_path)) == [1, 2]
+    assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
 
 def test_another_optimizer_is_one_line_and_nothing_is_set_aside(tmp_path):
@@ -342,7 +284,7 @@ def test_another_optimizer_is_one_line_and_nothing_is_set_aside(tmp_path):
         "model and the optimizer's settings that it was trained with, or another MODEL_DIR and "
         "this one as INITIAL_CHECKPOINT_PATH"
     )
-    assert checkpoints.steps(str(tmp_path)) == [1, 2]
+    assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
 
 def test_other_data_are_one_line_and_nothing_is_set_aside(tmp_path):
@@ -353,7 +295,7 @@ def test_other_data_are_one_line_and_nothing_is_set_aside(tmp_path):
         "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or another MODEL_DIR "
         "and this one as INITIAL_CHECKPOINT_PATH"
     )
-    assert checkpoints.steps(str(tmp_path)) == [1, 2]
+    assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
@@ -368,49 +310,52 @@ def test_a_disk_that_refuses_a_save_is_one_line_and_the_others_stay(tmp_path):
     run = small_run(tmp_path, 2.0)
     (tmp_path / "checkpoint_2.partial").write_text("in the way")
     assert line_of(run.checkpoints.save, 2).startswith(f"cannot write to MODEL_DIR '{tmp_path}': ")
-    assert checkpoints.steps(str(tmp_path)) == [1]
+    assert ModelDir(str(tmp_path)).steps() == [1]
 
 
-def test_a_checkpoint_is_found_by_its_own_folder_or_its_runs(tmp_path):
-    save_steps(tmp_path, [9, 10])
-    assert checkpoints.find(str(tmp_path)) == str(tmp_path / "checkpoint_10")
-    assert checkpoints.find(str(tmp_path / "checkpoint_9")) == str(tmp_path / "checkpoint_9")
-    nowhere = str(tmp_path / "nowhere")
-    assert line_of(checkpoints.find, nowhere) == (
-        f"no checkpoint at '{nowhere}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
-        "folder"
-    )
+# On a remote file system: TensorFlow's ram://, which renames no folder that holds something.
 
 
-def test_another_run_starts_from_the_weights_alone(tmp_path):
-    saver = small_run(tmp_path, 3.0, old=(2,))
-    fill(saver.optimizer.slots)
-    next(saver.iterator)
-    saver.checkpoints.save(5)
-    run = small_run(tmp_path / "other", new=(2,))
-    report = checkpoints.restore_initial(str(tmp_path), run.model, run.optimizer)
-    assert [float(weight.numpy().flat[0]) for weight in run.weights] == [3.0, 0.0]
-    assert not any(slot.numpy().any() for slot in run.optimizer.slots.values())
-    assert int(next(run.iterator)) == 0
-    assert str(report) == (
-        f"initial checkpoint {tmp_path / 'checkpoint_5'}: 1 variables restored, 1 (new) "
-        "fresh, 1 (old) skipped; 2 optimizer slots fresh"
-    )
+@pytest.fixture
+def remote():
+    """A folder on ram:// that is not there yet."""
+    folder = f"ram://checkpoints-{uuid.uuid4().hex}/run"
+    yield folder
+    tf.io.gfile.rmtree(os.path.dirname(folder))
 
 
-def test_an_initial_checkpoint_that_cannot_serve_is_one_line(tmp_path):
-    save_steps(tmp_path, [1])
-    run = small_run(tmp_path / "other")
-    run.model.trainable_variables = [keras.Variable(np.zeros(2), name="else")]
-    path = str(tmp_path / "checkpoint_1")
-    assert line_of(checkpoints.restore_initial, path, run.model, run.optimizer) == (
-        f"INITIAL_CHECKPOINT_PATH '{path}' shares no weight with the model"
-    )
-    damage(tmp_path / "checkpoint_1/state.index", "cut")
-    for function in (
-        lambda: checkpoints.restore_initial(path, run.model, run.optimizer),
-        lambda: checkpoints.restore_model(path, run.model),
-    ):
-        assert line_of(function) == (
-            f"checkpoint '{path}' cannot be read: not an sstable (bad magic number)"
-        )
+def test_a_remote_run_keeps_its_newest_and_restores_them_with_their_place_in_the_data(remote):
+    save_steps(remote, [1, 2, 3], keep=2)
+    assert ModelDir(remote).steps() == [2, 3]
+    assert sorted(tf.io.gfile.listdir(remote)) == ["checkpoint_2", "checkpoint_3", "config.gin"]
+    run = small_run(remote)
+    assert run.checkpoints.restore_latest() == 3
+    assert float(run.weights[0][0, 0]) == 3.0
+    assert int(next(run.iterator)) == 3
+
+
+def test_an_interrupted_remote_save_is_no_checkpoint_and_is_removed(remote, monkeypatch):
+    save_steps(remote, [1])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(manager.tensor_files, "write", interrupt)
+        small_run(remote, 2.0).checkpoints.save(2)
+    assert tf.io.gfile.exists(f"{remote}/checkpoint_2/data.index")
+    assert ModelDir(remote).steps() == [1]
+    run = small_run(remote)
+    assert not tf.io.gfile.exists(f"{remote}/checkpoint_2")
+    assert run.checkpoints.restore_latest() == 1
+
+
+def test_a_damaged_remote_checkpoint_is_set_aside_with_its_files(remote, capsys):
+    save_steps(remote, [1, 2])
+    tf.io.gfile.remove(f"{remote}/checkpoint_2/state.data-00000-of-00001")
+    assert small_run(remote).checkpoints.restore_latest() == 1
+    path = f"{remote}/checkpoint_2"
+    assert f"{path} cannot be read and is set aside as {path}.damaged: " in capsys.readouterr().out
+    names = {"checkpoint_1", "checkpoint_2.damaged", "config.gin"}
+    assert set(tf.io.gfile.listdir(remote)) == names
+    assert "state.index" in tf.io.gfile.listdir(f"{path}.damaged")

@@ -1,0 +1,78 @@
+"""What a checkpoint holds, by names: the model's weights, the optimizer's slots and step."""
+
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf.checkpoints import model_dir, tensor_files
+from switch_tf.errors import UserError
+
+# The optimizer's own step, which its learning rate follows.
+OPTIMIZER_STEP = "optimizer/step"
+
+
+def weights(model) -> dict[str, tf.Variable]:
+    """Name in a checkpoint -> weight, of all of a model's."""
+    return {variable.path: variable.value for variable in model.trainable_variables}
+
+
+def slots(optimizer) -> dict[str, tf.Variable]:
+    """Name in a checkpoint -> slot, of all of an optimizer's."""
+    return {f"optimizer/{name}": slot for name, slot in optimizer.slots.items()}
+
+
+def saved_weights(path: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the model's weights in the checkpoint folder `path`."""
+    every = tensor_files.reader(model_dir.state_prefix(path)).get_variable_to_shape_map().items()
+    return {name: tuple(shape) for name, shape in every if not name.startswith("optimizer/")}
+
+
+def saved_optimizer_step(path: str) -> int:
+    """The optimizer's step in the checkpoint folder `path`."""
+    with mesh_lib.host():
+        return int(tensor_files.reader(model_dir.state_prefix(path)).get_tensor(OPTIMIZER_STEP))
+
+
+def check_model(path: str, model) -> None:
+    """Checks that the checkpoint `path` is of this model.
+
+    Raises:
+      UserError: naming the first weight that differs, both shapes and the mend.
+    """
+    saved, ours = saved_weights(path), weights(model)
+    for name, variable in ours.items():
+        shape = tuple(variable.shape)
+        if name not in saved:
+            raise UserError(
+                f"checkpoint '{path}' has no {name}: it is of another model; take the gin/models "
+                "file that it was trained with, or another MODEL_DIR"
+            )
+        if saved[name] != shape:
+            raise UserError(
+                f"checkpoint '{path}': {name} has shape {saved[name]}, the model's is {shape}: "
+                "take the gin/models file that it was trained with, or another MODEL_DIR"
+            )
+    extra = sorted(set(saved) - set(ours))
+    if extra:
+        raise UserError(
+            f"checkpoint '{path}' has {extra[0]}, the model has not: take the gin/models file that "
+            "it was trained with, or another MODEL_DIR"
+        )
+
+
+def check_optimizer(path: str, optimizer, mend: str) -> None:
+    """Checks that the checkpoint `path` has the optimizer's slots, as they are, and its step.
+
+    Args:
+      mend: what else than the same optimizer helps, for the error.
+
+    Raises:
+      UserError: naming the first that it lacks, or has of another shape.
+    """
+    saved = tensor_files.reader(model_dir.state_prefix(path)).get_variable_to_shape_map()
+    wanted = {name: tuple(slot.shape) for name, slot in slots(optimizer).items()}
+    for name, shape in sorted((wanted | {OPTIMIZER_STEP: ()}).items()):
+        if tuple(saved.get(name, (-1,))) != shape:
+            raise UserError(
+                f"checkpoint '{path}' has no {name} of shape {shape}: take the model and the "
+                f"optimizer's settings that it was trained with, or {mend}"
+            )

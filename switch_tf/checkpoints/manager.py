@@ -1,0 +1,152 @@
+"""Checkpoints of a run: model, optimizer and data position, whole or absent, read onto any mesh.
+
+A checkpoint's tensors are named by the variables' paths, and `tf.train.load_checkpoint` reads them
+whole.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from switch_tf import mesh as mesh_lib
+from switch_tf import storage
+from switch_tf.checkpoints import contents, tensor_files
+from switch_tf.checkpoints.model_dir import ModelDir, data_prefix, state_prefix, writing
+from switch_tf.checkpoints.restore import DAMAGED
+from switch_tf.errors import UserError
+
+# A disk that does not answer, or memory that does not suffice: the file may be whole.
+_PASSING = (
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    PermissionError,
+    TimeoutError,
+)
+_OTHER_DATA = "Failed to restore dataset iterator"
+_OTHER_RUN = "another MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      model_dir: where they lie; made if need be, leftovers of an interrupted save are removed.
+      keep: how many of the newest are kept.
+      model, optimizer: built.
+      iterator: of the training data; its position is saved.
+      config: returns the operative gin config, saved beside them as `config.gin`.
+
+    Attributes:
+      optimizer_offset: what the optimizer's step is ahead of the run's; 0, or, where the run goes
+        on with the optimizer of its initial checkpoint, that one's step.
+
+    Raises:
+      UserError: the folder cannot be made or written.
+    """
+
+    def __init__(
+        self, model_dir: str, keep: int, model, optimizer, iterator, config: Callable[[], str]
+    ):
+        self._dir = ModelDir(model_dir)
+        self._keep = keep
+        self._model = model
+        self._optimizer = optimizer
+        self._config = config
+        self._variables = contents.weights(model) | contents.slots(optimizer)
+        self._data = tf.train.Checkpoint(iterator=iterator)
+        self._is_cached = isinstance(iterator, tf.train.experimental.PythonState)
+        self.optimizer_offset = 0
+        with self._disk_errors():
+            storage.make_folder(self._dir.path)
+            self._dir.remove_interrupted()
+
+    def _disk_errors(self):
+        return storage.told(f"cannot write to MODEL_DIR '{self._dir.path}'")
+
+    def _tensors(self, step: int) -> dict[str, tf.Variable]:
+        with mesh_lib.host():
+            optimizer_step = tf.Variable(step + self.optimizer_offset, dtype=tf.int64)
+        return self._variables | {contents.OPTIMIZER_STEP: optimizer_step}
+
+    @property
+    def contents(self) -> str:
+        """What a checkpoint holds, in words."""
+        slots = sum(name.startswith("optimizer/") for name in self._variables)
+        return f"{len(self._variables) - slots} variables, {slots} optimizer slots, data position"
+
+    def save(self, step: int) -> None:
+        """Writes checkpoint_<step>; one that is there already is left alone.
+
+        Raises:
+          UserError: the disk refuses; older checkpoints stay.
+        """
+        with self._disk_errors():
+            if step in self._dir.steps():
+                return
+            with writing(self._dir.checkpoint(step)) as folder:
+                with mesh_lib.host():
+                    self._data.write(data_prefix(folder))
+                storage.write_atomically(self._dir.config, self._config())
+                tensor_files.write(state_prefix(folder), self._tensors(step))
+            for old in self._dir.steps()[: -self._keep]:
+                storage.remove_folder(self._dir.checkpoint(old))
+
+    def restore_latest(self) -> int | None:
+        """Restores the newest checkpoint that can be read; returns its step, None if there is none.
+
+        Where an older one can be, damaged ones are set aside as checkpoint_<step>.damaged, aloud.
+        `optimizer_offset` is then the run's.
+
+        Raises:
+          UserError: the newest is of another model, optimizer or data, or all there are damaged;
+            then nothing is touched.
+        """
+        there, damaged = self._dir.steps(), {}
+        for step in reversed(there):
+            path = self._dir.checkpoint(step)
+            try:
+                contents.check_model(path, self._model)
+                contents.check_optimizer(path, self._optimizer, _OTHER_RUN)
+                offset = contents.saved_optimizer_step(path) - step
+                tensor_files.read(state_prefix(path), self._variables)
+                self._check_order(path)
+                with mesh_lib.host():
+                    self._data.read(data_prefix(path)).assert_consumed()
+            except _PASSING:
+                raise
+            except (*DAMAGED, AssertionError) as error:
+                if _OTHER_DATA in str(error):
+                    raise UserError(
+                        f"checkpoint '{path}' is of a run over other data: take its "
+                        f"MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or {_OTHER_RUN}"
+                    ) from error
+                damaged[step] = storage.first_line(error)
+                continue
+            for other, why in damaged.items():
+                path = self._dir.checkpoint(other)
+                aside = self._dir.set_aside(other)
+                print(f"{path} cannot be read and is set aside as {aside}: {why}")
+            self.optimizer_offset = offset
+            return step
+        if there:
+            step, why = next(iter(damaged.items()))
+            raise UserError(
+                f"none of the checkpoints in '{self._dir.path}' can be read "
+                f"({self._dir.checkpoint(step)}: {why}): mend or remove them, or give another "
+                "MODEL_DIR"
+            )
+        return None
+
+    def _check_order(self, path: str) -> None:
+        """Checks that the data position is of the kind that this run's data have."""
+        saved = tensor_files.reader(data_prefix(path)).get_variable_to_shape_map()
+        was_cached = any("py_state" in name for name in saved)
+        if was_cached != self._is_cached:
+            raise UserError(
+                f"checkpoint '{path}' is of a run with USE_CACHED_TASKS={was_cached}, whose order "
+                f"is another: set it so, or give {_OTHER_RUN}"
+            )

@@ -1,0 +1,125 @@
+"""Takes a model, and an optimizer where it is wanted, from a checkpoint, onto any mesh."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from switch_tf import storage
+from switch_tf.checkpoints import contents, tensor_files
+from switch_tf.checkpoints.model_dir import ModelDir, is_checkpoint, state_prefix
+from switch_tf.errors import UserError
+
+# What reading a damaged file raises; IndexError for one that ends too early.
+DAMAGED = (tf.errors.OpError, ValueError, OSError, IndexError)
+
+
+def find(path: str) -> str:
+    """The checkpoint at `path`: that folder itself, or the newest in a MODEL_DIR.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = os.path.expanduser(path)
+    if is_checkpoint(path):
+        return path
+    folder = ModelDir(path)
+    there = folder.steps()
+    if not there:
+        raise UserError(
+            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
+            "folder"
+        )
+    return folder.checkpoint(there[-1])
+
+
+def restore_model(path: str, model) -> None:
+    """Takes all of the model's weights from the checkpoint folder `path`.
+
+    Raises:
+      UserError: damaged, or of another model.
+    """
+    _read(path, lambda: contents.check_model(path, model))
+    _read(path, lambda: tensor_files.read(state_prefix(path), contents.weights(model)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What came from an initial checkpoint.
+
+    Attributes:
+      path: of the checkpoint.
+      variables: names of the weights restored.
+      fresh: names of the weights that it lacks, which keep their initial values.
+      skipped: names of its weights that the model lacks.
+      slots: number of optimizer slots.
+      optimizer_step: the step that the optimizer goes on from; None: its slots are fresh, and it
+        starts from 0.
+    """
+
+    path: str
+    variables: tuple[str, ...]
+    fresh: tuple[str, ...]
+    skipped: tuple[str, ...]
+    slots: int
+    optimizer_step: int | None = None
+
+    def __str__(self):
+        def names(listed):
+            shown = ", ".join([*listed[:3], *(["..."] if len(listed) > 3 else [])])
+            return f"{len(listed)}" + (f" ({shown})" if listed else "")
+
+        return (
+            f"initial checkpoint {self.path}: {len(self.variables)} variables restored, "
+            f"{names(self.fresh)} fresh, {names(self.skipped)} skipped; {self.slots} optimizer "
+            + ("slots fresh" if self.optimizer_step is None else "slots restored, and their step")
+        )
+
+
+def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False) -> Restored:
+    """Takes the model's weights from another run, and its optimizer's slots and step.
+
+    Args:
+      path: a MODEL_DIR, whose newest checkpoint is taken, or a checkpoint folder.
+      model: built.
+      optimizer: built.
+      restore_optimizer: whether the optimizer goes on, too; else its slots stay as they are.
+
+    Raises:
+      UserError: no checkpoint there, damaged, or a weight or a slot of another shape.
+    """
+    path = find(path)
+    ours, saved = contents.weights(model), _read(path, lambda: contents.saved_weights(path))
+    for name, variable in ours.items():
+        if saved.get(name, tuple(variable.shape)) != tuple(variable.shape):
+            raise UserError(
+                f"INITIAL_CHECKPOINT_PATH '{path}': {name} has shape {saved[name]}, the model's is "
+                f"{tuple(variable.shape)}: take the gin/models file that it was trained with"
+            )
+    common = {name: variable for name, variable in ours.items() if name in saved}
+    if not common:
+        raise UserError(f"INITIAL_CHECKPOINT_PATH '{path}' shares no weight with the model")
+    optimizer_step, slots = None, {}
+    if restore_optimizer:
+        mend = "RESTORE_OPTIMIZER=False"
+        _read(path, lambda: contents.check_optimizer(path, optimizer, mend))
+        optimizer_step = _read(path, lambda: contents.saved_optimizer_step(path))
+        slots = contents.slots(optimizer)
+    _read(path, lambda: tensor_files.read(state_prefix(path), common | slots))
+    return Restored(
+        path,
+        tuple(common),
+        tuple(name for name in ours if name not in saved),
+        tuple(sorted(set(saved) - set(ours))),
+        len(optimizer.slots),
+        optimizer_step,
+    )
+
+
+def _read(path: str, reader: Callable):
+    try:
+        return reader()
+    except DAMAGED as error:
+        why = storage.first_line(error)
+        raise UserError(f"checkpoint '{path}' cannot be read: {why}") from error

@@ -1,0 +1,46 @@
+"""Pictures of how routers spread the tokens over their experts."""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib.figure
+import numpy as np
+
+
+def load_picture(routing: dict[str, dict]) -> bytes:
+    """A PNG heat map of each expert's share of the tokens.
+
+    Args:
+      routing: layer -> {"load_E": [experts]}.
+    """
+    load_NE = stack_loads([values["load_E"] for values in routing.values()])
+    figure = matplotlib.figure.Figure(figsize=(2 + 0.4 * load_NE.shape[1], 1 + 0.4 * len(load_NE)))
+    axes = figure.subplots()
+    draw_load(axes, load_NE, list(routing))
+    png = io.BytesIO()
+    figure.savefig(png, format="png", bbox_inches="tight")
+    return png.getvalue()
+
+
+def stack_loads(loads: Sequence[np.ndarray]) -> np.ndarray:
+    """[layers, experts] of the layers' [experts]; NaN where a layer has fewer than another."""
+    most = max(len(load_E) for load_E in loads)
+    loads = [np.asarray(load_E, float) for load_E in loads]
+    return np.stack([np.pad(x, (0, most - len(x)), constant_values=np.nan) for x in loads])
+
+
+def draw_load(axes, load_NE: np.ndarray, layers: list[str]) -> None:
+    """Draws each expert's share of the tokens as a heat map.
+
+    Args:
+      axes: of matplotlib.
+      load_NE: [layers, experts], NaN where there is no expert.
+      layers: their names.
+    """
+    image = axes.imshow(
+        load_NE, vmin=0.0, vmax=max(float(np.nanmax(load_NE)), 2 / load_NE.shape[1])
+    )
+    axes.set_xticks(range(load_NE.shape[1]))
+    axes.set_yticks(range(len(layers)), layers)
+    axes.set_xlabel("expert")
+    axes.figure.colorbar(image, ax=axes, label="share of tokens")

@@ -1,0 +1,43 @@
+import subprocess
+import sys
+
+from switch_tf.checkpoints.model_dir import CONFIG, FACTS, ModelDir, find_file
+
+
+def test_steps_are_of_whole_checkpoints_by_number(tmp_path):
+    others = ("checkpoint_7.partial", "checkpoint_5.damaged", "checkpoint_x", "tensorboard")
+    for name in ("checkpoint_10", "checkpoint_9", *others):
+        (tmp_path / name).mkdir()
+    assert ModelDir(str(tmp_path)).steps() == [9, 10]
+    assert ModelDir(str(tmp_path / "nowhere")).steps() == []
+
+
+def test_a_file_of_a_run_is_found_from_its_folder_and_from_its_checkpoints(tmp_path):
+    checkpoint = tmp_path / "checkpoint_3"
+    checkpoint.mkdir()
+    (tmp_path / "config.gin").write_text("")
+    for path in (tmp_path, checkpoint):
+        for end in ("", "/"):
+            assert find_file(f"{path}{end}", CONFIG).replace("//", "/") == f"{tmp_path}/config.gin"
+        assert find_file(str(path), FACTS) is None
+    # One of its own, of a model by itself, comes first.
+    (checkpoint / "config.gin").write_text("")
+    assert find_file(str(checkpoint), CONFIG) == f"{checkpoint}/config.gin"
+
+
+def test_the_home_folder_can_be_given_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text("{}")
+    assert ModelDir("~/run").facts == find_file("~/run", FACTS) == f"{tmp_path}/run/run.json"
+
+
+def test_a_local_folder_is_looked_at_without_tensorflow(tmp_path):
+    (tmp_path / "checkpoint_3").mkdir()
+    code = (
+        "import sys; from switch_tf.checkpoints.model_dir import ModelDir, find_file; "
+        f"print(ModelDir({str(tmp_path)!r}).steps(), find_file({str(tmp_path)!r}, 'run.json'), "
+        "'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[3] None False\n"

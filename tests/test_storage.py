@@ -1,0 +1,85 @@
+import uuid
+
+import pytest
+import tensorflow as tf
+
+from switch_tf import storage
+from switch_tf.errors import UserError
+
+
+@pytest.fixture(params=["local", "remote"])
+def folder(request, tmp_path):
+    """A folder that is there, local or on TensorFlow's ram://."""
+    if request.param == "local":
+        yield str(tmp_path)
+        return
+    path = f"ram://storage-{uuid.uuid4().hex}/folder"
+    storage.make_folder(path)
+    yield path
+    storage.remove_folder(path)
+
+
+def test_what_is_written_can_be_read_and_takes_the_place_of_what_was_there(folder):
+    path = f"{folder}/file"
+    for content in ("a longer text, é", "a text"):
+        storage.write_atomically(path, content)
+        assert storage.read_text(path) == content
+    storage.write_atomically(path, b"\x00\xff")
+    with storage.opened(path, "rb") as file:
+        assert file.read() == b"\x00\xff"
+    storage.write_json(path, {"a": [1, None]})
+    assert storage.read_text(path) == '{\n  "a": [\n    1,\n    null\n  ]\n}'
+    assert storage.names(folder) == ["file"]
+
+
+def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):
+    path = f"{folder}/file"
+    storage.write_atomically(path, "old")
+
+    def fail(*args, **kwargs):
+        raise OSError("full")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="full"):
+        patch.setattr(storage._system(path), "rename", fail)
+        storage.write_atomically(path, "new")
+    assert storage.names(folder) == ["file"]
+    assert storage.read_text(path) == "old"
+
+
+def test_a_folder_is_made_moved_and_removed_with_what_is_in_it(folder):
+    source, target = f"{folder}/a/b", f"{folder}/c"
+    storage.make_folder(source)
+    storage.make_folder(source)
+    for name in ("x", "y"):
+        storage.write_atomically(f"{source}/{name}", name)
+    storage.move_folder(source, target)
+    assert sorted(storage.names(target)) == ["x", "y"]
+    assert storage.read_text(f"{target}/y") == "y"
+    assert storage.is_folder(target) and not storage.exists(source)
+    storage.remove_folder(target)
+    assert not storage.exists(target)
+
+
+def test_a_trial_of_writing_leaves_nothing(folder, tmp_path):
+    storage.try_to_write(f"{folder}/file")
+    assert storage.names(folder) == []
+    with pytest.raises(storage.errors()):
+        storage.try_to_write(str(tmp_path / "nowhere/file"))
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (OSError("full"), "cannot write: full"),
+        (tf.errors.UnavailableError(None, None, "{{node a}} gone\nmore"), "cannot write: gone"),
+    ],
+)
+def test_errors_of_reading_and_writing_are_told_in_one_line(error, line):
+    with pytest.raises(UserError) as caught, storage.told("cannot write"):
+        raise error
+    assert str(caught.value) == line
+
+
+def test_a_path_is_remote_where_only_tensorflow_reads_it(tmp_path):
+    assert storage.is_remote("gs://bucket/run")
+    assert not storage.is_remote(str(tmp_path)) and not storage.is_remote(tmp_path)
