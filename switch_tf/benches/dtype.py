@@ -1,17 +1,17 @@
 """Which of float32 and bfloat16 this machine computes faster in."""
 
-import time
+from switch_tf.benches.timing import time_in_turn
 
 # Of a feed-forward layer of the tiny models, as one device of eight sees it.
 _EXPERTS, _TOKENS, _D_MODEL, _D_FF = 8, 160, 64, 256
-_SECONDS_EACH = 1.0
+_SECONDS = 2.0
 
 
 def seconds_per_layer() -> dict[str, float]:
     """Seconds of a small feed-forward layer, forward and backward, by DTYPE.
 
-    Processors without bfloat16 products are many times slower in it, silently. The best of many
-    repetitions is taken: other programs only ever make them slower.
+    Processors without bfloat16 products are many times slower in it, silently. Both in turn, the
+    best of many repetitions.
     """
     import tensorflow as tf
 
@@ -24,15 +24,11 @@ def seconds_per_layer() -> dict[str, float]:
         return tape.gradient(loss, [x_ETM, wi_EMF, wo_EFM])
 
     shapes = ((_TOKENS, _D_MODEL), (_D_MODEL, _D_FF), (_D_FF, _D_MODEL))
-    best = {}
-    for name in ("float32", "bfloat16"):
-        arguments = [tf.ones([_EXPERTS, *shape], name) for shape in shapes]
+
+    def call(dtype):
+        arguments = [tf.ones([_EXPERTS, *shape], dtype) for shape in shapes]
         layer(*arguments)
-        best[name] = float("inf")
-        end = time.perf_counter() + _SECONDS_EACH
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            for gradient in layer(*arguments):
-                gradient.numpy()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+        return lambda: [gradient.numpy() for gradient in layer(*arguments)]
+
+    calls = {dtype: call(dtype) for dtype in ("float32", "bfloat16")}
+    return {name: spread.lowest for name, spread in time_in_turn(calls, seconds=_SECONDS).items()}

@@ -6,7 +6,6 @@ Both in positions, padding too, in which a step of fixed shape counts; and the i
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import os
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.benches.timing import Spread
 from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.features import describe_order, train_batches, user_errors
 from switch_tf.data.task_data import TaskData
@@ -28,30 +28,6 @@ from switch_tf.training.step import TrainStep
 _WARM_UP_BATCHES, _WARM_UP_STEPS = 5, 2
 
 Batch = dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """The median of some rounds, and their extremes."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values) -> Spread:
-        """That of at least one value."""
-        return cls(float(np.median(values)), float(np.min(values)), float(np.max(values)))
-
-    def over(self, other: Spread) -> Spread:
-        """The ratio of two that were not measured in the same rounds."""
-        return Spread(
-            self.median / other.median, self.lowest / other.highest, self.highest / other.lowest
-        )
-
-    def row(self, name: str, digits: int = 0) -> tuple[str, ...]:
-        """A row of a table."""
-        return (name, *(f"{v:,.{digits}f}" for v in (self.median, self.lowest, self.highest)))
 
 
 def timed_rounds(

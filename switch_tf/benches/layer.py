@@ -6,7 +6,6 @@ The same tokens, in turn, so that ratios of rows hold on a noisy machine.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.benches.timing import time_in_turn
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.layers.context import collect, declare_only, step_seed
@@ -31,32 +31,30 @@ from switch_tf.setup.mesh_model import ModelSetup
 SKEWS = {"uniform": UniformRouter, "zipf": ZipfRouter, "worst case": WorstCaseRouter}
 
 
-@dataclasses.dataclass
-class Timed:
-    """One row.
+@dataclasses.dataclass(frozen=True)
+class LayerPass:
+    """What is timed: a forward and a backward pass of a layer.
 
     Attributes:
-      router: what routes.
+      router: what routes, as the table calls it.
       capacity: C, of each expert for each group.
-      run: makes a forward and a backward pass, and returns `routing.layer_figures`.
-      seconds: of each call.
+      run: makes the pass, and returns `routing.layer_figures`.
     """
 
     router: str
     capacity: int
     run: Callable[[], dict]
-    seconds: list[float] = dataclasses.field(default_factory=list)
 
-    def cells(self, tokens: int, least: float) -> tuple[str, ...]:
-        """The row, given the tokens of a call and the seconds of the fastest row."""
+    def cells(self, seconds: float, least: float, tokens: int) -> tuple[str, ...]:
+        """Its row, given its seconds, those of the fastest one, and the tokens of a pass."""
         figures = self.run()
-        load_E, median = figures["load_E"], float(np.median(self.seconds))
+        load_E = figures["load_E"]
         return (
             self.router,
             f"{self.capacity:,}",
-            f"{1e3 * median:.1f}",
-            f"{median / least:.2f}",
-            f"{tokens / median:,.0f}",
+            f"{1e3 * seconds:.1f}",
+            f"{seconds / least:.2f}",
+            f"{tokens / seconds:,.0f}",
             f"{100 * figures['dropped']:.1f}",
             f"{load_E.max() / load_E.mean():.2f}",
         )
@@ -95,15 +93,12 @@ def bench_layer(
         )
         x = np.random.default_rng(0).normal(size=(batch_size, length, d_model))
         x_BLM = mesh.pack(x.astype(np.float32), ("batch", None, None))
-        rows = [_timed(*row, x_BLM) for row in _variants(layer, capacity_factors)]
-        for _ in range(rounds):
-            for row in rows:
-                start = time.perf_counter()
-                row.run()
-                row.seconds.append(time.perf_counter() - start)
-        least = min(float(np.median(row.seconds)) for row in rows)
-        cells = [row.cells(batch_size * length, least) for row in rows]
-    print(*table([HEADING, *cells]), sep="\n")
+        passes = [_layer_pass(*variant, x_BLM) for variant in _variants(layer, capacity_factors)]
+        spreads = time_in_turn({each.router: each.run for each in passes}, rounds)
+        medians = [spreads[each.router].median for each in passes]
+        tokens = batch_size * length
+        rows = [p.cells(s, min(medians), tokens) for p, s in zip(passes, medians, strict=True)]
+    print(*table([HEADING, *rows]), sep="\n")
 
 
 def _first_switch_layer(model: Callable[[], TransformerEncoderDecoder]) -> tuple[SwitchLayer, int]:
@@ -132,8 +127,8 @@ def _variants(layer: SwitchLayer, factors: Sequence[float]) -> Iterator[tuple[st
         yield name, type(layer).from_config(config | {"router_config": own})
 
 
-def _timed(name: str, layer: SwitchLayer, x_BLM) -> Timed:
-    """The row of a layer, which is built, compiled and called."""
+def _layer_pass(name: str, layer: SwitchLayer, x_BLM) -> LayerPass:
+    """That of a layer, which is built, compiled and called."""
     layer.build((None, None, x_BLM.shape[-1]))
     _, group_size = layer.groups(*x_BLM.shape[:2])
     figures = Figures()
@@ -161,4 +156,4 @@ def _timed(name: str, layer: SwitchLayer, x_BLM) -> Timed:
         return layer_figures(figures.unpack(mesh_lib.to_numpy(run(x_BLM)))[layer.path])
 
     call()
-    return Timed(name, layer.router.capacity(group_size, training=True), call)
+    return LayerPass(name, layer.router.capacity(group_size, training=True), call)

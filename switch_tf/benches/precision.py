@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import itertools
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
+from switch_tf.benches.timing import time_in_turn
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
 from switch_tf.planner.plan import training_step
 from switch_tf.rules import Count, configurable
 from switch_tf.setup.mesh_model import ModelSetup
+from switch_tf.training.step import TrainStep
 
 HEADING = ("in bfloat16", "ms a step", "ratio")
 
@@ -41,28 +41,29 @@ def bench_precision(
     with setup.mesh(data) as mesh:
         made = setup.model(dtype="bfloat16")
         make_step, features = training_step(made, setup.optimizer(), mesh, data)
-        steps, seconds = {}, {}
+        calls = {}
         for name, is_rounded in _variants(made):
-            step = make_step()
+            calls[name] = _steps(make_step(), features)
             with is_rounded:
                 # Traced here: what is set later does not change it.
-                step(features, 0)
-            steps[name], seconds[name] = step, []
-        for i in range(1, rounds + 1):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                step(features, i)
-                seconds[name].append(time.perf_counter() - start)
+                calls[name]()
+        spreads = time_in_turn(calls, rounds)
     print(
         f"a training step of {data.batch_size} x ({lengths['inputs']} + {lengths['targets']}) "
         f"tokens, bfloat16, {mesh.size} device{'s' if mesh.size > 1 else ''}; median of {rounds}, "
         "all in turn; all else in float32 that is by default",
         flush=True,
     )
-    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    medians = {name: spread.median for name, spread in spreads.items()}
     whole = next(iter(medians.values()))
     rows = [(name, f"{1e3 * s:.1f}", f"{s / whole:.3f}") for name, s in medians.items()]
     print(*table([HEADING, *rows]), sep="\n")
+
+
+def _steps(step: TrainStep, features) -> Callable[[], object]:
+    """A call that makes the next step each time."""
+    numbers = itertools.count()
+    return lambda: step(features, next(numbers))
 
 
 def _variants(model) -> Iterator[tuple[str, contextlib.AbstractContextManager]]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from switch_tf import config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
+from switch_tf.benches.registry import BENCHES
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.data import spans
@@ -108,10 +109,8 @@ _RUNS = {
     "train": ((*_TASK, "train.train_steps"), "pretrain.gin"),
     "eval": ((*_TASK, "evaluate.checkpoint_path"), "eval.gin"),
     "plan": (_DATA, "plan.gin"),
-    "bench input": (_TASK, "pretrain.gin"),
-    "bench layer": (_DATA, "plan.gin"),
-    "bench precision": (_DATA, "plan.gin"),
 }
+_RUNS |= {f"bench {name}": (bench.needs, bench.run_file) for name, bench in BENCHES.items()}
 
 
 def _check_files(command: str, files: Sequence[str], bindings: Sequence[str]) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from switch_tf import __version__
 from switch_tf.commands.flags import Parser
 from switch_tf.errors import UserError
+from switch_tf.metrics.tables import table
 
+# Each is `main(argv)` of the module of its name in this package.
 COMMANDS = {
     "train": "pre-train or fine-tune a model",
     "eval": "evaluate a checkpoint",
@@ -72,11 +74,11 @@ def _run(argv: list[str]) -> None:
 
 
 def _parser() -> Parser:
-    listing = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    listing = "\n  ".join(table(COMMANDS.items()))
     parser = Parser(
         prog="switch-tf",
         usage="switch-tf COMMAND [flags]",
-        description="Switch Transformers on TensorFlow.\n\ncommands:\n" + listing,
+        description=f"Switch Transformers on TensorFlow.\n\ncommands:\n  {listing}",
         epilog="switch-tf COMMAND --help shows the flags of a command.",
     )
     parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")

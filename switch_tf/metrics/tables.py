@@ -1,15 +1,44 @@
-"""Tables of text."""
+"""Tables of text and of Markdown."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
-def table(rows) -> Iterator[str]:
+def table(rows: Iterable[Sequence]) -> Iterator[str]:
     """Lines of a table, columns wide enough for their cells.
 
     Args:
       rows: sequences of cells of any type, one length; the first is the heading.
     """
-    rows = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows = _texts(rows)
+    widths = _widths(rows)
     for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield "  ".join(_padded(row, widths)).rstrip()
+
+
+def markdown(rows: Iterable[Sequence], is_aligned: bool = False) -> Iterator[str]:
+    """Lines of a table in Markdown.
+
+    Args:
+      rows: as of `table`.
+      is_aligned: columns are wide enough for their cells, for a table that people read as text;
+        else no cell is padded, for one whose cells are long.
+    """
+    heading, *others = _texts(rows)
+    rule = ["---"] * len(heading)
+    if is_aligned:
+        rule = ["-" * width for width in _widths([heading, rule, *others])]
+    for row in (heading, rule, *others):
+        cells = _padded(row, map(len, rule)) if is_aligned else row
+        yield f"| {' | '.join(cells)} |"
+
+
+def _texts(rows: Iterable[Sequence]) -> list[list[str]]:
+    return [[str(cell) for cell in row] for row in rows]
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _padded(row: Sequence[str], widths: Iterable[int]) -> list[str]:
+    return [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]

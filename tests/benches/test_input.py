@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from switch_tf.benches import input as bench
-from switch_tf.benches.input import Spread
+from switch_tf.benches.timing import Spread
 
 # Rounds of seconds, tokens that are no padding, positions.
 DELIVERED = np.array([[2.0, 1500, 2000], [2.0, 3000, 4000], [1.0, 2500, 3000]])

@@ -54,6 +54,26 @@ def test_an_unknown_flag_is_one_line_and_status_2(command):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_command_is_a_module_with_main_and_a_line_of_the_list(monkeypatch, capsys):
+    def hello(argv):
+        """What a module `switch_tf.commands.hello` would have as its `main`."""
+        parser = flags.Parser(prog="switch-tf hello", description="Says hello.")
+        parser.add_argument("--name", default="you", help="to whom (you)")
+        print(f"hello, {parser.parse_args(argv).name}")
+
+    monkeypatch.setitem(sys.modules, "switch_tf.commands.hello", types.SimpleNamespace(main=hello))
+    monkeypatch.setitem(main_module.COMMANDS, "hello", "say hello")
+    main_module.main(["hello", "--name=Ada"])
+    assert capsys.readouterr().out == "hello, Ada\n"
+    with pytest.raises(SystemExit):
+        main_module.main(["hello", "--nam=Ada"])
+    error = "switch-tf: error: unknown flag '--nam'; nearest: --name\n"
+    assert capsys.readouterr().err == error
+    with pytest.raises(SystemExit):
+        main_module.main(["--help"])
+    assert "\n  hello      say hello\n" in capsys.readouterr().out
+
+
 def test_an_unknown_command_is_one_line(capsys):
     with pytest.raises(SystemExit) as stop:
         main_module.main(["trian"])

@@ -54,7 +54,7 @@ def test_the_dtype_is_timed_once_and_kept(tmp_path, monkeypatch):
 
 
 def test_both_dtypes_are_timed(monkeypatch):
-    monkeypatch.setattr(dtype, "_SECONDS_EACH", 0.01)
+    monkeypatch.setattr(dtype, "_SECONDS", 0.01)
     found = dtype.seconds_per_layer()
     assert set(found) == {"float32", "bfloat16"}
     assert all(0.0 < seconds < 1.0 for seconds in found.values())

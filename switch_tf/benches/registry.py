@@ -1,0 +1,51 @@
+"""The benchmarks of `switch-tf bench`: one entry each."""
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A benchmark: `bench_NAME` of the module `switch_tf.benches.NAME`.
+
+    Attributes:
+      what: what it times, for the list of benchmarks.
+      description: for its own --help.
+      needs: settings that gin files have to give.
+      run_file: an example of a file of gin/runs that does.
+      unused: macros that such files may require, and it does without.
+    """
+
+    what: str
+    description: str
+    needs: Sequence[str] = ("TaskData.batch_size", "TaskData.task_feature_lengths")
+    run_file: str = "plan.gin"
+    unused: Sequence[str] = ()
+
+
+BENCHES = {
+    "input": Bench(
+        "what one core delivers of a run's input against what its model consumes",
+        "Takes the gin of a training run, which it does not make: times the run's input on one "
+        "core, then its steps on one batch.",
+        needs=(*Bench.needs, "TaskData.mixture_or_task_name"),
+        run_file="pretrain.gin",
+        unused=("MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
+    ),
+    "layer": Bench(
+        "a Switch layer under named skews of its load, and at several capacities",
+        "Takes the gin of a plan: times the model's first Switch layer, forward and backward, by "
+        "routers of even, skewed and worst load, and by its own at several capacity factors.",
+    ),
+    "precision": Bench(
+        "what the float32 parts of a bfloat16 training step cost",
+        "Takes the gin of a plan: times a training step in bfloat16, and with attention's logits, "
+        "the softmax's logits or the router in bfloat16, too.",
+    ),
+}
+
+
+def function(name: str) -> Callable[..., None]:
+    """The function that makes and prints a benchmark; its import takes TensorFlow."""
+    return getattr(importlib.import_module(f"switch_tf.benches.{name}"), f"bench_{name}")
