@@ -36,8 +36,6 @@ def main(argv: Sequence[str]) -> None:
         _show_statistics(args)
     elif args.name:
         _show(args)
-    elif args.table:
-        _print_paper_table()
     else:
         _list()
 
@@ -78,9 +76,6 @@ def _parser() -> argparse.ArgumentParser:
         help="trains a SentencePiece vocabulary on the text of NAME, and writes it to "
         "VOCABULARY_PATH",
     )
-    actions.add_argument(
-        "--table", action="store_true", help="prints docs/task_table.md, the tasks of the paper"
-    )
     add_gin_flags(parser)
     return parser
 
@@ -93,8 +88,6 @@ def _check(args: argparse.Namespace) -> None:
     for flag in ("statistics", "train_vocabulary"):
         if getattr(args, flag) is not None and not args.name:
             raise UserError(f"--{flag} is of a task or mixture: switch-tf tasks NAME --{flag}")
-    if args.table and args.name:
-        raise UserError(f"--table is of all tasks of the paper: leave out '{args.name}'")
 
 
 def _list() -> None:
@@ -142,13 +135,6 @@ def _metric_name(function) -> str:
 def _split_order(split: str) -> tuple[int, str]:
     known = ("train", "validation", "test")
     return (known.index(split) if split in known else len(known), split)
-
-
-def _print_paper_table() -> None:
-    from switch_tf.pages import task_table as paper_table
-
-    for line in paper_table.lines():
-        print(line)
 
 
 def _train_vocabulary(args: argparse.Namespace) -> None:

@@ -1,23 +1,19 @@
 """The page docs/models.md: the paper's models as gin files, counted, and those that were released.
 
-    python -m switch_tf.pages.models docs
-
-counts them from shapes alone, and sets the counts beside the paper's figures (Tables 1 and 9).
+Counted from shapes alone, and set beside the paper's figures (Tables 1 and 9).
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import gin
 
-from switch_tf import config, runtime
-
-if TYPE_CHECKING:
-    # Imports TensorFlow, which as a command this module starts first.
-    from switch_tf.planner.counts import Counts
+from switch_tf import config
+from switch_tf.metrics.tables import markdown
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.planner.counts import Counts
 
 # Span corruption of 512 tokens: 15% in spans of 3.
 LENGTHS = {"inputs": 512, "targets": 114}
@@ -79,7 +75,7 @@ _LENGTHS = " + ".join(map(str, LENGTHS.values()))
 _TEXT = f"""# The paper's models
 
 Each is a file of `gin/models`; `switch-tf plan` counts any other configuration. Counted from shapes
-alone, by `python -m switch_tf.pages.models docs`, beside what the paper prints (Table 9, Table 1
+alone, by `python -m switch_tf.pages models`, beside what the paper prints (Table 9, Table 1
 and its text). FLOPs are of the forward pass of one sequence of {_LENGTHS}
 tokens, two a multiply-add: of all matrix products, and as the paper seems to reckon.
 """
@@ -134,11 +130,8 @@ Where the paper's figures do not follow from its shapes:
 """
 
 
-def count(model: PaperModel) -> "Counts":
+def count(model: PaperModel) -> Counts:
     """Counts of a model, which is not made."""
-    from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-    from switch_tf.planner.counts import Counts
-
     try:
         config.load([f"models/{model.file}.gin", "runs/plan.gin"], model.bindings)
         return Counts.of(TransformerEncoderDecoder)
@@ -146,7 +139,7 @@ def count(model: PaperModel) -> "Counts":
         gin.clear_config()
 
 
-def reckoned_flops(counts: "Counts") -> int:
+def reckoned_flops(counts: Counts) -> int:
     """Forward FLOPs of a sequence as the paper's figures follow from; see the page's notes."""
     m, inputs, targets = counts.model, LENGTHS["inputs"], LENGTHS["targets"]
     width, layers = m.num_heads * m.d_kv, m.num_layers
@@ -160,7 +153,7 @@ def reckoned_flops(counts: "Counts") -> int:
     return counts.flops(LENGTHS) - logits - keys_values - routers
 
 
-def shape(counts: "Counts") -> dict[str, str]:
+def shape(counts: Counts) -> dict[str, str]:
     """Settings of a counted Switch model by their names in gin, as built."""
     m = counts.model
     layer = next(layer for block in m.encoder.blocks for layer in block.switch_layers)
@@ -174,10 +167,9 @@ def shape(counts: "Counts") -> dict[str, str]:
     return {name: str(value) for name, value in found.items()}
 
 
-def differences() -> Iterator[str]:
-    """Lines of a table: what the files of a model's two forms differ in."""
-    yield "| setting | " + " | ".join(RELEASED) + " |"
-    yield "|" + " --- |" * (1 + len(RELEASED))
+def differences() -> Iterator[tuple[str, ...]]:
+    """Rows of a table: what the files of a model's two forms differ in."""
+    yield ("setting", *RELEASED)
     pairs = [
         [shape(count(PaperModel("", f"{kind}_{name}", (), "", ""))) for kind in _KINDS]
         for name in RELEASED.values()
@@ -186,30 +178,34 @@ def differences() -> Iterator[str]:
         values = [[form[setting] for form in pair] for pair in pairs]
         cells = ["" if table == released else f"{table} / {released}" for table, released in values]
         if any(cells):
-            yield f"| {setting} | " + " | ".join(cells) + " |"
+            yield (setting, *cells)
 
 
 def lines() -> Iterator[str]:
     """Lines of the page."""
     yield from _TEXT.splitlines()
     yield ""
-    yield from _counts()
+    yield from markdown(_counts())
     yield from _RELEASED.splitlines()
     yield ""
-    yield from differences()
+    yield from markdown(differences())
     yield from _NOTES.splitlines()
 
 
-def _counts() -> Iterator[str]:
+def write(folder: Path) -> None:
+    """Writes models.md into `folder`."""
+    (folder / "models.md").write_text("\n".join(lines()) + "\n")
+
+
+def _counts() -> Iterator[tuple[str, ...]]:
     yield (
-        "| model | gin/models | parameters | in experts | the paper | FLOPs, all | as the paper "
-        "reckons | the paper |"
+        *("model", "gin/models", "parameters", "in experts", "the paper"),
+        *("FLOPs, all", "as the paper reckons", "the paper"),
     )
-    yield "|" + " --- |" * 8
     for model in MODELS:
         counts = count(model)
         settings = [binding.rpartition(".")[2] for binding in model.bindings]
-        cells = (
+        yield (
             model.name,
             ", ".join([f"{model.file}.gin", *settings]),
             _short(counts.parameters),
@@ -219,15 +215,9 @@ def _counts() -> Iterator[str]:
             _short(reckoned_flops(counts)),
             model.flops,
         )
-        yield "| " + " | ".join(cells) + " |"
 
 
 def _short(number: int) -> str:
     """In M or B; four digits, or all before the point."""
     amount, letter = (number / 1e9, "B") if number >= 1e9 else (number / 1e6, "M")
     return f"{amount:,.0f}{letter}" if amount >= 1e3 else f"{amount:.4g}{letter}"
-
-
-if __name__ == "__main__":
-    runtime.start()
-    (Path(sys.argv[1]) / "models.md").write_text("\n".join(lines()) + "\n")

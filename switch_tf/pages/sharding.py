@@ -1,22 +1,25 @@
 """The page docs/sharding.md and its pictures: where things lie and what crosses devices, measured.
 
-    python -m switch_tf.pages.sharding docs
-
-compiles a training step of a small model in each of the paper's five layouts (Sec. 5, Fig. 9) on
-eight CPU devices, and writes what it finds.
+A training step of a small model is compiled in each of the paper's five layouts (Sec. 5, Fig. 9) on
+eight CPU devices.
 """
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from switch_tf import config, runtime
+from switch_tf import config
 from switch_tf import mesh as mesh_lib
+from switch_tf.data.task_data import TaskData
+from switch_tf.metrics.tables import markdown
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
+from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.pages.registry import PAGES
 from switch_tf.planner import lowered
 from switch_tf.planner.activations import activation_places
+from switch_tf.planner.plan import training_step
 
 LAYOUTS = {
     "data": "Every device has all weights, and a part of the batch.",
@@ -36,7 +39,7 @@ _SIZES = {
     "DTYPE": "bfloat16",
     "NUM_EXPERTS": 8,
 }
-_DEVICES = 8
+_DEVICES = PAGES["sharding"].devices
 _BATCH, _LENGTHS = 32, {"inputs": 64, "targets": 32}
 
 
@@ -59,11 +62,6 @@ class Measured:
 
 def measure(name: str) -> Measured:
     """Compiles a step in the layout gin/layouts/`name`.gin, on eight devices."""
-    from switch_tf.data.task_data import TaskData
-    from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-    from switch_tf.optimizers.adafactor import Adafactor
-    from switch_tf.planner.plan import training_step
-
     files = ["models/switch_tiny.gin", f"layouts/{name}.gin", "runs/plan.gin"]
     bindings = [f"{key}={value!r}" for key, value in _SIZES.items()]
     if name == "model":
@@ -92,11 +90,13 @@ def section(name: str, measured: Measured) -> Iterator[str]:
     shape = " × ".join(f"{size} ({dim})" for dim, size in mesh.shape.items())
     yield from (f"## {name}", "", LAYOUTS[name], "", f"Mesh {shape}; {rules}.", "")
     yield from (f"![what each device holds](sharding_{name}.png)", "")
-    yield from _table(("what", "axes", "over"), _places(measured))
+    yield from markdown([("what", "axes", "over"), *_places(measured)])
+    yield ""
     yield "Crosses devices in one training step; bytes are what each device puts in:"
     yield ""
     heading = ("operation", "dtype", "elements", "devices", "count", "bytes")
-    yield from _table(heading, lowered.rows(measured.found))
+    yield from markdown([heading, *lowered.rows(measured.found)])
+    yield ""
 
 
 def _places(measured: Measured) -> Iterator[tuple[str, str, str]]:
@@ -104,14 +104,6 @@ def _places(measured: Measured) -> Iterator[tuple[str, str, str]]:
         for name, (axes, over) in tensors.items():
             text = " ".join(axis or "-" for axis in axes)
             yield f"{kind}: {name}", text, ", ".join(over) or "every device has all"
-
-
-def _table(heading, rows) -> Iterator[str]:
-    yield "| " + " | ".join(heading) + " |"
-    yield "|" + " --- |" * len(heading)
-    for row in rows:
-        yield "| " + " | ".join(str(cell) for cell in row) + " |"
-    yield ""
 
 
 def draw(measured: Measured, path: Path) -> None:
@@ -155,7 +147,7 @@ def write(folder: Path) -> None:
         " CPU devices: a training step of a model of 2 + 2 layers, two of them sparse "
         f"({_SIZES['NUM_EXPERTS']} experts, d_model 64, d_ff 256), in bfloat16, {_BATCH} sequences "
         f"of {_LENGTHS['inputs']} + {_LENGTHS['targets']} tokens. Written by "
-        "`python -m switch_tf.pages.sharding docs`; for your own configuration, `switch-tf plan "
+        "`python -m switch_tf.pages sharding`; for your own configuration, `switch-tf plan "
         "--collectives`.",
         "",
         "Where weights lie is read off the variables, where activations lie off the lowered step; "
@@ -169,8 +161,3 @@ def write(folder: Path) -> None:
         lines.extend(section(name, measured))
         draw(measured, folder / f"sharding_{name}.png")
     (folder / "sharding.md").write_text("\n".join(lines).rstrip() + "\n")
-
-
-if __name__ == "__main__":
-    runtime.start(_DEVICES, shows_lowered=True)
-    write(Path(sys.argv[1]))

@@ -3,10 +3,12 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import seqio
 
 from switch_tf.data import registry
+from switch_tf.metrics.tables import markdown
 from switch_tf.tasks.parts import catalogue
 from switch_tf.tasks.sources.official import OfficialSource
 
@@ -17,7 +19,7 @@ Each reads its dataset through TFDS or, where gin sets `DATA_DIR`, from the file
 published. Figures of a task by itself are in the paper where a table is named; the others enter
 an average. Splits are those that are published, or T5's parts of them, in brackets: what is trained
 on, what a checkpoint is chosen by, what is tested. Written by
-`switch-tf tasks --table > docs/task_table.md`.
+`python -m switch_tf.pages task_table`.
 
 What tests cover, with a few records written by hand in the published form, and no network:
 **A** the examples of the local files are those that TFDS's own builder makes of them, in T5's parts
@@ -29,19 +31,22 @@ the paper has been measured.
 
 
 def lines() -> Iterator[str]:
-    """The lines of the page."""
+    """The lines of the page; the project's tasks are registered."""
     yield from _INTRO.splitlines()
     yield ""
-    yield _row(_HEADING)
-    yield "|" + " --- |" * len(_HEADING)
-    for entry in catalogue.entries():
-        provider = registry.find(entry.name)
-        what = f"`{entry.name}`", entry.paper_table or "", entry.metric or "none, trains only"
-        yield _row((*what, *_data(provider), _tests(provider)))
+    yield from markdown([_HEADING, *map(_row, catalogue.entries())])
 
 
-def _row(cells: Sequence[str]) -> str:
-    return re.sub(" +", " ", "| " + " | ".join(cells) + " |")
+def write(folder: Path) -> None:
+    """Writes task_table.md into `folder`."""
+    registry.load_project_modules()
+    (folder / "task_table.md").write_text("\n".join(lines()) + "\n")
+
+
+def _row(entry: catalogue.Entry) -> tuple[str, ...]:
+    provider = registry.find(entry.name)
+    what = f"`{entry.name}`", entry.paper_table or "", entry.metric or "none, trains only"
+    return (*what, *_data(provider), _tests(provider))
 
 
 def _tests(provider) -> str:

@@ -6,13 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from switch_tf import runtime
-
-if TYPE_CHECKING:
-    # Imports TensorFlow, which `page` starts first.
-    from switch_tf.training.step import TrainStep
+from switch_tf.training.step import TrainStep
 
 # TensorFlow's ops between devices, by what the paper calls them.
 _KINDS = {
@@ -125,7 +121,7 @@ class LoweredStep:
     times: tuple[int, ...]
 
     @classmethod
-    def of(cls, step: "TrainStep", features) -> "LoweredStep":
+    def of(cls, step: TrainStep, features) -> "LoweredStep":
         """Makes the first step.
 
         Args:

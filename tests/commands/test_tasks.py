@@ -247,10 +247,9 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         (["command_first", "--statistics=0"], "--statistics=0: give a number >= 1"),
         (["command_first", "--statistics", "--split=dev"], "'command_first' has no split 'dev'.*"),
         (
-            ["command_first", "--table"],
-            "--table is of all tasks of the paper: leave out 'command_first'",
+            ["command_first", "--train_vocabulary=40", "--statistics"],
+            "argument --statistics: not allowed with argument --train_vocabulary.*",
         ),
-        (["--table", "--statistics"], "argument --statistics: not allowed with argument --table.*"),
     ],
 )
 def test_what_is_wrong_in_the_call_is_one_line_and_status_2(refused, arguments, message):
@@ -326,12 +325,6 @@ def test_statistics_are_of_the_lengths_that_gin_gives(shown):
     ]
     (first, *_) = shown("command_mixture", "--statistics=1", "--split=test", lengths)
     assert first == "command_mixture test: the first 1 examples, in tokens before trimming"
-
-
-def test_the_table_of_the_page_is_printed(shown):
-    lines = shown("--table")
-    assert lines[0] == "# The tasks of the paper"
-    assert sum(line.startswith("| `super_glue") for line in lines) == 10
 
 
 @pytest.mark.parametrize("checked_bytes", [1_000_000, 0])

@@ -1,6 +1,4 @@
 import functools
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -67,9 +65,3 @@ def test_a_picture_is_drawn(tmp_path):
     path = tmp_path / "picture.png"
     page.draw(page.Measured(on_paper("expert_model_data"), []), path)
     assert path.read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("command", ["sharding", "models"])
-def test_a_command_imports_no_tensorflow_before_it_starts_it(command):
-    code = f"import sys, switch_tf.pages.{command}; sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,6 +1,6 @@
 import numpy as np
 
-from switch_tf.pages import routing as routing_picture
+from switch_tf.pages import switch_layer
 from tests.layers.test_router import router_of_logits
 
 
@@ -11,5 +11,5 @@ def test_a_decision_with_dropped_tokens_and_padding_is_drawn(tmp_path):
     routing = router_of_logits(4, absolute_capacity=1)(logits, nonpadding)
     assert not routing.kept_GS.numpy()[0, :9].all()
     path = tmp_path / "picture.png"
-    routing_picture.draw([f"piece{i}" for i in range(12)], routing, path)
+    switch_layer.draw([f"piece{i}" for i in range(12)], routing, path)
     assert path.read_bytes().startswith(b"\x89PNG")

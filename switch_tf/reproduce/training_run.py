@@ -1,4 +1,4 @@
-"""One arm of an experiment: a run of `switch-tf train` in a process of its own, done once.
+"""One run of an experiment: `switch-tf train` in a process of its own, done once.
 
 Its gin files and bindings are those that a user would give; a second call finds it done, and one
 that was interrupted goes on where it stopped.
@@ -17,7 +17,6 @@ from typing import Any
 from switch_tf import config, storage
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.errors import UserError
-from switch_tf.metrics.writer import read_metrics
 
 # Settings that may differ when a run goes on: how far it goes, what is written when, and, where the
 # folder was moved, its path. Bindings to these macros follow them.
@@ -29,8 +28,8 @@ _MAY_CHANGE = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
-    """A training run.
+class TrainingRun:
+    """A run of `switch-tf train`.
 
     Attributes:
       name: shown to people.
@@ -60,9 +59,16 @@ class Arm:
         """The step that it ends at."""
         return self.settings["TRAIN_STEPS"]
 
-    def records(self) -> list[dict]:
-        """What it logged so far, as `writer.read_metrics`."""
-        return read_metrics(str(self.model_dir))
+    def records(self, kind: str) -> list[dict]:
+        """What it logged so far, in order.
+
+        Args:
+          kind: "train": of steps; "evaluation".
+        """
+        # Imported here: registered experiments are listed before TensorFlow starts.
+        from switch_tf.metrics.writer import read_metrics
+
+        return [r for r in read_metrics(str(self.model_dir)) if r["kind"] == kind]
 
     def facts(self) -> dict:
         """Its `run.json`: parameters, FLOPs, unigram entropy, mesh, dtype."""
@@ -70,7 +76,7 @@ class Arm:
 
     def is_done(self) -> bool:
         """Whether its last step was made and evaluated."""
-        steps = (r["step"] for r in self.records() if r["kind"] == "evaluation")
+        steps = (record["step"] for record in self.records("evaluation"))
         return max(steps, default=0) >= self.train_steps
 
     def run(self) -> None:

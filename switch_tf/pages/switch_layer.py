@@ -1,16 +1,16 @@
-"""Draws what a trained router decides for the tokens of a text: the figure of docs/switch_layer.md.
+"""The figure of docs/switch_layer.md: what a trained router decides for the tokens of a text."""
 
-    python -m switch_tf.pages.routing runs/quickstart/switch/pretrain_seed0 \
-        docs/switch_layer.png
-"""
-
-import sys
 from pathlib import Path
 
 import numpy as np
+import seqio
+import tensorflow as tf
 
-from switch_tf import config, runtime
+from switch_tf import config
+from switch_tf.checkpoints import restore
 from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.layers.context import collect
+from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 
 _EXAMPLES = 8
 _SHOWN_TOKENS = 40
@@ -28,14 +28,7 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
     Raises:
       UserError: no run, or no checkpoint.
     """
-    import seqio
-    import tensorflow as tf
-
     config.load([ModelDir(str(model_dir)).config])
-    from switch_tf.checkpoints import restore
-    from switch_tf.layers.context import collect
-    from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-
     model = TransformerEncoderDecoder()
     model.build()
     restore.restore_model(restore.find(str(model_dir)), model)
@@ -103,11 +96,14 @@ def draw(pieces: list[str], routing, path: Path) -> None:
     pyplot.close(figure)
 
 
-def main(model_dir: str, path: str) -> None:
-    """Draws the first Switch layer's decision for a run's validation text."""
-    draw(*decide(Path(model_dir)), Path(path))
+def write(folder: Path, model_dir: Path) -> None:
+    """Writes switch_layer.png into `folder`, of a run's first Switch layer and validation text.
 
+    Args:
+      folder: it exists.
+      model_dir: as for `decide`.
 
-if __name__ == "__main__":
-    runtime.start()
-    main(*sys.argv[1:])
+    Raises:
+      UserError: as `decide`.
+    """
+    draw(*decide(model_dir), folder / "switch_layer.png")

@@ -1,0 +1,62 @@
+"""Runs experiments: what was run before is not run again, what was interrupted goes on."""
+
+import itertools
+import json
+from pathlib import Path
+
+import gin
+
+from switch_tf import config
+from switch_tf.benches.dtype import seconds_per_layer
+from switch_tf.data import registry
+from switch_tf.reproduce.experiment import Experiment, Runs
+from switch_tf.reproduce.report import Report
+
+
+def run(experiment: Experiment, folder: Path) -> Report:
+    """Runs what was not run before.
+
+    Args:
+      experiment: of the registry.
+      folder: of all its runs.
+
+    Returns:
+      The report.
+
+    Raises:
+      UserError: the data of a task are missing; a run failed or was interrupted, and the same call
+        goes on.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    macros = {"DTYPE": _faster_dtype(folder / "settings.json")} if experiment.times_dtype else {}
+    runs = experiment.runs(folder, macros)
+    _prepare_data(runs)
+    for of_a_seed in itertools.zip_longest(*runs.values()):
+        for each in filter(None, of_a_seed):
+            each.run()
+    return experiment.report(experiment, runs)
+
+
+def _prepare_data(runs: Runs) -> None:
+    """Makes or checks what each task reads once, before the first run needs it."""
+    prepared = set()
+    for first, *_ in runs.values():
+        name = first.settings["MIXTURE_OR_TASK_NAME"]
+        if name not in prepared:
+            config.load(first.gin_files, first.bindings)
+            use_cached = first.settings.get("USE_CACHED_TASKS", False)
+            registry.prepare(registry.find(name), use_cached)
+            prepared.add(name)
+    gin.clear_config()
+
+
+def _faster_dtype(path: Path) -> str:
+    """The faster dtype, timed at the first call and kept: runs that are resumed must not change."""
+    if path.exists():
+        return json.loads(path.read_text())["dtype"]
+    seconds = seconds_per_layer()
+    dtype = min(seconds, key=seconds.get)
+    times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
+    print(f"a small layer takes {times}: DTYPE='{dtype}'", flush=True)
+    path.write_text(json.dumps({"dtype": dtype, "seconds_per_layer": seconds}, indent=2))
+    return dtype

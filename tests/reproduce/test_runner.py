@@ -1,0 +1,149 @@
+"""An experiment of runs that do not train: what is run, in which order, and what is made of it."""
+
+import json
+
+import pytest
+
+from switch_tf.commands import main as main_module
+from switch_tf.errors import UserError
+from switch_tf.reproduce import runner, training_run
+from switch_tf.reproduce.experiment import Arm, Experiment
+from switch_tf.reproduce.metrics import Metric, evaluated
+from switch_tf.reproduce.registry import EXPERIMENTS
+from switch_tf.reproduce.verdict import ahead
+from tests.reproduce import logs
+
+TASK = {"MIXTURE_OR_TASK_NAME": "toy_copy", "MIXTURE_OR_TASK_MODULE": "tests.toy_task"}
+RUN = ("layouts/data.gin", "runs/pretrain.gin")
+# An experiment, with its line in the registry, takes no more than this.
+DENSE = Arm("dense", ("models/t5_tiny.gin", *RUN), TASK, seeds=(0, 1))
+SPARSE = Arm("Switch, 8", ("models/switch_tiny.gin", *RUN), TASK, seeds=(0, 1))
+TUNED = Arm("dense", ("models/t5_tiny.gin", *RUN), TASK, starts_from=DENSE)
+NLP = Metric("NLP", evaluated("toy_copy", "nlp"), unit="nats")
+TOY = Experiment(
+    name="toy",
+    reproduces="Figure 0",
+    arms=(DENSE, SPARSE, TUNED),
+    metrics=(NLP,),
+    paper={"dense": {"NLP": -1.5}},
+    claim="experts help",
+    refuted_by="dense ahead by more than seeds differ",
+    verdict=ahead("Switch, 8", "dense", NLP),
+)
+
+FIGURES = {
+    "dense/pretrain_seed0": -4.0,
+    "dense/pretrain_seed1": -4.5,
+    "switch_8/pretrain_seed0": -3.0,
+    "switch_8/pretrain_seed1": -3.25,
+    "dense/finetune": -1.0,
+}
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Folders of the runs that were started, in order; a run logs its last step's figures."""
+    started = []
+
+    def train(command, output):
+        (model_dir,) = [a.partition("=")[2].strip("'") for a in command if "MODEL_DIR" in a]
+        name = model_dir.removeprefix(f"{tmp_path}/")
+        started.append(name)
+        if name in FIGURES:
+            task = "toy_copy" if "pretrain" in name else "another"
+            run = training_run.TrainingRun(name, tmp_path / name, (), {})
+            last = logs.evaluation(524288, task, nlp=FIGURES[name])
+            logs.write(run, {"parameters": 10}, last)
+        return 0 if name in FIGURES else 1, None
+
+    monkeypatch.setattr(training_run, "_run", train)
+    return started
+
+
+def test_the_first_seed_of_each_arm_runs_first_and_nothing_twice(trained, tmp_path, capsys):
+    runner.run(TOY, tmp_path)
+    assert trained == [
+        "dense/pretrain_seed0",
+        "switch_8/pretrain_seed0",
+        "dense/finetune",
+        "dense/pretrain_seed1",
+        "switch_8/pretrain_seed1",
+    ]
+    capsys.readouterr()
+    runner.run(TOY, tmp_path)
+    assert len(trained) == 5
+    assert capsys.readouterr().out.count("done before") == 5
+
+
+def test_a_run_that_failed_is_started_again_and_those_before_it_are_not(
+    trained, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.delitem(FIGURES, "switch_8/pretrain_seed0")
+        with pytest.raises(UserError, match="^pre-training Switch, 8, seed 0 failed"):
+            runner.run(TOY, tmp_path)
+    runner.run(TOY, tmp_path)
+    assert trained[:3] == [
+        "dense/pretrain_seed0",
+        "switch_8/pretrain_seed0",
+        "switch_8/pretrain_seed0",
+    ]
+
+
+def test_fine_tuning_starts_from_the_first_run_of_its_arm(tmp_path):
+    *_, (finetune,) = TOY.runs(tmp_path, {"DTYPE": "bfloat16"}).values()
+    assert finetune.macros["INITIAL_CHECKPOINT_PATH"] == str(tmp_path / "dense" / "pretrain_seed0")
+    assert finetune.macros["DTYPE"] == "bfloat16"
+    assert "SEED" not in finetune.macros
+
+
+def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path):
+    report = runner.run(TOY, tmp_path)
+    assert report.table().splitlines() == [
+        "|           | NLP                                | the paper |",
+        "| --------- | ---------------------------------- | --------- |",
+        "| dense     | -4.250 (-4.500 to -4.000, 2 seeds) | -1.5      |",
+        "| Switch, 8 | -3.125 (-3.250 to -3.000, 2 seeds) |           |",
+    ]
+    assert report.verdicts == [
+        "Figure 0: experts help",
+        "refuted by: dense ahead by more than seeds differ",
+        "the claim holds: Switch, 8, the mean of its seeds, is +1.125 nats against dense: more "
+        "than seeds alone do (0.500)",
+    ]
+    assert report.write(tmp_path) == ["report.md", "report.json"]
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert data["measured"]["Switch, 8"]["NLP"] == [-3.0, -3.25]
+    assert data["runs"]["fine-tuning dense"] == {"parameters": 10}
+    assert data["verdict"]["holds"] is True
+    assert {"commit", "date", "tensorflow", "processor"} <= set(data["environment"])
+
+
+def test_an_experiment_of_the_registry_is_run_by_its_name(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    main_module.main(["reproduce", "toy", f"--output_dir={tmp_path}"])
+    assert f"\nwritten to {tmp_path}: report.md, report.json; in " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main_module.main(["reproduce", "toy", "--long"])
+    assert (
+        "no experiment 'toy_long'; switch-tf reproduce --help lists what there is"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_task_that_is_not_there_is_told_before_any_run(trained, tmp_path):
+    lost = Arm("dense", ("models/t5_tiny.gin", *RUN), TASK | {"MIXTURE_OR_TASK_NAME": "toy_cpy"})
+    experiment = Experiment("lost", "", (lost,), (), {}, "", "", verdict=TOY.verdict)
+    with pytest.raises(UserError, match="no task or mixture 'toy_cpy' is registered; nearest"):
+        runner.run(experiment, tmp_path)
+    assert trained == []
+
+
+def test_the_dtype_is_timed_once_and_kept(tmp_path, monkeypatch):
+    times = {"float32": 2.0, "bfloat16": 1.0}
+    monkeypatch.setattr(runner, "seconds_per_layer", lambda: times)
+    path = tmp_path / "settings.json"
+    assert runner._faster_dtype(path) == "bfloat16"
+    times.update(float32=0.5)
+    assert runner._faster_dtype(path) == "bfloat16"
+    assert json.loads(path.read_text())["dtype"] == "bfloat16"
