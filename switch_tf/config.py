@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import gin
 from gin.selector_map import SelectorMap
@@ -320,8 +320,7 @@ def _may_be(referred: configurables.Configurable, is_called: bool, annotation: A
     makes = referred.makes if is_ours else Any
     if not is_called:
         # What makes a schedule, and a schedule, are functions both.
-        is_wanted = makes in (annotation, *get_args(annotation))
-        return annotation is Any or not is_wanted and rules.fits(_FUNCTION, annotation)
+        return annotation is Any or makes != annotation and rules.fits(_FUNCTION, annotation)
     if rules.fits(_FUNCTION, makes) and not rules.fits(_OBJECT, makes):
         return rules.fits(_FUNCTION, annotation)
     return not isinstance(makes, annotations.Unread) or rules.fits(_OBJECT, annotation)
