@@ -1,8 +1,17 @@
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 
 from switch_tf.errors import UserError
 from switch_tf.reproduce import registry
+from switch_tf.reproduce.experiment import Arm, Experiment
+from switch_tf.reproduce.metrics import Metric, evaluated
 from switch_tf.reproduce.registry import EXPERIMENTS
+from switch_tf.reproduce.verdict import ahead
+
+CONTRIBUTING = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 
 each = pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
 
@@ -32,3 +41,19 @@ def test_an_unknown_experiment_is_refused_with_the_nearest():
     message = "^no experiment 'quikstart'; nearest: quickstart, quickstart_long; switch-tf reprod"
     with pytest.raises(UserError, match=message):
         registry.find("quikstart")
+
+
+def test_the_experiment_that_contributing_shows_is_short_and_runs_good_gin(tmp_path):
+    (text,) = re.findall(r"^  ```\n(.*?)^  ```", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    code = textwrap.dedent(text)
+    assert len(code.splitlines()) <= 15
+    names = {"Arm": Arm, "Experiment": Experiment, "Metric": Metric}
+    exec(code, names | {"ahead": ahead, "evaluated": evaluated}, names)
+    dtypes = {
+        arm.model: [(run.settings.get("Router.dtype"), run.settings["SEED"]) for run in runs]
+        for arm, runs in names["TABLE2"].runs(tmp_path, {}).items()
+    }
+    assert dtypes == {
+        "selective": [(None, seed) for seed in range(3)],
+        "bfloat16": [("bfloat16", seed) for seed in range(3)],
+    }
