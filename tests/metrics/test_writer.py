@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from switch_tf import storage
 from switch_tf.layers.routing import layer_figures
+from switch_tf.metrics import writer as writer_lib
 from switch_tf.metrics.load_picture import load_picture
 from switch_tf.metrics.writer import MetricsWriter, read_metrics
 
@@ -200,6 +202,23 @@ def test_a_record_can_be_read_while_the_run_goes_on(tmp_path):
     writer.train(1, metrics_of(1), RATES)
     assert steps_of(tmp_path) == [(1, "train")]
     writer.close()
+
+
+def test_a_remote_record_is_written_now_and_then_and_with_an_evaluation(monkeypatch):
+    now, flushed = [1000.0], []
+    monkeypatch.setattr(writer_lib.time, "monotonic", lambda: now[0])
+    writer = MetricsWriter("ram://written/run")
+    flush = writer.flush
+    monkeypatch.setattr(writer, "flush", lambda: (flushed.append(now[0]), flush()))
+    for seconds in (1, 59, 61, 62):
+        now[0] = 1000.0 + seconds
+        writer.train(seconds, metrics_of(seconds, ()), RATES)
+    assert flushed == [1061.0]
+    writer.evaluation(62, "copy", {"nlp": -1.0})
+    assert flushed == [1061.0, 1062.0]
+    writer.close()
+    assert [record["step"] for record in read_metrics("ram://written/run")] == [1, 59, 61, 62, 62]
+    storage.remove_folder("ram://written")
 
 
 def test_no_records_where_nothing_ran(tmp_path):
