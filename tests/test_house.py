@@ -82,6 +82,35 @@ def upward_imports(module, source):
     return upward + [name for name, _ in found if name.startswith(".")]
 
 
+def rooms():
+    """Room -> those of the others that its modules import, in their order."""
+    found = {layer: set() for layer in LAYERS}
+    for module, path in modules():
+        for name in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            own, other = layer_of(module), layer_of(name)
+            if None not in (own, other) and own != other:
+                found[LAYERS[own]].add(LAYERS[other])
+    there = {layer_of(module) for module in module_names()}
+    return {
+        layer.removeprefix("switch_tf."): [
+            other.removeprefix("switch_tf.") for other in LAYERS if other in found[layer]
+        ]
+        for index, layer in enumerate(LAYERS)
+        if index in there
+    }
+
+
+def test_contributing_draws_the_house_as_it_is():
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|[^|]+\|([^|]*)\|[^|]+\|$", page, re.MULTILINE)
+    drawn = {room: others.replace(",", "").split() for room, others in rows}
+    without_errors = {
+        room: [o for o in others if o != "errors"] for room, others in rooms().items()
+    }
+    assert drawn == without_errors
+    assert list(drawn) == list(without_errors)
+
+
 def undocumented(source):
     """Public functions, classes and methods without a docstring.
 

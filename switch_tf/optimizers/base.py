@@ -26,7 +26,7 @@ def axis_groups(variable: keras.Variable) -> Groups:
 class Optimizer(tf.Module):
     """An update of variables that may be laid out over a mesh.
 
-    A subclass defines `slot_axes` and `updates`, and is decorated with `@gin.configurable`.
+    A subclass defines `slot_axes` and `updates`, and is decorated with `@configurable`.
 
     Attributes:
       learning_rate: a function of the step, as in `schedules`.
