@@ -12,7 +12,7 @@ from switch_tf.rules import Rate, checked
 
 
 def current_seed():
-    """The seed of the call; without one, a new one at each."""
+    """The seed of the call; where it has none, a new one each time."""
     seed = current_call().seed
     return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32) if seed is None else seed
 

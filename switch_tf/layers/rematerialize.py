@@ -68,9 +68,9 @@ def _gradients_made_again(call: CallContext, function, inputs, variables, dy, dl
     ]
     with tf.GradientTape() as tape:
         tape.watch(fresh)
-        with enter(dataclasses.replace(call, reports=[], watched=None)) as again:
+        with enter(dataclasses.replace(call, reports=[], watched=None)) as second:
             y = function(*fresh)
-        loss = _total_losses(again.reports)
+        loss = _total_losses(second.reports)
     gradients = tape.gradient(
         [y, loss],
         [*fresh, *variables],
