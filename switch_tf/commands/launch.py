@@ -25,13 +25,11 @@ class Launch:
       args: the flags that are not gin's.
       bindings: `NAME=value` of the others.
       given: what gin files and bindings say, as `config.precheck`.
-      given: what gin files and bindings say, as `config.precheck`.
       devices: that the mesh needs.
     """
 
     args: argparse.Namespace
     bindings: list[str]
-    given: dict
     given: config.Given
     devices: int
 
@@ -98,8 +96,8 @@ def check(
     check_paths(given)
     if command == "train":
         check_optimizer(given)
-    check_checkpoints(given)
-    return Launch(args, bindings, devices, given.get("DEVICE_TYPE", "CPU"))
+    check_checkpoints(given, remote=False)
+    return Launch(args, bindings, given, devices)
 
 
 _DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
