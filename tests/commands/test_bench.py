@@ -140,7 +140,7 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
         ),
         (
             ["input", FILES[0], "--gin.TaskData.batch_size=8"],
-            "no --gin_file sets TaskData.mixture_or_task_name: add --gin_file=runs/pretrain.gin",
+            "no --gin_file sets TaskData.task_feature_lengths: add --gin_file=runs/pretrain.gin",
         ),
         (
             ["input", FILES[0], PRETRAIN, "--gin.bench_input.rounds=0"],
