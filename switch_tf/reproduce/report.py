@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import platform
 import statistics
 import subprocess
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib.figure
 
+from switch_tf import storage
 from switch_tf.metrics.tables import markdown
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Report:
           The names of the files.
         """
         (folder / "report.md").write_text(self.table() + "\n")
-        (folder / "report.json").write_text(json.dumps(self.facts, indent=2))
+        storage.write_json(folder / "report.json", self.facts)
         if self.figure is None:
             return ["report.md", "report.json"]
         self.figure.savefig(folder / "report.png", dpi=110, bbox_inches="tight")

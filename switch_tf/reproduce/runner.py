@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gin
 
-from switch_tf import config
+from switch_tf import config, storage
 from switch_tf.benches.dtype import seconds_per_layer
 from switch_tf.data import registry
 from switch_tf.reproduce.experiment import Experiment, Runs
@@ -58,5 +58,5 @@ def _faster_dtype(path: Path) -> str:
     dtype = min(seconds, key=seconds.get)
     times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
     print(f"a small layer takes {times}: DTYPE='{dtype}'", flush=True)
-    path.write_text(json.dumps({"dtype": dtype, "seconds_per_layer": seconds}, indent=2))
+    storage.write_json(path, {"dtype": dtype, "seconds_per_layer": seconds})
     return dtype

@@ -94,7 +94,7 @@ class TrainingRun:
             return
         print(f"{self.name}: {self.train_steps} steps", flush=True)
         self.model_dir.mkdir(parents=True, exist_ok=True)
-        self._settings_file.write_text(json.dumps(_as_json(self.settings), indent=2))
+        storage.write_json(self._settings_file, _as_json(self.settings))
         command = [sys.executable, "-m", "switch_tf.commands.main", "train"]
         command += [f"--gin_file={name}" for name in self.gin_files]
         command += [f"--gin.{binding}" for binding in self.bindings]
