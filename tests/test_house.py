@@ -1,6 +1,7 @@
 """The rules of the house, as CONTRIBUTING.md states them."""
 
 import ast
+import graphlib
 import importlib
 import os
 import re
@@ -98,6 +99,20 @@ def rooms():
         for index, layer in enumerate(LAYERS)
         if index in there
     }
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Also not within a room, nor inside functions."""
+    names = set(module_names())
+    imports = {
+        module: {
+            name if name in names else name.rpartition(".")[0]
+            for name in imported(ast.parse(path.read_text(encoding="utf-8")))
+        }
+        & (names - {module})
+        for module, path in modules()
+    }
+    graphlib.TopologicalSorter(imports).prepare()
 
 
 def test_contributing_draws_the_house_as_it_is():

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from switch_tf.reproduce import report
 from switch_tf.reproduce.metrics import Measured, Metric
 from switch_tf.reproduce.training_run import TrainingRun
 from switch_tf.reproduce.verdict import Verdict
@@ -77,7 +76,8 @@ class Experiment:
       refuted_by: what would refute that, in a sentence.
       verdict: tells from what was measured whether the claim holds.
       times_dtype: whether all runs are in the dtype that this machine is faster in; else gin says.
-      report: makes the report of its runs.
+      report: the module of `switch_tf.reproduce` whose `make` makes the report of its runs. By its
+        name: it may need TensorFlow, and experiments are listed before TensorFlow starts.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Experiment:
     refuted_by: str
     verdict: Callable[[Measured], Verdict]
     times_dtype: bool = False
-    report: Callable[[Experiment, Runs], report.Report] = report.make
+    report: str = "report"
 
     def runs(self, folder: Path, macros: Mapping[str, Any]) -> dict[Arm, list[TrainingRun]]:
         """The runs of each arm by seed; as `Arm.runs`."""

@@ -9,15 +9,12 @@ import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib.figure
 
 from switch_tf import storage
 from switch_tf.metrics.tables import markdown
-
-if TYPE_CHECKING:
-    from switch_tf.reproduce.experiment import Experiment, Runs
+from switch_tf.reproduce.experiment import Experiment, Runs
 
 
 @dataclasses.dataclass(frozen=True)

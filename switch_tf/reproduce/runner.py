@@ -1,5 +1,6 @@
 """Runs experiments: what was run before is not run again, what was interrupted goes on."""
 
+import importlib
 import itertools
 import json
 from pathlib import Path
@@ -34,7 +35,8 @@ def run(experiment: Experiment, folder: Path) -> Report:
     for of_a_seed in itertools.zip_longest(*runs.values()):
         for each in filter(None, of_a_seed):
             each.run()
-    return experiment.report(experiment, runs)
+    report = importlib.import_module(f"switch_tf.reproduce.{experiment.report}")
+    return report.make(experiment, runs)
 
 
 def _prepare_data(runs: Runs) -> None:
