@@ -1,4 +1,4 @@
-"""T5's multi-head attention: no biases, logits not scaled, relative positions as an added bias."""
+"""T5's multi-head attention: no biases, unscaled logits, relative positions as an added bias."""
 
 import tensorflow as tf
 
@@ -6,23 +6,24 @@ from switch_tf.layers.base import Layer, Uncast, exact_dtype, lay_out
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.initializers import TruncatedNormal
 
-# Added to the logits of positions that may not be attended to. Finite, so that a row without any
-# allowed position (all padding) gives no NaN; far below any logit in bfloat16 too.
+# Added to the logits of positions that must not be attended to. Finite, so that a row without any
+# allowed position (all padding) gives no NaN; far below any logit, also in bfloat16.
 MASKED = -1e9
-# One axis of the originals' kernels.
+# Mesh-TensorFlow's kernels have these two as a single axis.
 MERGED_AXES = ("heads", "d_kv")
 
 
 class Cache:
-    """Keys and values of the positions decoded so far, of one attention layer.
+    """Keys and values of one attention layer for the positions decoded so far.
 
-    Not a tensor nest on purpose: Keras hands an opaque object through, and `call` updates it.
+    Deliberately not a tensor nest: Keras passes an opaque object through as it is, so `call` can
+    update it in place.
 
     Attributes:
-      key_BTHK, value_BTHK: [batch, memory length, heads, d_kv]; None until the first call of an
-        attention over the encoder's output, which fills them once.
-      position: int32 scalar, the index that the next key and value go to; None for an attention
-        over the encoder's output.
+      key_BTHK, value_BTHK: [batch, memory length, heads, d_kv]. In cross-attention they are None
+        until the first call, which fills them once.
+      position: int32 scalar, index at which the next key and value are written; None in
+        cross-attention.
     """
 
     def __init__(self, key_BTHK=None, value_BTHK=None, position=None):
@@ -31,7 +32,7 @@ class Cache:
         self.position = position
 
     def extend(self, key_B1HK, value_B1HK):
-        """Writes one position; returns all keys and values."""
+        """Writes the key and value of one position, and returns all keys and values."""
         length = self.key_BTHK.shape[1]
         here_T = tf.one_hot(self.position, length, dtype=key_B1HK.dtype)
         here_1T11 = tf.reshape(here_T, [1, length, 1, 1])
@@ -44,16 +45,17 @@ class Attention(Layer):
     """softmax(q k^T + bias) v over `num_heads` heads of width `d_kv` (T5).
 
     Args:
-      num_heads: heads.
-      d_kv: width of a head.
-      dropout_rate: on the attention weights; one mask a head serves all queries, as in T5.
-      init_scale: s of the fan-in initialisation (paper, Sec. 2.4).
-      float32_logits: whether logits and softmax are float32 in a bfloat16 model, as in
-        Mesh-TensorFlow. Without, a bfloat16 logit of 9 is off by up to 0.03, its weight by 3%;
-        `switch-tf bench precision` tells what it costs. Keep it on, but for measurements.
+      num_heads: number of heads.
+      d_kv: width of each head.
+      dropout_rate: dropout on the attention weights; within a head, all queries share one mask, as
+        in T5. 0 is usual in pre-training, 0.1 in fine-tuning.
+      init_scale: s of the fan-in initialization (paper, Sec. 2.4).
+      float32_logits: computes logits and softmax in float32 in a bfloat16 model, as
+        Mesh-TensorFlow does. In bfloat16 a logit of 9 is off by up to 0.03, and its attention
+        weight by 3%. `switch-tf bench precision` measures the cost; turn it off only to measure.
     """
 
-    # Those that a subclass makes its inputs with.
+    # Switch layers with which a subclass computes its queries, keys and values.
     switch_layers = ()
 
     def __init__(
@@ -77,7 +79,7 @@ class Attention(Layer):
         self.dropout.build(None)
 
     def build_inputs(self, d_model: int):
-        """Creates what `make_query` and `make_key_value` use."""
+        """Creates the weights that `make_query` and `make_key_value` use."""
         shape, axes = (d_model, self.num_heads, self.d_kv), ("d_model", "heads", "d_kv")
         inits = input_initializers(self.init_scale, d_model, self.d_kv)
         self.query, self.key, self.value = (
@@ -87,16 +89,16 @@ class Attention(Layer):
     def call(
         self, x_BLM, memory_BTM=None, bias=None, cache=None, nonpadding_BL=None, training=False
     ):
-        """Attends from x to memory.
+        """Attends from x to the memory.
 
         Args:
           x_BLM: [batch, length, d_model].
           memory_BTM: [batch, memory length, d_model]; None attends to x itself.
-          bias: added to the logits, broadcast to [batch, heads, length, memory length]: position
-            bias and masks; `Uncast`, so that it stays float32, or a tensor.
-          cache: `Cache` while decoding; then length is 1 and the cache is updated.
-          nonpadding_BL: 1 for a token of x, 0 for padding; a Switch layer wants to know.
-          training: whether to drop attention weights.
+          bias: position bias and masks, added to the logits and broadcast to [batch, heads,
+            length, memory length]; a tensor, or an `Uncast` to keep it in float32.
+          cache: `Cache` to update while decoding, when length is 1; otherwise None.
+          nonpadding_BL: 1 for tokens of x, 0 for padding; used only by Switch layers.
+          training: whether to apply dropout.
 
         Returns:
           [batch, length, d_model].
@@ -118,16 +120,16 @@ class Attention(Layer):
         return lay_out(y_BLM, ("batch", "length", None))
 
     def make_query(self, x_BLM, nonpadding_BL, training):
-        """[batch, length, heads, d_kv]."""
+        """Returns the queries, [batch, length, heads, d_kv]."""
         return tf.einsum("BLM,MHK->BLHK", x_BLM, self.read(self.query))
 
     def make_key_value(self, x_BTM, nonpadding_BT, training):
-        """Two of [batch, memory length, heads, d_kv]."""
+        """Returns keys and values, each [batch, memory length, heads, d_kv]."""
         key_BTHK = tf.einsum("BTM,MHK->BTHK", x_BTM, self.read(self.key))
         return key_BTHK, tf.einsum("BTM,MHK->BTHK", x_BTM, self.read(self.value))
 
     def _keys_values(self, source, cache):
-        """Those of the source, `make_key_value`'s arguments, or what the cache has of it."""
+        """Keys and values of `source` (arguments of `make_key_value`), from the cache if cached."""
         crosses = cache is not None and cache.position is None
         if crosses and cache.key_BTHK is not None:
             return cache.key_BTHK, cache.value_BTHK
@@ -139,7 +141,7 @@ class Attention(Layer):
         return key_BTHK, value_BTHK
 
     def flops(self, d_model: int, length: int, memory_length: int) -> int:
-        """Forward FLOPs of one sequence: 2 a multiply-add, products only."""
+        """Forward FLOPs of one sequence: matrix products only, 2 per multiply-add."""
         width = self.num_heads * self.d_kv
         projections = 2 * d_model * width * (2 * length + 2 * memory_length)
         return projections + 2 * 2 * length * memory_length * width
@@ -156,9 +158,9 @@ class Attention(Layer):
 
 
 def input_initializers(init_scale: float, d_model: int, d_kv: int) -> dict:
-    """Initialisers of the kernels of `query`, `key` and `value`.
+    """Initializers of the kernels `query`, `key` and `value`.
 
-    T5 folds the usual 1 / sqrt(d_kv) of the logits into the queries'.
+    T5 folds the usual 1 / sqrt(d_kv) factor of the logits into the query kernel.
     """
     kernel_init = TruncatedNormal.fan_in(init_scale, d_model)
     query_init = TruncatedNormal.fan_in(init_scale / d_kv, d_model)
@@ -166,5 +168,5 @@ def input_initializers(init_scale: float, d_model: int, d_kv: int) -> dict:
 
 
 def mask_bias(allowed):
-    """0 where `allowed` (bool, any shape), `MASKED` elsewhere, float32."""
+    """Returns float32: 0 where `allowed` (bool, any shape) is true, `MASKED` elsewhere."""
     return (1.0 - tf.cast(allowed, tf.float32)) * MASKED

@@ -1,4 +1,4 @@
-"""The base layer: weights declared with axis names, laid out over the mesh in use."""
+"""The base layer: weights declared with axis names and sharded over the mesh in use."""
 
 import dataclasses
 import inspect
@@ -16,23 +16,23 @@ from switch_tf.layers.context import Declared, current_build
 
 @dataclasses.dataclass(frozen=True)
 class Uncast:
-    """A tensor that Keras hands to a layer as it is.
+    """Wraps a tensor that Keras must not cast.
 
-    Keras casts every float tensor among a layer's arguments to the layer's compute dtype; what has
-    to stay float32 inside a bfloat16 model is wrapped in this. Opaque to Keras, so not for the
-    inputs of a functional model.
+    Keras casts every float tensor among a layer's arguments to the layer's compute dtype. Wrap one
+    that has to stay float32 in a bfloat16 model. The wrapper is opaque to Keras, so it cannot be
+    an input of a functional model.
 
     Attributes:
-      tensor: of any dtype and shape.
+      tensor: tensor of any dtype and shape.
     """
 
     tensor: tf.Tensor
 
 
 def configurable(layer_class):
-    """`rules.configurable` for Keras layers, which Keras can then save and load, too.
+    """Like `rules.configurable`, and also registers the layer so that Keras can save and load it.
 
-    It keeps the signature that Keras reads at construction.
+    Keeps the signature of `__init__`, which Keras inspects at construction.
     """
     signature = inspect.signature(layer_class.__init__)
     layer_class = keras.saving.register_keras_serializable("switch_tf")(layer_class)
@@ -42,10 +42,10 @@ def configurable(layer_class):
 
 
 def registered(name: str):
-    """The class that Keras knows by the name.
+    """The class registered with Keras under `name`.
 
     Raises:
-      UserError: none; so that a class of a user's own is not taken for ours.
+      UserError: no class is registered under the name.
     """
     found = keras.saving.get_registered_object(name)
     if found is None:
@@ -57,21 +57,21 @@ def registered(name: str):
 
 
 def lay_out(x, axes: Sequence[str | None]):
-    """`x` laid out over the mesh in use by its axis names; `x` itself where there is no mesh.
+    """Lays `x` out over the mesh in use by its axis names; returns `x` itself if there is no mesh.
 
-    Inside a compiled function, moving one mesh dimension from an axis to another is an all-to-all.
+    In a compiled function, moving a mesh dimension from one axis to another is an all-to-all.
     """
     mesh = mesh_lib.current()
     return x if mesh is None else dtensor.relayout(x, mesh.layout(axes))
 
 
 def exact_dtype(compute_dtype: str, is_exact: bool) -> str:
-    """The dtype of what is to be at least float32, where `is_exact`, in a layer."""
+    """The layer's compute dtype, or float32 if that is bfloat16 and `is_exact` is set."""
     return "float32" if is_exact and compute_dtype == "bfloat16" else compute_dtype
 
 
 def sizes(x) -> list:
-    """The shape of x; where Keras leaves a size open, as a scalar tensor."""
+    """The shape of x, with a scalar tensor for each dimension whose size Keras leaves open."""
     dynamic = None if None not in x.shape else tf.shape(x)
     return [dynamic[i] if size is None else size for i, size in enumerate(x.shape)]
 
@@ -79,17 +79,17 @@ def sizes(x) -> list:
 class Layer(keras.layers.Layer):
     """A Keras layer whose weights name their axes.
 
-    Subclasses create weights in `build` with `weight`, build their sub-layers there too (so that
-    every variable's path, and with it its initial value, is the same however the layer is used),
-    and read them in `call` with `read`.
+    Subclasses create their weights in `build` with `weight` and read them in `call` with `read`.
+    They also build their sub-layers in `build`, so that each variable's path, and therefore its
+    initial value, is the same however the layer is used.
     """
 
     def compute_output_spec(self, *args, **kwargs):
-        """As Keras's; a UserError stays the line that it is."""
+        """Same as in Keras, but keeps the message of a UserError to its single line."""
         try:
             return super().compute_output_spec(*args, **kwargs)
         except UserError as error:
-            # Keras writes a paragraph before it.
+            # Keras puts a paragraph of its own in front of the message.
             raise UserError(str(error).rpartition("\n")[2]) from error
 
     def weight(
@@ -103,20 +103,20 @@ class Layer(keras.layers.Layer):
         """Creates a float32 variable.
 
         Args:
-          name: last part of its path.
-          shape: its whole shape.
+          name: last part of the variable's path.
+          shape: global shape.
           axes: an axis name for each dimension; the mesh's layout rules map them to devices.
-          initializer: of `switch_tf.layers.initializers`.
-          merged: neighbouring axes that count as one for the optimizer, as `heads` and `d_kv` do in
-            Mesh-TensorFlow, where they are one axis of the weight.
+          initializer: an initializer from `switch_tf.layers.initializers`.
+          merged: adjacent axes that the optimizer treats as one, such as `heads` and `d_kv`, which
+            are a single axis of the weight in Mesh-TensorFlow.
 
         Returns:
-          `keras.Variable` with attributes `axes` and `axis_groups`; over a `dtensor.DVariable`
-          where a mesh is in use, over a `tf.Variable` where none is. Its `value` is float32 inside
-          `call`, too: a gather from it, or a sum over tokens, has a gradient summed in float32.
+          `keras.Variable` with attributes `axes` and `axis_groups`, backed by a
+          `dtensor.DVariable` if a mesh is in use, otherwise by a `tf.Variable`. Its `value` stays
+          float32 inside `call`, so gradients of gathers and of sums over tokens add up in float32.
 
         Raises:
-          UserError: an axis does not divide over its mesh dimension.
+          UserError: an axis is not divisible by the size of its mesh dimension.
         """
         shape, axes, build = tuple(shape), tuple(axes), current_build()
         path = f"{self.path}/{name}"
@@ -137,7 +137,7 @@ class Layer(keras.layers.Layer):
                     made[key] = tf.constant(initializer(build.seed, path, shape, part))
                 parts.append(made[key])
             value = dtensor.DVariable(dtensor.pack(parts, mesh.layout(axes)), name=name)
-        # Not cast by Keras on access: casts are made where they are wanted, by `read`.
+        # Keras must not cast on access: `read` casts where that is wanted.
         variable = keras.Variable(value, name=name, autocast=False)
         variable.axes, variable.axis_groups = axes, groups
         return variable
@@ -148,7 +148,7 @@ class Layer(keras.layers.Layer):
 
 
 def _axis_groups(axes: tuple, merged: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-    """Dimensions one by one, those of `merged` together."""
+    """Groups the dimensions: those in `merged` together, each other one by itself."""
     together = tuple(axes.index(name) for name in merged)
     return tuple(
         together if (i,) == together[:1] else (i,)

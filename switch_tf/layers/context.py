@@ -1,22 +1,22 @@
-"""What layers find around them while they are built and called, and no argument carries.
+"""Ambient context of layers while they are built and called: what no argument carries.
 
 | context | holds | set by | read by |
 | --- | --- | --- | --- |
-| `mesh.use` | the mesh in use | commands, around all else | `lay_out`, `Layer.weight` |
+| `mesh.use` | the mesh in use | commands, outermost | `lay_out`, `Layer.weight` |
 | `BuildContext` | the model's seed | `model_seed`: the model's `build` | `Layer.weight` |
-| | weights not allocated | `declare_only`: plans, benches | `Layer.weight` |
-| `CallContext` | reports of routers | `collect`, `inference_scope` | `SwitchLayer` |
-| | whether none is dropped | `dropless`, `inference_scope` | `Router.capacity` |
-| | the seed of noise | `step_seed`, `inference_scope` | `dropout.layer_seed` |
-| | watched activations | `watch` | `see`: embedding, blocks, last norms |
+| | weights declared, not allocated | `declare_only`: plans, benches | `Layer.weight` |
+| `CallContext` | routers' reports | `collect`, `inference_scope` | `SwitchLayer` |
+| | whether routing is dropless | `dropless`, `inference_scope` | `Router.capacity` |
+| | the noise seed | `step_seed`, `inference_scope` | `dropout.layer_seed` |
+| | watched activations | `watch` | `see`: embedding, blocks, final norms |
 
-Each function opens a context that differs from the one around it in what it names alone, so they
-nest in any order, and the innermost holds. They work while Python runs: eagerly, or while a
-compiled function is traced; what is traced stays as it was then.
+Each function opens a context that changes only what it names and inherits the rest from the
+enclosing one, so contexts nest in any order and the innermost wins. They take effect while Python
+runs: eagerly, or while a compiled function is traced; the traced graph keeps what held then.
 
-The backward pass is traced when the contexts of the forward pass are closed. `rematerialize`,
-which calls layers there once more, therefore keeps the `CallContext` and enters it again, with a
-list of its own for the reports, which were made before, and nothing watched.
+The backward pass is traced after the contexts of the forward pass have closed. `rematerialize`
+calls layers again there, so it saves the `CallContext` and re-enters it, with a separate list for
+the reports, which the forward pass has already made, and without watching activations.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ class Declared:
     """A weight declared but not allocated.
 
     Attributes:
-      path: of the variable that it would be.
-      shape: its whole shape.
+      path: path of the variable that would be allocated.
+      shape: global shape.
       axes: an axis name for each dimension.
-      axis_groups: the dimensions, those together that count as one for the optimizer.
+      axis_groups: dimensions, grouped where the optimizer treats several as one axis.
     """
 
     path: str
@@ -46,11 +46,11 @@ class Declared:
 
 @dataclasses.dataclass(frozen=True)
 class BuildContext:
-    """What holds for the weights of layers that are built.
+    """Context in which layers are built.
 
     Attributes:
-      seed: of initial values.
-      declared: to which weights are added in place of being made; None: they are made.
+      seed: seeds the initial weights.
+      declared: list that collects weights instead of allocating them; None allocates them.
     """
 
     seed: int = 0
@@ -59,13 +59,14 @@ class BuildContext:
 
 @dataclasses.dataclass(frozen=True)
 class CallContext:
-    """What holds for one call of the model.
+    """Context of one call of the model.
 
     Attributes:
-      reports: to which each Switch layer appends its own; None: their losses go to Keras.
-      dropless: whether experts have room for a whole group, so that no token is dropped.
-      seed: int32 [2], of all noise; None: each layer's is drawn anew.
-      watched: (layer path, [batch] float32 sums of |activation|), in call order; None: not wanted.
+      reports: list to which each Switch layer appends its `Report`; None sends losses to Keras.
+      dropless: whether each expert has room for a whole group, so that no token is dropped.
+      seed: int32 [2], seeds all noise; None draws a new seed for each layer.
+      watched: list of (layer path, [batch] float32 sums of |activation|), in call order; None
+        turns watching off.
     """
 
     reports: list[Report] | None = None
@@ -88,30 +89,30 @@ def _pushed(stack, context):
 
 
 def current_build() -> BuildContext:
-    """The innermost one."""
+    """The innermost `BuildContext`."""
     return _builds[-1]
 
 
 def current_call() -> CallContext:
-    """The innermost one."""
+    """The innermost `CallContext`."""
     return _calls[-1]
 
 
 def enter(call: CallContext):
-    """Layers called within it find `call`, and nothing of what is around; yields it."""
+    """Makes `call` the context of layers called within, replacing the enclosing one; yields it."""
     return _pushed(_calls, call)
 
 
 def model_seed(seed: int):
-    """Weights built within it are initialised from `seed` (0 outside)."""
+    """Weights created within it are initialized from `seed` (outside: from 0)."""
     return _pushed(_builds, dataclasses.replace(current_build(), seed=seed))
 
 
 @contextlib.contextmanager
 def declare_only():
-    """Layers built within it make no weights; yields the list of what they would make.
+    """Layers built within it declare weights without allocating them; yields the list of these.
 
-    So a model of any size can be counted. It cannot be called.
+    This way a model of any size can be counted. It cannot be called.
     """
     with _pushed(_builds, dataclasses.replace(current_build(), declared=[])) as build:
         yield build.declared
@@ -125,15 +126,15 @@ def collect():
 
 
 def dropless(enabled: bool = True):
-    """Layers called within it give each expert room for its whole group: no token is dropped.
+    """In layers called within it, each expert has room for a whole group: no token is dropped.
 
-    Costs E / capacity_factor times the expert computation and all-to-all traffic.
+    Expert computation and all-to-all traffic grow by a factor of E / capacity_factor.
     """
     return enter(dataclasses.replace(current_call(), dropless=enabled))
 
 
 def step_seed(seed):
-    """Within it, noise is drawn from `seed`, an int32 tensor [2] that differs by step."""
+    """Within it, noise is drawn from `seed`, an int32 tensor [2] that changes with each step."""
     return enter(dataclasses.replace(current_call(), seed=seed))
 
 
@@ -141,18 +142,18 @@ def step_seed(seed):
 def watch():
     """Yields a list of (layer path, [batch] float32 sums of |activation|), in call order.
 
-    A loss that is not finite is traced by it to the first layer that is not.
+    Used to trace a non-finite loss to the first layer with a non-finite output.
     """
     with enter(dataclasses.replace(current_call(), watched=[])) as call:
         yield call.watched
 
 
 def see(path: str, x_BLM) -> None:
-    """Adds a layer's output to the open `watch`, if there is one.
+    """Records a layer's output if a `watch` is open.
 
     Args:
-      path: the layer's.
-      x_BLM: [batch, length, d_model].
+      path: path of the layer.
+      x_BLM: its output, [batch, length, d_model].
     """
     watched = current_call().watched
     if watched is not None:
@@ -162,13 +163,13 @@ def see(path: str, x_BLM) -> None:
 
 @contextlib.contextmanager
 def inference_scope(dropless: bool = True):
-    """For calls whose outputs are wanted, not gradients: evaluation, scores, decoding.
+    """Context for inference: evaluation, scoring and decoding. Yields the list of reports.
 
-    Layers that draw do so alike at every call. Yields the list of reports.
+    The noise seed is fixed, so layers that draw noise draw the same at every call.
 
     Args:
-      dropless: whether no token is dropped, so that an output does not depend on what else is in
-        the batch. False: experts have their evaluation capacity.
+      dropless: whether no token is dropped, so that the output for an example does not depend on
+        the rest of the batch. If False, experts have their evaluation capacity.
     """
     seed = tf.zeros([2], tf.int32)
     call = dataclasses.replace(current_call(), reports=[], dropless=dropless, seed=seed)

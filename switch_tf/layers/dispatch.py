@@ -1,16 +1,17 @@
-"""Moves tokens into the experts' buffers and back; knows nothing of experts.
+"""Moves tokens into the experts' buffers and back, independent of what the experts compute.
 
-`GatherDispatcher`'s moves are gathers: a sort of the tokens by expert says which token fills a
-slot, the routing's positions say which slot holds a token. Each gather is the other's gradient, so
-neither direction scatters, and the cost does not grow with the group size as that of
-`EinsumDispatcher`'s one-hot products does. The two give the same to rounding.
+`GatherDispatcher` uses gathers: sorting the tokens by expert tells which token fills each slot,
+and the routing's positions tell which slot holds each token. Each gather is the gradient of the
+other, so neither direction scatters, and its cost does not grow with the group size, unlike that
+of the one-hot products of `EinsumDispatcher`. Both give the same result up to rounding.
 
 | tensor | shape | on a mesh |
 |---|---|---|
-| dispatched | [G, E, C, M] | groups over the batch dimension; the layer relays it out by experts |
+| dispatched | [G, E, C, M] | groups over the batch dimension; the layer reshards it by experts |
 | combined | [G, S, M] | groups over the batch dimension |
 
-P = E · C slots of a group; a choice is numbered k · S + s, as the buffers are filled.
+A group has P = E · C slots. The k-th choice of token s has index k · S + s, the order in which
+buffers are filled.
 """
 
 import tensorflow as tf
@@ -21,10 +22,10 @@ from switch_tf.rules import configurable
 
 @tf.custom_gradient
 def _to_slots(x_GSM, slot_GKS, choice_GP):
-    """[groups, slots, d_model]: the token of each slot's choice, 0 where the slot is empty."""
+    """The token in each slot, 0 for empty slots; [groups, slots, d_model]."""
 
     def gradient(dy_GPM):
-        # Choice by choice: where experts pick tokens, all K = E at once would be E rows a token.
+        # One choice at a time: with expert choice K = E, and all at once would be E rows per token.
         return _sum_by_choice(slot_GKS, dy_GPM), None, None
 
     return _tokens(x_GSM, choice_GP, slot_GKS.shape[1]), gradient
@@ -32,7 +33,7 @@ def _to_slots(x_GSM, slot_GKS, choice_GP):
 
 @tf.custom_gradient
 def _to_tokens(y_GPM, gate_GKS, slot_GKS, choice_GP):
-    """[groups, group_size, d_model]: the slots of a token's choices times their gates, summed."""
+    """Each token's slots times their gates, summed over choices; [groups, group_size, d_model]."""
 
     def gradient(dy_GSM):
         gate_GP1 = _rows(tf.expand_dims(_flat(gate_GKS), -1), choice_GP)
@@ -47,9 +48,9 @@ def _to_tokens(y_GPM, gate_GKS, slot_GKS, choice_GP):
 
 
 def _sum_by_choice(slot_GKS, y_GPM, gate_GKS=None):
-    """Sum over a token's choices of what is in their slots, times their gates."""
+    """Sums the slots of each token's choices, each times its gate if there are gates."""
     slots = tf.unstack(slot_GKS, axis=1)
-    # A sum of several choices is rounded once, as that of a product with one-hots is.
+    # Rounds the sum over choices only once, as the product with one-hots does.
     dtype = exact_dtype(y_GPM.dtype.name, len(slots) > 1)
     total_GSM = None
     for k, slot_GS in enumerate(slots):
@@ -61,7 +62,7 @@ def _sum_by_choice(slot_GKS, y_GPM, gate_GKS=None):
 
 
 def _tokens(x_GSM, choice_GP, choices):
-    """The token of each choice, 0 where the choice is K · S."""
+    """The token of each choice index, 0 where the index is K · S."""
     size = sizes(x_GSM)[1]
     there_GP1 = tf.expand_dims(choice_GP < choices * size, -1)
     x_GPM = tf.gather(x_GSM, choice_GP % size, batch_dims=1)
@@ -76,49 +77,55 @@ def _rows(x_GNM, index_GP):
 
 
 def _flat(x_GKS):
-    """[groups, K · group_size]; a reshape would gather the groups of a mesh in its gradient."""
+    """Flattens to [groups, K · group_size]; a reshape's gradient would all-gather the groups."""
     return tf.concat(tf.unstack(x_GKS, axis=1), axis=1)
 
 
 @configurable
 class GatherDispatcher:
-    """Dispatch and combine by gathers."""
+    """Dispatches and combines by gathers; the faster choice on CPU."""
 
     def dispatch(self, x_GSM, routing):
-        """[groups, experts, expert_capacity, d_model]; empty slots are 0.
+        """Fills the experts' buffers.
 
         Args:
           x_GSM: [groups, group_size, d_model].
           routing: `Routing`.
+
+        Returns:
+          [groups, experts, expert_capacity, d_model]; empty slots are 0.
         """
         groups, _, d_model = sizes(x_GSM)
         x_GPM = _to_slots(x_GSM, *self._slots_choices(routing))
         return tf.reshape(x_GPM, [groups, routing.num_experts, routing.capacity, d_model])
 
     def combine(self, y_GECM, routing):
-        """[groups, group_size, d_model]: outputs times gates, summed; dropped tokens are 0.
+        """Brings the experts' outputs back to their tokens.
 
         Args:
           y_GECM: [groups, experts, expert_capacity, d_model].
           routing: `Routing`.
+
+        Returns:
+          [groups, group_size, d_model]: outputs times gates, summed; 0 for dropped tokens.
         """
         groups, experts, capacity, d_model = sizes(y_GECM)
         y_GPM = tf.reshape(y_GECM, [groups, experts * capacity, d_model])
-        # The gate is cast back before it meets the experts' output (selective precision).
+        # Selective precision: the gate is cast back to the compute dtype before it is applied.
         gate_GKS = tf.cast(routing.gate_GKS, y_GPM.dtype)
         return _to_tokens(y_GPM, gate_GKS, *self._slots_choices(routing))
 
     def _slots_choices(self, routing):
-        """Slot of each choice (P where dropped) and choice of each slot (K · S where empty).
+        """The slot of each choice (P if dropped) and the choice in each slot (K · S if empty).
 
-        The choices of a group are counted choice by choice, the order in which buffers are filled,
-        so that a stable sort by expert puts each at its position.
+        All first choices of a group come before all second ones, the order in which buffers are
+        filled, so that a stable sort by expert puts each choice at its position.
         """
         experts, capacity = routing.num_experts, routing.capacity
         groups, choices, group_size = sizes(routing.kept_GKS)
         slot_GKS = routing.expert_index_GKS * capacity + routing.position_GKS
         slot_GKS = tf.where(routing.kept_GKS, slot_GKS, experts * capacity)
-        # Dropped choices sort behind every expert's.
+        # Dropped choices sort behind those of all experts.
         key_GKS = tf.where(routing.kept_GKS, routing.expert_index_GKS, experts)
         order_GN = tf.argsort(_flat(key_GKS), axis=1, stable=True)
         count_GE = 0
@@ -137,25 +144,25 @@ class GatherDispatcher:
 
 @configurable
 class EinsumDispatcher:
-    """Dispatch and combine by products with one-hot tensors, as Mesh-TensorFlow.
+    """Dispatches and combines by products with one-hot tensors, as Mesh-TensorFlow does.
 
-    The [groups, group_size, experts, expert_capacity] tensors cost S times the memory of a gather,
-    and their products S · C · E · d_model operations a group; accelerators that are slow at
-    gathers may still prefer them.
+    The [groups, group_size, experts, expert_capacity] tensors take S times the memory of a gather,
+    and their products S · C · E · d_model operations per group. Accelerators that are slow at
+    gathers may still prefer them; with this dispatcher, keep the group size moderate.
     """
 
     def dispatch(self, x_GSM, routing):
-        """As `GatherDispatcher.dispatch`."""
+        """Same as `GatherDispatcher.dispatch`."""
         kept_GKS = tf.cast(routing.kept_GKS, x_GSM.dtype)
         return tf.einsum("GSEC,GSM->GECM", self._slots_GSEC(routing, kept_GKS), x_GSM)
 
     def combine(self, y_GECM, routing):
-        """As `GatherDispatcher.combine`."""
+        """Same as `GatherDispatcher.combine`."""
         gate_GKS = tf.cast(routing.gate_GKS, y_GECM.dtype)
         return tf.einsum("GSEC,GECM->GSM", self._slots_GSEC(routing, gate_GKS), y_GECM)
 
     def _slots_GSEC(self, routing, weight_GKS):
-        """A weight, 0 for a choice not kept, at the slot of each choice; 0 elsewhere."""
+        """Puts each choice's weight at its slot, 0 elsewhere; dropped choices have weight 0."""
         total_GSEC, dtype = 0.0, weight_GKS.dtype
         for k in range(weight_GKS.shape[1]):
             experts_GSE = tf.one_hot(
@@ -167,9 +174,9 @@ class EinsumDispatcher:
 
 
 def default_dispatcher():
-    """The dispatcher for the devices at hand: by gathers, but on TPU by one-hot products.
+    """The dispatcher for the devices at hand: one-hot products on TPU, gathers elsewhere.
 
-    On CPU gathers are faster at every size that was measured (docs/switch_layer.md). One-hot
-    products are the paper's choice for TPUs; that was not measured here.
+    On CPU, gathers were faster at every size measured (docs/switch_layer.md). On TPU, one-hot
+    products are the paper's choice; neither TPU nor GPU was measured.
     """
     return EinsumDispatcher() if tf.config.list_physical_devices("TPU") else GatherDispatcher()

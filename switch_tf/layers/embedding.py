@@ -1,4 +1,4 @@
-"""Token embedding, shared by encoder, decoder and (in T5 1.0 and Switch) the softmax."""
+"""Token embedding, shared by encoder, decoder and, in T5 1.0 and Switch, the output softmax."""
 
 import tensorflow as tf
 
@@ -8,16 +8,17 @@ from switch_tf.layers.initializers import Normal, TruncatedNormal
 
 
 class Embedding(Layer):
-    """A table [vocab, d_model].
+    """An embedding table, [vocab, d_model].
 
     Args:
-      vocab_size: rows; a mesh that spreads `vocab` divides them.
-      d_model: columns.
-      float32_logits: whether the logits of a bfloat16 model are a float32 product, as in T5X.
-        Rounded to bfloat16, as in Mesh-TensorFlow, one row in thirty of a vocabulary of 32,128 has
-        two equal largest logits. The product takes about twice the time on cores with bfloat16
-        units (`switch-tf bench precision`), and no more on a TPU, which multiplies float32 as
-        bfloat16 and sums in float32.
+      vocab_size: number of rows; must be divisible by the mesh dimension that shards `vocab`.
+      d_model: number of columns.
+      float32_logits: computes the logits of a bfloat16 model as a float32 product, as in T5X.
+        Rounded to bfloat16, as in Mesh-TensorFlow, one row in thirty over a vocabulary of 32,128
+        has two equal largest logits. The float32 product takes about twice the time on cores with
+        bfloat16 units (`switch-tf bench precision`), but no longer on a TPU, which multiplies
+        float32 as bfloat16 and accumulates in float32. Keep it on unless you compare with
+        Mesh-TensorFlow.
     """
 
     def __init__(self, vocab_size: int, d_model: int, float32_logits: bool = True, **kwargs):
@@ -27,8 +28,8 @@ class Embedding(Layer):
         self.float32_logits = float32_logits
 
     def build(self, input_shape=None):
-        """The table's shape does not depend on the input's."""
-        # Deviation 1 as T5: the first layer norm, not a fan-in, sets the scale of activations.
+        """Creates the table; its shape does not depend on the input's."""
+        # Standard deviation 1, as in T5: the first layer norm sets the scale of the activations.
         self.table = self.weight(
             "table", (self.vocab_size, self.d_model), ("vocab", "d_model"), Normal(1.0)
         )
@@ -37,20 +38,20 @@ class Embedding(Layer):
         """ids_BL: int32 [batch, length]; returns [batch, length, d_model]."""
         mesh = mesh_lib.current()
         if mesh is not None and mesh.ways("vocab") > 1:
-            # As Mesh-TensorFlow: rows are summed over devices, where a gather would bring the table
-            # to each of them.
+            # As in Mesh-TensorFlow, rows are summed over devices; a gather would bring the whole
+            # table to each of them.
             one_hot_BLV = tf.one_hot(ids_BL, self.vocab_size, dtype=self.compute_dtype)
             one_hot_BLV = lay_out(one_hot_BLV, ("batch", "length", "vocab"))
             x_BLM = tf.einsum("BLV,VM->BLM", one_hot_BLV, self.read(self.table))
         else:
-            # Gathered, then cast: the gradient of a gather is summed row by row in the table's
-            # dtype, and in bfloat16 a sum of ones stops at 256.
+            # Gather first, then cast: the gradient of a gather is summed in the table's dtype, and
+            # in bfloat16 a sum of ones stops growing at 256.
             rows_BLM = tf.gather(lay_out(self.table.value, (None, None)), ids_BL)
             x_BLM = tf.cast(rows_BLM, self.compute_dtype)
         return lay_out(x_BLM, ("batch", "length", None))
 
     def logits(self, x_BLM):
-        """Tied softmax: x · table^T / sqrt(d_model), [batch, length, vocab] (T5 1.0)."""
+        """Tied softmax logits (T5 1.0), [batch, length, vocab]: x · table^T / sqrt(d_model)."""
         dtype = exact_dtype(self.compute_dtype, self.float32_logits)
         scaled_BLM = tf.cast(x_BLM, dtype) * tf.cast(self.d_model**-0.5, dtype)
         return tf.einsum("BLM,VM->BLV", scaled_BLM, tf.cast(self.table.value, dtype))
@@ -66,8 +67,8 @@ class Softmax(Layer):
 
     Args:
       vocab_size: number of logits.
-      init_scale: s of the fan-in initialisation.
-      float32_logits: as `Embedding`'s.
+      init_scale: s of the fan-in initialization.
+      float32_logits: same as in `Embedding`.
     """
 
     def __init__(

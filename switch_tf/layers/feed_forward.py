@@ -13,15 +13,15 @@ Activation = Literal["relu", "geglu"]
 
 
 def input_kernels(activation: str) -> tuple[str, ...]:
-    """Names of the input kernels, as in T5: `wi`, or `wi_0` and `wi_1` of a gated layer."""
+    """Names of the input kernels, as in T5: `wi`, or `wi_0` and `wi_1` if the layer is gated."""
     return ("wi_0", "wi_1") if activation == "geglu" else ("wi",)
 
 
 def activate(hiddens):
-    """relu(h), or gelu(h_0) · h_1 of a gated layer (GEGLU, Shazeer, 2020).
+    """relu(h), or gelu(h_0) · h_1 if the layer is gated (GEGLU, Shazeer, 2020).
 
     Args:
-      hiddens: the inputs' products with each of `input_kernels`, one shape.
+      hiddens: products of the input with each of `input_kernels`, all of the same shape.
     """
     if len(hiddens) == 1:
         return tf.nn.relu(hiddens[0])
@@ -34,9 +34,11 @@ class FeedForward(Layer):
 
     Args:
       d_ff: width of the hidden layer.
-      activation: "relu", or "geglu" with two input kernels.
-      dropout_rate: on the hidden layer.
-      init_scale: s of the fan-in initialisation (paper, Sec. 2.4).
+      activation: "relu" (T5 1.0), or "geglu" (T5 1.1, and the models of the paper's Table 9),
+        which has two input kernels.
+      dropout_rate: dropout on the hidden layer; 0 is usual in pre-training, 0.1 in fine-tuning.
+      init_scale: s of the fan-in initialization (paper, Sec. 2.4); the paper uses 0.1 in place of
+        T5's 1.0.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class FeedForward(Layer):
         return lay_out(y_BLM, ("batch", "length", None))
 
     def flops(self, d_model: int, length: int) -> int:
-        """Forward FLOPs of one sequence: 2 a multiply-add, products only."""
+        """Forward FLOPs of one sequence: matrix products only, 2 per multiply-add."""
         return 2 * length * d_model * self.d_ff * (len(input_kernels(self.activation)) + 1)
 
     def get_config(self):

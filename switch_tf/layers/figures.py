@@ -1,4 +1,4 @@
-"""Named figures of a compiled step, in the one vector that it returns."""
+"""Named figures of a compiled step, packed into the one vector that it returns."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-# How a batch's figures follow from those of its parts, [parts, figures].
+# How the figures of a batch are computed from those of its parts, [parts, figures].
 _COMBINED = {
     "sum": lambda parts: parts.sum(axis=0),
     "mean": lambda parts: parts.mean(axis=0),
@@ -24,10 +24,10 @@ class _Figure(NamedTuple):
 
 
 class Figures:
-    """Gathers figures by name while a step is traced, and finds them in the vector it returned.
+    """Collects figures by name while a step is traced, and reads them from the vector it returns.
 
-    One vector, because each tensor read from a mesh costs a round trip to its devices. Each trace
-    fills one of its own:
+    There is one vector because each tensor read from a mesh costs a round trip to its devices.
+    Each trace fills a `Figures` of its own:
 
         figures = Figures()
         figures.add("step", "sum", {"loss": loss, "tokens": tokens})  # in the compiled function,
@@ -35,8 +35,9 @@ class Figures:
         ...
         figures.unpack(to_numpy(vector))["step"]["loss"]              # on the host
 
-    Figures come in groups, which have names, too. `combined` says how the figure of a batch follows
-    from those of its parts: "sum", "mean" or "max" over the parts, or "first" for what all share.
+    Figures are organized in named groups. `combined` says how the figure of a batch is computed
+    from those of its parts: "sum", "mean" or "max" over the parts, or "first" if all parts share
+    the same value.
     """
 
     def __init__(self):
@@ -49,9 +50,9 @@ class Figures:
         """Adds scalars by name.
 
         Args:
-          group: whose they are.
+          group: name of their group.
           combined: "sum", "mean", "max" or "first".
-          scalars: of one dtype.
+          scalars: name -> scalar tensor, all of the same dtype.
         """
         vector = tf.stack(list(scalars.values()))
         self.add_vector(group, combined, dict.fromkeys(scalars), vector)
@@ -62,12 +63,12 @@ class Figures:
         """Adds a vector that holds several figures, so that a mesh reduces them all at once.
 
         Args:
-          group, combined: as `add` has them.
-          widths: name -> its number of elements, None for a scalar; in the vector's order.
+          group, combined: same as in `add`.
+          widths: name -> number of elements, None for a scalar; in the order of the vector.
           vector: float32.
 
         Raises:
-          ValueError: `combined` is none of these.
+          ValueError: unknown `combined`.
         """
         if combined not in _COMBINED:
             raise ValueError(f"combined='{combined}' is none of {', '.join(_COMBINED)}")
@@ -78,21 +79,21 @@ class Figures:
         self._tensors.append(vector)
 
     def add_constants(self, group: str, **constants) -> None:
-        """Adds what the host knows, to be given back with the figures of the group."""
+        """Adds values known on the host, which `unpack` returns with the figures of the group."""
         self._constants.setdefault(group, {}).update(constants)
 
     def pack(self) -> tf.Tensor:
-        """All figures in one vector, in the order in which they were added."""
+        """Returns all figures in one vector, in the order in which they were added."""
         tensors, self._tensors = self._tensors, []
         return tf.concat(tensors, axis=0)
 
     def combine(self, parts: np.ndarray) -> np.ndarray:
-        """The vector of a batch by those of its parts, [parts, figures]."""
+        """Combines the vectors of a batch's parts, [parts, figures], into the batch's vector."""
         found = {name: combined(parts) for name, combined in _COMBINED.items()}
         return np.concatenate([found[f.combined][f.columns] for f in self._figures])
 
     def unpack(self, vector: np.ndarray) -> dict[str, dict]:
-        """Group -> name -> figure: a float, an array [width], or the constant."""
+        """Returns group -> name -> figure: a float, an array [width], or a constant."""
         groups = {group: dict(constants) for group, constants in self._constants.items()}
         for f in self._figures:
             values = vector[f.columns]

@@ -1,7 +1,7 @@
 """Routers that compare the tokens of a group: experts pick their tokens, or keep the likeliest.
 
-Whether a token is taken then depends on the tokens behind it, so they do not decode as they train;
-in a decoder they must be asked for.
+Whether a token is kept then depends on later tokens, so a decoder with such a router does not
+decode as it was trained. A decoder refuses them unless `in_decoder` is set.
 """
 
 import tensorflow as tf
@@ -15,9 +15,9 @@ _FAR_BELOW = 1e9
 
 
 def _best_tokens(scores_GES, capacity: int):
-    """1 for the `capacity` highest scores above 0 of each expert, else 0; a tie goes to the first.
+    """Marks each expert's `capacity` highest positive scores with 1, all others with 0.
 
-    [groups, experts, group_size] float32, without a gradient.
+    Ties go to the earlier token. Returns [groups, experts, group_size] float32, without gradient.
     """
     scores_GES = tf.stop_gradient(scores_GES)
     order_GES = tf.argsort(scores_GES, axis=-1, direction="DESCENDING", stable=True)
@@ -27,14 +27,16 @@ def _best_tokens(scores_GES, capacity: int):
 
 @configurable
 class SwitchMaxRouter(SwitchRouter):
-    """Top-1 routing in which a full expert keeps its likeliest tokens, not the first ones.
+    """Top-1 routing in which a full expert keeps its likeliest tokens instead of the first ones.
 
-    Mesh-TensorFlow's `switch_max`; "batch prioritized routing" (Riquelme et al., 2021).
+    Known as `switch_max` in Mesh-TensorFlow and as "batch prioritized routing" (Riquelme et al.,
+    2021).
 
     Args:
       num_experts: E.
-      in_decoder: whether it may stand in a decoder, where it sees the tokens to come.
-      **kwargs: of `SwitchRouter`.
+      in_decoder: allows the router in a decoder, where it sees future tokens. Leave it off, and
+        keep the decoder dense (`TransformerEncoderDecoder.decoder_sparse_layers=()`).
+      **kwargs: arguments of `SwitchRouter`.
     """
 
     def __init__(self, num_experts: Count, in_decoder: bool = False, **kwargs):
@@ -42,7 +44,7 @@ class SwitchMaxRouter(SwitchRouter):
         self.in_decoder = in_decoder
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
-        """One expert a token, if it is among that expert's likeliest."""
+        """Chooses one expert per token, wanted if the token is among that expert's likeliest."""
         index_G1S, _, gate_G1S, chosen_GSE = super().choose(
             logits_GSE, probabilities_GSE, nonpadding_GS, training
         )
@@ -58,19 +60,20 @@ class SwitchMaxRouter(SwitchRouter):
 
 @configurable
 class ExpertChoiceRouter(Router):
-    """Each expert picks the tokens that are likeliest its own (Zhou et al., 2022).
+    """Expert choice: each expert picks its highest-scoring tokens (Zhou et al., 2022).
 
-    All experts are full, whatever the router does; a token may be picked by none, and by all. The
-    load-balancing loss is constant. Nothing makes experts take all tokens, so that the dropless
-    figure of an evaluation is the capped one.
+    All experts are always full, so the load-balancing loss is constant; a token may be picked by
+    no expert or by several. Dropless evaluation does not apply: its figures equal those at the
+    evaluation capacity.
 
     Args:
       num_experts: E.
-      in_decoder: whether it may stand in a decoder, where it sees the tokens to come.
-      **kwargs: of `Router`; the capacity factor is the mean number of experts a token.
+      in_decoder: allows the router in a decoder, where it sees future tokens. Leave it off, and
+        keep the decoder dense (`TransformerEncoderDecoder.decoder_sparse_layers=()`).
+      **kwargs: arguments of `Router`; the capacity factor is the mean number of experts per token.
 
     Raises:
-      UserError: asked to drop no token: every expert would take all.
+      UserError: `dropless` is set: every expert would take all tokens.
     """
 
     def __init__(self, num_experts: Count, in_decoder: bool = False, **kwargs):
@@ -84,15 +87,15 @@ class ExpertChoiceRouter(Router):
 
     @property
     def experts_per_token(self) -> float:
-        """The mean, in training."""
+        """Mean number of experts per token in training."""
         return min(self.capacity_factor, self.num_experts)
 
     def capacity(self, group_size: int, training: bool) -> int:
-        """C, tokens an expert picks from a group, also where others are not to drop any."""
+        """C, tokens that an expert picks from a group, even where other routers are dropless."""
         return self.limited_capacity(group_size, training)
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
-        """All experts of a token, those that picked it being wanted."""
+        """Lists all experts for each token; those that picked it are wanted."""
         scores_GSE = probabilities_GSE * tf.expand_dims(nonpadding_GS, -1)
         capacity = self.capacity(logits_GSE.shape[1], training)
         picked_GES = _best_tokens(tf.transpose(scores_GSE, [0, 2, 1]), capacity)
@@ -105,11 +108,11 @@ class ExpertChoiceRouter(Router):
         return expert_index_GES, picked_GES, gate_GES, tf.transpose(share_GES, [0, 2, 1])
 
     def gate(self, probabilities_GSE, picked_GES):
-        """[groups, group_size, experts]: what an expert's output is weighed with."""
+        """Weights of the experts' outputs, [groups, group_size, experts]."""
         return probabilities_GSE
 
     def place(self, expert_index_GES, wanted_GES, capacity):
-        """Places in token order; no expert picked more than it has room for."""
+        """Positions in token order; no expert has picked more tokens than its capacity."""
         position_GES = tf.cumsum(wanted_GES, axis=2, exclusive=True)
         return tf.cast(position_GES, tf.int32), wanted_GES > 0
 
@@ -120,33 +123,34 @@ class ExpertChoiceRouter(Router):
 
 @configurable
 class ExpertSelectionRouter(ExpertChoiceRouter):
-    """Mesh-TensorFlow's `expert_selection`: an expert's probabilities are over the group's tokens.
+    """Expert choice with each expert's softmax over the tokens of the group.
 
-    A token's output is the mean over the experts that picked it, each times its probability. The
-    load-balancing loss is S · sum_s P_s² of the mean probabilities of the tokens: 1 where all are
-    as likely.
+    Known as `expert_selection` in Mesh-TensorFlow. A token's output is the mean over the experts
+    that picked it of their outputs times their probabilities. The load-balancing loss is
+    S · sum_s P_s², with P_s the mean probability of token s over the experts; it is 1 if all
+    tokens are equally likely.
 
-    Arguments are those of `ExpertChoiceRouter`.
+    Takes the same arguments as `ExpertChoiceRouter`.
     """
 
     default_policy = "input_jitter"
 
     def normalize(self, logits_GSE, nonpadding_GS):
-        """Softmax over tokens; padding has none of it."""
+        """Softmax over tokens, 0 for padding."""
         weights_GS1 = tf.expand_dims(tf.cast(nonpadding_GS, logits_GSE.dtype), -1)
-        # Of padding, a number that is far below and finite.
+        # Padding gets a very low but finite logit.
         logits_GSE = logits_GSE * weights_GS1 + (weights_GS1 - 1.0) * _FAR_BELOW
         largest_G1E = tf.stop_gradient(tf.reduce_max(logits_GSE, axis=1, keepdims=True))
         exp_GSE = tf.exp(logits_GSE - largest_G1E) * weights_GS1
         return exp_GSE / (tf.reduce_sum(exp_GSE, axis=1, keepdims=True) + 1e-20)
 
     def gate(self, probabilities_GSE, picked_GES):
-        """Probabilities over the number of experts that picked the token."""
+        """Probabilities divided by the number of experts that picked the token."""
         times_GS = tf.maximum(tf.reduce_sum(picked_GES, axis=1), 1.0)
         return probabilities_GSE / tf.expand_dims(times_GS, -1)
 
     def balance(self, probabilities_GSE, counted_GSE, expert_index_GES, nonpadding_GS):
-        """Of tokens, not of experts, which are balanced."""
+        """Balances tokens rather than experts, whose load is balanced by design."""
         p_GS = tf.reduce_mean(probabilities_GSE, axis=-1)
         tokens_G = tf.reduce_sum(nonpadding_GS, axis=1)
         return tf.reduce_sum(tf.square(p_GS), axis=1) * tokens_G

@@ -1,7 +1,7 @@
-"""Initial values that depend only on the seed, the weight's name and the element's global index.
+"""Initial weights that depend only on the seed, the weight's name and the element's global index.
 
-A device's part of a weight is computed from its place in the whole, so one seed gives the same
-model on every mesh, bit for bit, and no device ever holds a tensor that is sharded.
+Each device computes its shard from the shard's place in the global tensor. So a seed gives the
+same model on every mesh, bit for bit, and no device ever holds the whole of a sharded weight.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def uniform(seed: int, name: str, shape: tuple[int, ...], part: tuple[slice, ...]) -> np.ndarray:
-    """Uniform (0, 1) float64 numbers of one part of a tensor.
+    """Uniform (0, 1) float64 numbers for one part of a tensor.
 
     Args:
       seed: the model's seed.
-      name: the weight's name; other names give independent numbers.
-      shape: the whole tensor's shape.
-      part: which part of it, a slice an axis.
+      name: the weight's name; different names give independent numbers.
+      shape: global shape of the tensor.
+      part: which part of it, as one slice per axis.
     """
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
     counter = np.zeros([1] * len(shape), np.uint64)
@@ -38,16 +38,16 @@ def uniform(seed: int, name: str, shape: tuple[int, ...], part: tuple[slice, ...
         counter = counter * np.uint64(size) + index
     with np.errstate(over="ignore"):
         mixed = _mix(np.uint64(int.from_bytes(digest, "little")) + counter * _GOLDEN_GAMMA)
-    # The upper 53 bits, moved off zero so that an inverse distribution function stays finite.
+    # The upper 53 bits, shifted off zero so that the inverse distribution function stays finite.
     return ((mixed >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
 
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedNormal:
-    """Normal values of mean 0 and deviation `stddev`, drawn again beyond two deviations.
+    """Normal values of mean 0, truncated at two standard deviations by resampling.
 
-    The paper's Sec. 2.4 sets stddev = sqrt(s / n), n the fan-in, s = 0.1 in place of 1.0; as there
-    (and in Mesh-TensorFlow) `stddev` is that of the normal before truncation.
+    The paper (Sec. 2.4) sets stddev = sqrt(s / n) with fan-in n and s = 0.1 instead of 1.0. As in
+    the paper and in Mesh-TensorFlow, `stddev` is that of the normal distribution before truncation.
     """
 
     stddev: float
@@ -66,7 +66,7 @@ class TruncatedNormal:
 
 @dataclasses.dataclass(frozen=True)
 class Normal:
-    """Normal values of mean 0 and deviation `stddev`, none drawn again (T5's embedding)."""
+    """Normal values of mean 0 and standard deviation `stddev`, not truncated (T5's embedding)."""
 
     stddev: float
 
@@ -90,7 +90,7 @@ class GlorotUniform:
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-    """One value everywhere."""
+    """The same value for all elements."""
 
     value: float
 

@@ -1,4 +1,4 @@
-"""Routers that ignore the tokens, to measure what balance costs: perfect, skewed, none at all."""
+"""Routers that ignore the tokens, to measure the cost of balance: uniform, skewed, worst case."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,33 +10,33 @@ from switch_tf.rules import Count, NonNegative
 
 @configurable
 class UniformRouter(Router):
-    """Token i of a group goes to expert i mod E: perfect balance.
+    """Sends token i of a group to expert i mod E: perfect balance.
 
-    Arguments are those of `Router`.
+    Takes the same arguments as `Router`.
     """
 
     def experts_GS(self, groups: int, group_size: int):
-        """int32, the expert of each place, whatever the token there; or what broadcasts to it."""
+        """Expert of each position, int32, broadcastable to [groups, group_size]."""
         return tf.range(group_size) % self.num_experts
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
-        """One expert a token; its gate is the probability, as a router that learns has it."""
+        """Assigns one expert per token; the gate is its probability, as in a learned router."""
         everywhere_GS = tf.zeros_like(logits_GSE[..., 0], tf.int32)
         expert_GS = everywhere_GS + self.experts_GS(*sizes(nonpadding_GS))
-        # It depends on no input, from which a mesh would see where it lies.
+        # It depends on no input from which DTensor could infer a layout.
         return one_choice(lay_out(expert_GS, ("batch", None)), probabilities_GSE)
 
 
 @configurable
 class ZipfRouter(UniformRouter):
-    """Expert i is drawn with a probability in proportion to 1 / (i + 1)^exponent.
+    """Draws expert i with probability proportional to 1 / (i + 1)^exponent.
 
-    The draw is a function of (seed, step, layer), not of the tokens.
+    The draw depends on (seed, step, layer), not on the tokens.
 
     Args:
       num_experts: E.
-      exponent: 0 is even.
-      **kwargs: of `Router`.
+      exponent: skew of the load; 0 is an even load, larger values send more tokens to few experts.
+      **kwargs: arguments of `Router`.
 
     Raises:
       UserError: a negative exponent.
@@ -47,11 +47,11 @@ class ZipfRouter(UniformRouter):
         self.exponent = exponent
 
     def experts_GS(self, groups, group_size):
-        """int32, drawn."""
+        """The drawn experts, int32 [groups, group_size]."""
         weight_E = np.arange(1, self.num_experts + 1, dtype=np.float64) ** -self.exponent
         below_E = np.cumsum(weight_E / weight_E.sum()).astype(np.float32)
         drawn_GS = self.uniform([groups, group_size])
-        # As many as lie below the draw, but for the last, whose sum is 1 up to rounding.
+        # Counts the cumulative shares below the draw; the last one, 1 up to rounding, is left out.
         passed_GSE = tf.expand_dims(drawn_GS, -1) >= below_E[:-1]
         return tf.reduce_sum(tf.cast(passed_GSE, tf.int32), axis=-1)
 
@@ -62,11 +62,11 @@ class ZipfRouter(UniformRouter):
 
 @configurable
 class WorstCaseRouter(UniformRouter):
-    """Every token goes to expert 0, which takes its capacity and drops the rest.
+    """Sends every token to expert 0, which fills its capacity and drops the rest.
 
-    Arguments are those of `Router`.
+    Takes the same arguments as `Router`.
     """
 
     def experts_GS(self, groups, group_size):
-        """int32 [group_size], zeros."""
+        """Zeros, int32 [group_size]."""
         return tf.zeros([group_size], tf.int32)

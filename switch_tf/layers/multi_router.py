@@ -1,4 +1,4 @@
-"""Routers by which a token may visit or try several experts: top-2, top-k, no token left behind."""
+"""Routers that let a token visit or try several experts: top-2, top-k, no token left behind."""
 
 from typing import Literal
 
@@ -13,9 +13,9 @@ SecondPolicy = Literal["all", "none", "threshold", "random"]
 
 
 def _best(probabilities_GSE, k):
-    """Indices and probabilities of the k likeliest experts, [groups, k, group_size]."""
+    """Indices and probabilities of the k likeliest experts, each [groups, k, group_size]."""
     rest_GSE, indices, gates = tf.stop_gradient(probabilities_GSE), [], []
-    # One by one: the gradient of top_k scatters, for which a mesh gathers all groups.
+    # One at a time: the gradient of top_k is a scatter, for which DTensor would gather all groups.
     for _ in range(k):
         index_GS = tf.argmax(rest_GSE, axis=-1, output_type=tf.int32)
         chosen_GSE = tf.one_hot(index_GS, probabilities_GSE.shape[-1])
@@ -26,7 +26,7 @@ def _best(probabilities_GSE, k):
 
 
 def _best_alike(probabilities_GSE, k):
-    """`_best`, and the share of its choices that each expert has of a token."""
+    """Same as `_best`, plus each expert's share of the token's choices."""
     expert_index_GKS, gate_GKS = _best(probabilities_GSE, k)
     one_hot_GKSE = tf.one_hot(expert_index_GKS, probabilities_GSE.shape[-1])
     return expert_index_GKS, gate_GKS, tf.reduce_mean(one_hot_GKSE, axis=1)
@@ -42,16 +42,18 @@ def _checked_k(router, k):
 
 @configurable
 class TopKRouter(Router):
-    """Each token visits its k likeliest experts, whose gates are made to sum to 1.
+    """Sends each token to its k likeliest experts and normalizes their gates to sum to 1.
 
     Args:
       num_experts: E.
-      k: experts a token.
-      normalize_gates: whether the gates sum to 1; else they are the probabilities.
-      **kwargs: of `Router`; a capacity factor of k has room for an even split.
+      k: experts per token. Expert computation and all-to-all traffic grow with k, because the
+        capacity factor has to. 2 is usual, as in GShard; for 1, use `SwitchRouter`.
+      normalize_gates: whether the gates of a token sum to 1; otherwise they are the probabilities,
+        as in Flaxformer.
+      **kwargs: arguments of `Router`; even a perfectly even load needs a capacity factor of k.
 
     Raises:
-      UserError: fewer experts than k.
+      UserError: k is larger than the number of experts.
     """
 
     def __init__(self, num_experts: Count, k: Count = 2, normalize_gates: bool = True, **kwargs):
@@ -60,7 +62,7 @@ class TopKRouter(Router):
         self.normalize_gates = normalize_gates
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
-        """k experts a token; the load-balancing loss counts them alike."""
+        """Chooses k experts per token; the load-balancing loss counts all choices equally."""
         expert_index_GKS, gate_GKS, counted_GSE = _best_alike(probabilities_GSE, self.k)
         if self.normalize_gates:
             gate_GKS /= tf.reduce_sum(gate_GKS, axis=1, keepdims=True) + 1e-9
@@ -73,19 +75,21 @@ class TopKRouter(Router):
 
 @configurable
 class Top2Router(Router):
-    """Mesh-TensorFlow's top-2 gating, of the paper's MoE-Base (GShard, Lepikhin et al., 2020).
+    """Top-2 gating of Mesh-TensorFlow and of the paper's MoE-Base (GShard, Lepikhin et al., 2020).
 
-    The load-balancing loss counts first choices. Gates are normalised over both choices before the
-    second is given up.
+    The load-balancing loss counts first choices. Gates are normalized over both choices, also
+    where the second expert is then not visited.
 
     Args:
       num_experts: E, at least 2.
-      second_policy: which second choices are made: "all", "none", "threshold" (gate above
-        `second_threshold`), "random" (with probability gate / `second_threshold`).
-      eval_second_policy: the same in evaluation; None: as in training.
-      second_threshold: of those two.
-      second_place_loss: whether half a load-balancing loss of the second choices is added.
-      **kwargs: of `Router`.
+      second_policy: which second experts are visited: "all", "none", "threshold" (gate above
+        `second_threshold`), or "random" (with probability gate / `second_threshold`). "random", as
+        in Mesh-TensorFlow, saves capacity by mostly skipping second experts with a small gate.
+      eval_second_policy: same, in evaluation; None uses `second_policy`.
+      second_threshold: gate above which "threshold" and "random" always visit the second expert.
+        Higher values visit fewer and save capacity; Mesh-TensorFlow uses 0.2.
+      second_place_loss: adds half the load-balancing loss of the second choices.
+      **kwargs: arguments of `Router`.
 
     Raises:
       UserError: an unknown policy; a single expert.
@@ -103,7 +107,7 @@ class Top2Router(Router):
         super().__init__(num_experts, **kwargs)
         if num_experts < 2:
             raise UserError(f"Top2Router has num_experts={num_experts}: give it 2 or more")
-        # At most: the policy, and full experts, leave some second choices out.
+        # An upper bound: the policy and full experts leave out some second choices.
         self.experts_per_token = 1 if second_policy == "none" else 2
         self.second_policy = second_policy
         self.eval_second_policy = eval_second_policy
@@ -111,7 +115,7 @@ class Top2Router(Router):
         self.second_place_loss = second_place_loss
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
-        """Two experts a token, the second if the policy says so."""
+        """Chooses two experts per token; the second is wanted where the policy says so."""
         expert_index_G2S, gate_G2S = _best(probabilities_GSE, 2)
         gate_G2S /= tf.reduce_sum(gate_G2S, axis=1, keepdims=True) + 1e-9
         second_GS = gate_G2S[:, 1]
@@ -134,10 +138,10 @@ class Top2Router(Router):
         return tf.cast(uniform_GS < probability_GS, tf.float32)
 
     def balance(self, probabilities_GSE, counted_GSE, expert_index_G2S, nonpadding_GS):
-        """The first choices' loss, and half the second ones' where that is asked for.
+        """Load-balancing loss of first choices, plus half that of second ones if asked for.
 
-        Over positions, as Mesh-TensorFlow's: unlike in its Switch gating, padding is left out of
-        both sums, but for the mean probabilities of the second choices.
+        Over "positions" it follows Mesh-TensorFlow's top-2 gating, which, unlike its Switch gating,
+        leaves padding out of both sums, except out of the mean probabilities of second choices.
         """
         over, counted_GS = self.load_balancing_over, nonpadding_GS
         if over == "positions":
@@ -162,17 +166,18 @@ class Top2Router(Router):
 
 @configurable
 class NoTokenLeftBehindRouter(Router):
-    """A token whose expert is full tries its next likeliest one (paper, Appendix B).
+    """Lets a token whose expert is full try its next likeliest one (paper, Appendix B).
 
-    The gate is the probability of the expert that took it.
+    The gate is the probability of the expert that took the token.
 
     Args:
       num_experts: E.
-      k: experts that are tried.
-      **kwargs: of `Router`.
+      k: number of experts a token tries. More tries drop fewer tokens, but each costs a pass over
+        the choices; 4 is the default, as in Mesh-TensorFlow.
+      **kwargs: arguments of `Router`.
 
     Raises:
-      UserError: fewer experts than k.
+      UserError: k is larger than the number of experts.
     """
 
     once = True
@@ -183,7 +188,7 @@ class NoTokenLeftBehindRouter(Router):
         self.k = _checked_k(self, k)
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
-        """k experts to try in turn; the load-balancing loss counts them alike, as Mesh-TF's."""
+        """Chooses k experts to try in turn; the loss counts all equally, as in Mesh-TensorFlow."""
         expert_index_GKS, gate_GKS, counted_GSE = _best_alike(probabilities_GSE, self.k)
         return expert_index_GKS, tf.ones_like(gate_GKS), gate_GKS, counted_GSE
 

@@ -1,4 +1,4 @@
-"""T5's layer norm: root mean square, no mean, no bias."""
+"""T5's layer norm: scales by the root mean square, without subtracting a mean, without a bias."""
 
 import tensorflow as tf
 
@@ -22,10 +22,10 @@ class RMSNorm(Layer):
         self.scale = self.weight("scale", input_shape[-1:], ("d_model",), Constant(1.0))
 
     def call(self, x_BLM):
-        """x_BLM: [batch, length, d_model]; returns the same."""
-        # The mean square of large activations overflows bfloat16's precision, not its range: the
-        # sum is accurate only in float32 (as T5X). The scale, too: its gradient is a sum over all
-        # tokens.
+        """x_BLM: [batch, length, d_model]; returns the same shape."""
+        # bfloat16 has the range for the mean square of large activations, but not the precision:
+        # the sum is accurate only in float32 (as in T5X). The scale is float32 as well, because
+        # its gradient is a sum over all tokens.
         x32_BLM = tf.cast(x_BLM, tf.float32)
         square_BL1 = tf.reduce_mean(tf.square(x32_BLM), axis=-1, keepdims=True)
         y_BLM = x32_BLM * tf.math.rsqrt(square_BL1 + self.epsilon) * self.scale.value

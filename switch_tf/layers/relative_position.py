@@ -11,17 +11,17 @@ from switch_tf.layers.initializers import GlorotUniform
 def relative_position_bucket(
     relative_position, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128
 ):
-    """Bucket of each distance memory position - query position.
+    """Bucket of each relative position (memory position - query position).
 
-    Half of the buckets are exact distances, the other half grow logarithmically up to
-    `max_distance`, beyond which all share the last; when `bidirectional`, the upper half of all
-    buckets is for positions after the query, else such positions fall into bucket 0.
+    Half of the buckets stand for exact distances; the other half grow logarithmically up to
+    `max_distance`, and larger distances all share the last one. If `bidirectional`, the upper half
+    of all buckets is for positions after the query; otherwise such positions fall into bucket 0.
 
     Args:
-      relative_position: integers, any shape.
-      bidirectional: encoder (True) or decoder (False).
-      num_buckets: number of buckets, even.
-      max_distance: distance from which the last bucket is used.
+      relative_position: integers of any shape.
+      bidirectional: True for the encoder, False for the decoder.
+      num_buckets: number of buckets, even; T5 uses 32.
+      max_distance: distance from which on the last bucket is used; T5 uses 128.
 
     Returns:
       int32 of the same shape, in [0, num_buckets).
@@ -46,10 +46,10 @@ class RelativePositionBias(Layer):
     """A learned bias for each head and bucket of distance, shared by all layers of a stack.
 
     Args:
-      num_heads: heads.
-      bidirectional: encoder (True) or decoder (False).
-      num_buckets: as `relative_position_bucket`.
-      max_distance: as `relative_position_bucket`.
+      num_heads: number of heads.
+      bidirectional: True for the encoder, False for the decoder.
+      num_buckets: same as in `relative_position_bucket`.
+      max_distance: same as in `relative_position_bucket`.
     """
 
     def __init__(self, num_heads, bidirectional, num_buckets=32, max_distance=128, **kwargs):
@@ -60,7 +60,7 @@ class RelativePositionBias(Layer):
         self.max_distance = max_distance
 
     def build(self, input_shape=None):
-        """The table's shape does not depend on the input's."""
+        """Creates the table; its shape does not depend on the input's."""
         self.table = self.weight(
             "table",
             (self.num_buckets, self.num_heads),
@@ -72,14 +72,14 @@ class RelativePositionBias(Layer):
         """Bias for int32 positions of queries [length] and of keys [memory length].
 
         Returns:
-          [1, heads, length, memory length], float32 whatever the model computes in: its gradient is
-          a sum over the batch and all layers.
+          [1, heads, length, memory length]; float32 whatever the compute dtype, because its
+          gradient is a sum over the batch and all layers.
         """
         distance_LT = tf.expand_dims(memory_position_T, 0) - tf.expand_dims(query_position_L, 1)
         bucket_LT = relative_position_bucket(
             distance_LT, self.bidirectional, self.num_buckets, self.max_distance
         )
-        # A product with a one-hot: its gradient is a product too, where a gather's is a scatter.
+        # A one-hot product rather than a gather, whose gradient would be a scatter.
         onehot_LTb = tf.one_hot(bucket_LT, self.num_buckets, dtype=tf.float32)
         bias_HLT = tf.einsum("LTb,bH->HLT", onehot_LTb, self.table.value)
         return tf.expand_dims(bias_HLT, 0)

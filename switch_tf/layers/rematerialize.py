@@ -1,4 +1,4 @@
-"""Activations made again in the backward pass, not kept for it (Chen et al., 2016)."""
+"""Rematerialization: activations are recomputed in the backward pass (Chen et al., 2016)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,21 +12,21 @@ from switch_tf.layers.routing import Report
 
 
 def rematerialize(function: Callable, x, *others, add_loss: Callable | None = None):
-    """`function(x, *others)`, whose backward pass runs it again from the inputs.
+    """Computes `function(x, *others)`; the backward pass runs it again from the inputs.
 
-    Noise is the same in both runs. Switch layers report once; their losses keep their gradient.
+    Noise is the same in both runs. Switch layers report once, and their losses keep a gradient.
 
     Args:
-      function: of tensors, to a tensor of x's shape; it may read variables.
+      function: maps tensors to a tensor of x's shape; may read variables.
       x: [batch, length, d_model].
-      *others: further tensors that get a gradient.
-      add_loss: called with the loss of the Switch layers where nothing collects their reports.
+      *others: further tensors that receive gradients.
+      add_loss: called with the loss of the Switch layers if nothing collects their reports.
 
     Returns:
       The function's value.
     """
     outer = current_call()
-    # Where nobody has set the seed it is drawn now, so that both runs have the same.
+    # If no seed is set, draw one now, so that both runs share it.
     call = dataclasses.replace(outer, seed=current_seed())
     reported: list[Report] = []
 
@@ -45,8 +45,8 @@ def rematerialize(function: Callable, x, *others, add_loss: Callable | None = No
     y, losses = run(x, *others)
     left = dict(enumerate(tf.unstack(losses)))
     for report in reported:
-        # The layers' losses as one of each kind, with its gradient: the reports' own tensors have
-        # none.
+        # The first report of each kind carries the sum of that kind's losses, with its gradient;
+        # the reports' own tensors have no gradient.
         known = left.pop(int(report.by_tokens), tf.zeros([]))
         report = dataclasses.replace(report, known_loss=known)
         if outer.reports is not None:
@@ -57,9 +57,9 @@ def rematerialize(function: Callable, x, *others, add_loss: Callable | None = No
 
 
 def _gradients_made_again(call: CallContext, function, inputs, variables, dy, dloss):
-    """Gradients of the inputs, and of the variables, by running the function once more."""
-    # Where dy is a number, the input. Without something of the backward pass in it, the compiler
-    # would see the same operations twice and keep the first.
+    """Gradients of the inputs and of the variables, by running the function once more."""
+    # This equals the input wherever dy is not NaN. If it did not depend on the backward pass, the
+    # compiler would merge both runs of the function and keep the activations of the first.
     dy = lay_out(dy, ("batch", "length", None))
     again = tf.where(tf.math.is_nan(dy), dy, inputs[0])
     fresh = [
@@ -81,7 +81,7 @@ def _gradients_made_again(call: CallContext, function, inputs, variables, dy, dl
 
 
 def _total_losses(reports):
-    """[2]: the sum of the layers' losses that are not means over tokens, and of those that are."""
+    """Sum of the losses that are not means over tokens, and of those that are; [2]."""
     sums = [tf.zeros([]), tf.zeros([])]
     for report in reports:
         sums[int(report.by_tokens)] += report.loss()

@@ -1,4 +1,4 @@
-"""The routers' base, and the Switch router: a token goes to one expert (paper, Sec. 2.1)."""
+"""The base class of routers, and the Switch router: one expert per token (paper, Sec. 2.1)."""
 
 from typing import Literal
 
@@ -14,60 +14,68 @@ from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
 from switch_tf.rules import Count, NonNegative, Positive, Rate, Whole
 
-# Exploration policies of the paper's Table 11, by Mesh-TensorFlow's names; `sample` is
-# `SwitchRouter`'s alone.
+# Exploration policies of the paper's Table 11 under Mesh-TensorFlow's names; only `SwitchRouter`
+# has `sample`.
 POLICIES = ("argmax", "sample", "input_dropout", "input_jitter")
-# What the load-balancing loss is a mean over.
+# What the load-balancing loss averages over.
 LOAD_BALANCING_OVER = ("tokens", "positions")
-# A capacity factor that differs from the one asked for by more than this is told.
+# An effective capacity factor further than this ratio from the one asked for is reported.
 _NEAR = 1.25
 
 
 @configurable
 class Router(Layer):
-    """What all routers share: logits h = x W, p = softmax(h), capacities, losses.
+    """Base class of routers: logits h = x W, p = softmax(h), capacities and losses.
 
-    Its own dtype is float32 whatever the model's: in bfloat16 the softmax's rounding destabilises
-    training (paper, Sec. 2.4, "selective precision"). Keras casts the input on entry. Weights,
-    places and losses are float32 in any case. A subclass is one method, `choose`. In gin,
-    `Router.capacity_factor` and so on hold for all routers.
+    Routers compute in float32 whatever the model's dtype: in bfloat16, rounding in the softmax
+    destabilizes training (paper, Sec. 2.4, "selective precision"). Keras casts the input on entry.
+    Weights, positions and losses are always float32. A subclass defines one method, `choose`. In
+    gin, `Router.capacity_factor` and so on apply to all routers.
 
     Args:
       num_experts: E.
-      capacity_factor: room for tokens over an even split, in training.
-      eval_capacity_factor: the same in evaluation.
-      min_capacity: least tokens an expert takes from a group: 4 in Mesh-TensorFlow and Flaxformer,
-        2 in its Switch-C and -XXL. It matters in small groups of many experts, where the factor
-        gives 0 or 1 by rounding, and many tokens are dropped.
-      absolute_capacity: tokens an expert takes from a group, in place of the factors.
-      dropless: whether an expert takes a whole group, so that no token is dropped. Experts and
-        all-to-alls then cost num_experts / capacity_factor times as much.
-      load_balancing_coef: alpha of the load-balancing loss; the paper's 1e-2 was the largest that
-        did not disturb the training loss.
-      load_balancing_over: "tokens": shares and means are of tokens, and groups weigh by their
-        tokens. "positions": padding counts in both shares, as in Mesh-TensorFlow's gating; where
-        half of the positions are padding, most of the loss's gradient is then padding's. Only for
-        comparisons with it (its model zeroes padding before each layer, ours does not).
-      z_loss_coef: weight of the mean squared log-partition function of the logits over tokens
-        (ST-MoE: 1e-3). It is not multiplied by alpha, as Mesh-TensorFlow's `moe_z_loss` is.
-      init_scale: s of the fan-in initialisation.
-      policy: how training explores, one of `policies` (paper, Table 11): `argmax` not at all,
-        `input_dropout` and `input_jitter` change the router's input, not the experts'. None: the
-        class's own, `input_jitter` where Mesh-TensorFlow has it, which was the paper's best.
-      eval_policy: the same in evaluation.
-      jitter: `input_jitter` multiplies the input by uniform(1 - jitter, 1 + jitter).
-      input_dropout_rate: of `input_dropout`.
-      dtype: of noise, logits and softmax; "bfloat16" is the paper's Table 2, not for use.
+      capacity_factor: in training, an expert's capacity relative to its share of an even load.
+        Expert computation and all-to-all traffic grow with it, and fewer tokens are dropped. 1.0
+        to 1.25 is a good choice: the paper's Table 1 reaches its threshold sooner than with 2.0.
+      eval_capacity_factor: same, in evaluation; 2.0 drops few tokens and costs no training time.
+      min_capacity: smallest number of tokens per group that an expert takes. Matters for small
+        groups and many experts, where the factor rounds down to 0 or 1 and many tokens would be
+        dropped. 4 in Mesh-TensorFlow and Flaxformer, 2 in the latter's Switch-C and Switch-XXL.
+      absolute_capacity: tokens per group that an expert takes, overriding the factors. Prefer the
+        factors, which fit any group size, unless capacity must not depend on padding.
+      dropless: gives each expert room for a whole group, so that no token is dropped. Expert
+        computation and all-to-alls then cost num_experts / capacity_factor times as much, so it
+        suits few experts.
+      load_balancing_coef: alpha, weight of the load-balancing loss. Too small and few experts get
+        most tokens; too large and it disturbs the cross-entropy. The paper swept 1e-1 to 1e-5 and
+        chose 1e-2.
+      load_balancing_over: "tokens" averages over tokens and weights groups by their tokens.
+        "positions" counts padding too, as Mesh-TensorFlow's gating does, so with half of the
+        positions padding, most of the gradient comes from padding. Use it only to compare with
+        Mesh-TensorFlow (whose model, unlike ours, zeroes padding before each layer).
+      z_loss_coef: weight of the router z-loss, the mean over tokens of the squared log-partition
+        function, which keeps router logits small. 0 as in the paper, or 1e-3 as in ST-MoE. Not
+        multiplied by alpha, unlike Mesh-TensorFlow's `moe_z_loss`.
+      init_scale: s of the fan-in initialization; the paper's 0.1 is more stable than 1.0 (Table 3).
+      policy: exploration in training, one of `policies` (paper, Table 11): `argmax` (none), or
+        `input_dropout` or `input_jitter`, which perturb the input of the router but not that of
+        the experts. None uses the class's default: the paper's best, `input_jitter`, where
+        Mesh-TensorFlow has it.
+      eval_policy: same, in evaluation; keep `argmax` for repeatable outputs.
+      jitter: `input_jitter` multiplies the input by uniform(1 - jitter, 1 + jitter); paper: 1e-2.
+      input_dropout_rate: rate of `input_dropout`; 0.1 as in Mesh-TensorFlow.
+      dtype: dtype of noise, logits and softmax. Keep "float32"; "bfloat16" reproduces the arm of
+        the paper's Table 2 that diverges.
 
     Raises:
-      UserError: a number that is too small, another dtype, an unknown policy.
+      UserError: a number is too small, or the dtype or a policy is unknown.
     """
 
-    # Whether a token that an expert took tries no other.
+    # Whether a token makes no further choice once an expert has taken it.
     once = False
-    # Experts whose work a token costs; see `SwitchLayer.flops`.
+    # Number of experts whose work a token costs; see `SwitchLayer.flops`.
     experts_per_token = 1
-    # Whether it may stand in a decoder: whether a token is taken whatever comes after it.
+    # Whether a decoder may use it, that is, whether routing a token ignores later tokens.
     in_decoder = True
     policies = tuple(name for name in POLICIES if name != "sample")
     default_policy = "argmax"
@@ -98,7 +106,7 @@ class Router(Layer):
                 "arm that diverges"
             )
         self.policy = self.default_policy if policy is None else policy
-        # Of all policies, those of the class.
+        # Checked here, because each class has policies of its own.
         for name, value in (("policy", self.policy), ("eval_policy", eval_policy)):
             rules.check(f"{type(self).__name__}.{name}", value, Literal[self.policies])
         self.num_experts = num_experts
@@ -118,7 +126,7 @@ class Router(Layer):
     def build(self, input_shape):
         """input_shape: [groups, group_size, d_model]."""
         d_model = input_shape[-1]
-        # The experts axis of the router is never sharded: every device routes its own tokens.
+        # The router's experts axis is never sharded: every device routes its own tokens.
         self.kernel = self.weight(
             "kernel",
             (d_model, self.num_experts),
@@ -127,16 +135,16 @@ class Router(Layer):
         )
 
     def capacity(self, group_size: int, training: bool) -> int:
-        """C, tokens an expert takes from a group of `group_size`."""
+        """C, the number of tokens that an expert takes from a group of `group_size`."""
         if self.dropless or current_call().dropless:
             return group_size
         return self.limited_capacity(group_size, training)
 
     def limited_capacity(self, group_size: int, training: bool) -> int:
-        """`capacity` where tokens may be dropped.
+        """`capacity` if tokens may be dropped.
 
         Raises:
-          UserError: an expert takes none.
+          UserError: the capacity is 0.
         """
         if self.absolute_capacity is not None:
             return min(self.absolute_capacity, group_size)
@@ -149,7 +157,7 @@ class Router(Layer):
         return capacity
 
     def factor(self, training: bool) -> float:
-        """The capacity factor asked for in training, or in evaluation."""
+        """The configured capacity factor, of training or of evaluation."""
         return self.capacity_factor if training else self.eval_capacity_factor
 
     def _by_factor(self, group_size: int, training: bool) -> int:
@@ -157,21 +165,21 @@ class Router(Layer):
         return routing_lib.expert_capacity(group_size, self.num_experts, factor, self.min_capacity)
 
     def odd_factor(self, group_size: int, training: bool = True) -> float | None:
-        """The capacity factor that C really is, where that is far from the one asked for.
+        """The effective capacity factor C · E / S if it is far from the configured one.
 
-        C · E / S differs from it where groups are small: by rounding down, and by `min_capacity`.
+        They differ in small groups, because of rounding down and `min_capacity`.
 
         Args:
           group_size: S.
-          training: which factor holds.
+          training: selects the training or the evaluation factor.
 
         Returns:
-          None where they are near, or no factor is asked for.
+          None if they are close, or if no factor applies.
         """
         if self.dropless or self.absolute_capacity is not None:
             return None
         found = self._by_factor(group_size, training) * self.num_experts / group_size
-        # More than all tokens of a group are not there to be taken.
+        # An expert cannot take more than all tokens of a group.
         asked = min(self.factor(training), self.num_experts)
         return None if asked / _NEAR <= found <= asked * _NEAR else found
 
@@ -179,9 +187,9 @@ class Router(Layer):
         """Routes every token.
 
         Args:
-          x_GSM: [groups, group_size, d_model], cast to float32 on entry.
-          nonpadding_GS: 1 for a token, 0 for padding, which takes no slot; None: all are tokens.
-          training: whether to explore, and which capacity factor holds.
+          x_GSM: [groups, group_size, d_model], cast to the router's dtype on entry.
+          nonpadding_GS: 1 for tokens, 0 for padding, which takes no slot; None if all are tokens.
+          training: selects the exploration policy and the capacity factor.
 
         Returns:
           `Routing`.
@@ -192,11 +200,11 @@ class Router(Layer):
             logits_GSE = tf.einsum("GSM,ME->GSE", x_GSM, self.read(self.kernel))
         if nonpadding_GS is None:
             nonpadding_GS = tf.ones_like(logits_GSE[..., 0])
-        # Keras has cast it to the router's dtype.
+        # Cast back, because Keras has cast it to the router's dtype.
         return self.route(logits_GSE, tf.cast(nonpadding_GS, tf.float32), training)
 
     def explore(self, x_GSM, training):
-        """The input with jitter or dropout, where the policy says so."""
+        """Applies jitter or dropout to the input if the policy asks for it."""
         policy = self.policy_in(training)
         if policy == "input_jitter" and self.jitter:
             low, high = 1.0 - self.jitter, 1.0 + self.jitter
@@ -209,11 +217,11 @@ class Router(Layer):
         return x_GSM
 
     def policy_in(self, training) -> str:
-        """The exploration policy of training or of evaluation."""
+        """The exploration policy, of training or of evaluation."""
         return self.policy if training else self.eval_policy
 
     def route(self, logits_GSE, nonpadding_GS, training):
-        """`Routing` by logits."""
+        """Computes the `Routing` from the logits."""
         with tf.name_scope("probabilities"):
             probabilities_GSE = tf.cast(self.normalize(logits_GSE, nonpadding_GS), tf.float32)
             logits_GSE = tf.cast(logits_GSE, tf.float32)
@@ -245,44 +253,45 @@ class Router(Layer):
         )
 
     def uniform(self, shape, low=0.0, high=1.0):
-        """Noise of a shape [groups, ...], drawn from the step's seed and the layer's path."""
+        """Uniform noise of shape [groups, ...], seeded by the step and the layer's path."""
         return uniform(self, shape, ("batch", *[None] * (len(shape) - 1)), low, high)
 
     def normalize(self, logits_GSE, nonpadding_GS):
-        """Probabilities by logits."""
+        """Computes probabilities from logits."""
         return tf.nn.softmax(logits_GSE)
 
     def place(self, expert_index_GKS, wanted_GKS, capacity: int):
-        """Places in the experts' buffers, as `routing.place`."""
+        """Assigns positions in the experts' buffers; see `routing.place`."""
         return routing_lib.place(
             expert_index_GKS, wanted_GKS, self.num_experts, capacity, self.once
         )
 
     def balance(self, probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS):
-        """The load-balancing loss of each group."""
+        """The load-balancing loss of each group, [groups]."""
         over = self.load_balancing_over
         return load_balancing_loss(probabilities_GSE, counted_GSE, nonpadding_GS, over)
 
     def group_weights(self, nonpadding_GS):
-        """[groups], what each group weighs in the mean of the load-balancing loss."""
+        """The weight of each group in the mean load-balancing loss, [groups]."""
         if self.load_balancing_over == "tokens":
             return tf.reduce_sum(nonpadding_GS, axis=1)
         return tf.ones_like(nonpadding_GS[:, 0])
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
-        """The experts that each token is to visit, before any capacity.
+        """Chooses the experts of each token, regardless of capacity.
 
         Args:
           logits_GSE, probabilities_GSE: float32.
-          nonpadding_GS: 1 for a token, 0 for padding, which is masked after the choice, too.
-          training: whether to explore.
+          nonpadding_GS: 1 for tokens, 0 for padding, which the caller masks again afterwards.
+          training: selects the exploration policy.
 
         Returns:
-          expert_index_GKS int32; wanted_GKS float32, 0 for choices not made; gate_GKS float32;
-          counted_GSE float32, what the load-balancing loss counts, rows that sum to 1.
+          expert_index_GKS, int32; wanted_GKS, float32, 0 for choices not made; gate_GKS, float32;
+          counted_GSE, float32, each token's choices as the load-balancing loss counts them, with
+          rows that sum to 1.
 
         Raises:
-          UserError: of the base class.
+          UserError: called on the base class.
         """
         raise UserError(
             "Router itself chooses no experts: set SwitchLayer.router to one that does, such as "
@@ -305,11 +314,12 @@ class SwitchRouter(Router):
 
     Args:
       num_experts: E.
-      temperature: of the policy `sample`, which draws the expert from softmax(h / temperature).
-      **kwargs: of `Router`.
+      temperature: the policy `sample` draws the expert from softmax(h / temperature). Higher
+        values explore more; `sample` was the worst policy in the paper (Table 11).
+      **kwargs: arguments of `Router`.
 
     Raises:
-      UserError: a temperature that is not above 0, and as `Router`.
+      UserError: a temperature that is not above 0; also see `Router`.
     """
 
     policies = POLICIES
@@ -320,10 +330,10 @@ class SwitchRouter(Router):
         self.temperature = temperature
 
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
-        """One expert a token."""
+        """Chooses one expert per token."""
         scores_GSE = probabilities_GSE
         if self.policy_in(training) == "sample":
-            # The Gumbel trick: argmax of logits + noise draws from their softmax.
+            # The Gumbel trick: the argmax of logits plus noise is a draw from their softmax.
             uniform_GSE = self.uniform(sizes(logits_GSE), 1e-20)
             gumbel_GSE = -tf.math.log(-tf.math.log(uniform_GSE))
             scores_GSE = tf.stop_gradient(logits_GSE) / self.temperature + gumbel_GSE
@@ -336,14 +346,14 @@ class SwitchRouter(Router):
 
 
 def one_choice(expert_index_GS, probabilities_GSE):
-    """What `Router.choose` returns where a token visits one expert, with its probability as gate.
+    """The result of `Router.choose` for one expert per token, with its probability as the gate.
 
     Args:
       expert_index_GS: int32.
       probabilities_GSE: the router's probabilities.
     """
     chosen_GSE = tf.one_hot(expert_index_GS, probabilities_GSE.shape[-1])
-    # Stacked: on a mesh, the gradient of a new axis in the middle is an all-gather.
+    # Stacked, because on a mesh the gradient of expanding a middle axis is an all-gather.
     gate_G1S = tf.stack([tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1)], axis=1)
     return tf.stack([expert_index_GS], axis=1), tf.ones_like(gate_G1S), gate_G1S, chosen_GSE
 
@@ -353,18 +363,18 @@ def load_balancing_loss(
 ):
     """E · sum_i f_i P_i of each group (paper, Eq. 4-6).
 
-    f_i is the share of tokens that choose expert i, before any capacity, P_i the mean probability
-    of expert i: a balanced load gives 1.0.
+    f_i is the fraction of tokens that choose expert i, regardless of capacity, and P_i the mean
+    probability of expert i. A balanced load gives 1.0.
 
     Args:
       probabilities_GSE: the router's probabilities.
       chosen_GSE: one-hot of the chosen expert.
-      nonpadding_GS: 1 for a token, 0 for padding.
-      over: "tokens"; or, as in Mesh-TensorFlow, "positions": both are means over all positions,
-        padding too, and the product is scaled by the share that is not padding.
+      nonpadding_GS: 1 for tokens, 0 for padding.
+      over: "tokens"; or, as in Mesh-TensorFlow, "positions": both means are over all positions,
+        padding included, and their product is scaled by the fraction that is not padding.
 
     Returns:
-      [groups] float32; over tokens, 0 of a group without any.
+      [groups] float32; over tokens, 0 for a group without tokens.
     """
     tokens_G = tf.reduce_sum(nonpadding_GS, axis=1)
     if over == "tokens":

@@ -1,4 +1,4 @@
-"""What a router decides, what it reports, and how many tokens an expert takes."""
+"""A router's decision and report, positions in the experts' buffers, and expert capacity."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,24 +12,24 @@ from switch_tf.layers.figures import Figures
 class Routing:
     """A router's decision for every token of every group.
 
-    K is the number of experts that a token may visit: 1 in a Switch layer. An expert's buffer is
-    filled by the first choices of all tokens, then by the second ones, each in token order.
+    K is the number of experts that a token may visit, 1 for the Switch router. An expert's buffer
+    is filled with the first choices of all tokens, then with the second ones, each in token order.
     Logits are x · W before the softmax, probabilities after it; the two never share a name.
 
     Attributes:
       expert_index_GKS: int32, the k-th chosen expert.
-      position_GKS: int32, the token's place in that expert's buffer.
-      kept_GKS: bool, False for choices beyond the capacity, and for padding.
-      gate_GKS: float32, weight of the expert's output; 0 where not kept.
-      chosen_GSE: float32, the router's assignment before any capacity: the rows sum to 1, where
-        experts pick tokens to 1 on average.
+      position_GKS: int32, the token's position in that expert's buffer.
+      kept_GKS: bool, False for choices beyond the capacity and for padding.
+      gate_GKS: float32, weight of the expert's output; 0 if not kept.
+      chosen_GSE: float32, the router's assignment regardless of capacity. Rows sum to 1; with
+        expert choice they do so on average.
       logits_GSE: float32.
-      probabilities_GSE: float32, whose rows sum to 1 in all routers but `ExpertSelectionRouter`.
-      nonpadding_GS: float32, 1 for a token, 0 for padding.
-      load_balancing_loss_G: float32, unweighted; 1.0 where the load is balanced.
-      balance_weight_G: float32, what each group weighs in the mean of that loss.
+      probabilities_GSE: float32; rows sum to 1, except with `ExpertSelectionRouter`.
+      nonpadding_GS: float32, 1 for tokens, 0 for padding.
+      load_balancing_loss_G: float32, unweighted; 1.0 for a balanced load.
+      balance_weight_G: float32, the weight of each group in the mean of that loss.
       num_experts: E.
-      capacity: C, tokens an expert takes from a group.
+      capacity: C, the number of tokens that an expert takes from a group.
     """
 
     expert_index_GKS: tf.Tensor
@@ -52,24 +52,24 @@ class Routing:
 
 
 def place(expert_index_GKS, wanted_GKS, num_experts: int, capacity: int, once: bool = False):
-    """Places in the experts' buffers, choice by choice, each in token order.
+    """Assigns positions in the experts' buffers, choice by choice, each in token order.
 
     Args:
       expert_index_GKS: int32, the k-th chosen expert.
-      wanted_GKS: float32, 1 for a choice that counts, 0 for padding and choices not made.
+      wanted_GKS: float32, 1 for choices made, 0 for padding and choices not made.
       num_experts: E.
       capacity: C.
-      once: whether a token that an expert took makes no further choice.
+      once: whether a token makes no further choice once an expert has taken it.
 
     Returns:
-      position_GKS int32 and kept_GKS bool, as `Routing` has them.
+      position_GKS, int32, and kept_GKS, bool; see `Routing`.
     """
     positions, kept, filled_GE = [], [], 0.0
     free_GS = tf.ones_like(wanted_GKS[:, 0])
     for k in range(expert_index_GKS.shape[1]):
         wanted_GS = wanted_GKS[:, k] * free_GS
         mask_GSE = tf.one_hot(expert_index_GKS[:, k], num_experts) * tf.expand_dims(wanted_GS, -1)
-        # Exclusive, so that the first token of an expert has place 0.
+        # Exclusive, so that the first token of an expert gets position 0.
         before_GSE = tf.cumsum(mask_GSE, axis=1, exclusive=True) + filled_GE
         position_GS = tf.reduce_sum(before_GSE * mask_GSE, axis=-1)
         kept_GS = (position_GS < capacity) & (wanted_GS > 0)
@@ -88,11 +88,11 @@ class Report:
     """One Switch layer's contribution to the loss and to the log, per group.
 
     Attributes:
-      name: the layer's path.
-      routing: its decision.
+      name: path of the layer.
+      routing: its router's decision.
       load_balancing_coef, z_loss_coef: weights of the two losses.
-      by_tokens: whether both are means over tokens, not over groups or positions alike.
-      known_loss: the loss where it was made before, with its gradient; see `rematerialize`.
+      by_tokens: whether both losses are means over tokens rather than over groups or positions.
+      known_loss: the loss if it was computed before, with its gradient; see `rematerialize`.
     """
 
     name: str
@@ -111,7 +111,7 @@ class Report:
         balance = tf.reduce_sum(r.load_balancing_loss_G * r.balance_weight_G) / weight
         loss = self.load_balancing_coef * balance
         if self.z_loss_coef:
-            # Made outside the layer, whose scope says whose loss it is.
+            # Computed outside the layer, so the scope names the layer explicitly.
             with tf.name_scope(f"{self.name}/router/z_loss"):
                 tokens = tf.maximum(tf.reduce_sum(r.nonpadding_GS), 1.0)
                 z_loss = tf.reduce_sum(self._square_log_z_GS() * r.nonpadding_GS) / tokens
@@ -122,9 +122,9 @@ class Report:
         return tf.square(tf.reduce_logsumexp(self.routing.logits_GSE, axis=-1))
 
     def add_to(self, figures: Figures) -> None:
-        """Adds what a log needs as the group of the layer's name, for `layer_figures` to read.
+        """Adds the figures for the log as a group with the layer's name; see `layer_figures`.
 
-        Means over groups are one vector, so that a mesh reduces it with one all-reduce.
+        Means over groups form one vector, so that a mesh needs only one all-reduce.
         """
         r = self.routing
         log_p_GSE = tf.nn.log_softmax(r.logits_GSE)
@@ -156,7 +156,7 @@ class Report:
         figures.add_constants(self.name, load_balancing_coef=self.load_balancing_coef)
 
     def _token_balance_G(self):
-        """E · sum_i f_i P_i over tokens alone: 1.0 is balanced, however much padding there is."""
+        """E · sum_i f_i P_i over tokens only; 1.0 is balanced, however much padding there is."""
         r = self.routing
         nonpadding_GS1 = tf.expand_dims(r.nonpadding_GS, -1)
         shares = []
@@ -168,17 +168,18 @@ class Report:
 
 
 def layer_figures(found: Mapping) -> dict:
-    """The figures of a Switch layer as the log wants them.
+    """The figures of a Switch layer as they are logged.
 
     Args:
-      found: what `Report.add_to` added, as `Figures.unpack` gives it.
+      found: figures added by `Report.add_to`, as returned by `Figures.unpack`.
 
     Returns:
-      load_E: share of the tokens that chose each expert, before capacity (of top-2, first choices;
-      of others with several, all alike); dropped: share of the tokens that no expert took; entropy:
-      mean entropy of the router's probabilities, nats; gate_mean: mean probability of the chosen
-      expert; z_loss; load_balancing_loss, over tokens alone, so that 1.0 is balanced whatever
-      padding does; weighted_loss, as it entered the loss; max_logit, the largest absolute one.
+      load_E: fraction of tokens that chose each expert, regardless of capacity (top-2: first
+      choices; other routers with several choices: all of them equally); dropped: fraction of
+      tokens that no expert took; entropy: mean entropy of the router's probabilities, in nats;
+      gate_mean: mean probability of the chosen expert; z_loss: unweighted; load_balancing_loss:
+      unweighted, over tokens only, so that 1.0 is balanced whatever the padding; weighted_loss: the
+      load-balancing loss as it entered the objective; max_logit: the largest absolute logit.
     """
     tokens = max(found["tokens"], 1e-9)
     weighted_loss = found["load_balancing_coef"] * found["balance"]
@@ -205,10 +206,10 @@ def expert_capacity(
     32
 
     Args:
-      group_size: S, tokens a group.
+      group_size: S, tokens per group.
       num_experts: E.
-      capacity_factor: room over an even split.
-      min_capacity: least C; more than S is pointless and cut to S.
+      capacity_factor: capacity relative to an even load.
+      min_capacity: smallest C; values above S are cut to S.
     """
     capacity = min(group_size, int(group_size * capacity_factor / num_experts))
     return min(max(capacity, min_capacity), group_size)

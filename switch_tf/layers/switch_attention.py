@@ -1,4 +1,4 @@
-"""Switch attention: experts make queries, keys and values (paper, Appendix A, Table 10)."""
+"""Switch attention: experts compute queries, keys and values (paper, Appendix A, Table 10)."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ from switch_tf.rules import Count, NonNegative, Rate
 
 
 class ProjectionExperts(Layer):
-    """E times some of attention's three input kernels, each applied to its own buffer of tokens.
+    """E experts holding input kernels of attention, each applied to its own buffer of tokens.
 
     Args:
       num_experts: E.
-      kernels: which, of "query", "key", "value".
-      num_heads, d_kv: heads, and the width of one.
-      init_scale: s of the fan-in initialisation.
+      kernels: which kernels an expert has, out of "query", "key" and "value".
+      num_heads, d_kv: number of heads and width of each.
+      init_scale: s of the fan-in initialization.
     """
 
     def __init__(self, num_experts, kernels, num_heads, d_kv, init_scale=0.1, **kwargs):
@@ -41,9 +41,9 @@ class ProjectionExperts(Layer):
         ]
 
     def call(self, x_GECM, training=False):
-        """[groups, experts, expert_capacity, heads · kernels · d_kv], head by head.
+        """Returns [groups, experts, expert_capacity, heads · kernels · d_kv], ordered by head.
 
-        So that on a mesh that spreads the heads, a device has its heads' part of each kernel.
+        On a mesh that shards the heads, each device thus has its heads' part of every kernel.
         """
         products = [
             tf.einsum("GECM,EMHK->GECHK", x_GECM, self.read(kernel_EMHK))
@@ -61,13 +61,13 @@ class ProjectionExperts(Layer):
 
 @configurable
 class SwitchProjection(SwitchLayer):
-    """A Switch layer whose experts are linear: queries, or keys and values, of one expert a token.
+    """A Switch layer with linear experts that compute queries, or keys and values.
 
     Args:
       num_experts: E.
-      kernels: which, of "query", "key", "value".
-      num_heads, d_kv: heads, and the width of one.
-      **kwargs: of `SwitchLayer`.
+      kernels: which kernels an expert has, out of "query", "key" and "value".
+      num_heads, d_kv: number of heads and width of each.
+      **kwargs: arguments of `SwitchLayer`.
     """
 
     output_axis = "heads"
@@ -95,9 +95,9 @@ class SwitchProjection(SwitchLayer):
         )
 
     def call(self, x_BLM, nonpadding_BL=None, training=False, mask=None):
-        """One of [batch, length, heads, d_kv] for each kernel; 0 for dropped tokens and padding.
+        """Returns [batch, length, heads, d_kv] per kernel, 0 for dropped tokens and padding.
 
-        Arguments are those of `SwitchLayer.call`.
+        Takes the same arguments as `SwitchLayer.call`.
         """
         y_BLN = super().call(x_BLM, nonpadding_BL, training=training, mask=mask)
         kernels = len(self.kernel_names)
@@ -107,7 +107,7 @@ class SwitchProjection(SwitchLayer):
 
     @property
     def expert_width(self) -> int:
-        """Heads times their width, times kernels."""
+        """num_heads · d_kv · number of kernels."""
         return self.num_heads * self.d_kv * len(self.kernel_names)
 
     def get_config(self):
@@ -119,15 +119,16 @@ class SwitchProjection(SwitchLayer):
 
 @configurable
 class SwitchAttention(Attention):
-    """Self-attention in which one Switch layer makes queries, another keys and values (Fig. 10).
+    """Self-attention with one Switch layer for queries, another for keys and values (Fig. 10).
 
-    A dropped token asks nothing (its query is 0, so that it attends to all alike) and is found by
-    nobody in particular (its key and value are 0).
+    In the paper it helps in float32 but diverges in bfloat16 (Table 10). A token dropped by the
+    query layer has query 0, so it attends by relative position alone; one dropped by the other
+    layer has key and value 0.
 
     Args:
-      num_heads, d_kv, dropout_rate, init_scale, float32_logits: of `Attention`.
-      projection: class or function making the Switch layers from `kernels`, `num_heads`, `d_kv`,
-        `init_scale`.
+      num_heads, d_kv, dropout_rate, init_scale, float32_logits: same as in `Attention`.
+      projection: class or function that makes the Switch layers from `kernels`, `num_heads`,
+        `d_kv` and `init_scale`.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class SwitchAttention(Attention):
 
     @property
     def switch_layers(self):
-        """That of queries, and that of keys and values."""
+        """The Switch layer of queries, and that of keys and values."""
         return self.query_layer, self.key_value_layer
 
     def build_inputs(self, d_model):
@@ -162,15 +163,15 @@ class SwitchAttention(Attention):
         self.key_value_layer.build((None, None, d_model))
 
     def make_query(self, x_BLM, nonpadding_BL, training):
-        """[batch, length, heads, d_kv]."""
+        """Returns the queries, [batch, length, heads, d_kv]."""
         return self.query_layer(x_BLM, nonpadding_BL, training=training)[0]
 
     def make_key_value(self, x_BTM, nonpadding_BT, training):
-        """Two of [batch, length, heads, d_kv]."""
+        """Returns keys and values, each [batch, length, heads, d_kv]."""
         return self.key_value_layer(x_BTM, nonpadding_BT, training=training)
 
     def flops(self, d_model: int, length: int, memory_length: int) -> int:
-        """Forward FLOPs of one sequence: 2 a multiply-add, products only."""
+        """Forward FLOPs of one sequence: matrix products only, 2 per multiply-add."""
         dense = super().flops(d_model, length, memory_length)
         width = self.num_heads * self.d_kv
         kernels = 2 * d_model * width * (length + 2 * memory_length)
@@ -189,7 +190,7 @@ class SwitchAttention(Attention):
 
     @classmethod
     def from_config(cls, config):
-        """The layer that `get_config` is of."""
+        """Recreates the layer from its `get_config`."""
         config = dict(config)
         projection, layer = registered(config.pop("projection")), config.pop("projection_config")
 

@@ -1,4 +1,4 @@
-"""What all Switch layers share: route, dispatch, experts, combine (paper, Fig. 2)."""
+"""The base class of Switch layers: route, dispatch, experts, combine (paper, Fig. 2)."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -21,30 +21,34 @@ _DISPATCHERS = {kind.__name__: kind for kind in (GatherDispatcher, EinsumDispatc
 
 @configurable
 class SwitchLayer(Layer):
-    """A layer of E experts, of which each token visits one; a subclass makes `experts`.
+    """A layer of E experts, to which a router sends tokens; a subclass creates `experts`.
 
-    Under layout rules that send `batch` and `experts` to one mesh dimension, the two relayouts
-    around the experts are all-to-alls of [E, C, d_model] a group in the compute dtype.
+    Under layout rules that map `batch` and `experts` to the same mesh dimension, the two relayouts
+    around the experts are all-to-alls of [E, C, d_model] per group in the compute dtype.
 
     Attributes:
-      experts: a layer from [groups, experts, expert_capacity, d_model] to the same with another
-        last dimension.
-      expert_width: weights of one expert over d_model.
-      output_axis: axis name of the experts' last dimension, if a mesh may spread it.
+      experts: layer that maps [groups, experts, expert_capacity, d_model] to the same shape, or to
+        another last dimension.
+      expert_width: number of weights of one expert, divided by d_model.
+      output_axis: axis name of the experts' last dimension, if a mesh may shard it.
 
     Args:
       num_experts: E.
-      group_size: S, most tokens routed together; a divisor of the tokens is taken. None: each
-        sequence is a group. Larger groups drop fewer tokens at one capacity factor; one-hot
-        dispatch costs in proportion to S. 2,048 to 8,192 were used for the published models.
-      groups_multiple: the number of groups is a multiple of it, whatever the mesh, so that all
-        meshes whose batch ways divide it group alike; but where groups would become so small that
-        an expert's capacity is far from the capacity factor (`Router.odd_factor`), of the mesh's
-        batch ways alone.
-      mask_padding: whether padding is kept out of the experts (Hugging Face routes it).
-      init_scale: s of the fan-in initialisation of router and experts (paper: 0.1).
-      router: class or function making the router from `num_experts` and `init_scale`.
-      dispatcher: class or function making the dispatcher, by default the faster for the device.
+      group_size: S, the maximum number of tokens routed together; groups are equal, so the largest
+        possible divisor of the batch's tokens is used. None makes each sequence a group. Larger
+        groups balance better, so that fewer tokens are dropped at the same capacity factor, but
+        the cost of one-hot dispatch grows with S (that of gathers does not). 2,048 to 4,096 is a
+        good choice; the published models use 2,048 to 8,192.
+      groups_multiple: the number of groups is a multiple of this, so that routing is the same on
+        all meshes whose number of batch shards divides it. Set it to the largest such number you
+        plan for; larger values make groups smaller. If they would become so small that capacity
+        is far from the capacity factor (`Router.odd_factor`), only the mesh's batch shards count.
+      mask_padding: keeps padding out of the experts, so that it takes no capacity. False routes it
+        like tokens, as Hugging Face does; use it only to compare.
+      init_scale: s of the fan-in initialization of router and experts; the paper's 0.1 is more
+        stable than 1.0 (Table 3).
+      router: class or function that makes the router from `num_experts` and `init_scale`.
+      dispatcher: class or function that makes the dispatcher; the default suits the device.
     """
 
     experts: Layer
@@ -79,18 +83,18 @@ class SwitchLayer(Layer):
         self.experts.build((None, self.num_experts, None, d_model))
 
     def call(self, x_BLM, nonpadding_BL=None, training=False, mask=None):
-        """Applies one expert to each token.
+        """Routes each token to its expert and back.
 
         Args:
           x_BLM: [batch, length, d_model].
-          nonpadding_BL: 1 for a token, 0 for padding; None: all are tokens.
-          training: dropout, jitter, and which capacity factor holds.
-          mask: Keras's, [batch, length]; taken where nonpadding_BL is None.
+          nonpadding_BL: 1 for tokens, 0 for padding; None if all are tokens.
+          training: enables dropout and jitter, and selects the capacity factor.
+          mask: Keras mask, [batch, length], used if `nonpadding_BL` is None.
 
         Returns:
-          [batch, length, d_model], or another last dimension by the experts; exactly 0 for dropped
-          tokens and padding. The load-balancing loss goes to `context.collect`, or without one to
-          Keras (`layer.losses`).
+          [batch, length, d_model], or with the experts' own last dimension; exactly 0 for dropped
+          tokens and masked padding. The load-balancing loss goes to `context.collect`, or if none
+          is open, to Keras (`layer.losses`).
         """
         batch, length, d_model = sizes(x_BLM)
         groups, group_size = self.groups(batch, length)
@@ -101,7 +105,7 @@ class SwitchLayer(Layer):
         routing = self.router(x_GSM, nonpadding_GS, training=training)
         with tf.name_scope("dispatch"):
             x_GECM = self.dispatcher.dispatch(x_GSM, routing)
-            # All-to-all: from each device's groups, all experts, to all groups, each device's
+            # All-to-all: from a device's own groups for all experts to all groups for its own
             # experts.
             x_GECM = lay_out(x_GECM, (spare_groups_axis(), "experts", None, None))
         y_GECN = self.experts(x_GECM, training=training)
@@ -113,19 +117,19 @@ class SwitchLayer(Layer):
         return lay_out(y_BLN, ("batch", "length", self.output_axis))
 
     def groups(self, batch: int, length: int, mesh=None) -> tuple[int, int]:
-        """Number of groups and tokens a group.
+        """Number of groups, and of tokens per group.
 
-        The same on every mesh whose batch ways divide `groups_multiple`, but where its groups would
-        be too small for the capacity factor. A batch of a size that Keras leaves open is grouped by
-        sequences.
+        They are the same on every mesh whose number of batch shards divides `groups_multiple`,
+        unless such groups are too small for the capacity factor. If Keras leaves the batch size
+        open, each sequence is a group.
 
         Args:
-          batch, length: sequences, and tokens of one.
-          mesh: over which they are spread; None: the one in use.
+          batch, length: number of sequences, and of tokens per sequence.
+          mesh: mesh over which the batch is sharded; None for the one in use.
 
         Raises:
-          UserError: the groups do not divide over the devices that the batch is spread over; a
-            group size for a batch of open size; an open length.
+          UserError: the groups are not divisible by the number of batch shards; a group size is
+            set although the batch size is open; the length is open.
         """
         if not isinstance(length, int):
             raise UserError(
@@ -147,7 +151,7 @@ class SwitchLayer(Layer):
         groups, group_size = _divide(tokens, most, self.groups_multiple)
         if groups > ways and self.router.odd_factor(group_size) is not None:
             fewer, larger = _divide(tokens, most, ways)
-            # The larger a group, the nearer is its capacity to the factor.
+            # The larger a group, the closer its capacity is to the capacity factor.
             if fewer < groups:
                 groups, group_size = fewer, larger
         if groups % ways:
@@ -190,10 +194,10 @@ class SwitchLayer(Layer):
 
     @classmethod
     def from_config(cls, config):
-        """The layer that `get_config` is of, with a router of its own.
+        """Recreates the layer from its `get_config`, with a router of its own.
 
         Raises:
-          UserError: a dispatcher that is not of this project.
+          UserError: the dispatcher is not one of this project's.
         """
         config = dict(config)
         router = registered(config.pop("router"))
@@ -208,7 +212,7 @@ class SwitchLayer(Layer):
 
 
 def _divide(tokens: int, most: int, multiple: int) -> tuple[int, int]:
-    """The fewest groups of at most `most` tokens, a multiple of `multiple`; and their size."""
+    """Number and size of groups: the fewest of at most `most` tokens, a multiple of `multiple`."""
     groups = -(-tokens // most)
     while (tokens % groups or groups % multiple) and groups < tokens:
         groups += 1
@@ -216,7 +220,7 @@ def _divide(tokens: int, most: int, multiple: int) -> tuple[int, int]:
 
 
 def spare_groups_axis():
-    """`batch` if the groups can stay spread while the experts are, else None."""
+    """`batch` if groups can stay sharded while experts are sharded, otherwise None."""
     mesh = mesh_lib.current()
     rules = mesh.rules if mesh else {}
     return None if rules.get("batch") == rules.get("experts") else "batch"
