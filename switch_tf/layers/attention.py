@@ -49,7 +49,7 @@ class Attention(Layer):
       d_kv: width of each head.
       dropout_rate: dropout on the attention weights; within a head, all queries share one mask, as
         in T5. 0 is usual in pre-training, 0.1 in fine-tuning.
-      init_scale: s of the fan-in initialization (paper, Sec. 2.4).
+      init_scale: s of the fan-in initialisation (paper, Sec. 2.4).
       float32_logits: computes logits and softmax in float32 in a bfloat16 model, as
         Mesh-TensorFlow does. In bfloat16 a logit of 9 is off by up to 0.03, and its attention
         weight by 3%. `switch-tf bench precision` measures the cost; turn it off only to measure.
@@ -158,7 +158,7 @@ class Attention(Layer):
 
 
 def input_initializers(init_scale: float, d_model: int, d_kv: int) -> dict:
-    """Initializers of the kernels `query`, `key` and `value`.
+    """Initialisers of the kernels `query`, `key` and `value`.
 
     T5 folds the usual 1 / sqrt(d_kv) factor of the logits into the query kernel.
     """

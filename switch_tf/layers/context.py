@@ -104,7 +104,7 @@ def enter(call: CallContext):
 
 
 def model_seed(seed: int):
-    """Weights created within it are initialized from `seed` (outside: from 0)."""
+    """Weights created within it are initialised from `seed` (outside: from 0)."""
     return _pushed(_builds, dataclasses.replace(current_build(), seed=seed))
 
 

@@ -67,7 +67,7 @@ class Softmax(Layer):
 
     Args:
       vocab_size: number of logits.
-      init_scale: s of the fan-in initialization.
+      init_scale: s of the fan-in initialisation.
       float32_logits: same as in `Embedding`.
     """
 

@@ -37,7 +37,7 @@ class FeedForward(Layer):
       activation: "relu" (T5 1.0), or "geglu" (T5 1.1, and the models of the paper's Table 9),
         which has two input kernels.
       dropout_rate: dropout on the hidden layer; 0 is usual in pre-training, 0.1 in fine-tuning.
-      init_scale: s of the fan-in initialization (paper, Sec. 2.4); the paper uses 0.1 in place of
+      init_scale: s of the fan-in initialisation (paper, Sec. 2.4); the paper uses 0.1 in place of
         T5's 1.0.
     """
 

@@ -35,7 +35,7 @@ class Figures:
         ...
         figures.unpack(to_numpy(vector))["step"]["loss"]              # on the host
 
-    Figures are organized in named groups. `combined` says how the figure of a batch is computed
+    Figures are organised in named groups. `combined` says how the figure of a batch is computed
     from those of its parts: "sum", "mean" or "max" over the parts, or "first" if all parts share
     the same value.
     """

@@ -42,7 +42,7 @@ def _checked_k(router, k):
 
 @configurable
 class TopKRouter(Router):
-    """Sends each token to its k likeliest experts and normalizes their gates to sum to 1.
+    """Sends each token to its k likeliest experts and normalises their gates to sum to 1.
 
     Args:
       num_experts: E.
@@ -77,7 +77,7 @@ class TopKRouter(Router):
 class Top2Router(Router):
     """Top-2 gating of Mesh-TensorFlow and of the paper's MoE-Base (GShard, Lepikhin et al., 2020).
 
-    The load-balancing loss counts first choices. Gates are normalized over both choices, also
+    The load-balancing loss counts first choices. Gates are normalised over both choices, also
     where the second expert is then not visited.
 
     Args:

@@ -1,4 +1,4 @@
-"""Rematerialization: activations are recomputed in the backward pass (Chen et al., 2016)."""
+"""Rematerialisation: activations are recomputed in the backward pass (Chen et al., 2016)."""
 
 import dataclasses
 from collections.abc import Callable

@@ -28,7 +28,7 @@ class Router(Layer):
     """Base class of routers: logits h = x W, p = softmax(h), capacities and losses.
 
     Routers compute in float32 whatever the model's dtype: in bfloat16, rounding in the softmax
-    destabilizes training (paper, Sec. 2.4, "selective precision"). Keras casts the input on entry.
+    destabilises training (paper, Sec. 2.4, "selective precision"). Keras casts the input on entry.
     Weights, positions and losses are always float32. A subclass defines one method, `choose`. In
     gin, `Router.capacity_factor` and so on apply to all routers.
 
@@ -56,7 +56,7 @@ class Router(Layer):
       z_loss_coef: weight of the router z-loss, the mean over tokens of the squared log-partition
         function, which keeps router logits small. 0 as in the paper, or 1e-3 as in ST-MoE. Not
         multiplied by alpha, unlike Mesh-TensorFlow's `moe_z_loss`.
-      init_scale: s of the fan-in initialization; the paper's 0.1 is more stable than 1.0 (Table 3).
+      init_scale: s of the fan-in initialisation; the paper's 0.1 is more stable than 1.0 (Table 3).
       policy: exploration in training, one of `policies` (paper, Table 11): `argmax` (none), or
         `input_dropout` or `input_jitter`, which perturb the input of the router but not that of
         the experts. None uses the class's default: the paper's best, `input_jitter`, where

@@ -19,7 +19,7 @@ class ProjectionExperts(Layer):
       num_experts: E.
       kernels: which kernels an expert has, out of "query", "key" and "value".
       num_heads, d_kv: number of heads and width of each.
-      init_scale: s of the fan-in initialization.
+      init_scale: s of the fan-in initialisation.
     """
 
     def __init__(self, num_experts, kernels, num_heads, d_kv, init_scale=0.1, **kwargs):

@@ -18,7 +18,7 @@ class Experts(Layer):
       d_ff: width of each expert's hidden layer.
       activation: "relu" or "geglu".
       dropout_rate: expert dropout, on the hidden layer inside the experts (paper, Sec. 4.2).
-      init_scale: s of the fan-in initialization.
+      init_scale: s of the fan-in initialisation.
     """
 
     def __init__(

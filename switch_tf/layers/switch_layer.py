@@ -45,7 +45,7 @@ class SwitchLayer(Layer):
         is far from the capacity factor (`Router.odd_factor`), only the mesh's batch shards count.
       mask_padding: keeps padding out of the experts, so that it takes no capacity. False routes it
         like tokens, as Hugging Face does; use it only to compare.
-      init_scale: s of the fan-in initialization of router and experts; the paper's 0.1 is more
+      init_scale: s of the fan-in initialisation of router and experts; the paper's 0.1 is more
         stable than 1.0 (Table 3).
       router: class or function that makes the router from `num_experts` and `init_scale`.
       dispatcher: class or function that makes the dispatcher; the default suits the device.
