@@ -1,1 +1,1 @@
-"""The encoder-decoder put together from layers, its loss, and its counts."""
+"""The encoder-decoder assembled from layers, its loss, and its parameter and FLOP counts."""

@@ -24,7 +24,7 @@ ExpertFrequency = Annotated[
 
 
 def sparse_layers(num_layers: int, expert_frequency: int) -> tuple[int, ...]:
-    """Which layers of a stack are sparse: every n-th, counting from the n-th.
+    """Indices of the sparse layers of a stack: every n-th layer, starting with the n-th.
 
     >>> sparse_layers(4, 2)
     (1, 3)
@@ -34,8 +34,8 @@ def sparse_layers(num_layers: int, expert_frequency: int) -> tuple[int, ...]:
     ()
 
     Args:
-      num_layers: layers of the stack.
-      expert_frequency: 0 none, 1 all, 2 every other (paper's 1/2).
+      num_layers: number of layers in the stack.
+      expert_frequency: n; 0 for no sparse layers, 1 for all, 2 for every other (the paper's 1/2).
     """
     if not expert_frequency:
         return ()
@@ -47,29 +47,36 @@ class TransformerEncoderDecoder(Layer):
     """Encoder and decoder with a shared embedding.
 
     Args:
-      vocab_size: rows of the embedding; at least the vocabulary's size.
+      vocab_size: number of rows of the embedding, at least the size of the vocabulary. Round it up
+        so that a mesh that shards the vocabulary divides it; T5 rounds up to a multiple of 128.
       d_model, d_kv, num_heads, d_ff: widths.
-      num_layers: blocks of the encoder, and of the decoder.
-      activation: of the feed-forward layers, "relu" (T5 1.0) or "geglu" (T5 1.1).
-      tied_softmax: whether the logits use the embedding (T5 1.0) or a kernel of their own (1.1).
-      dropout_rate: everywhere but inside the experts.
-      expert_frequency: 0 dense, 1 all feed-forward layers sparse, 2 every other.
-      encoder_sparse_layers, decoder_sparse_layers: which layers of a stack are sparse, from 0, in
-        place of `expert_frequency`.
-      switch_ffn: class or function making the feed-forward layer of a sparse layer from `d_ff`,
-        `activation`, `expert_dropout_rate`; None: it is dense.
-      switch_attention: the same for its self-attention, such as `SwitchAttention` (paper,
-        Appendix A).
-      expert_dropout_rate: inside the experts; None: as `dropout_rate`.
-      init_scale: s of the fan-in initialisation of everything but the embedding; the paper sets
-        0.1 (Sec. 2.4), T5 1.0.
-      float32_attention_logits: `Attention.float32_logits` (T5X's name).
-      float32_softmax_logits: `Embedding.float32_logits`; False comes near Mesh-TensorFlow, whose
-        cross-entropy is bfloat16, too.
-      rematerialize: whether, in training, the activations of a layer are made again in the
-        backward pass in place of being kept: less memory for a third more FLOPs.
-      seed: of the initial values.
-      dtype: "float32" or "bfloat16" computation.
+      num_layers: number of blocks in the encoder, and in the decoder.
+      activation: activation of the feed-forward layers, "relu" (T5 1.0) or "geglu" (T5 1.1, and
+        the models of the paper's Table 9).
+      tied_softmax: whether logits use the embedding (T5 1.0) or a kernel of their own (T5 1.1).
+      dropout_rate: dropout everywhere except inside the experts. 0 is usual in pre-training, 0.1
+        in fine-tuning.
+      expert_frequency: n makes every n-th feed-forward layer sparse, 0 none. More sparse layers
+        mean more parameters and more all-to-alls; 2, as in most of the paper's models, is a good
+        choice.
+      encoder_sparse_layers, decoder_sparse_layers: indices of a stack's sparse layers, from 0;
+        override `expert_frequency`.
+      switch_ffn: class or function that makes the feed-forward layer of sparse layers from `d_ff`,
+        `activation` and `expert_dropout_rate`; None makes it dense.
+      switch_attention: same, for their self-attention, such as `SwitchAttention` (paper, Appendix
+        A), which diverges in bfloat16; None makes it dense, as in the paper's main models.
+      expert_dropout_rate: dropout inside the experts; None uses `dropout_rate`. 0.4 limits
+        overfitting in fine-tuning on small tasks (paper, Table 4).
+      init_scale: s of the fan-in initialisation of everything but the embedding. The paper uses
+        0.1 (Sec. 2.4), which trains more stably than T5's 1.0 (Table 3).
+      float32_attention_logits: see `Attention.float32_logits` (T5X's name).
+      float32_softmax_logits: see `Embedding.float32_logits`. False is close to Mesh-TensorFlow,
+        where cross-entropy is bfloat16 as well.
+      rematerialize: recomputes each layer's activations in the backward pass instead of keeping
+        them: less memory for a third more FLOPs. Turn it on if activations do not fit.
+      seed: seeds the initial weights.
+      dtype: compute dtype, "float32" or "bfloat16"; weights are always float32. Use bfloat16 on
+        TPU, and on CPU only with bfloat16 units, as it is very slow without.
     """
 
     def __init__(
@@ -186,7 +193,7 @@ class TransformerEncoderDecoder(Layer):
         return self.switch_ffn(expert_dropout_rate=rate, name="switch_ffn", **shared)
 
     def build(self, input_shape=None):
-        """Creates every weight; their shapes do not depend on the input's."""
+        """Creates all weights; their shapes do not depend on the input's."""
         shape = (None, None, self.d_model)
         with model_seed(self.seed):
             self.embedding.build()
@@ -199,10 +206,10 @@ class TransformerEncoderDecoder(Layer):
         """Logits of the next token at each decoder position.
 
         Args:
-          features: SeqIO's encoder-decoder features, int32 [batch, length] each:
+          features: SeqIO's encoder-decoder features, each int32 [batch, length]:
             encoder_input_tokens, decoder_input_tokens, decoder_target_tokens (for the padding);
-            if packed also {encoder,decoder}_segment_ids.
-          training: dropout, jitter, capacity.
+            if packed, also {encoder,decoder}_segment_ids.
+          training: enables dropout and jitter, and selects the capacity factor.
 
         Returns:
           [batch, length, vocab] float32.
@@ -216,7 +223,7 @@ class TransformerEncoderDecoder(Layer):
         return x_BLM
 
     def encode(self, features, training=False):
-        """The encoder's output [batch, memory length, d_model]; arguments as `call`."""
+        """The encoder's output, [batch, memory length, d_model]; same arguments as `call`."""
         tokens_BT = features["encoder_input_tokens"]
         nonpadding_BT = tokens_BT > 0
         allowed = attends_to(nonpadding_BT)
@@ -233,16 +240,16 @@ class TransformerEncoderDecoder(Layer):
         )
 
     def decode(self, features, memory_BTM, caches=None, position=None, training=False):
-        """Logits [batch, length, vocab] float32 from the encoder's output.
+        """Computes logits, float32 [batch, length, vocab], from the encoder's output.
 
         Args:
-          features: as `call`; decoding one position needs only encoder_input_tokens,
-            decoder_input_tokens [batch, 1] and decoder_target_tokens [batch, 1] (1 where the
-            sequence goes on).
-          memory_BTM: [batch, memory length, d_model].
-          caches: of `transformer.new_caches`, for decoding one position; updated.
-          position: int32 scalar, that position.
-          training: dropout, jitter, capacity.
+          features: same as in `call`; decoding one position needs only encoder_input_tokens,
+            decoder_input_tokens [batch, 1] and decoder_target_tokens [batch, 1] (1 for sequences
+            that have not ended).
+          memory_BTM: the encoder's output, [batch, memory length, d_model].
+          caches: caches from `transformer.new_caches` to decode a single position; updated.
+          position: int32 scalar, the position to decode.
+          training: enables dropout and jitter, and selects the capacity factor.
         """
         tokens_BL = features["decoder_input_tokens"]
         memory_allowed = attends_to(features["encoder_input_tokens"] > 0)
@@ -266,11 +273,11 @@ class TransformerEncoderDecoder(Layer):
             training=training,
         )
         logits = self.embedding.logits if self.softmax is None else self.softmax
-        # Cross-entropy over a large vocabulary loses its small terms in bfloat16.
+        # In bfloat16, cross-entropy over a large vocabulary would lose its small terms.
         return tf.cast(logits(x_BLM), tf.float32)
 
     def flops(self, encoder_length: int, decoder_length: int) -> int:
-        """Forward FLOPs of one sequence pair: 2 a multiply-add, matrix products only."""
+        """Forward FLOPs of one sequence pair: matrix products only, 2 per multiply-add."""
         total = 2 * decoder_length * self.d_model * self.vocab_size
         for stack, length in ((self.encoder, encoder_length), (self.decoder, decoder_length)):
             for block in stack.blocks:
@@ -282,7 +289,7 @@ class TransformerEncoderDecoder(Layer):
         return total
 
     def get_config(self):
-        """Constructor arguments; Switch layers by the first sparse one, of which all are alike."""
+        """Constructor arguments; the config of the first Switch layer stands for all of them."""
         names = (
             "vocab_size d_model d_kv num_heads d_ff num_layers activation tied_softmax "
             "dropout_rate expert_frequency encoder_sparse_layers decoder_sparse_layers "
@@ -302,7 +309,7 @@ class TransformerEncoderDecoder(Layer):
 
     @classmethod
     def from_config(cls, config):
-        """The model that `get_config` is of."""
+        """Recreates the model from its `get_config`."""
         config = dict(config)
         for name in ("switch_ffn", "switch_attention"):
             if config[name] is not None:
@@ -322,7 +329,7 @@ def _of_config(layer, **given):
 
 
 def _check_causal(blocks) -> None:
-    """Checks that no router of a decoder sees tokens to come, unless it was asked to."""
+    """Checks that no router of the decoder sees future tokens, unless explicitly allowed."""
     for block in blocks:
         for layer in block.switch_layers:
             if not layer.router.in_decoder:
@@ -335,18 +342,18 @@ def _check_causal(blocks) -> None:
 
 
 def same_segment(query_BL, key_BT):
-    """bool [batch, 1, length, memory length]: both of one packed example, neither padding."""
+    """Mask [batch, 1, length, memory length] of pairs in one packed example, neither padding."""
     same_BLT = tf.expand_dims(query_BL, 2) == tf.expand_dims(key_BT, 1)
     return tf.expand_dims(same_BLT, 1) & attends_to(key_BT > 0)
 
 
 def attends_to(nonpadding_BT):
-    """bool [batch, 1, 1, memory length] of a bool [batch, memory length]."""
+    """Attention mask [batch, 1, 1, memory length] from a bool mask [batch, memory length]."""
     return tf.expand_dims(tf.expand_dims(nonpadding_BT, 1), 1)
 
 
 def parameter_count(model: keras.Layer) -> int:
-    """Number of weights, of all devices together."""
+    """Number of trainable parameters over all devices, replicas counted once."""
     total = 0
     for variable in model.trainable_variables:
         size = 1

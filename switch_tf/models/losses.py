@@ -5,17 +5,18 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.layers.base import lay_out
 
-# T5X's names. The first weighs each token alike, the second each sequence, so that in a mixture a
-# task of long targets does not drown one of labels.
+# T5X's names. The first gives all tokens the same weight, the second all sequences, so that in a
+# mixture a task with long targets does not drown out one with short labels.
 LOSS_NORMALIZING_FACTORS = ("NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE")
 
 
 def per_sequence(weights_BL, segments_BL=None):
-    """Weights that sum to one over each sequence: 1 / (its tokens), 0 for padding.
+    """Weights that sum to one over each sequence: 1 / (its number of tokens), 0 for padding.
 
     Args:
-      weights_BL: [batch, length], 1 or, for padding, 0.
-      segments_BL: [batch, length], which sequence of its row a token belongs to; None: one a row.
+      weights_BL: [batch, length], 1 for tokens, 0 for padding.
+      segments_BL: [batch, length], the sequence in its row that a token belongs to; None if each
+        row is one sequence.
 
     Returns:
       float32 [batch, length].
@@ -37,19 +38,20 @@ def cross_entropy(
     loss_weights_BL=None,
     normalizer=None,
 ):
-    """Sums over tokens, and the loss, their weighted mean.
+    """Cross-entropy and z-loss, summed over tokens, and the loss, their weighted mean.
 
     Args:
       logits_BLV: float32 [batch, length, vocab].
       targets_BL: int32 [batch, length].
       weights_BL: [batch, length], 0 for padding.
       z_loss_coef: weight of log(Z)², which keeps the logits near zero (Mesh-TensorFlow: 1e-4).
-      loss_weights_BL: [batch, length], of a token in the loss; None: `weights_BL`.
-      normalizer: what the loss is divided by; None: the sum of `loss_weights_BL`, at least 1.
+      loss_weights_BL: [batch, length], weights of tokens in the loss; None uses `weights_BL`.
+      normalizer: divisor of the loss; None uses the sum of `loss_weights_BL`, at least 1.
 
     Returns:
       Sum of the cross-entropy in nats, sum of the weighted z-loss, number of correct tokens, sum
-      of the weights, and the loss: the mean of both by `loss_weights_BL`; float32 scalars.
+      of `weights_BL`, and the loss: the mean of cross-entropy plus z-loss, weighted by
+      `loss_weights_BL`. All are float32 scalars.
     """
     weights_BL = tf.cast(weights_BL, tf.float32)
     if loss_weights_BL is None:
@@ -70,7 +72,9 @@ def cross_entropy(
 
 
 def token_losses(logits_BLV, targets_BL):
-    """Figures of each token. Where the vocabulary is spread, nothing larger crosses devices.
+    """Losses of each token.
+
+    If the mesh shards the vocabulary, no tensor with a vocabulary axis crosses devices.
 
     Args:
       logits_BLV: float32 [batch, length, vocab].
@@ -78,7 +82,7 @@ def token_losses(logits_BLV, targets_BL):
 
     Returns:
       Cross-entropy in nats, log-partition function, and 1 where the likeliest token is the target;
-      float32 [batch, length].
+      each float32 [batch, length].
     """
     mesh = mesh_lib.current()
     spread = mesh is not None and mesh.ways("vocab") > 1
@@ -93,7 +97,7 @@ def _of_whole_logits(logits_BLV, targets_BL):
 
 
 def _of_spread_logits(logits_BLV, targets_BL):
-    """By sums and maxima over the vocabulary: fused operations would gather the logits."""
+    """Uses sums and maxima over the vocabulary, as fused operations would gather the logits."""
     axes, vocab = ("batch", "length", "vocab"), logits_BLV.shape[-1]
     logits_BLV = lay_out(logits_BLV, axes)
     target_BLV = lay_out(tf.one_hot(targets_BL, vocab), axes)
@@ -102,7 +106,7 @@ def _of_spread_logits(logits_BLV, targets_BL):
     z_BL = tf.reduce_sum(tf.exp(logits_BLV - largest_BL1), axis=-1)
     log_z_BL = tf.math.log(z_BL) + largest_BL
     own_BL = tf.reduce_sum(logits_BLV * target_BLV, axis=-1)
-    # Of equal logits the first counts, as in argmax.
+    # Among equal logits the first counts, as in argmax.
     before_BLV = tf.cast(tf.range(vocab) < tf.expand_dims(targets_BL, -1), tf.float32)
     rivals_BLV = tf.cast(logits_BLV == largest_BL1, tf.float32) * lay_out(before_BLV, axes)
     first_BL = tf.reduce_sum(rivals_BLV, axis=-1) == 0.0

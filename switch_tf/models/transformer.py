@@ -18,8 +18,8 @@ class Residual(Layer):
     """x + dropout(layer(norm(x))).
 
     Args:
-      layer: called with the normalised x and whatever else `call` is given.
-      dropout_rate: on the layer's output, one mask for all positions.
+      layer: called with the normalised x and the other arguments of `call`.
+      dropout_rate: dropout on the layer's output; all positions share one mask.
     """
 
     def __init__(self, layer, dropout_rate=0.0, **kwargs):
@@ -45,7 +45,7 @@ class Residual(Layer):
     ):
         """x_BLM: [batch, length, d_model]; returns the same shape.
 
-        The layer is given those of the other arguments that are not None.
+        Other arguments are passed on to the layer unless they are None.
         """
         given = {
             "memory_BTM": memory_BTM,
@@ -59,14 +59,14 @@ class Residual(Layer):
 
 
 class Block(Layer):
-    """Self-attention, attention to the encoder (decoder only), feed-forward.
+    """Self-attention, cross-attention to the encoder (decoder only) and feed-forward layer.
 
     Args:
-      attention: function name -> `Attention`.
+      attention: function that makes an `Attention` from its name.
       feed_forward: a `FeedForward` or `SwitchFFN`.
-      crosses: whether there is attention to the encoder.
-      self_attention: another function for that of the block itself; None: `attention`.
-      dropout_rate: of the residual branches.
+      crosses: whether there is cross-attention.
+      self_attention: same as `attention`, for self-attention only; None uses `attention`.
+      dropout_rate: dropout on the residual branches.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Block(Layer):
 
     @property
     def switch_layers(self) -> list[SwitchLayer]:
-        """The Switch layers of the block, in the order of the computation."""
+        """The Switch layers of the block, in the order of computation."""
         layers = [*self.self_attention.layer.switch_layers, self.feed_forward.layer]
         return [layer for layer in layers if isinstance(layer, SwitchLayer)]
 
@@ -112,17 +112,18 @@ class Block(Layer):
         caches=(None, None),
         training=False,
     ):
-        """One block.
+        """Applies the block.
 
         Args:
           x_BLM: [batch, length, d_model].
-          bias: of self-attention, broadcast to [batch, heads, length, length]; `Uncast` float32.
+          bias: bias of self-attention, `Uncast` float32, broadcast to [batch, heads, length,
+            length].
           memory_BTM: the encoder's output, [batch, memory length, d_model].
-          memory_bias: of attention to it, broadcast to [batch, heads, length, memory length];
-            `Uncast` float32.
-          nonpadding_BL: 1 for a token, 0 for padding.
-          caches: `Cache` of self-attention and of attention to the encoder, while decoding.
-          training: dropout, jitter, capacity.
+          memory_bias: bias of cross-attention, `Uncast` float32, broadcast to [batch, heads,
+            length, memory length].
+          nonpadding_BL: 1 for tokens, 0 for padding.
+          caches: `Cache` of self-attention and of cross-attention, while decoding.
+          training: enables dropout and jitter, and selects the capacity factor.
 
         Returns:
           [batch, length, d_model].
@@ -134,7 +135,7 @@ class Block(Layer):
             x_BLM = self.cross_attention(
                 x_BLM, memory_BTM, bias=memory_bias, cache=caches[1], training=training
             )
-        # A dense layer works on padding, too.
+        # A dense layer processes padding like tokens.
         known_BL = nonpadding_BL if isinstance(self.feed_forward.layer, SwitchLayer) else None
         x_BLM = self.feed_forward(x_BLM, nonpadding_BL=known_BL, training=training)
         see(self.path, x_BLM)
@@ -142,15 +143,15 @@ class Block(Layer):
 
 
 class Stack(Layer):
-    """Blocks that share one relative position bias, then a norm.
+    """Blocks that share one relative position bias, followed by a norm.
 
     Args:
-      blocks: the `Block`s, in order.
-      num_heads: heads of the position bias.
-      causal: decoder (True) or encoder (False).
-      dropout_rate: on the input and the output.
-      rematerialize: whether, in training, the activations within a block are made again in the
-        backward pass in place of being kept.
+      blocks: list of `Block`s, in order.
+      num_heads: number of heads of the position bias.
+      causal: True for the decoder, False for the encoder.
+      dropout_rate: dropout on the input and on the output.
+      rematerialize: recomputes the activations within each block in the backward pass instead of
+        keeping them: less memory for a third more FLOPs.
     """
 
     def __init__(self, blocks, num_heads, causal, dropout_rate=0.0, rematerialize=False, **kwargs):
@@ -186,18 +187,19 @@ class Stack(Layer):
         caches=None,
         training=False,
     ):
-        """All blocks and the final norm.
+        """Applies all blocks and the final norm.
 
         Args:
-          x_BLM: embedded tokens [batch, length, d_model].
+          x_BLM: embedded tokens, [batch, length, d_model].
           positions: int32 positions of queries [length] and of keys [memory length].
-          allowed: bool, which keys a query may attend to beside causality, broadcast to
+          allowed: bool, keys that a query may attend to, apart from causality; broadcast to
             [batch, heads, length, length].
-          memory_BTM: the encoder's output, for a decoder.
-          memory_allowed: bool, broadcast to [batch, heads, length, memory length].
-          nonpadding_BL: 1 for a token, 0 for padding.
+          memory_BTM: the encoder's output (decoder only).
+          memory_allowed: same as `allowed`, for cross-attention; broadcast to [batch, heads,
+            length, memory length].
+          nonpadding_BL: 1 for tokens, 0 for padding.
           caches: a pair of `Cache` for each block, while decoding.
-          training: dropout, jitter, capacity.
+          training: enables dropout and jitter, and selects the capacity factor.
 
         Returns:
           [batch, length, d_model].
@@ -235,5 +237,5 @@ def _rematerialized(block, x_BLM, bias, memory_BTM, given):
 
 
 def new_caches(num_blocks: int, key_BTHK, position) -> list[tuple[Cache, Cache]]:
-    """Empty caches of a decoder: zeros like `key_BTHK` for self-attention, none yet for cross."""
+    """Empty caches of a decoder: `key_BTHK`, zeros, for self-attention, none for cross-attention."""
     return [(Cache(key_BTHK, key_BTHK, position), Cache()) for _ in range(num_blocks)]
