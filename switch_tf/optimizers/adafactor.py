@@ -1,17 +1,17 @@
-"""Adafactor (Shazeer and Stern 2018, arXiv:1804.04235), with the choices of Mesh-TensorFlow.
+"""Adafactor (Shazeer and Stern 2018, arXiv:1804.04235), as Mesh-TensorFlow implements it.
 
-The paper trains with it (Sec. 2). In its letters, for a variable W with gradient G at the 0-based
-step t, with β = 1 - (t + 1)^-0.8:
+The paper trains with it (Sec. 2). For a variable W with gradient G at the 0-based step t, with
+β = 1 - (t + 1)^-0.8:
 
   V = β V + (1 - β)(G² + ε1)                        second moment
   U = G / sqrt(V)                                   update
   W = W - α(t) · max(ε2, RMS(W)) · U / max(1, RMS(U) / d)
 
-A variable whose two largest axes both reach `min_dim_size_to_factor` keeps only V's means over
-each of the two, R and C, and V is taken as R C / mean(R); the other axes are a batch. Axes that the
-variable says count as one (`axis_groups`), such as heads and d_kv of attention's kernels, are one
-here, as they are in Mesh-TensorFlow's weights. RMS is over the whole variable: all experts of a
-layer share one scale and one clip.
+If the two largest axes of a variable both have at least `min_dim_size_to_factor` elements, V is
+factored: only its means over each of the two, R and C, are kept, and V = R C / mean(R). The other
+axes are treated as a batch. Axes grouped in `axis_groups`, such as heads and d_kv of attention
+kernels, count as one axis, as in Mesh-TensorFlow's weights. The RMS is over the whole variable, so
+all experts of a layer share one scale and one clipping factor.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from switch_tf.rules import NonNegative, Positive, Rate, Whole, configurable
 
 @configurable
 class Adafactor(Optimizer):
-    """Adafactor over variables that may be laid out over a mesh.
+    """Adafactor for variables that may be sharded over a mesh.
 
-    Its slots: `v` like the variable; or `vr` and `vc`, the variable without its largest and without
-    its second largest axis; and `m` like the variable if `beta1` > 0.
+    Slots: `v`, of the variable's shape; or if factored `vr` and `vc`, without its largest and
+    without its second largest axis; and, if `beta1` > 0, `m`, of the variable's shape.
     """
 
     def __init__(
@@ -48,22 +48,30 @@ class Adafactor(Optimizer):
         epsilon1: NonNegative = 1e-30,
         epsilon2: NonNegative = 1e-3,
     ):
-        """Chooses the update; `build` makes the slots.
+        """Configures the update; `build` creates the slots. Defaults are those of Mesh-TensorFlow.
 
         Args:
-          learning_rate: α, a function of the step as in `schedules`.
-          decay_exponent: 0.8 of β above; Mesh-TF's `adafactor_decay_rate_pow`.
-          beta1: momentum of the update, in [0, 1); 0 keeps no slot for it.
-          clipping_threshold: d above; None does not clip.
-          global_norm_clip_threshold: as of `Optimizer`.
-          multiply_by_parameter_scale: False leaves max(ε2, RMS(W)) out.
-          factored: False keeps the whole second moment of every variable.
-          min_dim_size_to_factor: smallest second largest axis that is factored.
-          epsilon1: ε1 above.
-          epsilon2: ε2 above.
+          learning_rate: α, a schedule; see `schedules`. T5 pre-trains with `rsqrt` and fine-tunes
+            with a constant 0.001.
+          decay_exponent: the exponent 0.8 of β above; higher values average V over more steps.
+            Mesh-TensorFlow's `adafactor_decay_rate_pow`.
+          beta1: momentum of the update, in [0, 1). Above 0, it costs a slot as large as each
+            variable; keep 0 to save memory.
+          clipping_threshold: d above, which bounds the RMS of an update; None turns it off. Keep
+            1.0: it guards against a V that lags behind growing gradients.
+          global_norm_clip_threshold: see `Optimizer`. Rarely needed here, as updates hardly depend
+            on the scale of gradients.
+          multiply_by_parameter_scale: makes the learning rate relative to the RMS of each weight.
+            If False, max(ε2, RMS(W)) is left out, and far smaller learning rates are needed.
+          factored: False keeps the full second moment of each variable, which costs as much memory
+            as the weights.
+          min_dim_size_to_factor: smallest size of the second largest axis for V to be factored.
+            Lower values save little, because such variables are usually small.
+          epsilon1: ε1 above; keeps V above zero.
+          epsilon2: ε2 above; smallest scale, which lets weights near zero grow.
 
         Raises:
-          UserError: no `learning_rate`.
+          UserError: no `learning_rate` is given.
         """
         super().__init__(learning_rate, global_norm_clip_threshold)
         self._decay_exponent = decay_exponent
@@ -76,7 +84,7 @@ class Adafactor(Optimizer):
         self._epsilon2 = epsilon2
 
     def slot_axes(self, shape: tuple[int, ...], groups: Groups) -> dict[str, list[int]]:
-        """`v`, or `vr` and `vc`; and `m` with momentum."""
+        """`v`, or `vr` and `vc` if factored; and `m` if there is momentum."""
         everything = list(range(len(shape)))
         axes = self._factored_axes(shape, groups)
         kept = {"v": everything}
@@ -91,10 +99,10 @@ class Adafactor(Optimizer):
     def updates(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
     ) -> list[tf.Tensor]:
-        """What is subtracted from each variable.
+        """Updates the slots and returns what to subtract from each variable.
 
-        Scalars are computed for all variables at once: at small sizes the number of ops, times the
-        number of devices, is what an update costs.
+        Scalars are computed for all variables at once: for small models, the cost of an update is
+        the number of ops times the number of devices.
         """
         mixing = (step + 1.0) ** -self._decay_exponent
         updates = [
@@ -116,9 +124,9 @@ class Adafactor(Optimizer):
         return update
 
     def _factored_axes(self, shape: tuple[int, ...], groups: Groups) -> Groups | None:
-        """The largest and the second largest group of axes (the first of equals).
+        """The largest and the second largest group of axes; of equals, the first.
 
-        None: not factored.
+        Returns None if the variable is not factored.
         """
         if not self._factored or len(groups) < 2:
             return None
@@ -127,25 +135,25 @@ class Adafactor(Optimizer):
         return (largest, second) if size[second] >= self._min_dim_size_to_factor else None
 
     def _precondition(self, gradient, variable, mixing):
-        """U = G / sqrt(V) with V brought up to date by `mixing` = 1 - β."""
+        """Updates V with `mixing` = 1 - β, and returns U = G / sqrt(V)."""
         squared, slots = tf.square(gradient), self.slots_of(variable)
         if "v" in slots:
             v = moving_average(slots["v"], squared + self._epsilon1, mixing)
             return gradient * tf.math.rsqrt(v)
         largest, second = self._factored_axes(tuple(gradient.shape), axis_groups(variable))
-        # ε1 is added to the means: the same sum, on the smaller tensors.
+        # ε1 is added to the means, which gives the same result on smaller tensors.
         vr = moving_average(slots["vr"], tf.reduce_mean(squared, largest) + self._epsilon1, mixing)
         vc = moving_average(slots["vc"], tf.reduce_mean(squared, second) + self._epsilon1, mixing)
-        # The second largest axis, where it stands once the largest is gone.
+        # Indices of the second largest axis once the largest is removed.
         second_in_vr = [axis - sum(gone < axis for gone in largest) for axis in second]
         mean = tf.reduce_mean(vr, second_in_vr, keepdims=True)
-        # R / mean(R) first: R · C alone could leave float32's range.
+        # R / mean(R) first, because R · C alone could exceed float32's range.
         rows = _spread(tf.math.rsqrt(vr / mean), largest)
         columns = _spread(tf.math.rsqrt(vc), second)
         return gradient * rows * columns
 
     def _factors(self, updates, variables, learning_rate) -> list[tf.Tensor]:
-        """α · max(ε2, RMS(W)) / max(1, RMS(U) / d), a scalar for each variable."""
+        """α · max(ε2, RMS(W)) / max(1, RMS(U) / d), one scalar per variable."""
         factors = tf.fill([len(variables)], learning_rate)
         if self._multiply_by_parameter_scale:
             weights = [tf.cast(variable.value, tf.float32) for variable in variables]
@@ -156,14 +164,14 @@ class Adafactor(Optimizer):
 
 
 def _spread(x, axes: tuple[int, ...]):
-    """x with axes of size 1 where a mean has taken them away."""
+    """Inserts axes of size 1 into x where a mean has removed them."""
     for axis in sorted(axes):
         x = tf.expand_dims(x, axis)
     return x
 
 
 def _rms(tensors: list[tf.Tensor]) -> tf.Tensor:
-    """Root mean square of each tensor, [len(tensors)]."""
+    """The root mean square of each tensor, [len(tensors)]."""
     halves = tf.stack([tf.nn.l2_loss(tensor) for tensor in tensors])
     sizes = [float(tensor.shape.num_elements()) for tensor in tensors]
     return tf.sqrt(halves * [2.0 / size for size in sizes])

@@ -6,8 +6,8 @@ For a variable w with gradient g at the 0-based step t:
   v = β2 v + (1 - β2) g²                            second moment
   w = w - α(t) · (m̂ / (sqrt(v̂) + ε) + λ w)          m̂ = m / (1 - β1^(t + 1)), v̂ likewise
 
-The rate multiplies the decay λ, too, as in optax, PyTorch and Keras. AdamW keeps two numbers a
-weight, where Adafactor, with which the paper trains, keeps next to none of a large matrix.
+The learning rate also multiplies the decay λ, as in optax, PyTorch and Keras. AdamW keeps two
+numbers per weight, while Adafactor, which the paper uses, keeps next to none for large matrices.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from switch_tf.rules import NonNegative, Positive, Rate, configurable
 
 @configurable
 class AdamW(Optimizer):
-    """AdamW over variables that may be laid out over a mesh.
+    """AdamW for variables that may be sharded over a mesh.
 
-    Its slots: `m` and `v`, both like the variable. What has one axis does not decay: these are the
-    norms' scales, which belong near 1, not near 0. All else decays: kernels, experts, routers,
-    embeddings and the position bias.
+    Slots: `m` and `v`, both of the variable's shape. Variables with one axis do not decay: these
+    are the scales of norms, which belong near 1, not near 0. All others do: kernels, experts,
+    routers, embeddings and the position bias.
     """
 
     def __init__(
@@ -41,20 +41,21 @@ class AdamW(Optimizer):
         weight_decay: NonNegative = 0.01,
         global_norm_clip_threshold: Positive | None = None,
     ):
-        """Chooses the update; `build` makes the slots.
+        """Configures the update; `build` creates the slots.
 
         Args:
-          learning_rate: α, a function of the step as in `schedules`. Updates are about as large as
-            it is, whatever the weights: `schedules.rsqrt.scale` makes T5's rates, which Adafactor
-            multiplies by the weights' RMS, small enough.
-          beta1: β1, in [0, 1).
-          beta2: β2, in [0, 1). 0.95 to 0.98 forget a spike of the gradient sooner.
-          epsilon: ε, added outside the root.
-          weight_decay: λ; 0 is Adam.
-          global_norm_clip_threshold: as of `Optimizer`; 1.0 is usual.
+          learning_rate: α, a schedule; see `schedules`. Updates are about as large as α, whatever
+            the size of the weights. T5's rates are meant for Adafactor, which multiplies them by
+            the RMS of the weights; scale them down with `schedules.rsqrt.scale`.
+          beta1: β1, in [0, 1). Higher values smooth the update more but react later; 0.9 is usual.
+          beta2: β2, in [0, 1). 0.999 is usual; 0.95 to 0.98 recover sooner from a spike in the
+            gradient.
+          epsilon: ε, added outside the root; larger values damp updates where gradients are small.
+          weight_decay: λ; 0 gives Adam. Larger values regularise more; PyTorch's default is 0.01.
+          global_norm_clip_threshold: see `Optimizer`; 1.0 is usual.
 
         Raises:
-          UserError: no `learning_rate`.
+          UserError: no `learning_rate` is given.
         """
         super().__init__(learning_rate, global_norm_clip_threshold)
         self._beta1 = beta1
@@ -63,14 +64,14 @@ class AdamW(Optimizer):
         self._weight_decay = weight_decay
 
     def slot_axes(self, shape: tuple[int, ...], groups: Groups) -> dict[str, list[int]]:
-        """`m` and `v`, of all axes."""
+        """`m` and `v`, both with all axes."""
         everything = list(range(len(shape)))
         return {"m": everything, "v": everything}
 
     def updates(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
     ) -> list[tf.Tensor]:
-        """α · (m̂ / (sqrt(v̂) + ε) + λ w) of each variable."""
+        """Updates the slots and returns α · (m̂ / (sqrt(v̂) + ε) + λ w) for each variable."""
         rate = self.learning_rate(step)
         started1, started2 = (_started(beta, step) for beta in (self._beta1, self._beta2))
         found = []
@@ -86,8 +87,9 @@ class AdamW(Optimizer):
 
 
 def _started(beta: float, step: tf.Tensor) -> tf.Tensor:
-    """1 - β^(t + 1), the share of a moving average that is not its start from zero.
+    """1 - β^(t + 1), the bias correction of a moving average that starts from zero.
 
-    By expm1: with β = 0.999, float32's difference would be off by 5e-5 in the first steps.
+    Uses expm1, because with β = 0.999 the float32 difference would be off by 5e-5 in the first
+    steps.
     """
     return -tf.math.expm1((step + 1.0) * (math.log(beta) if beta else -math.inf))

@@ -1,4 +1,4 @@
-"""What an optimizer gives training, the planner and checkpoints, and what all of them share."""
+"""The interface of optimizers for training, planner and checkpoints, and what they share."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from tensorflow.experimental import dtensor
 from switch_tf.errors import UserError
 from switch_tf.optimizers.schedules import Schedule, not_given
 
-# Dimensions of a variable, those together that count as one axis.
+# The dimensions of a variable, grouped where several count as one axis.
 Groups = tuple[tuple[int, ...], ...]
 
 
 def axis_groups(variable: keras.Variable) -> Groups:
-    """The variable's own, as `layers.base.Layer.weight` gives it; else each axis by itself."""
+    """The axis groups set by `layers.base.Layer.weight`; by default each axis is its own group."""
     return getattr(variable, "axis_groups", None) or tuple(
         (axis,) for axis in range(len(variable.shape))
     )
 
 
 class Optimizer(tf.Module):
-    """An update of variables that may be laid out over a mesh.
+    """Base class of optimizers for variables that may be sharded over a mesh.
 
     A subclass defines `slot_axes` and `updates`, and is decorated with `@configurable`.
 
     Attributes:
-      learning_rate: a function of the step, as in `schedules`.
-      slots: `<variable path>/<kind>` -> float32 variable of zeros at first, of the variable's axes
-        that `slot_axes` keeps for the kind, laid out as they are.
-        `tf.train.Checkpoint(optimizer=...)` saves them by these names.
+      learning_rate: learning rate schedule, a function of the step; see `schedules`.
+      slots: `<variable path>/<kind>` -> float32 variable, initially zero. It has those axes of the
+        variable that `slot_axes` keeps for the kind, sharded like them.
+        `tf.train.Checkpoint(optimizer=...)` saves slots under these names.
 
     Args:
-      learning_rate: as above.
-      global_norm_clip_threshold: gradients whose norm, of all variables together, is above it are
-        scaled down to it first; None does not (T5X's name).
+      learning_rate: see above.
+      global_norm_clip_threshold: if the norm of all gradients together exceeds it, they are scaled
+        down to it; None turns clipping off (T5X's name). Costs an all-reduce; 1.0 is usual.
 
     Raises:
-      UserError: no `learning_rate`.
+      UserError: no `learning_rate` is given.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Optimizer(tf.Module):
         self._global_norm_clip_threshold = global_norm_clip_threshold
 
     def slot_axes(self, shape: tuple[int, ...], groups: Groups) -> dict[str, list[int]]:
-        """Kind of slot -> the axes of a variable of `shape` that it keeps.
+        """Maps each kind of slot to the axes that it keeps of a variable.
 
-        The planner counts slots by it, without a variable.
+        The planner uses it to count slots without making variables.
 
         Args:
-          shape: of the variable.
+          shape: shape of the variable.
           groups: its `axis_groups`.
         """
         raise NotImplementedError
@@ -73,17 +73,17 @@ class Optimizer(tf.Module):
     def updates(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
     ) -> list[tf.Tensor]:
-        """Brings the slots up to date, and returns what is to be subtracted from each variable.
+        """Updates the slots and returns what to subtract from each variable.
 
         Args:
-          gradients: float32, one a variable, clipped.
-          variables: those of `build`, or some of them.
+          gradients: clipped float32 gradients, one per variable.
+          variables: the variables given to `build`, or some of them.
           step: float32 scalar, 0 in the first update.
         """
         raise NotImplementedError
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the slots of `variables`, once and outside compiled functions.
+        """Creates the slots of `variables`; call it once, outside compiled functions.
 
         Raises:
           ValueError: called twice, or two variables share a path.
@@ -100,7 +100,7 @@ class Optimizer(tf.Module):
                 self.slots[name] = _zeros(variable.value, axes, name)
 
     def slots_of(self, variable: keras.Variable) -> dict[str, tf.Variable]:
-        """Kind -> slot of one variable of `build`."""
+        """Kind -> slot of one of the variables given to `build`."""
         kinds = self.slot_axes(tuple(variable.shape), axis_groups(variable))
         return {kind: self.slots[f"{variable.path}/{kind}"] for kind in kinds}
 
@@ -110,9 +110,9 @@ class Optimizer(tf.Module):
         """Updates the variables and their slots; call it inside a compiled function.
 
         Args:
-          gradients: one a variable, of its shape.
-          variables: those of `build`, or some of them.
-          step: 0-based int scalar, 0 in the first update.
+          gradients: one per variable, of the same shape.
+          variables: the variables given to `build`, or some of them.
+          step: int scalar, 0 in the first update.
 
         Raises:
           ValueError: a variable has no gradient, or was not given to `build`.
@@ -126,13 +126,13 @@ class Optimizer(tf.Module):
         updates = self.updates(gradients, variables, tf.cast(step, tf.float32))
         for update, variable in zip(updates, variables, strict=True):
             update = tf.cast(update, variable.value.dtype)
-            # Subtracted in place: w = w - update would round a bfloat16 reading of w each step.
+            # Subtract in place: w = w - update could round w to bfloat16 at each step.
             variable.value.assign_sub(update, read_value=False)
 
     def _clipped(self, gradients):
         if self._global_norm_clip_threshold is None:
             return gradients
-        # Stacked before they are added: DTensor joins the all-reduces of the sums into one.
+        # Stack before adding: DTensor then merges the all-reduces of the sums into one.
         halves = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])
         norm = tf.sqrt(2.0 * tf.reduce_sum(halves))
         factor = tf.minimum(1.0, self._global_norm_clip_threshold / tf.maximum(norm, 1e-30))
@@ -140,7 +140,7 @@ class Optimizer(tf.Module):
 
 
 def moving_average(slot: tf.Variable, value: tf.Tensor, mixing) -> tf.Tensor:
-    """slot = slot + mixing · (value - slot), returned too."""
+    """Updates slot = slot + mixing · (value - slot), and returns its new value."""
     old = slot.value()
     new = old + mixing * (value - old)
     slot.assign(new, read_value=False)
@@ -148,12 +148,12 @@ def moving_average(slot: tf.Variable, value: tf.Tensor, mixing) -> tf.Tensor:
 
 
 def zeros_like(value: tf.Variable, name: str) -> tf.Variable:
-    """A float32 variable of zeros, shaped and laid out like `value`."""
+    """Creates a float32 variable of zeros with the shape and layout of `value`."""
     return _zeros(value, list(range(len(value.shape))), name)
 
 
 def _zeros(value: tf.Variable, axes: list[int], name: str) -> tf.Variable:
-    """A float32 variable of zeros with the given axes of `value`, laid out like them."""
+    """Creates a float32 variable of zeros with the given axes of `value`, sharded like them."""
     shape = [value.shape[axis] for axis in axes]
     if not isinstance(value, dtensor.DVariable):
         return tf.Variable(tf.zeros(shape), name=name)
@@ -163,8 +163,8 @@ def _zeros(value: tf.Variable, axes: list[int], name: str) -> tf.Variable:
         size if spec == dtensor.UNSHARDED else size // layout.mesh.dim_size(spec)
         for size, spec in zip(shape, specs, strict=True)
     ]
-    # Packed from zeros of a shard's shape, so that no device ever holds the whole. They come from
-    # NumPy: within `mesh.use`, tf.zeros would make a DTensor, which cannot be packed.
+    # Packed from zeros of the shard's shape, so that no device ever holds the whole. NumPy creates
+    # them, because in `mesh.use` tf.zeros would make a DTensor, which cannot be packed.
     shard = tf.constant(np.zeros(shard_shape, np.float32))
     parts = [shard] * layout.mesh.num_local_devices()
     return dtensor.DVariable(dtensor.pack(parts, layout), name=name)
