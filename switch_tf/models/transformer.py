@@ -237,5 +237,5 @@ def _rematerialized(block, x_BLM, bias, memory_BTM, given):
 
 
 def new_caches(num_blocks: int, key_BTHK, position) -> list[tuple[Cache, Cache]]:
-    """Empty caches of a decoder: `key_BTHK`, zeros, for self-attention, none for cross-attention."""
+    """Empty caches of a decoder: `key_BTHK` (zeros) in self-attention, None in cross-attention."""
     return [(Cache(key_BTHK, key_BTHK, position), Cache()) for _ in range(num_blocks)]
