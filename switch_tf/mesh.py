@@ -1,13 +1,13 @@
 """Meshes of devices, and layouts from axis names (paper, Sec. 5; Mesh-TensorFlow's layout rules).
 
 A mesh is written `batch:4,model:2`. Layout rules are written `batch:batch,experts:batch,d_ff:model`
-and map a tensor's axis names (left) to mesh dimensions (right). A tensor axis that no rule names is
-replicated; of two axes of one tensor that ask for the same mesh dimension, that is an error.
+and map a tensor's axis names (left) to mesh dimensions (right). Tensor axes without a rule are
+replicated. It is an error if two axes of a tensor map to the same mesh dimension.
 
-A mesh may span several processes (DTensor's clients). *Global* is what all its devices hold,
-*local* what those of this process hold, listed in DTensor's order, that of `dtensor.pack`.
+A mesh may span several processes (DTensor's clients). *Global* refers to all its devices, *local*
+to those of this process, listed in DTensor's order, which is that of `dtensor.pack`.
 
-Parsing and checking need no TensorFlow, so a wrong mesh is reported before its start.
+Parsing and checking need no TensorFlow, so that a wrong mesh is reported before TensorFlow starts.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ import numpy as np
 from switch_tf import runtime
 from switch_tf.errors import UserError
 
-# Every axis name that a weight or an activation may be declared with.
+# All axis names that weights and activations may be declared with.
 AXIS_NAMES = "batch length experts d_model d_ff heads d_kv vocab buckets".split()
 
 
 def parse_pairs(text: str, what: str) -> list[tuple[str, str]]:
-    """Splits `a:b,c:d` into pairs; `what` names the setting in the error.
+    """Splits `a:b,c:d` into pairs; `what` names the setting in errors.
 
     Raises:
-      UserError: an item without exactly one colon, or a name twice.
+      UserError: an item does not have exactly one colon, or a name occurs twice.
     """
     if not isinstance(text, str):
         raise UserError(f"{what}={text!r} is no text: give it as 'name:value,...', in quotes")
@@ -46,10 +46,10 @@ def parse_pairs(text: str, what: str) -> list[tuple[str, str]]:
 
 
 def parse_mesh_shape(text: str) -> dict[str, int]:
-    """Mesh dimensions and sizes of `batch:4,model:2`, in order.
+    """Parses `batch:4,model:2` into mesh dimensions and sizes, in order.
 
     Raises:
-      UserError: not a list of name:positive number.
+      UserError: the text is not a list of name:size with positive sizes.
     """
     shape = {}
     for name, value in parse_pairs(text, "MESH_SHAPE"):
@@ -62,12 +62,12 @@ def parse_mesh_shape(text: str) -> dict[str, int]:
 
 
 def parse_layout_rules(text: str, mesh_shape: dict[str, int]) -> dict[str, str]:
-    """Axis name -> mesh dimension of `batch:batch,d_ff:model`.
+    """Parses `batch:batch,d_ff:model` into axis name -> mesh dimension.
 
-    A rule whose mesh dimension is absent from the mesh is an error: it would silently replicate.
+    A rule whose mesh dimension does not exist is an error, as it would silently replicate.
 
     Raises:
-      UserError: an axis name that no tensor has, or a mesh dimension that the mesh lacks.
+      UserError: an axis name or a mesh dimension does not exist.
     """
     rules = {}
     for axis, dimension in parse_pairs(text, "LAYOUT_RULES"):
@@ -88,15 +88,15 @@ def parse_layout_rules(text: str, mesh_shape: dict[str, int]) -> dict[str, str]:
 def check_divides(
     rules: dict[str, str], mesh_shape: dict[str, int], sizes: dict[str, tuple[int, str]]
 ) -> None:
-    """Checks that each axis size divides over its mesh dimension.
+    """Checks that each axis size is divisible by the size of its mesh dimension.
 
     Args:
       rules: axis name -> mesh dimension.
       mesh_shape: mesh dimension -> size.
-      sizes: axis name -> (size, name of the setting that it comes from).
+      sizes: axis name -> (size, name of the setting it comes from).
 
     Raises:
-      UserError: naming the setting, the sizes and the mesh dimension.
+      UserError: a size is not divisible; names the setting, the sizes and the mesh dimension.
     """
     for axis, (size, setting) in sizes.items():
         ways = mesh_shape.get(rules.get(axis, ""), 1)
@@ -109,12 +109,12 @@ def check_divides(
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Devices arranged by named dimensions, with the rules that lay tensors out over them.
+    """Devices arranged in named dimensions, with the rules that shard tensors over them.
 
     Attributes:
       shape: mesh dimension -> size.
       rules: tensor axis name -> mesh dimension.
-      dtensor_mesh: the `tf.experimental.dtensor.Mesh`.
+      dtensor_mesh: the `tf.experimental.dtensor.Mesh`; None on paper.
     """
 
     shape: dict[str, int]
@@ -123,18 +123,18 @@ class Mesh:
 
     @classmethod
     def create(cls, mesh_shape: str, layout_rules: str = "") -> Mesh:
-        """Builds the mesh over the first devices of each process, of the type that it started with.
+        """Creates the mesh from the first devices of each process, of the process's device type.
 
         Raises:
-          UserError: malformed text, fewer devices than the mesh has places, or places that do not
-            divide over the processes.
+          UserError: the text is malformed, there are too few devices, or the processes do not
+            divide the size of the mesh.
         """
         from tensorflow.experimental import dtensor
 
         mesh = cls.on_paper(mesh_shape, layout_rules)
         kind, processes = runtime.device_type(), dtensor.num_clients()
         there = dtensor.num_global_devices(kind)
-        # A mesh over absent devices crashes the process, so they are counted first.
+        # A mesh over missing devices crashes the process, so count devices first.
         if mesh.size > there:
             raise UserError(
                 f"MESH_SHAPE='{mesh_shape}' asks for {mesh.size} {kind} devices, {there} there: "
@@ -148,7 +148,7 @@ class Mesh:
         devices = [f"{kind}:{i}" for i in range(mesh.size // processes)]
         made = dtensor.create_distributed_mesh(
             list(mesh.shape.items()),
-            # DTensor itself takes all cores of a TPU, and refuses a list.
+            # On TPU, DTensor uses all cores by itself and refuses a list.
             local_devices=None if kind == "TPU" else devices,
             device_type=kind,
         )
@@ -156,10 +156,10 @@ class Mesh:
 
     @classmethod
     def on_paper(cls, mesh_shape: str, layout_rules: str = "") -> Mesh:
-        """A mesh without devices, of any size: says what would lie where.
+        """A mesh of any size without devices, which tells where shards would be.
 
         Raises:
-          UserError: malformed text.
+          UserError: the text is malformed.
         """
         shape = parse_mesh_shape(mesh_shape)
         return cls(shape, parse_layout_rules(layout_rules, shape), None)
@@ -170,14 +170,14 @@ class Mesh:
         return math.prod(self.shape.values())
 
     def ways(self, axis: str) -> int:
-        """Number of parts that `axis` is split into."""
+        """Number of shards that `axis` is split into."""
         return self.shape.get(self.rules.get(axis, ""), 1)
 
     def spec(self, axes: Sequence[str | None]) -> list[str]:
-        """Mesh dimension of each axis; `dtensor.UNSHARDED` where replicated.
+        """Mesh dimension of each axis, or `dtensor.UNSHARDED` if replicated.
 
         Raises:
-          UserError: two axes of one tensor are sent to the same mesh dimension.
+          UserError: two axes map to the same mesh dimension.
         """
         from tensorflow.experimental import dtensor
 
@@ -199,10 +199,10 @@ class Mesh:
     def global_places(
         self, axes: Sequence[str | None], shape: Sequence[int]
     ) -> list[tuple[slice, ...]]:
-        """What each device of the mesh holds, as slices of the global tensor, in the mesh's order.
+        """The shard of each device, as slices of the global tensor, in the order of the mesh.
 
         Raises:
-          UserError: an axis does not divide over its mesh dimension.
+          UserError: an axis is not divisible by the size of its mesh dimension.
         """
         sizes = {a: (n, a) for a, n in zip(axes, shape, strict=True) if a is not None}
         check_divides(self.rules, self.shape, sizes)
@@ -221,16 +221,16 @@ class Mesh:
     def local_places(
         self, axes: Sequence[str | None], shape: Sequence[int]
     ) -> list[tuple[slice, ...]]:
-        """What each device of this process holds, as `global_places`, in DTensor's order."""
+        """The shard of each device of this process; see `global_places`. In DTensor's order."""
         every = self.global_places(axes, shape)
         return [every[device] for device in self.dtensor_mesh.local_device_ids()]
 
     def pack(self, value: np.ndarray, axes: Sequence[str | None]):
-        """A DTensor of a host array: each device gets its slice.
+        """Makes a DTensor from a host array; each device gets its shard.
 
         Args:
-          value: the global array; of it, a process reads what its own devices get.
-          axes: its axis names, one a dimension.
+          value: the global array, of which a process reads only its devices' shards.
+          axes: an axis name for each dimension.
         """
         import tensorflow as tf
         from tensorflow.experimental import dtensor
@@ -248,8 +248,8 @@ class Mesh:
         try:
             yield
         finally:
-            # Left as if without an error: DTensor (TensorFlow 2.20) would not restore the mesh
-            # that was the default before.
+            # Exit as if there were no error: otherwise DTensor (TensorFlow 2.20) would not restore
+            # the previous default mesh.
             context.__exit__(None, None, None)
 
 
@@ -257,13 +257,13 @@ _current: list[Mesh] = []
 
 
 def current() -> Mesh | None:
-    """The mesh in use, or None outside `use`: layers then make ordinary variables."""
+    """The mesh in use; None outside `use`, where layers create ordinary variables."""
     return _current[-1] if _current else None
 
 
 @contextlib.contextmanager
 def use(mesh: Mesh):
-    """Within it, layers lay their weights and activations out over `mesh`."""
+    """Context in which layers shard their weights and activations over `mesh`."""
     _current.append(mesh)
     try:
         with mesh.run():
@@ -273,17 +273,17 @@ def use(mesh: Mesh):
 
 
 def host():
-    """Context in which eager ops run on the host, also inside `use`: reading data, metrics."""
+    """Context in which eager ops run on the host, even inside `use`: for data and metrics."""
     import tensorflow as tf
 
     return tf.device("/device:CPU:0")
 
 
 def local_shards(value) -> list[tuple[tuple[slice, ...], object]]:
-    """What the devices of this process hold of a DTensor, variable or tensor, replicas once.
+    """The shards of a DTensor, variable or tensor on this process's devices, without replicas.
 
     Returns:
-      A pair for each shard: its place in the whole, and the tensor, on its device.
+      A pair for each shard: its slices of the global tensor, and the tensor on its device.
     """
     from tensorflow.experimental import dtensor
 
@@ -297,7 +297,7 @@ def local_shards(value) -> list[tuple[tuple[slice, ...], object]]:
 
 
 def local_places(value) -> list[tuple[slice, ...]]:
-    """For each device of this process, the part of a DTensor or DVariable that it holds."""
+    """The slices of a DTensor or DVariable that each device of this process holds."""
     from tensorflow.experimental import dtensor
 
     layout = getattr(value, "layout", None) or dtensor.fetch_layout(value)
@@ -311,7 +311,7 @@ def local_places(value) -> list[tuple[slice, ...]]:
 def to_numpy(value) -> np.ndarray:
     """The global value of a DTensor, variable or tensor as one host array.
 
-    Where this process lacks parts of it, they are sent, so all processes have to ask for it.
+    Shards that this process lacks are fetched from others, so all processes must call it.
     """
     shards = local_shards(value)
     if sum(math.prod(part.shape) for _, part in shards) < math.prod(value.shape):
@@ -326,7 +326,7 @@ def to_numpy(value) -> np.ndarray:
 
 
 def _replicated(value):
-    """The DTensor, whole on every device."""
+    """The DTensor, replicated on all devices."""
     from tensorflow.experimental import dtensor
 
     mesh = dtensor.fetch_layout(value).mesh
@@ -334,7 +334,7 @@ def _replicated(value):
 
 
 def _tensor(value):
-    """The value of a variable; a tensor as it is."""
+    """The value of a variable; returns a tensor as it is."""
     import keras
     import tensorflow as tf
 

@@ -1,1 +1,1 @@
-"""Decoding."""
+"""Decoding, and scoring of given answers."""

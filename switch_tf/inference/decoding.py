@@ -10,22 +10,22 @@ from switch_tf.layers.context import inference_scope
 from switch_tf.models.transformer import new_caches
 
 EOS_ID = 1
-# Reading from the mesh waits for it, so the check that all sequences have ended is not every step.
+# Reading from the mesh blocks, so only every few steps check whether all sequences have ended.
 _CHECK_EVERY = 4
 
 
 class GreedyDecoder:
-    """Takes the most probable token at every position, up to the end-of-sequence token.
+    """Takes the most probable token at each position, up to the end-of-sequence token.
 
-    Experts are given room for every token (`inference_scope`), so that a text's output does not
-    depend on what else is in its batch.
+    Routing is dropless (`inference_scope`), so the output for a text does not depend on the rest
+    of the batch.
 
     Args:
       model: a `TransformerEncoderDecoder`.
       mesh: the mesh in use.
-      max_length: most tokens decoded.
-      vocabulary_size: pieces of the vocabulary. The rows of the embedding behind them, which round
-        VOCAB_SIZE up, stand for nothing and are never taken. None: the model has no such rows.
+      max_length: maximum number of tokens to decode.
+      vocabulary_size: number of pieces in the vocabulary. The embedding's rows beyond it, which
+        only round VOCAB_SIZE up, are never decoded. None if there are no such rows.
     """
 
     def __init__(self, model, mesh, max_length: int, vocabulary_size: int | None = None):
@@ -40,10 +40,10 @@ class GreedyDecoder:
         """Decodes a batch.
 
         Args:
-          encoder_input_tokens: int32 [batch, memory length]; the batch divides over the mesh.
+          encoder_input_tokens: int32 [batch, memory length]; the mesh must divide the batch.
 
         Returns:
-          int32 [batch, max_length], 0 behind the end-of-sequence token.
+          int32 [batch, max_length], 0 after the end-of-sequence token.
         """
         tokens_BT = self._mesh.pack(encoder_input_tokens, ("batch", "length"))
         state = self._first(tokens_BT)
@@ -51,7 +51,7 @@ class GreedyDecoder:
         for position in range(1, self._max_length):
             if position % _CHECK_EVERY == 0 and not mesh_lib.to_numpy(state["going_B1"]).any():
                 break
-            # A float: DTensor takes a small integer for a constant and compiles the next one anew.
+            # A float, because DTensor treats small integers as constants and would recompile.
             index = self._mesh.pack(np.float32(position), ())
             state = self._next(tokens_BT, state, index)
             outputs.append(state["token_B1"])

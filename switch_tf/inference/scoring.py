@@ -1,4 +1,4 @@
-"""Log-likelihoods of given answers, for tasks that rank them."""
+"""Log-likelihoods of given answers, for tasks that rank answers."""
 
 from collections.abc import Mapping
 
@@ -18,9 +18,9 @@ FEATURES = (
 
 
 class Scorer:
-    """Scores targets as T5's `score` does: the sum of their tokens' log-probabilities, in nats.
+    """Scores targets by the sum of their tokens' log-probabilities in nats, as T5's `score` does.
 
-    Experts are given room for every token, as in `GreedyDecoder`.
+    Routing is dropless, as in `GreedyDecoder`.
 
     Args:
       model: a `TransformerEncoderDecoder`.
@@ -36,7 +36,8 @@ class Scorer:
         """Scores a batch.
 
         Args:
-          features: those of `FEATURES`, [batch, length]; the batch divides over the mesh.
+          features: the features named in `FEATURES`, each [batch, length]; the mesh must divide
+            the batch.
 
         Returns:
           float32 [batch], 0 for rows without a target.
