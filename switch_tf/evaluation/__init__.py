@@ -1,1 +1,1 @@
-"""Evaluation: teacher-forced, and the tasks' own metrics."""
+"""Evaluation: teacher-forced, and by the tasks' own metrics."""

@@ -9,11 +9,11 @@ from switch_tf.models.losses import cross_entropy
 
 
 class EvalStep:
-    """Teacher-forced sums of one batch, at the evaluation capacity and without dropping.
+    """Teacher-forced sums over one batch, at the evaluation capacity and dropless.
 
     Args:
-      model: called with features; where it has no Switch layer, both figures are one.
-      dropless: whether the second figure is made.
+      model: called with features; without Switch layers, both cross-entropies are the same.
+      dropless: whether the dropless cross-entropy is computed; see `Evaluation.dropless`.
     """
 
     def __init__(self, model, dropless: bool = True):
@@ -21,12 +21,13 @@ class EvalStep:
         self._makes_dropless = dropless
         self._is_sparse = False
         self._figures = Figures()
-        # Apart, so that the buffers of one are gone when the other, E times as large, are made.
+        # Two functions, so that buffers of the first are freed before the dropless ones, which are
+        # E / capacity factor times as large, are allocated.
         self._capped = tf.function(self._trace_capped, autograph=False)
         self._dropless = tf.function(self._trace_dropless, autograph=False)
 
     def __call__(self, features) -> dict[str, float]:
-        """Sums over the batch: those of `capped`, and cross_entropy_dropless (nats), if made."""
+        """Returns the sums of `capped` and, if asked for, cross_entropy_dropless (nats)."""
         sums = self.capped(features)
         if not self._makes_dropless:
             return sums
@@ -36,8 +37,11 @@ class EvalStep:
         return sums | {"cross_entropy_dropless": dropless}
 
     def capped(self, features) -> dict[str, float]:
-        """Sums over the batch, at the evaluation capacity: cross_entropy (nats), correct, tokens,
-        routed (tokens times layers) and kept (those that an expert took).
+        """Sums over the batch at the evaluation capacity.
+
+        Returns:
+          cross_entropy (nats), correct, tokens, routed (tokens times Switch layers) and kept (those
+          of them that an expert took).
         """
         vector = mesh_lib.to_numpy(self._capped(features))
         return self._figures.unpack(vector)["batch"]
@@ -74,10 +78,10 @@ class EvalStep:
 
 
 def _total(tensors) -> tf.Tensor:
-    """Sum over all elements of tensors of any shapes, float32.
+    """The float32 sum over all elements of all tensors, which may differ in shape.
 
-    Stacked before they are added: layers with the same padding have the same sum, and of an
-    addition of one all-reduce to itself DTensor's compiler (TensorFlow 2.20) frees memory twice.
+    Stacks the sums before adding them: layers with the same padding share one sum, and when an
+    all-reduce is added to itself, DTensor's compiler (TensorFlow 2.20) frees memory twice.
     """
     sums = [tf.reduce_sum(tf.cast(tensor, tf.float32)) for tensor in tensors]
     return tf.reduce_sum(tf.stack(sums))

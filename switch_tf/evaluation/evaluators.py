@@ -1,4 +1,4 @@
-"""All figures of an evaluation: teacher-forced ones, and the tasks' own."""
+"""All figures of an evaluation: teacher-forced ones, and the tasks' own metrics."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,19 +9,19 @@ from switch_tf.setup.mesh_model import MeshModel
 
 
 class Evaluators:
-    """What the settings ask to be evaluated of a model.
+    """The evaluators that the settings ask for.
 
     Attributes:
-      data: what is read, as the settings have it.
+      data: the data to evaluate on, according to the settings.
       teacher_forced: a `TeacherForcedEvaluator`.
-      task_metrics: a `TaskEvaluator`; None: the tasks' own metrics are not asked for.
+      task_metrics: a `TaskEvaluator`, or None if the tasks' own metrics are not asked for.
 
     Args:
-      made: the model on its mesh, and the data of its run.
+      made: the model on its mesh, with the data of its run.
       settings: an `Evaluation`.
 
     Raises:
-      UserError: data that do not fit the mesh, or are missing.
+      UserError: data are missing or do not fit the mesh.
     """
 
     def __init__(self, made: MeshModel, settings: Evaluation):
@@ -36,18 +36,18 @@ class Evaluators:
     def run(
         self, step: int, task_metrics: bool, stop: Callable[[], bool] = lambda: False
     ) -> dict[str, dict[str, float]]:
-        """Evaluates the model as it is.
+        """Evaluates the model in its current state.
 
         Args:
-          step: of the model, for SeqIO's own records.
-          task_metrics: whether the tasks' own are made, too, where they are asked for.
-          stop: asked between batches.
+          step: step of the model, for SeqIO's own records.
+          task_metrics: whether to compute the tasks' own metrics too, if the settings ask for them.
+          stop: called between batches; returns whether to stop.
 
         Returns:
           Task -> metric -> value.
 
         Raises:
-          Stopped: `stop` said so.
+          Stopped: `stop` returned True.
         """
         results = self.teacher_forced.run(stop)
         if task_metrics and self.task_metrics is not None:
@@ -57,5 +57,5 @@ class Evaluators:
 
 
 def figures_line(task: str, metrics: Mapping[str, float]) -> str:
-    """One line of a task's figures."""
+    """Formats the figures of a task in one line."""
     return task + "  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -1,4 +1,4 @@
-"""Evaluations in the course of a run: when they are due, and what was logged of them."""
+"""Periodic evaluation during a run: when it is due, and what has been logged."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,13 @@ from switch_tf.metrics.writer import MetricsWriter
 
 
 class PeriodicEvaluation:
-    """Evaluates a run every so many steps, and at its last one.
+    """Evaluates a run periodically, and at its last step.
 
     Args:
-      evaluators: what is evaluated.
-      settings: when.
-      writer: the log of the run.
-      model_dir: of the run.
+      evaluators: evaluators of the model.
+      settings: when to evaluate.
+      writer: writer of the run's log.
+      model_dir: MODEL_DIR of the run.
       train_steps: the last step.
     """
 
@@ -35,11 +35,11 @@ class PeriodicEvaluation:
         self._train_steps = train_steps
 
     def is_due(self, step: int) -> bool:
-        """Whether the step is one that is evaluated."""
+        """Whether an evaluation is due at the step."""
         return bool(step) and (step % self._settings.period == 0 or step >= self._train_steps)
 
     def is_done(self, step: int) -> bool:
-        """Whether the step was evaluated, with all the figures that are due."""
+        """Whether the step has been evaluated, with all figures that are due."""
         found = self._writer.evaluated(step)
         metrics = self._evaluators.task_metrics
         decoded = metrics.tasks if metrics and self._decodes(step) else ()
@@ -48,14 +48,14 @@ class PeriodicEvaluation:
         )
 
     def run(self, step: int, stop: Callable[[], bool]) -> None:
-        """Evaluates the model as it is, and logs, prints and compares the figures.
+        """Evaluates the model, logs and prints the figures, and updates the best evaluations.
 
         Args:
-          step: of the model.
-          stop: asked between batches.
+          step: step of the model.
+          stop: called between batches; returns whether to stop.
 
         Raises:
-          Stopped: `stop` said so; nothing is logged.
+          Stopped: `stop` returned True; nothing is logged.
         """
         tasks = ", ".join(self._evaluators.teacher_forced.datasets)
         print(f"\nstep {step}  evaluating {tasks}", flush=True)
@@ -66,17 +66,17 @@ class PeriodicEvaluation:
         best.write(self._model_dir, self._best())
 
     def best_lines(self) -> list[str]:
-        """Lines on each task's best evaluation so far."""
+        """Lines that describe each task's best evaluation so far."""
         return list(best.lines(self._evaluators.data.mixture_or_task_name, self._best()))
 
     def _best(self) -> dict:
         return best.peaks(self._writer.evaluations)
 
     def nlp(self, batch) -> float:
-        """NLP of one batch as the feed gives it, at the evaluation capacity."""
+        """NLP of one batch from the feed, at the evaluation capacity."""
         return self._evaluators.teacher_forced.nlp(batch)
 
     def _decodes(self, step: int) -> bool:
-        """Whether the tasks' own metrics are due at the step, if it is evaluated."""
+        """Whether an evaluation at the step includes the tasks' own metrics."""
         period = self._settings.decode_period
         return step >= self._train_steps or bool(period and step % period == 0)

@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint by itself, as `switch-tf eval` runs it."""
+"""Stand-alone evaluation of a checkpoint, as `switch-tf eval` runs it."""
 
 import os
 from collections.abc import Callable
@@ -24,20 +24,21 @@ def evaluate(
     evaluation: Callable[[], Evaluation] = Evaluation,
     output_path: Path | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Evaluates a checkpoint, prints a line a task and writes them as JSON.
+    """Evaluates a checkpoint, prints a line for each task and writes the figures as JSON.
 
     Args:
-      checkpoint_path: a MODEL_DIR, whose newest checkpoint is taken, or a checkpoint folder.
+      checkpoint_path: a checkpoint folder, or a MODEL_DIR, of which the newest checkpoint is used.
       data: makes the `TaskData`.
-      setup: makes the `ModelSetup`; its mesh need not be that of training.
+      setup: makes the `ModelSetup`; its mesh may differ from that of training.
       evaluation: makes the `Evaluation`.
-      output_path: the JSON file; None: `evaluation.json` beside the checkpoint.
+      output_path: path of the JSON file; None uses `evaluation.json` in the checkpoint folder.
 
     Returns:
       Task -> metric -> value.
 
     Raises:
-      UserError: no checkpoint, one of another model, or what `train` refuses too.
+      UserError: there is no checkpoint, it is of another model, or `train` would refuse the
+        settings as well.
     """
     path = restore.find(checkpoint_path)
     output_path = os.path.expanduser(output_path or os.path.join(path, model_dir.EVALUATION))

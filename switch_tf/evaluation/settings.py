@@ -1,4 +1,4 @@
-"""What a run evaluates, and when."""
+"""Settings of evaluation: what a run evaluates, and when."""
 
 import dataclasses
 
@@ -13,18 +13,22 @@ class Evaluation:
     """What a run evaluates, and when.
 
     Attributes:
-      period: steps between evaluations; the last step is evaluated too.
-      split: of the task, or of the mixture's tasks.
-      batches: at most so many batches a task; None: the whole split.
-      batch_size: examples a batch; None: BATCH_SIZE. What is dropless, and so decoding, too, gives
-        each of E experts room for all tokens: E / EVAL_CAPACITY_FACTOR times the memory of a capped
-        batch. Large models need smaller batches than training's.
-      dropless: whether NLP is reported without dropping, too. It tells what the capacity costs; at
-        thousands of experts it may not fit.
-      decode: whether the tasks' own metrics are computed on decoded text, at the last step and
-        every `decode_period` steps.
-      decode_period: 0: at the last step only.
-      decode_examples: at most so many examples a task; None: the whole split.
+      period: steps between evaluations; the last step is always evaluated. Training waits for an
+        evaluation, so lower `batches` before you shorten the period; the paper's fine-tuning
+        evaluates every 200 steps.
+      split: split of the task, or of the mixture's tasks. Choose checkpoints on "validation".
+      batches: maximum number of batches per task; None for the whole split. Only figures of whole
+        splits compare between runs; a limit, such as 64, is good enough to follow pre-training.
+      batch_size: examples per batch; None uses BATCH_SIZE. Dropless evaluation and decoding give
+        each of E experts room for all tokens, which takes E / EVAL_CAPACITY_FACTOR times the memory
+        of a capped batch. Large models need smaller batches here than in training.
+      dropless: also reports NLP without dropped tokens, which shows what the capacity costs, for
+        a second forward pass. Keep it on unless it does not fit, as with thousands of experts.
+      decode: computes the tasks' own metrics, at the last step and every `decode_period` steps.
+        Turn it on in fine-tuning; span corruption has no metrics.
+      decode_period: steps between such evaluations, of those that `period` evaluates; 0 for the
+        last step only. Decoding is slow, so use a multiple of `period`.
+      decode_examples: maximum number of examples per task for them; None for the whole split.
     """
 
     period: Count = 1000
@@ -37,10 +41,10 @@ class Evaluation:
     decode_examples: Count | None = None
 
     def data(self, data: TaskData, mesh: Mesh) -> TaskData:
-        """What is read of a run's data, whose batches are checked against the mesh.
+        """The data to evaluate on, derived from the run's data and checked against the mesh.
 
         Raises:
-          UserError: they do not divide over it.
+          UserError: the mesh does not divide the batch size.
         """
         found = dataclasses.replace(
             data, split=self.split, batch_size=self.batch_size or data.batch_size, pack=False

@@ -16,21 +16,21 @@ from switch_tf.evaluation.teacher_forced import Stopped
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
 
-# Accelerators tile by it, and similar splits share a compiled function.
+# Lengths are rounded up to it: it suits accelerators, and similar splits share a compiled function.
 _COLUMNS = 8
 
 
 class TaskEvaluator:
     """The tasks' own metrics, on greedily decoded predictions or on scores of given targets.
 
-    Batches have the length of a split's longest example, at most that of the data.
+    Batches are as long as the longest example of the split, and at most as long as `data` allows.
 
     Args:
       model: a `TransformerEncoderDecoder`.
       mesh: the mesh in use.
-      data: what is evaluated; tasks without metrics or without the split are not. The length of
-        `targets` bounds what is decoded.
-      num_examples: at most so many a task; None: the whole split.
+      data: the data to evaluate on; tasks without metrics or without the split are skipped. The
+        length of `targets` limits decoding.
+      num_examples: maximum number of examples per task; None for the whole split.
     """
 
     def __init__(self, model, mesh: mesh_lib.Mesh, data: TaskData, num_examples: int | None = None):
@@ -60,14 +60,17 @@ class TaskEvaluator:
         return [task.name for task in self._evaluator.eval_tasks]
 
     def run(self, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, dict]:
-        """Task -> metric -> value; of a mixture that has one, its `average`, too.
+        """Evaluates every task.
 
         Args:
-          step: of the model, for SeqIO's own records.
-          stop: asked between batches.
+          step: step of the model, for SeqIO's own records.
+          stop: called between batches; returns whether to stop.
+
+        Returns:
+          Task -> metric -> value; and mixture -> `average` -> value, if the mixture has one.
 
         Raises:
-          Stopped: `stop` said so.
+          Stopped: `stop` returned True.
         """
 
         def decode(features):
@@ -91,13 +94,15 @@ class TaskEvaluator:
         return found if average is None else found | {self._name: {"average": average}}
 
     def _by_index(self, function, dataset, stop) -> list[tuple]:
-        """(index, output) of each example of a dataset of (index, features), batch by batch.
+        """Computes (index, output) of each example, batch by batch.
 
         Args:
-          function: features of a batch -> a list of an output for each row.
+          function: maps the features of a batch to a list with an output for each row.
+          dataset: yields (index, features).
+          stop: called between batches; returns whether to stop.
         """
         outputs, columns = [], self._trimmed(dataset)
-        # Batches of one size: a mesh wants their rows to divide.
+        # All batches are padded to the same size, which the mesh divides.
         for indices, batch in dataset.batch(self._batch_size).as_numpy_iterator():
             if stop():
                 raise Stopped()
@@ -110,9 +115,9 @@ class TaskEvaluator:
         return outputs
 
     def _trimmed(self, dataset) -> dict[str, int]:
-        """Columns that some example of the dataset needs: one shape for all its batches.
+        """Lengths that fit every example of the dataset, so that all batches have one shape.
 
-        Found once. No token is dropped, so padding changes no output, only how long it takes.
+        Computed once per dataset. Routing is dropless, so lengths change the speed, not the output.
         """
         if dataset not in self._columns:
             batches = (b for _, b in dataset.batch(self._batch_size).as_numpy_iterator())
@@ -122,6 +127,6 @@ class TaskEvaluator:
 
 
 def _numbers(values: Mapping) -> dict[str, float]:
-    """Those of a task's metrics that are numbers; SeqIO has texts, images and histograms, too."""
+    """The metrics that are numbers; SeqIO also has texts, images and histograms."""
     values = {name: getattr(value, "value", value) for name, value in values.items()}
     return {name: float(v) for name, v in values.items() if isinstance(v, int | float | np.number)}

@@ -8,12 +8,12 @@ from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.eval_step import EvalStep
 
-# Figures of `TeacherForcedEvaluator`; others of a task are of what was decoded or scored.
+# Figures of `TeacherForcedEvaluator`; a task's other figures come from decoding or scoring.
 TEACHER_FORCED = frozenset(("nlp", "nlp_dropless", "token_accuracy", "dropped", "tokens"))
 
 
 class Stopped(Exception):
-    """The run was asked to stop while it evaluated."""
+    """The run was asked to stop during an evaluation."""
 
 
 class TeacherForcedEvaluator:
@@ -22,10 +22,10 @@ class TeacherForcedEvaluator:
     Args:
       model: a `TransformerEncoderDecoder`.
       mesh: the mesh in use.
-      data: what is evaluated, a mixture by its tasks; each one's last batch is filled up with
-        padding.
-      num_batches: at most so many batches a task; None: the whole split.
-      dropless: whether the figure without dropping is made.
+      data: the data to evaluate on; each task of a mixture is evaluated by itself, its last batch
+        filled up with padding.
+      num_batches: maximum number of batches per task; None for the whole split.
+      dropless: whether dropless NLP is computed too; see `Evaluation.dropless`.
     """
 
     def __init__(
@@ -50,20 +50,20 @@ class TeacherForcedEvaluator:
         """Evaluates every task.
 
         Args:
-          stop: asked between batches.
+          stop: called between batches; returns whether to stop.
 
         Returns:
-          Task -> nlp, nlp_dropless (minus nats per target token; the second where it is made),
-          token_accuracy, dropped (share of the tokens at the evaluation capacity), tokens (target
+          Task -> nlp and, if asked for, nlp_dropless (minus nats per target token), token_accuracy,
+          dropped (fraction of tokens dropped at the evaluation capacity), tokens (number of target
           tokens).
 
         Raises:
-          Stopped: `stop` said so.
+          Stopped: `stop` returned True.
         """
         return {task: self._evaluate(batches, stop) for task, batches in self._datasets.items()}
 
     def nlp(self, batch) -> float:
-        """NLP of one batch as the feed gives it, at the evaluation capacity."""
+        """NLP of one batch from the feed, at the evaluation capacity."""
         sums = self._step.capped(batch)
         return -sums["cross_entropy"] / max(sums["tokens"], 1.0)
 
