@@ -1,1 +1,1 @@
-"""The training loop, its step, micro-batches and signals."""
+"""The training loop, the training step, micro-batches and signals."""

@@ -1,4 +1,4 @@
-"""The loop of a run: step, observe, evaluate, save, until the last step or a signal."""
+"""The training loop: step, log, save and evaluate, until the last step or a signal."""
 
 import math
 import time
@@ -16,16 +16,16 @@ from switch_tf.training.step import TrainStep
 
 
 class TrainLoop:
-    """A run from the step that it is at.
+    """Runs training from the current step on.
 
     Args:
-      model_dir: where it is logged and saved.
-      step: steps made so far.
-      train_step: makes a step.
-      feed: gives its batches.
-      checkpoints: of the run.
-      writer: the log of the run.
-      evaluation: evaluates it.
+      model_dir: MODEL_DIR of the run.
+      step: number of steps made so far.
+      train_step: performs one training step.
+      feed: provides the batches.
+      checkpoints: saves the run's checkpoints.
+      writer: writes the run's log.
+      evaluation: evaluates the run periodically.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class TrainLoop:
         self._load_watch = LoadWatch()
 
     def run(self, train_steps: int, checkpoint_period: int) -> None:
-        """Trains up to `train_steps`, or until a signal, and saves.
+        """Trains up to `train_steps` or until a signal, and saves checkpoints.
 
         Raises:
-          UserError: a loss that is not finite; the last checkpoint stays as it is.
+          UserError: a loss is not finite; the last checkpoint stays as it is.
         """
         batch, evaluation = None, self._evaluation
         with StopSignals() as signals, Progress(train_steps, self.step) as progress:
@@ -61,7 +61,7 @@ class TrainLoop:
                 while self.step < train_steps and not signals.stopped():
                     batch = self._advance(progress)
                     if self.step % checkpoint_period == 0 or self.step == train_steps:
-                        # The records of a checkpoint's steps are kept, whatever comes next.
+                        # Records up to a checkpoint's step must survive whatever comes next.
                         self._writer.flush()
                         self._save(batch)
                     if evaluation.is_due(self.step):
@@ -87,7 +87,7 @@ class TrainLoop:
                 print(*evaluation.best_lines(), sep="\n", flush=True)
 
     def _save(self, batch) -> None:
-        """Saves, unless the last update left weights that a run could not go on from."""
+        """Saves a checkpoint, unless the last update left weights with a non-finite loss."""
         nlp = self._evaluation.nlp(batch) if batch is not None else 0.0
         if not math.isfinite(nlp):
             raise UserError(
@@ -98,7 +98,7 @@ class TrainLoop:
         self._checkpoints.save(self.step)
 
     def _advance(self, progress):
-        """Makes one step, and returns its batch."""
+        """Performs one training step, logs it, and returns its batch."""
         started = time.perf_counter()
         batch = self._feed.next()
         metrics = self._train_step(batch, self.step)
@@ -134,5 +134,5 @@ class TrainLoop:
 
 
 def _order(value: float) -> float:
-    """Sorts NaN above every number: it is the one to show."""
+    """Sort key that puts NaN above all numbers, as it is the value to show."""
     return math.inf if math.isnan(value) else value

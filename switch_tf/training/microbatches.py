@@ -1,4 +1,4 @@
-"""Gradients of a batch summed part by part: less memory for activations, the same update."""
+"""Micro-batches: gradients are summed part by part, to save memory for activations."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from switch_tf.optimizers.base import zeros_like
 
 
 def check_parts(batch_size: int, count: int, ways: int) -> None:
-    """Checks that a batch divides into parts of whole examples of each device.
+    """Checks that a batch divides into parts with the same number of whole examples per device.
 
     Raises:
       UserError: it does not.
@@ -25,12 +25,12 @@ def check_parts(batch_size: int, count: int, ways: int) -> None:
 
 
 class Microbatches:
-    """Parts of a batch, and sums of their gradients that lie where the variables lie.
+    """Splits batches into parts and sums their gradients, sharded like the variables.
 
     Args:
       count: number of parts.
       mesh: the mesh in use.
-      variables: those that get gradients.
+      variables: the trainable variables.
     """
 
     def __init__(self, count: int, mesh: Mesh, variables: Sequence[keras.Variable]):
@@ -39,11 +39,13 @@ class Microbatches:
         self._ways = mesh.ways("batch")
 
     def part(self, features: dict, index) -> dict:
-        """Features of one part, of each device's examples as many, so that none are sent.
+        """The features of one part, with an equal share of each device's examples.
+
+        No examples are sent between devices.
 
         Args:
-          features: [batch, length] each.
-          index: int32 scalar, which part.
+          features: the features of a batch, each [batch, length].
+          index: int32 scalar, index of the part.
 
         Raises:
           UserError: the batch does not divide into such parts.
@@ -56,7 +58,7 @@ class Microbatches:
         each = batch // self._ways // self.count
         x_WPBL = tf.reshape(x_BL, [self._ways, self.count, each, length])
         chosen_P = tf.one_hot(index, self.count, dtype=tf.float32)
-        # A product, not a gather: ids are far below what float32 holds exactly.
+        # A product, not a gather; float32 represents ids exactly.
         x_WBL = tf.einsum("WPBL,P->WBL", tf.cast(x_WPBL, tf.float32), chosen_P)
         if x_BL.dtype.is_integer:
             x_WBL = tf.cast(tf.round(x_WBL), x_BL.dtype)
@@ -69,9 +71,9 @@ class Microbatches:
             total.assign_add(tf.cast(tf.convert_to_tensor(gradient), tf.float32), read_value=False)
 
     def take(self) -> list[tf.Tensor]:
-        """The sums, which start from zero again."""
+        """Returns the sums and resets them to zero."""
         values = [tf.identity(total.read_value()) for total in self.sums]
         for total, value in zip(self.sums, values, strict=True):
-            # Not minus itself: what is not finite would stay.
+            # Do not subtract the value from itself: non-finite values would stay.
             total.assign(tf.zeros_like(value), read_value=False)
         return values

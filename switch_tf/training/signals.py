@@ -1,10 +1,10 @@
-"""SIGINT and SIGTERM, by which a run is asked to save and stop."""
+"""SIGINT and SIGTERM, which ask a run to save and stop."""
 
 import signal
 
 
 class StopSignals:
-    """SIGINT and SIGTERM ask the loop to stop; a second one interrupts it."""
+    """Context in which SIGINT or SIGTERM asks the loop to stop; a second one interrupts it."""
 
     def __init__(self):
         self.name = None
@@ -25,5 +25,5 @@ class StopSignals:
         self.name = signal.Signals(number).name
 
     def stopped(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has been received."""
         return self.name is not None

@@ -14,19 +14,19 @@ from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per
 from switch_tf.rules import Count, NonNegative, Seed, configurable
 from switch_tf.training.microbatches import Microbatches
 
-# Far apart, so that no part of a step has the seed of another run's.
+# Seeds of parts are this far apart, so that they do not collide with the seeds of other runs.
 _PART_SEEDS = 7919
-# The group of the figures that are no Switch layer's.
+# Name of the group of figures that do not belong to a Switch layer.
 _STEP = "step"
 
 
 class Compiled(NamedTuple):
-    """A compiled function of a step.
+    """A compiled function that a training step calls.
 
     Attributes:
       function: the `tf.function`.
-      arguments: what it is called with.
-      times: how often a step calls it.
+      arguments: its arguments.
+      times: number of calls per step.
     """
 
     function: Callable
@@ -36,30 +36,34 @@ class Compiled(NamedTuple):
 
 @configurable
 class TrainStep:
-    """Forward, backward and update.
+    """One training step: forward pass, backward pass and update.
 
     Attributes:
-      microbatches: as given.
-      optimizer_offset: what the optimizer's step is ahead of the run's: where a run goes on with
-        the optimizer of its initial checkpoint, that one's step. The optimizer and its
-        learning rate follow the optimizer's step, data and noise the run's.
+      microbatches: see below.
+      optimizer_offset: how far the optimizer's step is ahead of the run's: the optimizer's step in
+        the initial checkpoint, if the run restored its optimizer, otherwise 0. Optimizer and
+        learning rate follow the optimizer's step; data and noise follow the run's.
 
     Args:
       model: called with features and `training`.
-      optimizer: of `switch_tf.optimizers`, built.
+      optimizer: a built optimizer from `switch_tf.optimizers`.
       mesh: the mesh in use.
-      seed: of dropout and jitter, with the step mixed in.
-      z_loss_coef: of the softmax (Mesh-TensorFlow: 1e-4).
-      loss_normalizing_factor: one of `LOSS_NORMALIZING_FACTORS`.
-      microbatches: parts of a batch that go through the model one after the other, their gradients
-        summed: less memory, the same update where a part has the groups of the whole, so where
-        GROUP_SIZE is at most a part's tokens over GROUPS_MULTIPLE and these groups are not too
-        small for the capacity factor. Losses, the routers' too, are means over the tokens of the
-        whole batch; with `Router.load_balancing_over='positions'` the routers' are means over the
-        parts, as in Mesh-TensorFlow.
+      seed: seeds dropout and jitter, together with the step.
+      z_loss_coef: weight of the softmax z-loss, log(Z)², which keeps the logits near zero. Keep
+        1e-4, as in Mesh-TensorFlow; 0 turns it off.
+      loss_normalizing_factor: "NUM_REAL_TARGET_TOKENS" gives all target tokens the same weight,
+        "AVERAGE_PER_SEQUENCE" all sequences. The first is usual; the second keeps tasks with long
+        targets from dominating a mixture.
+      microbatches: number of parts of a batch that go through the model one after another, their
+        gradients summed. More parts need less memory for activations, but smaller parts use
+        devices less well: use the fewest that fit. The update is the same if parts have the groups
+        of the whole batch: if GROUP_SIZE is at most a part's tokens divided by GROUPS_MULTIPLE and
+        such groups are not too small for the capacity factor. Losses, including the routers', are
+        means over the tokens of the whole batch; with `Router.load_balancing_over='positions'` the
+        routers' losses are means over the parts, as in Mesh-TensorFlow.
 
     Raises:
-      UserError: the factor is none of them, or fewer than one part.
+      UserError: an unknown factor, or fewer than one part.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class TrainStep:
         self._z_loss_coef = z_loss_coef
         self._seed = seed
         self._figures = Figures()
-        # Autograph would rewrite Python that is meant to run while tracing, and wrap its errors.
+        # Autograph would rewrite Python that should run while tracing, and wrap its errors.
         self._run = tf.function(self._train_step, autograph=False)
         self._parts = None
         if microbatches > 1:
@@ -93,11 +97,11 @@ class TrainStep:
         """Updates the model and returns the step's figures.
 
         Args:
-          features: DTensors [batch, length] by SeqIO's names.
-          step: 0-based.
+          features: SeqIO's feature name -> DTensor [batch, length].
+          step: 0-based step of the run.
 
         Returns:
-          Floats loss, nlp (minus nats per target token), accuracy, z_loss, tokens, learning_rate;
+          Floats: loss, nlp (minus nats per target token), accuracy, z_loss, tokens, learning_rate;
           `routing`: layer -> `routing.layer_figures`; `not_finite`: the layers whose output has inf
           or NaN, in order.
         """
@@ -111,14 +115,14 @@ class TrainStep:
         return self._unpack(self._figures.combine(np.stack(parts)))
 
     def describe(self) -> str:
-        """The objective, in a line."""
+        """Describes the objective in one line."""
         return (
             f"loss: {self._loss_normalizing_factor}, softmax z-loss coefficient "
             f"{self._z_loss_coef}; micro-batches: {self.microbatches}"
         )
 
     def compiled(self, features, step: int) -> list[Compiled]:
-        """What `__call__` calls, in its order, with the same arguments."""
+        """The compiled functions that `__call__` calls, in order, with the same arguments."""
         if self._parts is None:
             return [Compiled(self._run, self._arguments(features, step), 1)]
         part = self._arguments(features, step, 0)
@@ -128,7 +132,7 @@ class TrainStep:
         ]
 
     def _arguments(self, features, step: int, *part: int) -> tuple:
-        # Not integers: DTensor takes small ones for constants and compiles the second step anew.
+        # Not integers: DTensor treats small ones as constants and would recompile the second step.
         numbers = [self._seed, step, step + self.optimizer_offset, *part]
         return features, self._mesh.pack(np.array(numbers, np.float64), (None,))
 
@@ -156,20 +160,20 @@ class TrainStep:
         self._optimizer.apply(self._parts.take(), self._model.trainable_variables, step)
 
     def _loss_weights(self, features):
-        """[batch, length], what each token weighs in the loss."""
+        """The weight of each token in the loss, [batch, length]."""
         weights_BL = features["decoder_loss_weights"]
         if self._loss_normalizing_factor == "AVERAGE_PER_SEQUENCE":
             return per_sequence(weights_BL, features.get("decoder_segment_ids"))
         return tf.cast(weights_BL, tf.float32)
 
     def _gradients(self, features, numbers, normalizer=None, token_shares=None):
-        """Gradients, and the vector of `self._figures`, which are made anew.
+        """Computes gradients and the vector of figures, and replaces `self._figures`.
 
         Args:
-          features: of the batch, or of a part of it.
+          features: features of the batch, or of a part of it.
           numbers: int32 seed, step, and the optimizer's step.
-          normalizer: what the loss is divided by; None: as `cross_entropy`.
-          token_shares: of a part, its share of the batch's encoder and decoder tokens, [2].
+          normalizer: divisor of the loss; None uses the default of `cross_entropy`.
+          token_shares: for a part, its share of the batch's encoder and decoder tokens, [2].
         """
         variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
@@ -206,7 +210,7 @@ class TrainStep:
         return gradients, figures.pack()
 
     def _share(self, report, token_shares):
-        """What a Switch layer's losses of a part weigh in those of the batch."""
+        """The weight of a Switch layer's losses on a part in its losses on the batch."""
         if token_shares is None:
             return 1.0
         if not report.by_tokens:
@@ -231,7 +235,7 @@ class TrainStep:
 
 
 def _tokens(features) -> tf.Tensor:
-    """[2] float32: tokens of the encoder and of the decoder that are not padding."""
+    """Number of tokens of encoder and decoder, without padding, float32 [2]."""
     names = ("encoder_input_tokens", "decoder_target_tokens")
     counts = [tf.reduce_sum(tf.cast(features[name] > 0, tf.float32)) for name in names]
     return tf.stack(counts)

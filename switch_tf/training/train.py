@@ -1,6 +1,6 @@
-"""`switch-tf train`: builds, restores and trains; one function for all kinds of training.
+"""`switch-tf train`: builds, restores and trains a model.
 
-Pre-training and fine-tuning differ in data, initial checkpoint and learning rate, that is, in gin.
+Pre-training and fine-tuning differ only in gin: data, initial checkpoint, learning rate, dropout.
 """
 
 import os
@@ -44,25 +44,26 @@ def train(
     initial_checkpoint_path: Path | None = None,
     restore_optimizer: bool = False,
 ) -> None:
-    """Trains a model, or goes on with the run in `model_dir`.
+    """Trains a model, or resumes the run in `model_dir`.
 
     Args:
-      model_dir: where checkpoints and logs go; a run that is there already is resumed.
-      train_steps: the step to stop at, counted from the run's start.
+      model_dir: folder for checkpoints and logs; if it already holds a run, that is resumed.
+      train_steps: the step to stop at, counted from the start of the run.
       data: makes the `TaskData`.
       setup: makes the `ModelSetup`.
       evaluation: makes the `Evaluation`.
       seed: seeds initial weights, dropout and jitter.
-      checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and what an
-        interruption costs is at most so many steps: a period of ten minutes or more is usual.
-      keep_checkpoints: how many of the newest are kept.
-      initial_checkpoint_path: where a new run's weights come from; None: from the seed.
-      restore_optimizer: whether the optimizer's slots and step come from there, too, as in
-        Mesh-TensorFlow and T5X: updates are then scaled right from the first one, and a schedule
-        goes on where it was. The run's own steps count from 0 all the same.
+      checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
+        loses at most this many steps; choose a period of ten minutes or more.
+      keep_checkpoints: number of newest checkpoints to keep; each takes the disk of weights and
+        slots, but with one alone there is none to fall back on.
+      initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
+      restore_optimizer: also takes the optimizer's slots and step from there, as Mesh-TensorFlow
+        and T5X do: updates are scaled well from the first one, and the schedule continues. The
+        run's own steps still count from 0. Leave it off if the checkpoint has no slots.
 
     Raises:
-      UserError: what does not fit, before any step; a loss that is not finite.
+      UserError: settings that do not fit, before any step; a loss that is not finite.
     """
     data, evaluation, model_dir = data(), evaluation(), os.path.expanduser(model_dir)
     setup, checkpoint = setup(), _weights_of(model_dir, initial_checkpoint_path)
@@ -94,7 +95,7 @@ def train(
 
 
 def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[str, str] | None:
-    """Setting and path that a run's first weights come from; None: from its seed."""
+    """Setting and path of the checkpoint that weights come from; None if they are initialised."""
     if ModelDir(model_dir).steps():
         return "MODEL_DIR", model_dir
     if initial_checkpoint_path:
@@ -113,7 +114,7 @@ def _feed(made: MeshModel) -> Feed:
 def _restore(
     made: MeshModel, optimizer, checkpoints, train_step, model_dir, initial_path, restore_optimizer
 ) -> int:
-    """Takes what is saved of the run, or what it starts from, and says so; returns its step."""
+    """Restores the run, or its initial checkpoint, prints what it did, and returns the step."""
     step = checkpoints.restore_latest()
     report = None
     if step is None and initial_path:
@@ -137,7 +138,7 @@ def _restore(
 
 
 def _facts(made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> dict:
-    """What a report on the run, and a later one that goes on from it, needs."""
+    """Facts of the run for reports, and for later runs that start from it."""
     lengths = made.data.task_feature_lengths
     tokens = lengths["inputs"] + lengths["targets"]
     flops = made.model.flops(lengths["inputs"], lengths["targets"])
