@@ -1,1 +1,1 @@
-"""What is done before the first step: a model on its mesh, and what is said of it."""
+"""Sets up a model on its mesh before the first step, and describes it."""

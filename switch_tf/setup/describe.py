@@ -1,4 +1,4 @@
-"""What will run, in words and tables, before it runs."""
+"""Describes a run in text and tables before it starts."""
 
 import math
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ from switch_tf.optimizers import schedules
 
 
 def describe(model, optimizer, mesh, data: TaskData, microbatches: int = 1) -> str:
-    """A table of the weights with axes, layout and bytes per device, and of the Switch layers.
+    """Describes the weights, with axes, layout and bytes per device, and the Switch layers.
 
     Args:
       model: a built `TransformerEncoderDecoder`.
-      optimizer: built.
+      optimizer: a built optimizer.
       mesh: the mesh in use.
-      data: of the run.
-      microbatches: parts of a batch, each routed by itself.
+      data: data of the run.
+      microbatches: number of parts of a batch, each routed by itself.
 
     Raises:
-      UserError: the groups of a Switch layer do not divide over the devices.
+      UserError: the groups of a Switch layer are not divisible by the number of batch shards.
     """
     lines = [
         f"model: {parameter_count(model):,} parameters, {model.num_layers} + {model.num_layers} "
@@ -39,10 +39,10 @@ def describe(model, optimizer, mesh, data: TaskData, microbatches: int = 1) -> s
 
 
 def settings(model) -> Iterator[str]:
-    """Lines on what gin may have set otherwise: precision, dropout rates, and each kind of router.
+    """Lines on settings that gin may have changed: precision, dropout rates, kinds of routers.
 
     Args:
-      model: a `TransformerEncoderDecoder`; needs no weights.
+      model: a `TransformerEncoderDecoder`, which need not be built.
     """
     exact = {
         "attention logits": model.float32_attention_logits,
@@ -78,12 +78,12 @@ def _router(router) -> str:
 
 
 def describe_optimizer(optimizer, step: int, offset: int) -> str:
-    """A line on the schedule, what it counts, and the first learning rate.
+    """A line on the learning rate schedule, the step it depends on, and the first learning rate.
 
     Args:
-      optimizer: built.
-      step: of the run, from which it goes on.
-      offset: what the optimizer's step is ahead of the run's.
+      optimizer: a built optimizer.
+      step: step at which the run starts or resumes.
+      offset: how far the optimizer's step is ahead of the run's.
     """
     counts = "the run's step"
     if offset:
@@ -120,16 +120,16 @@ def _weights(model, optimizer, mesh):
 
 
 def switch_layers(model, data: TaskData, mesh, microbatches: int = 1) -> Iterator[str]:
-    """Lines on each Switch layer: experts, groups, capacities, coefficients, and what is cut.
+    """Lines on each Switch layer: experts, groups, capacities, coefficients, and settings cut.
 
     Args:
-      model: a `TransformerEncoderDecoder`; needs no weights.
-      data: of the run.
-      mesh: over which the batch is spread; may be on paper.
-      microbatches: parts of a batch, each routed by itself.
+      model: a `TransformerEncoderDecoder`, which need not be built.
+      data: data of the run.
+      mesh: mesh over which the batch is sharded; may be on paper.
+      microbatches: number of parts of a batch, each routed by itself.
 
     Raises:
-      UserError: the groups do not divide over the devices.
+      UserError: the groups are not divisible by the number of batch shards.
     """
     rows = [
         (
@@ -186,7 +186,7 @@ def _and_more(count: int) -> str:
 
 
 def _small_groups(layer, batch_size: int, length: int, group_size: int) -> Iterator[str]:
-    """A warning where groups are at most half of what was asked for."""
+    """A warning if groups are at most half as large as asked for."""
     wanted = min(layer.group_size or length, batch_size * length // layer.groups_multiple)
     if 2 * group_size <= wanted:
         yield (
@@ -196,7 +196,7 @@ def _small_groups(layer, batch_size: int, length: int, group_size: int) -> Itera
 
 
 def _factors(layer, groups: int, group_size: int) -> Iterator[str]:
-    """Lines on capacities far from what the factors say, and on what was done about it."""
+    """Warnings if capacities are far from the capacity factors, or groups were enlarged for it."""
     router, asked = layer.router, "CAPACITY_FACTOR"
     if groups % layer.groups_multiple:
         yield (
@@ -219,7 +219,7 @@ def _factors(layer, groups: int, group_size: int) -> Iterator[str]:
 
 
 def _cuts(router, group_size: int) -> Iterator[str]:
-    """Settings of a router that ask for more tokens an expert than a group has."""
+    """Warnings for settings that ask for a capacity larger than a group."""
     if router.dropless:
         return
     asked = {"Router.min_capacity": (router.min_capacity, router.min_capacity)}

@@ -1,4 +1,4 @@
-"""A model on its mesh, checked against its data: what every command does before its own work."""
+"""Sets up a model on its mesh and checks it against its data, the first thing commands do."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from switch_tf.rules import configurable
 
 @dataclasses.dataclass(frozen=True)
 class MeshModel:
-    """A model on a mesh in use, whose vocabulary is that of the data.
+    """A model on a mesh in use, checked against its data.
 
     Attributes:
       mesh: the mesh in use.
-      model: without weights, until it is built or restored.
-      data: what it reads.
-      vocabulary: digest of the data's vocabularies, of `run_facts.vocabulary_digest`.
+      model: the model, without weights until it is built or restored.
+      data: the data that it reads.
+      vocabulary: digest of the data's vocabularies, from `run_facts.vocabulary_digest`.
     """
 
     mesh: mesh_lib.Mesh
@@ -33,10 +33,10 @@ class MeshModel:
     vocabulary: str
 
     def restore(self, path: str) -> None:
-        """Makes the weights, and takes all of them from the checkpoint folder `path`.
+        """Creates the weights and restores all of them from the checkpoint folder `path`.
 
         Raises:
-          UserError: damaged, or of another model.
+          UserError: the checkpoint is damaged, or of another model.
         """
         self.model.build()
         restore.restore_model(path, self.model)
@@ -45,13 +45,18 @@ class MeshModel:
 @configurable
 @dataclasses.dataclass(frozen=True)
 class ModelSetup:
-    """Which model and optimizer, over which devices.
+    """The model, the optimizer, and the mesh they are sharded over.
 
     Attributes:
       model: makes the model.
-      optimizer: makes the optimizer of what trains.
-      mesh_shape: as `mesh.parse_mesh_shape`; need not be that of a checkpoint's run.
-      layout_rules: as `mesh.parse_layout_rules`.
+      optimizer: makes the optimizer for training. `Adafactor`, as in the paper, needs far less
+        memory than `AdamW`, which keeps two numbers per weight.
+      mesh_shape: mesh dimensions and sizes, such as "batch:4,model:2"; may differ from the mesh
+        that a checkpoint was written on.
+      layout_rules: mesh dimensions of tensor axes, such as "batch:batch,experts:batch". Files in
+        gin/layouts set the paper's five layouts. expert_data.gin suits most Switch models: it
+        shards the experts at the cost of all-to-alls. Add model parallelism, which also needs
+        all-reduces in each layer, if weights do not fit.
     """
 
     model: Callable[..., TransformerEncoderDecoder] = TransformerEncoderDecoder
@@ -60,10 +65,10 @@ class ModelSetup:
     layout_rules: str = "batch:batch"
 
     def mesh_on_paper(self, data: TaskData) -> mesh_lib.Mesh:
-        """The mesh without its devices, and the data's batches checked against it.
+        """The mesh without devices; checks the data's batches against it.
 
         Raises:
-          UserError: sizes that do not fit each other.
+          UserError: sizes do not fit each other.
         """
         mesh = mesh_lib.Mesh.on_paper(self.mesh_shape, self.layout_rules)
         data.check_batch(mesh)
@@ -71,10 +76,10 @@ class ModelSetup:
 
     @contextlib.contextmanager
     def mesh(self, data: TaskData) -> Iterator[mesh_lib.Mesh]:
-        """The mesh, in use within the context, and the data's batches checked against it.
+        """Context in which the mesh is in use; checks the data's batches against it.
 
         Raises:
-          UserError: fewer devices than it has places, or sizes that do not fit each other.
+          UserError: there are too few devices, or sizes do not fit each other.
         """
         mesh = mesh_lib.Mesh.create(self.mesh_shape, self.layout_rules)
         data.check_batch(mesh)
@@ -85,15 +90,15 @@ class ModelSetup:
     def mesh_model(
         self, data: TaskData, seed: int = 0, checkpoint: tuple[str, str] | None = None
     ) -> Iterator[MeshModel]:
-        """Mesh, model and data, each checked against the others before any weight is made.
+        """Context with mesh, model and data, checked against each other before weights are made.
 
         Args:
-          data: what the model will read, which is made ready.
+          data: the data that the model will read; it is prepared here.
           seed: seeds the initial weights.
           checkpoint: setting and path of the MODEL_DIR or checkpoint that weights come from.
 
         Raises:
-          UserError: what does not fit, or data or vocabularies that are missing.
+          UserError: settings do not fit each other, or data or vocabularies are missing.
         """
         with self.mesh(data) as mesh:
             model = self.model(seed=seed)
