@@ -58,7 +58,7 @@ class TruncatedNormal:
         return cls(math.sqrt(scale / fan_in))
 
     def __call__(self, seed, name, shape, part) -> np.ndarray:
-        """float32 values of one part of a weight; arguments as `uniform`."""
+        """Returns float32 values for one part of a weight; same arguments as `uniform`."""
         low, high = special.ndtr(-2.0), special.ndtr(2.0)
         values = special.ndtri(low + (high - low) * uniform(seed, name, shape, part))
         return (values * self.stddev).astype(np.float32)
@@ -71,7 +71,7 @@ class Normal:
     stddev: float
 
     def __call__(self, seed, name, shape, part) -> np.ndarray:
-        """float32 values of one part of a weight; arguments as `uniform`."""
+        """Returns float32 values for one part of a weight; same arguments as `uniform`."""
         return (special.ndtri(uniform(seed, name, shape, part)) * self.stddev).astype(np.float32)
 
 
@@ -83,7 +83,7 @@ class GlorotUniform:
     fan_out: int
 
     def __call__(self, seed, name, shape, part) -> np.ndarray:
-        """float32 values of one part of a weight; arguments as `uniform`."""
+        """Returns float32 values for one part of a weight; same arguments as `uniform`."""
         limit = math.sqrt(6.0 / (self.fan_in + self.fan_out))
         return ((2.0 * uniform(seed, name, shape, part) - 1.0) * limit).astype(np.float32)
 
@@ -95,6 +95,6 @@ class Constant:
     value: float
 
     def __call__(self, seed, name, shape, part) -> np.ndarray:
-        """float32 values of one part of a weight; arguments as `uniform`."""
+        """Returns float32 values for one part of a weight; same arguments as `uniform`."""
         sizes = [len(range(*p.indices(n))) for n, p in zip(shape, part, strict=True)]
         return np.full(sizes, self.value, np.float32)

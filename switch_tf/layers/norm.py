@@ -10,7 +10,7 @@ class RMSNorm(Layer):
     """y = x / sqrt(mean(x²) + epsilon) · scale (Zhang & Sennrich, 2019; T5).
 
     Args:
-      epsilon: added to the mean square.
+      epsilon: added to the mean square, to avoid division by zero; T5 uses 1e-6.
     """
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):

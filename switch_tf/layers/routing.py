@@ -47,7 +47,7 @@ class Routing:
 
     @property
     def kept_GS(self) -> tf.Tensor:
-        """bool, whether any expert took the token."""
+        """Whether any expert took the token, bool."""
         return tf.reduce_any(self.kept_GKS, axis=1)
 
 

@@ -1,1 +1,1 @@
-"""Optimizers and the learning rates that they follow."""
+"""Optimizers and learning rate schedules."""
