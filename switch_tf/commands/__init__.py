@@ -1,1 +1,1 @@
-"""The `switch-tf` command: one module a subcommand, each with `main(argv)`."""
+"""The `switch-tf` command, with one module per subcommand, each defining `main(argv)`."""

@@ -1,4 +1,4 @@
-"""`switch-tf bench WHAT`: times a part of a run on this machine."""
+"""`switch-tf bench WHAT`: times one part of a run on this machine."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from switch_tf.metrics.tables import table
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the benchmark that the first argument names."""
+    """Runs the benchmark named by the first argument."""
     name = _parser().parse_args(argv[:1]).bench
     bench = BENCHES[name]
     launch = check(f"bench {name}", bench.description, argv[1:], unused=bench.unused)

@@ -1,4 +1,4 @@
-"""`switch-tf cache`: preprocesses tasks once, with SeqIO's Beam pipeline."""
+"""`switch-tf cache`: preprocesses tasks once, using SeqIO's Beam pipeline."""
 
 import argparse
 import functools
@@ -14,9 +14,13 @@ from switch_tf.errors import UserError
 def main(argv: Sequence[str]) -> None:
     """Runs `switch-tf cache`.
 
+    `--min_shards` sets how finely a split is sharded: more files let more workers write in
+    parallel, fewer keep a small cache quick to open. Keep the default of 64 for a large corpus; 8
+    is plenty for one that is read on a single machine.
+
     Raises:
-      UserError: bad flags or gin, no such task, data that cannot be read, or a folder that cannot
-        be written.
+      UserError: flags or gin are invalid, a task does not exist, or its data cannot be read or the
+        output folder cannot be written.
     """
     bindings, rest = split_gin_args(argv)
     args = _parser().parse_args(rest)
@@ -85,7 +89,7 @@ def _make(folder: str) -> None:
 
 @functools.cache
 def _set_up(gin_files: tuple[str, ...], bindings: tuple[str, ...], modules: tuple[str, ...]):
-    """Reads gin and registers tasks, once in a process: Beam's workers may be elsewhere."""
+    """Loads gin and registers the tasks, once per process: Beam's workers may be on other hosts."""
     from switch_tf.data import registry
 
     config.load(gin_files, bindings)
@@ -95,10 +99,10 @@ def _set_up(gin_files: tuple[str, ...], bindings: tuple[str, ...], modules: tupl
 
 
 def _tasks(names: Sequence[str]) -> list[str]:
-    """The tasks of these names, those of mixtures too, checked and with their data read.
+    """Resolves names to tasks, expanding mixtures, after checking and reading their data.
 
     Raises:
-      UserError: unknown, or not to be cached, or its data is missing or malformed.
+      UserError: a name is unknown, a task cannot be cached, or its data is missing or malformed.
     """
     import seqio
 
@@ -114,7 +118,7 @@ def _tasks(names: Sequence[str]) -> list[str]:
             raise UserError(f"'{name}' has no data: set DATA_DIR, or a pattern of its files")
         found |= {task.name: task for task in tasks}
         for task in tasks:
-            # SeqIO asks for the files of every split, after it has removed an old cache.
+            # SeqIO lists the files of every split, but only after it has deleted the old cache.
             for split in task.splits:
                 task.source.list_shards(split)
     for task in found.values():
@@ -140,7 +144,7 @@ def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None
             "--overwrite to cache it anew, or leave it out of --tasks"
         )
     cache_tasks_main.FLAGS(["cache", f"--min_shards={args.min_shards}"])
-    # SeqIO's pipeline imports modules on its workers; ours need gin's values there, too.
+    # SeqIO's pipeline only imports modules on its workers; ours also need gin's values there.
     transform = beam_utils.PreprocessTask
     beam_utils.PreprocessTask = functools.partial(transform, setup_fn=setup)
     options = beam.options.pipeline_options.PipelineOptions(args.pipeline_options.split(","))
@@ -148,7 +152,7 @@ def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None
         with beam.Pipeline(options=options) as pipeline:
             cache_tasks_main.run_pipeline(pipeline, names, folder, overwrite=args.overwrite)
     except Exception as error:
-        # Beam wraps what a source reports, and adds many lines.
+        # Beam wraps an error raised by a source in many lines of its own.
         told = re.search(r"UserError: (.+)", str(error))
         if told is None:
             raise

@@ -1,4 +1,4 @@
-"""Command line flags that the subcommands share: gin files and gin values, as T5X has them."""
+"""Command-line flags shared by the subcommands: gin files and gin values, as in T5X."""
 
 import argparse
 import difflib
@@ -11,20 +11,20 @@ _GIN_PREFIX = "--gin."
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are `UserError`s, and which names the nearest known flag."""
+    """An argument parser that raises `UserError` and suggests the nearest known flag."""
 
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's.
+        """Parses arguments as argparse does.
 
         Raises:
-          UserError: a flag or an argument that is unknown, missing or malformed.
+          UserError: a flag or an argument is unknown, missing or malformed.
         """
         args = sys.argv[1:] if args is None else args
-        # First: argparse would name an argument that is missing beside a flag that is misspelt.
+        # Checked first: argparse would report a missing argument instead of the misspelt flag.
         for argument in args:
             if argument.startswith("--") and argument.partition("=")[0] not in self._flags():
                 raise UserError(self._unknown(argument))
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         return [name for action in self._actions for name in action.option_strings]
 
     def error(self, message):
-        """Raises `UserError`; argparse would print its usage, too."""
+        """Raises `UserError`, where argparse would also print its usage."""
         raise UserError(f"{message}; see {self.prog} --help")
 
     def _unknown(self, argument: str) -> str:
@@ -53,9 +53,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_gin_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds `--gin_file`, read as `args.gin_file`, and help on `--gin.NAME`.
+    """Adds `--gin_file`, stored in `args.gin_file`, and help for `--gin.NAME`.
 
-    The values of `--gin.NAME` are taken out before by `split_gin_args`.
+    `split_gin_args` removes `--gin.NAME` from the arguments before they are parsed.
     """
     group = parser.add_argument_group("gin")
     group.add_argument(
@@ -65,7 +65,7 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="gin file, looked for in the working directory, then in gin/; may be repeated",
     )
-    # Never reaches argparse: listed for --help alone.
+    # Listed only for --help: these flags never reach argparse.
     group.add_argument(
         "--gin.NAME",
         dest="gin_help",
@@ -77,13 +77,13 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def split_gin_args(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes `--gin.NAME=VALUE` and `--gin.NAME VALUE` out of a command line.
+    """Separates `--gin.NAME=VALUE` and `--gin.NAME VALUE` from the other arguments.
 
     Returns:
-      Bindings `NAME=VALUE` in their order, and the other arguments.
+      The bindings `NAME=VALUE` in order, and the other arguments.
 
     Raises:
-      UserError: a flag without a name or a value.
+      UserError: a flag lacks a name or a value.
     """
     bindings, rest = [], []
     arguments = iter(argv)

@@ -1,4 +1,4 @@
-"""What the commands that gin configures have in common: flags, checks before TensorFlow's start."""
+"""Shared by the commands that gin configures: flags, and checks before TensorFlow starts."""
 
 import argparse
 import contextlib
@@ -19,13 +19,13 @@ from switch_tf.tasks.vocabulary import path as vocabulary_path
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """A command line whose gin was checked, before TensorFlow's start.
+    """A command line whose gin configuration was checked before TensorFlow starts.
 
     Attributes:
-      args: the flags that are not gin's.
-      bindings: `NAME=value` of the others.
-      given: what gin files and bindings say, as `config.precheck`.
-      devices: that the mesh needs.
+      args: the parsed flags other than gin's.
+      bindings: `NAME=value` for each `--gin.NAME` flag.
+      given: the values set by gin files and bindings, from `config.precheck`.
+      devices: number of devices in the mesh.
     """
 
     args: argparse.Namespace
@@ -37,16 +37,17 @@ class Launch:
         """Starts TensorFlow and loads gin.
 
         Args:
-          devices: None: those of the mesh; else so many of the CPU.
-          shows_lowered: as `runtime.start`.
+          devices: number of CPU devices to start; None starts those of the mesh.
+          shows_lowered: see `runtime.start`.
 
         Raises:
-          UserError: too few devices, or what only gin itself or a remote checkpoint can tell.
+          UserError: there are too few devices, or an error that only gin itself or a remote
+            checkpoint can reveal.
         """
         of_mesh = (self.devices, self.given.get("DEVICE_TYPE", "CPU"))
         runtime.start(*(of_mesh if devices is None else (devices,)), shows_lowered=shows_lowered)
         config.load(self.args.gin_file, self.bindings)
-        # Read as a macro, it is part of the operative config, which needs it to run again.
+        # Reading it as a macro records it in the operative config, which needs it to run again.
         config.macro("DEVICE_TYPE", "CPU")
         check_checkpoints(self.given, remote=True)
 
@@ -58,17 +59,17 @@ def check(
     flags: Mapping[str, str] = {},
     unused: Sequence[str] = (),
 ) -> Launch:
-    """Parses flags and gin, and checks what can be checked without TensorFlow.
+    """Parses flags and gin, and checks everything that needs no TensorFlow.
 
     Args:
-      command: name of the subcommand.
-      description: for --help.
-      argv: the arguments behind it.
-      flags: name -> help, of flags of its own that take no value.
-      unused: macros that the gin files may require, and the command does without.
+      command: the name of the subcommand.
+      description: shown by --help.
+      argv: the arguments after the subcommand.
+      flags: name -> help text, for the subcommand's own flags that take no value.
+      unused: macros that the gin files may require but the command does not need.
 
     Raises:
-      UserError: anything that does not fit.
+      UserError: a flag or setting is invalid or inconsistent with another.
     """
     bindings, rest = split_gin_args(argv)
     model_dir = " --gin.MODEL_DIR=\"'/tmp/model'\"" if command == "train" else ""
@@ -87,7 +88,7 @@ def check(
     if unused:
         there = gin_files.read(args.gin_file, bindings).macros
         bindings += [f"{name}=''" for name in unused if name in there]
-    # First, or a macro that the missing file would set is told of in its place.
+    # Checked first, or the error would be about a macro that the missing file sets.
     _check_files(command, args.gin_file, bindings)
     given = config.precheck(args.gin_file, bindings)
     check_spans(given)
@@ -102,7 +103,7 @@ def check(
 
 _DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
 _TASK = (*_DATA, "TaskData.mixture_or_task_name")
-# Subcommand -> what gin files have to set for it, and an example of a run file.
+# Subcommand -> the settings that gin files must give, and an example of a run file.
 _RUNS = {
     "train": ((*_TASK, "train.train_steps"), "pretrain.gin"),
     "eval": ((*_TASK, "evaluate.checkpoint_path"), "eval.gin"),
@@ -112,7 +113,7 @@ _RUNS |= {f"bench {name}": (bench.needs, bench.run_file) for name, bench in BENC
 
 
 def _check_files(command: str, files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Checks that there is a gin file of what is run, and one of its model."""
+    """Checks that the gin files include one for the run and one for its model."""
     bound, referred = config.names(files, bindings)
     wanted, example = _RUNS[command]
     for name in wanted:
@@ -129,13 +130,13 @@ def _check_files(command: str, files: Sequence[str], bindings: Sequence[str]) ->
 
 
 def check_paths(given: dict) -> None:
-    """Checks that the checkpoints and the vocabulary to be read are there.
+    """Checks that the checkpoints and the vocabulary to be read exist.
 
     Args:
-      given: as `config.precheck` returns it.
+      given: the result of `config.precheck`.
 
     Raises:
-      UserError: naming the setting and the path.
+      UserError: one does not exist; the message names the setting and the path.
     """
     for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
         path = given.get(name)
@@ -151,13 +152,13 @@ def check_paths(given: dict) -> None:
 
 
 def check_optimizer(given: dict) -> None:
-    """Checks that there is a checkpoint whose optimizer is to go on, if one is.
+    """Checks that RESTORE_OPTIMIZER comes with an initial checkpoint to restore from.
 
     Args:
-      given: as `config.precheck` returns it.
+      given: the result of `config.precheck`.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no initial checkpoint.
     """
     if given.get("train.restore_optimizer") and not given.get("train.initial_checkpoint_path"):
         raise UserError(
@@ -167,13 +168,13 @@ def check_optimizer(given: dict) -> None:
 
 
 def check_spans(given: Mapping) -> None:
-    """Checks the numbers of span corruption, of which T5 annotates none.
+    """Checks the settings of span corruption, which T5 does not annotate.
 
     Args:
-      given: as `config.precheck` returns it.
+      given: the result of `config.precheck`.
 
     Raises:
-      UserError: naming the setting.
+      UserError: a setting is out of range; the message names it.
     """
     spans.Spans(*(given.get(name, default) for name, default in _SPANS.items()))
 
@@ -184,7 +185,7 @@ def check_checkpoints(given: dict, remote: bool) -> None:
     What a file does not say is checked when the checkpoint is restored.
 
     Args:
-      given: as `config.precheck` returns it.
+      given: the result of `config.precheck`.
       remote: whether the remote paths are looked at, which takes TensorFlow; else the local ones.
 
     Raises:
@@ -199,7 +200,7 @@ def check_checkpoints(given: dict, remote: bool) -> None:
             saved = _saved(path)
         for name in (*sizes, *(_ORDER if setting == "MODEL_DIR" else ())):
             value = given.get(name, _SPANS.get(name))
-            # A longer or shorter stack takes the layers that there are.
+            # A deeper or shallower stack restores the layers that both have.
             may_differ = setting.startswith("INITIAL") and name.endswith("num_layers")
             if value is not None and value != saved.get(name, value) and not may_differ:
                 what = "a model" if name in sizes else "a run"
@@ -209,7 +210,7 @@ def check_checkpoints(given: dict, remote: bool) -> None:
                 )
 
 
-# What the order of a run's batches, and its noise, depend on.
+# Settings that determine the order and the noise of a run's batches.
 _SPANS = {
     "span_corruption.noise_density": spans.NOISE_DENSITY,
     "span_corruption.mean_noise_span_length": spans.MEAN_SPAN_LENGTH,
@@ -220,7 +221,7 @@ _ORDER = (*(f"TaskData.{name}" for name in _READ.split()), *_SPANS)
 
 
 def _sizes() -> Iterator[tuple[str, str]]:
-    """`configurable.parameter` of what sizes an axis, and the axis, as the annotations say."""
+    """Yields each `configurable.parameter` that sizes an axis, and the axis, by annotation."""
     for configurable in configurables.project_source().configurables:
         for parameter, annotation in (configurable.parameters or {}).items():
             if axis := rules.axis(annotation):
@@ -228,7 +229,7 @@ def _sizes() -> Iterator[tuple[str, str]]:
 
 
 def _saved(path: str) -> dict:
-    """What the config.gin of a MODEL_DIR, or of that of a checkpoint in it, sets."""
+    """The settings in the config.gin of a MODEL_DIR or of the MODEL_DIR of a checkpoint."""
     file = find_file(path, CONFIG)
     if file is not None:
         text = storage.read_text(file)
@@ -238,16 +239,16 @@ def _saved(path: str) -> dict:
 
 
 def check_mesh(given: config.Given) -> int:
-    """Checks mesh, layout rules, batch and widths against each other; needs no TensorFlow.
+    """Checks mesh, layout rules, batch and widths against each other, without TensorFlow.
 
     Args:
-      given: as `config.precheck` returns it.
+      given: the result of `config.precheck`.
 
     Returns:
       The number of devices.
 
     Raises:
-      UserError: naming the setting and the mend.
+      UserError: they do not fit; the message names the setting and the fix.
     """
     shape = mesh_lib.parse_mesh_shape(given.get("ModelSetup.mesh_shape", "batch:1"))
     layout = given.get("ModelSetup.layout_rules", "batch:batch")

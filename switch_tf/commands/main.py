@@ -1,4 +1,4 @@
-"""`switch-tf COMMAND ...`: finds the subcommand, and turns its errors into one line."""
+"""`switch-tf COMMAND ...`: dispatches to the subcommand and reports errors on one line."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ from switch_tf.commands.flags import Parser
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
 
-# Each is `main(argv)` of the module of its name in this package.
+# Each command is `main(argv)` of the module with its name in this package.
 COMMANDS = {
     "train": "pre-train or fine-tune a model",
     "eval": "evaluate a checkpoint",
@@ -22,9 +22,9 @@ COMMANDS = {
     "reproduce": "run an experiment of several runs, and make its table and picture",
 }
 _USAGE_ERROR = 2
-# What a shell reports of a process ended by SIGINT: 128 + 2.
+# The exit status that shells report for a process ended by SIGINT: 128 + 2.
 _INTERRUPTED = 130
-# The same for SIGPIPE.
+# Likewise for SIGPIPE.
 _READER_GONE = 141
 
 
@@ -43,15 +43,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("switch-tf: interrupted", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
-        # What reads the output, such as `head`, has enough; nor may Python's last flush complain.
+        # The reader, such as `head`, has closed the pipe; avoid an error from Python's last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(_READER_GONE)
 
 
 def entry() -> None:
-    """The console command: `main`, and an end without TensorFlow's clean-up.
+    """The console command: runs `main`, then exits without TensorFlow's clean-up.
 
-    To take down its devices takes TensorFlow five seconds, when all files are written and closed.
+    TensorFlow takes five seconds to shut its devices down, when all files are already closed.
     """
     main()
     sys.stdout.flush()
@@ -60,7 +60,7 @@ def entry() -> None:
 
 
 def _one_line(error: UserError) -> str:
-    # Gin adds, on a line of its own, the call that the error was in.
+    # Gin appends a line that names the configurable in whose call the error occurred.
     message = re.split(r"\n\s*In call to configurable", str(error))[0]
     return " ".join(message.split())
 
@@ -68,7 +68,7 @@ def _one_line(error: UserError) -> str:
 def _run(argv: list[str]) -> None:
     # Only the first argument is ours; the flags after it are the subcommand's.
     command = _parser().parse_args(argv[:1]).command
-    # Imported here, so that --help and an error of this level need no subcommand's imports.
+    # Imported here, so that --help and errors at this level skip the subcommand's imports.
     module = importlib.import_module(f"switch_tf.commands.{command}")
     module.main(argv[1:])
 

@@ -1,4 +1,4 @@
-"""`switch-tf plan`: what a configuration needs and sends, before it is run."""
+"""`switch-tf plan`: what a configuration needs and communicates, before it is run."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ _FLAGS = {
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the plan of the gin configuration."""
+    """Prints the plan for the given gin configuration."""
     launch = check("plan", "Counts and places a model, which is not made for it.", argv, _FLAGS)
     asked = {name: getattr(launch.args, name) for name in _FLAGS}
     launch.start(

@@ -11,10 +11,11 @@ from switch_tf.reproduce import registry
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs an experiment; what was run before is not run again.
+    """Runs an experiment, skipping the runs that are already done.
 
     Raises:
-      UserError: bad flags; no such experiment; a run that failed or was interrupted.
+      UserError: flags are invalid, the experiment does not exist, or a run failed or was
+        interrupted.
     """
     args = _parser().parse_args(argv)
     experiment = registry.find(args.experiment + ("_long" if args.long else ""))

@@ -1,4 +1,4 @@
-"""`switch-tf tasks`: lists tasks and mixtures, shows one, trains a vocabulary on its text."""
+"""`switch-tf tasks`: lists tasks and mixtures, shows one, or trains a vocabulary on its text."""
 
 import argparse
 import itertools
@@ -17,7 +17,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs `switch-tf tasks`.
 
     Raises:
-      UserError: bad flags or gin, no such task or split, data that cannot be read.
+      UserError: flags or gin are invalid, a task or split does not exist, or data cannot be read.
     """
     bindings, rest = split_gin_args(argv)
     args = _parser().parse_args(rest)
@@ -100,7 +100,7 @@ def _list() -> None:
 
 
 def _describe(name: str) -> tuple[str, ...]:
-    """A row of the list."""
+    """The row for one task or mixture."""
     import seqio
 
     from switch_tf.data import registry
@@ -110,7 +110,7 @@ def _describe(name: str) -> tuple[str, ...]:
     provider = registry.find(name)
     tasks = seqio.get_subtasks(provider)
     if isinstance(provider, seqio.Mixture):
-        # A language that no shard is of is left out of a run.
+        # A run leaves out languages that have no shards.
         needed = [task for task in tasks if task.splits != shards.ABSENT] or tasks
         states = [sources.state(task.source) for task in needed]
         lacking = sum(state != "yes" for state in states)
@@ -126,7 +126,7 @@ def _describe(name: str) -> tuple[str, ...]:
 
 
 def _metric_name(function) -> str:
-    # A functools.partial has no name; of what a function makes, the function's says more.
+    # A functools.partial has no name. A closure is named after the function that makes it.
     if not hasattr(function, "__qualname__"):
         return _metric_name(function.func) if hasattr(function, "func") else repr(function)
     return function.__qualname__.split(".<locals>")[0]
@@ -152,7 +152,7 @@ def _lengths() -> dict[str, int]:
 
 
 def _prepared(args: argparse.Namespace):
-    """The task or mixture that is asked for, its data checked."""
+    """The requested task or mixture, after checking its data."""
     from switch_tf.data import features, registry
 
     provider = registry.find(args.name)
@@ -191,7 +191,7 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _show_sources(provider, split: str, count: int) -> None:
-    # Of a mixture, the first examples of its tasks in turn.
+    # For a mixture, the first examples of its tasks are interleaved.
     import seqio
 
     rounds = itertools.zip_longest(
@@ -204,7 +204,7 @@ def _show_sources(provider, split: str, count: int) -> None:
     examples = [e for examples in rounds for e in examples if e is not None]
     for number, example in enumerate(examples[:count], 1):
         print(f"--- {provider.name} {split}: raw {number}")
-        # A source of lines has no dicts.
+        # Sources of plain lines yield bytes, not dicts.
         fields = example if isinstance(example, dict) else {"line": example}
         for key, value in fields.items():
             print(f"{key}: {_shorten(value)}")
@@ -218,7 +218,7 @@ def _raw(source, split: str, count: int) -> Iterator[dict]:
 def _show_prepared(provider, split: str, count: int) -> None:
     from switch_tf.data.autograph import without_autograph
 
-    # A fixed seed: the same examples each time.
+    # A fixed seed shows the same examples each time.
     order = {"shuffle": False, "seed": 0}
     dataset = without_autograph(lambda: provider.get_dataset(_lengths(), split, **order))
     for number, example in enumerate(dataset.take(count).as_numpy_iterator(), 1):

@@ -1,4 +1,4 @@
-"""`switch-tf train`: pre-trains or fine-tunes a model as gin says, or resumes it."""
+"""`switch-tf train`: pre-trains or fine-tunes a model as configured by gin, or resumes it."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from switch_tf.commands.launch import check
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs `train` of the gin configuration; the same command resumes it."""
+    """Runs `train` with the given gin configuration; the same command resumes it."""
     check("train", "Trains a model; the same command again resumes it.", argv).start()
     from switch_tf.training.train import train
 
