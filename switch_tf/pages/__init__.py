@@ -1,1 +1,1 @@
-"""The pages and pictures of docs/ that are made by measuring or counting."""
+"""The pages and pictures of docs/ that are generated from measurements or counts."""

@@ -1,10 +1,11 @@
-"""Makes the pages and pictures of docs/ that are made by measuring or counting.
+"""Generates the pages and pictures of docs/ that are measured or counted.
 
     python -m switch_tf.pages                 # all
     python -m switch_tf.pages models          # one
     python -m switch_tf.pages --check         # which of those made in seconds are out of date?
 
-All are made in one process, which starts with as many devices as any of them needs: none looks at
+All are generated in one process, which starts with as many devices as any of them needs; a page
+never looks at devices that it does not use.
 devices that it does not use.
 """
 
@@ -20,13 +21,13 @@ from switch_tf.pages.registry import PAGES, Page
 
 
 def main(argv: Sequence[str]) -> int:
-    """Makes or checks pages.
+    """Generates or checks pages.
 
     Returns:
-      The exit status: 1 where a page is out of date.
+      The exit status: 1 if a page is out of date.
 
     Raises:
-      UserError: no such page; a page needs a run, and there is none.
+      UserError: a page does not exist, or it needs a run that is not there.
     """
     args = _parser().parse_args(argv)
     pages = [_find(name) for name in args.name] or _all(args)
@@ -52,7 +53,7 @@ def _find(name: str) -> Page:
 
 
 def _all(args: argparse.Namespace) -> list[Page]:
-    """All that can be made, or all that are cheap to check; says which are left out."""
+    """All pages that can be generated or cheaply checked; prints which are left out."""
     if args.check:
         return [page for page in PAGES.values() if page.is_cheap]
     for page in PAGES.values():

@@ -1,6 +1,6 @@
-"""The page docs/models.md: the paper's models as gin files, counted, and those that were released.
+"""The page docs/models.md: the paper's and the released models as gin files, with their sizes.
 
-Counted from shapes alone, and set beside the paper's figures (Tables 1 and 9).
+Sizes are counted from shapes alone and compared with the paper's figures (Tables 1 and 9).
 """
 
 import math
@@ -15,9 +15,9 @@ from switch_tf.metrics.tables import markdown
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.planner.counts import Counts
 
-# Span corruption of 512 tokens: 15% in spans of 3.
+# Span corruption with inputs of 512 tokens: 15% masked, in spans of 3.
 LENGTHS = {"inputs": 512, "targets": 114}
-# T5 1.0's feed-forward layer of the large size.
+# The feed-forward layer of T5 1.0 large.
 RELU_LARGE = (
     "TransformerEncoderDecoder.activation='relu'",
     "TransformerEncoderDecoder.d_ff=4096",
@@ -28,11 +28,11 @@ class PaperModel(NamedTuple):
     """A model of the paper.
 
     Attributes:
-      name: as the paper has it, with what differs from its table.
-      file: in gin/models, without `.gin`.
-      bindings: gin settings beside it.
-      parameters, flops: as the paper prints them, parameters and forward FLOPs a sequence; "" where
-        it prints none.
+      name: its name in the paper, noting where it differs from the paper's table.
+      file: its file in gin/models, without `.gin`.
+      bindings: gin settings applied on top of the file.
+      parameters, flops: parameters and forward FLOPs per sequence as printed in the paper; "" where
+        it gives none.
     """
 
     name: str
@@ -67,7 +67,7 @@ MODELS = (
     PaperModel("Switch-XXL, released", "switch_classic_xxl", (), "395B", "6.3T"),
     PaperModel("Switch-C, released", "switch_classic_c", (), "1571B", "890B"),
 )
-# Models of which there are two files: switch_NAME.gin and switch_classic_NAME.gin.
+# Models in two forms, each with a file: switch_NAME.gin and switch_classic_NAME.gin.
 _KINDS = ("switch", "switch_classic")
 RELEASED = {"Switch-Base": "base", "Switch-Large": "large", "Switch-XXL": "xxl", "Switch-C": "c"}
 
@@ -131,7 +131,7 @@ Where the paper's figures do not follow from its shapes:
 
 
 def count(model: PaperModel) -> Counts:
-    """Counts of a model, which is not made."""
+    """Counts a model's parameters and FLOPs without allocating it."""
     try:
         config.load([f"models/{model.file}.gin", "runs/plan.gin"], model.bindings)
         return Counts.of(TransformerEncoderDecoder)
@@ -140,7 +140,7 @@ def count(model: PaperModel) -> Counts:
 
 
 def reckoned_flops(counts: Counts) -> int:
-    """Forward FLOPs of a sequence as the paper's figures follow from; see the page's notes."""
+    """Forward FLOPs of a sequence by the paper's apparent method; see the page's notes."""
     m, inputs, targets = counts.model, LENGTHS["inputs"], LENGTHS["targets"]
     width, layers = m.num_heads * m.d_kv, m.num_layers
     logits = 2 * width * layers * (inputs**2 + targets**2 + inputs * targets)
@@ -154,7 +154,7 @@ def reckoned_flops(counts: Counts) -> int:
 
 
 def shape(counts: Counts) -> dict[str, str]:
-    """Settings of a counted Switch model by their names in gin, as built."""
+    """A counted Switch model's settings, as built, by gin name."""
     m = counts.model
     layer = next(layer for block in m.encoder.blocks for layer in block.switch_layers)
     of_model = "activation d_ff num_heads tied_softmax"
@@ -168,7 +168,7 @@ def shape(counts: Counts) -> dict[str, str]:
 
 
 def differences() -> Iterator[tuple[str, ...]]:
-    """Rows of a table: what the files of a model's two forms differ in."""
+    """Rows of a table of the settings in which the two forms of a model differ."""
     yield ("setting", *RELEASED)
     pairs = [
         [shape(count(PaperModel("", f"{kind}_{name}", (), "", ""))) for kind in _KINDS]
@@ -182,7 +182,7 @@ def differences() -> Iterator[tuple[str, ...]]:
 
 
 def lines() -> Iterator[str]:
-    """Lines of the page."""
+    """The lines of the page."""
     yield from _TEXT.splitlines()
     yield ""
     yield from markdown(_counts())
@@ -218,6 +218,6 @@ def _counts() -> Iterator[tuple[str, ...]]:
 
 
 def _short(number: int) -> str:
-    """In M or B; four digits, or all before the point."""
+    """Formats a number in M or B, to four digits or to the unit."""
     amount, letter = (number / 1e9, "B") if number >= 1e9 else (number / 1e6, "M")
     return f"{amount:,.0f}{letter}" if amount >= 1e3 else f"{amount:.4g}{letter}"

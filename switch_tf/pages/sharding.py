@@ -1,4 +1,4 @@
-"""The page docs/sharding.md and its pictures: where things lie and what crosses devices, measured.
+"""The page docs/sharding.md and its pictures: measured shardings and communication.
 
 A training step of a small model is compiled in each of the paper's five layouts (Sec. 5, Fig. 9) on
 eight CPU devices.
@@ -45,13 +45,13 @@ _BATCH, _LENGTHS = 32, {"inputs": 64, "targets": 32}
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One layout's step.
+    """The measurements of one layout's training step.
 
     Attributes:
-      mesh: the mesh.
-      found: the collectives of the lowered step.
-      weights: layer and name of a weight -> its axes, and the mesh dimensions that spread it.
-      activations: the same of activations.
+      mesh: the mesh it ran on.
+      found: the collectives in the lowered step.
+      weights: layer and weight name -> the weight's axes, and the mesh dimensions that shard it.
+      activations: activation -> its axes, and the mesh dimensions that shard it.
     """
 
     mesh: mesh_lib.Mesh
@@ -61,7 +61,7 @@ class Measured:
 
 
 def measure(name: str) -> Measured:
-    """Compiles a step in the layout gin/layouts/`name`.gin, on eight devices."""
+    """Compiles a step in the layout of gin/layouts/`name`.gin on eight devices."""
     files = ["models/switch_tiny.gin", f"layouts/{name}.gin", "runs/plan.gin"]
     bindings = [f"{key}={value!r}" for key, value in _SIZES.items()]
     if name == "model":
@@ -78,13 +78,13 @@ def measure(name: str) -> Measured:
         weights = {}
         for variable in model.trainable_variables:
             spread = [s for s in variable.value.layout.sharding_specs if s in mesh.shape]
-            # Alike in every layer that has it.
+            # Every layer that has this weight shards it alike.
             weights["/".join(variable.path.split("/")[-2:])] = variable.axes, spread
     return Measured(mesh, step.collectives(), weights, activations)
 
 
 def section(name: str, measured: Measured) -> Iterator[str]:
-    """Lines of a layout's part of the page."""
+    """The lines of a layout's section of the page."""
     mesh = measured.mesh
     rules = ", ".join(f"{axis} → {dimension}" for axis, dimension in mesh.rules.items())
     shape = " × ".join(f"{size} ({dim})" for dim, size in mesh.shape.items())
@@ -107,9 +107,9 @@ def _places(measured: Measured) -> Iterator[tuple[str, str, str]]:
 
 
 def draw(measured: Measured, path: Path) -> None:
-    """Draws which part of the experts' weights and of the tokens each device holds, as Fig. 9.
+    """Draws which shard of the experts' weights and of the tokens each device holds, as in Fig. 9.
 
-    Devices that hold the same part have one colour.
+    Devices that hold the same shard have the same colour.
     """
     import matplotlib
 
@@ -139,7 +139,7 @@ def draw(measured: Measured, path: Path) -> None:
 
 
 def write(folder: Path) -> None:
-    """Writes sharding.md and a picture of each layout into `folder`."""
+    """Writes sharding.md and a picture for each layout into `folder`."""
     lines = [
         "# Where things lie, and what crosses devices",
         "",

@@ -1,4 +1,4 @@
-"""The figure of docs/switch_layer.md: what a trained router decides for the tokens of a text."""
+"""The figure in docs/switch_layer.md: how a trained router routes the tokens of a text."""
 
 from pathlib import Path
 
@@ -17,16 +17,16 @@ _SHOWN_TOKENS = 40
 
 
 def decide(model_dir: Path) -> tuple[list[str], object]:
-    """Routes examples of the validation split through a run's first Switch layer.
+    """Routes validation examples through the first Switch layer of a trained model.
 
     Args:
-      model_dir: of a run of `switch-tf train` whose model is sparse.
+      model_dir: the MODEL_DIR of a `switch-tf train` run with a sparse model.
 
     Returns:
-      The pieces of the first group's tokens, and the layer's `Routing` of all groups.
+      The vocabulary pieces of the first group's tokens, and the layer's `Routing` of all groups.
 
     Raises:
-      UserError: no run, or no checkpoint.
+      UserError: there is no run, or no checkpoint.
     """
     config.load([ModelDir(str(model_dir)).config])
     model = TransformerEncoderDecoder()
@@ -49,12 +49,12 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
 
 
 def draw(pieces: list[str], routing, path: Path) -> None:
-    """Tokens by experts: the gate of the chosen one, its place in the buffer, and what is dropped.
+    """Draws tokens against experts: router probabilities, buffer positions and dropped tokens.
 
     Args:
-      pieces: of the first group's tokens.
-      routing: `Routing`.
-      path: PNG to write.
+      pieces: the vocabulary pieces of the first group's tokens.
+      routing: the layer's `Routing`.
+      path: the PNG file to write.
     """
     import matplotlib
 
@@ -97,13 +97,13 @@ def draw(pieces: list[str], routing, path: Path) -> None:
 
 
 def write(folder: Path, model_dir: Path) -> None:
-    """Writes switch_layer.png into `folder`, of a run's first Switch layer and validation text.
+    """Writes switch_layer.png into `folder`, from a run's first Switch layer and validation text.
 
     Args:
-      folder: it exists.
-      model_dir: as for `decide`.
+      folder: an existing folder.
+      model_dir: see `decide`.
 
     Raises:
-      UserError: as `decide`.
+      UserError: see `decide`.
     """
     draw(*decide(model_dir), folder / "switch_layer.png")

@@ -1,4 +1,4 @@
-"""The page docs/task_table.md: the tasks of the paper, and where their data come from."""
+"""The page docs/task_table.md: the paper's tasks and where their data come from."""
 
 import os
 import re
@@ -31,7 +31,7 @@ the paper has been measured.
 
 
 def lines() -> Iterator[str]:
-    """The lines of the page; the project's tasks are registered."""
+    """The lines of the page; the project's tasks must be registered."""
     yield from _INTRO.splitlines()
     yield ""
     yield from markdown([_HEADING, *map(_row, catalogue.entries())])
@@ -58,7 +58,7 @@ def _tests(provider) -> str:
 
 
 def _data(provider) -> tuple[str, str]:
-    """TFDS's name of what a task or mixture reads, and its files."""
+    """The TFDS name of the data that a task or mixture reads, and its files."""
     if not isinstance(provider, seqio.Mixture):
         source = provider.source
         groups = [shorten(list(source.files.values())), *getattr(source, "others", ())]
@@ -73,25 +73,25 @@ def _data(provider) -> tuple[str, str]:
 
 
 def _parts(source) -> str:
-    """TFDS's names of the splits, in brackets, where one is a part of TFDS's."""
+    """TFDS's split names in brackets, if any split is a slice of one of TFDS's."""
     names = getattr(source, "tfds_splits", {}).values()
     is_parted = any("[" in name for name in names)
     return f" ({', '.join(f'`{name}`' for name in names)})" if is_parted else ""
 
 
 def _common(mixture: seqio.Mixture) -> str:
-    """The names of a mixture's tasks, those with its own name in front in short."""
+    """The names of a mixture's tasks, with those prefixed by the mixture's name as one pattern."""
     prefix = f"{mixture.name}_"
     others = [task.name for task in mixture.tasks if not task.name.startswith(prefix)]
     return ", ".join(f"`{name}`" for name in (f"{prefix}*", *sorted(others)))
 
 
 def shorten(paths: Sequence[str]) -> str:
-    """Paths in one, as a shell would write it: BoolQ/{train,val}.jsonl."""
+    """Several paths as one shell pattern, such as BoolQ/{train,val}.jsonl."""
     paths = list(dict.fromkeys(paths))
     if len(paths) == 1:
         return paths[0]
-    # Parts of words are not shared out.
+    # Words are not split between the common prefix and the braces.
     start = re.sub("[a-zA-Z0-9]*$", "", os.path.commonprefix(paths))
     rests = [path.removeprefix(start) for path in paths]
     end = os.path.commonprefix([rest[::-1] for rest in rests])[::-1]
