@@ -1,1 +1,1 @@
-"""Experiments of several runs, and the tables and figures made of them."""
+"""Experiments of several runs, and the tables and figures made from them."""

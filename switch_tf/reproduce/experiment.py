@@ -1,4 +1,4 @@
-"""An experiment: what of the paper it repeats, by which runs, and what their figures then say."""
+"""An experiment: which result of the paper it repeats, with which runs, and how it is judged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from switch_tf.reproduce.verdict import Verdict
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arm:
-    """A model that is trained one way, once for each seed.
+    """A model trained in one way, once per seed.
 
     Attributes:
-      model: as tables call it; what is measured of a model's arms shares a row.
-      gin_files: as `--gin_file` takes them.
-      macros: name -> value, as `--gin.NAME` takes them.
-      seeds: of its runs; none: one run, of the gin files' SEED.
-      starts_from: the arm whose first run's checkpoint each of its runs starts from: it fine-tunes.
+      model: the model's name in tables; the metrics of all its arms share a row.
+      gin_files: values of `--gin_file`.
+      macros: name -> value, for `--gin.NAME`.
+      seeds: one run for each seed; if empty, a single run with the gin files' SEED.
+      starts_from: the arm whose first run's checkpoint is fine-tuned; None pre-trains.
     """
 
     model: str
@@ -32,11 +32,11 @@ class Arm:
     starts_from: Arm | None = None
 
     def runs(self, folder: Path, macros: Mapping[str, Any]) -> list[TrainingRun]:
-        """Its runs by seed.
+        """The arm's runs in the order of its seeds.
 
         Args:
-          folder: of the experiment.
-          macros: that all arms share, where it has none of its own.
+          folder: the experiment's folder.
+          macros: macros shared by all arms; the arm's own take precedence.
         """
         name, kind = f"pre-training {self.model}", "pretrain"
         given = {**macros, **self.macros}
@@ -63,21 +63,23 @@ Runs = Mapping[Arm, Sequence[TrainingRun]]
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A table or a figure of the paper, repeated.
+    """A repetition of a table or a figure of the paper.
 
     Attributes:
-      name: as `switch-tf reproduce` takes it.
-      reproduces: the table or figure.
-      arms: in the order in which they run: the first seed of each, then the second, so that an
-        interrupted experiment has something to show. What an arm starts from stands before it.
-      metrics: what is measured of each model, a column of the table each.
-      paper: model -> name of a metric -> the paper's figure.
-      claim: what the paper says of it, in a sentence.
-      refuted_by: what would refute that, in a sentence.
-      verdict: tells from what was measured whether the claim holds.
-      times_dtype: whether all runs are in the dtype that this machine is faster in; else gin says.
-      report: the module of `switch_tf.reproduce` whose `make` makes the report of its runs. By its
-        name: it may need TensorFlow, and experiments are listed before TensorFlow starts.
+      name: the argument of `switch-tf reproduce`.
+      reproduces: the table or figure it reproduces.
+      arms: the arms in running order: the first seed of each, then the second, so that an
+        interrupted experiment already has results to show. An arm comes after the one it starts
+        from.
+      metrics: the metrics of each model, one column of the table each.
+      paper: model -> metric name -> the paper's figure.
+      claim: the paper's claim, in a sentence.
+      refuted_by: the outcome that would refute the claim, in a sentence.
+      verdict: decides from the measurements whether the claim holds.
+      times_dtype: whether all runs use the dtype that is faster on this machine; otherwise gin's.
+      report: module of `switch_tf.reproduce` whose `make` makes the report from the finished runs.
+        It is named, not imported: it may need TensorFlow, and experiments are listed before
+        TensorFlow starts.
     """
 
     name: str
@@ -92,11 +94,11 @@ class Experiment:
     report: str = "report"
 
     def runs(self, folder: Path, macros: Mapping[str, Any]) -> dict[Arm, list[TrainingRun]]:
-        """The runs of each arm by seed; as `Arm.runs`."""
+        """Arm -> its runs in the order of its seeds; see `Arm.runs`."""
         return {arm: arm.runs(folder, macros) for arm in self.arms}
 
     def measure(self, runs: Runs) -> Measured:
-        """Model -> name of a metric -> its value of each seed, of the arm that has it."""
+        """Model -> metric name -> one value per seed, from the arm that has the metric."""
         found = {arm.model: {} for arm in self.arms}
         for metric in self.metrics:
             for arm, of_seeds in runs.items():

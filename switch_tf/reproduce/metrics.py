@@ -1,4 +1,4 @@
-"""What is measured of a run: figures read from what it logged."""
+"""Metrics of a finished run, read from its log."""
 
 import dataclasses
 import statistics
@@ -6,23 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 from switch_tf.reproduce.training_run import TrainingRun
 
-# Model -> name of a metric -> its value of each seed.
+# Model -> metric name -> one value per seed.
 Measured = Mapping[str, Mapping[str, Sequence[float]]]
 
-# Compilation, and what the system does at a run's start.
+# Skipped when timing: compilation, and system effects at the start of a run.
 _UNTIMED_STEPS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A figure of a run; higher is better.
+    """A metric of a run; higher is better.
 
     Attributes:
-      name: heads its column.
-      read: the figure of a run, or None where it has none: fine-tuning has no figure of
-        pre-training.
-      unit: of a difference of two.
-      digits: shown behind the point.
+      name: the heading of its column.
+      read: returns the metric of a run, or None if the run has none, such as pre-training metrics
+        of a fine-tuning run.
+      unit: the unit of a difference between two values.
+      digits: number of decimals shown.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Metric:
 
 
 def evaluated(task: str, figure: str) -> Callable[[TrainingRun], float | None]:
-    """Reads a figure of a task's last evaluation."""
+    """Makes a reader of a figure in a task's last evaluation."""
 
     def read(run):
         found = [r[figure] for r in run.records("evaluation") if r["task"] == task and figure in r]
@@ -42,19 +42,19 @@ def evaluated(task: str, figure: str) -> Callable[[TrainingRun], float | None]:
 
 
 def tokens_per_second(run: TrainingRun) -> float:
-    """Those of the median training step."""
+    """The tokens per second of the median training step."""
     records = run.records("train")[_UNTIMED_STEPS:]
     return statistics.median(record["tokens_per_second"] for record in records)
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """Validation NLP of one pre-training run.
+    """The validation NLP (negative log perplexity) curve of one pre-training run.
 
     Attributes:
-      steps: of its evaluations, ascending.
-      nlp: minus nats per target token at the evaluation capacity.
-      nlp_dropless: the same where no token is dropped.
+      steps: the steps of its evaluations, ascending.
+      nlp: NLP at the evaluation capacity, in minus nats per target token.
+      nlp_dropless: NLP when no token is dropped, in the same unit.
     """
 
     steps: tuple[int, ...]
@@ -63,12 +63,12 @@ class Curve:
 
     @classmethod
     def of(cls, run: TrainingRun, task: str) -> "Curve":
-        """That of a run's evaluations of a task."""
+        """The curve of a run's evaluations of a task."""
         records = [record for record in run.records("evaluation") if record["task"] == task]
         return cls(*(tuple(r[name] for r in records) for name in ("step", "nlp", "nlp_dropless")))
 
     def steps_to(self, nlp: float) -> float | None:
-        """Steps needed for `nlp`, on the line between two evaluations; None if it was not reached.
+        """Steps needed to reach `nlp`, interpolated between evaluations; None if never reached.
 
         >>> Curve((10, 20), (-5.0, -4.0), (-5.0, -4.0)).steps_to(-4.5)
         15.0

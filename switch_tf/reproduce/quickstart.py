@@ -1,9 +1,9 @@
 """The quickstart: a dense T5 and a FLOP-matched Switch model on the same batches of real text.
 
 Both are pre-trained on `pydocs_span_corruption` over a mesh of eight devices, fine-tuned on
-`pydocs_finetune`, and compared as the paper does (Sec. 3.2, 4.2): quality by step, and the steps
-that the Switch model needs for the dense model's quality. Further seeds of pre-training say what
-chance alone does.
+`pydocs_finetune`, and compared as in the paper (Sec. 3.2, 4.2): quality by step, and the steps that
+the Switch model needs to reach the dense model's quality. Further pre-training seeds show how much
+varies by chance alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,14 +28,14 @@ def _quickstart(
     switch: Mapping[str, Any],
     paper: float,
 ) -> Experiment:
-    """The experiment in one size.
+    """Makes the experiment in one size.
 
     Args:
-      name: of the experiment.
-      pretrain: gin file of pre-training.
-      seeds: model -> its seeds of pre-training.
-      switch: macros of the Switch model alone.
-      paper: its NLP in the paper, at its capacity factor.
+      name: the experiment's name.
+      pretrain: the gin file for pre-training.
+      seeds: model -> its pre-training seeds.
+      switch: macros for the Switch model only.
+      paper: the Switch model's NLP in the paper, at the same capacity factor.
     """
     dense = Arm(DENSE, (*_DENSE_FILES, pretrain), seeds=seeds[DENSE])
     sparse = Arm(SWITCH, (*_SWITCH_FILES, pretrain), switch, seeds=seeds[SWITCH])
@@ -65,7 +65,7 @@ SHORT = _quickstart(
     switch={"NUM_EXPERTS": 8},
     paper=-1.553,
 )
-# Twice the even share: at 1.25, sixteen experts drop 6% of the tokens in training.
+# A capacity of twice the even share: at 1.25, sixteen experts drop 6% of the training tokens.
 LONG = _quickstart(
     "quickstart_long",
     "tables/quickstart_long.gin",

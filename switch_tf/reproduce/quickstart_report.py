@@ -21,11 +21,11 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def make(experiment: Experiment, runs: Runs) -> Report:
-    """Reads what the runs logged.
+    """Makes the report from the logs of the runs.
 
     Args:
-      experiment: the quickstart, in one of its sizes.
-      runs: of its arms; the dense model first.
+      experiment: the quickstart in one of its sizes.
+      runs: the runs of its arms, the dense model first.
     """
     pretrain = {arm.model: found for arm, found in runs.items() if arm.starts_from is None}
     curves = {m: [Curve.of(run, PRETRAINING) for run in found] for m, found in pretrain.items()}
@@ -55,13 +55,14 @@ def draw(
     layers: Sequence[str],
     load_NE: np.ndarray,
 ) -> matplotlib.figure.Figure:
-    """The two NLP curves, and the load per expert.
+    """Draws the NLP curves of both models and the load per expert.
 
     Args:
-      curves: model -> a curve for each seed.
-      unigram_entropy: of the validation targets, nats a token.
+      curves: model -> one curve per seed.
+      unigram_entropy: unigram entropy of the validation targets, in nats per token.
       layers: names of the Switch layers.
-      load_NE: [layers, experts], share of the tokens of the Switch model's last steps.
+      load_NE: [layers, experts], each expert's share of the tokens in the Switch model's last
+        steps.
     """
     figure = matplotlib.figure.Figure(figsize=(12, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -82,9 +83,10 @@ def draw(
 
 
 def short_name(layer: str) -> str:
-    """`encoder 0` of `model/encoder/layer_0/feed_forward/switch_ffn`.
+    """Abbreviates a layer's path.
 
-    `encoder 0 query` of a Switch layer of attention.
+    `model/encoder/layer_0/feed_forward/switch_ffn` becomes `encoder 0`; a Switch layer in attention
+    becomes, for example, `encoder 0 query`.
     """
     _, stack, block, kind, *_, last = layer.split("/")
     parts = [stack, block.removeprefix("layer_")]
@@ -98,14 +100,14 @@ def verdicts(
     scores: Mapping[str, Scores],
     chance: Scores,
 ) -> list[str]:
-    """What the table says, in sentences: of learning, and of Switch against dense.
+    """Sentences that sum up the table: whether models learn, and how Switch and dense compare.
 
     Args:
-      curves: as for `draw`.
-      unigram_entropy: as for `draw`.
+      curves: see `draw`.
+      unigram_entropy: see `draw`.
       compared: the verdict on Switch against dense.
-      scores: model -> its fine-tuned figures.
-      chance: what an answer without looking reaches.
+      scores: model -> its scores after fine-tuning.
+      chance: the scores of answers that ignore the input.
     """
     last = {model: [c.nlp[-1] for c in of_seeds] for model, of_seeds in curves.items()}
     above = min(min(values) for values in last.values()) + unigram_entropy
@@ -170,7 +172,7 @@ def _range(curves: Sequence[Curve]) -> str:
 
 
 def _scores(run: TrainingRun) -> dict[str, dict[str, float]]:
-    """Task -> metric -> value of the last evaluation."""
+    """Task -> metric -> its value in the last evaluation."""
     records = run.records("evaluation")
     last = max(r["step"] for r in records)
     return {
@@ -181,7 +183,7 @@ def _scores(run: TrainingRun) -> dict[str, dict[str, float]]:
 
 
 def _load(run: TrainingRun) -> tuple[list[str], np.ndarray]:
-    """The Switch layers, and the load of their experts over the last steps, [layers, experts]."""
+    """The Switch layers, and their experts' load over the last steps, [layers, experts]."""
     routing = [record["routing"] for record in run.records("train")[-_LOAD_STEPS:]]
     layers = list(routing[0])
     loads = [stack_loads([record[name]["load_E"] for name in layers]) for record in routing]

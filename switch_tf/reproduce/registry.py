@@ -1,4 +1,4 @@
-"""The experiments that `switch-tf reproduce` knows; importing them takes no TensorFlow."""
+"""The experiments of `switch-tf reproduce`; importing this does not import TensorFlow."""
 
 from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
@@ -9,10 +9,10 @@ EXPERIMENTS = {experiment.name: experiment for experiment in (quickstart.SHORT, 
 
 
 def find(name: str) -> Experiment:
-    """The experiment of this name.
+    """Finds an experiment by name.
 
     Raises:
-      UserError: there is none; names the nearest.
+      UserError: there is none; the message suggests the nearest name.
     """
     if name not in EXPERIMENTS:
         raise UserError(

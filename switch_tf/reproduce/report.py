@@ -1,4 +1,4 @@
-"""The report on an experiment: a table, what it says, a picture where there is one, and data."""
+"""The report on an experiment: a table, its verdicts, an optional figure, and the data."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from switch_tf.reproduce.experiment import Experiment, Runs
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """The results of an experiment.
 
     Attributes:
-      rows: of the table, the heading first.
-      verdicts: what the table says, in sentences.
-      facts: environment, commit, date, settings and all figures, as data.
-      figure: the picture, if there is one.
+      rows: the rows of the table, the heading first.
+      verdicts: sentences that sum up the table.
+      facts: environment, commit, date, settings and all measurements, as data.
+      figure: the figure, if there is one.
     """
 
     rows: Sequence[Sequence[str]]
@@ -34,14 +34,14 @@ class Report:
     figure: matplotlib.figure.Figure | None = None
 
     def table(self) -> str:
-        """The table, in Markdown."""
+        """The table in Markdown."""
         return "\n".join(markdown(self.rows, is_aligned=True))
 
     def write(self, folder: Path) -> list[str]:
-        """Writes report.md, report.png where there is a picture, and report.json.
+        """Writes report.md, report.json and, if there is a figure, report.png.
 
         Returns:
-          The names of the files.
+          The names of the files written.
         """
         (folder / "report.md").write_text(self.table() + "\n")
         storage.write_json(folder / "report.json", self.facts)
@@ -52,7 +52,7 @@ class Report:
 
 
 def make(experiment: Experiment, runs: Runs) -> Report:
-    """The report on runs that are done: each metric of each model beside the paper's figure."""
+    """Reports finished runs: each metric of each model next to the paper's figure."""
     measured = experiment.measure(runs)
     heading = ["", *(text for m in experiment.metrics for text in (m.name, "the paper"))]
     rows = []
@@ -74,7 +74,7 @@ def make(experiment: Experiment, runs: Runs) -> Report:
 
 
 def _measured_text(values: Sequence[float], digits: int) -> str:
-    """The mean over seeds, and their range."""
+    """The mean over seeds and the range, as text."""
     if not values:
         return ""
     text = f"{statistics.mean(values):,.{digits}f}"
@@ -83,7 +83,7 @@ def _measured_text(values: Sequence[float], digits: int) -> str:
 
 
 def facts_of(experiment: Experiment, runs: Runs) -> dict:
-    """What every report has as data: experiment, environment, runs, figures and verdict."""
+    """The data in every report: experiment, environment, runs, measurements and verdict."""
     measured = experiment.measure(runs)
     return {
         "experiment": experiment.name,
@@ -107,7 +107,7 @@ def environment() -> dict[str, str]:
     try:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     except OSError:
-        # A machine without git.
+        # Git is not installed.
         commit = ""
     return {
         "commit": commit or "unknown",

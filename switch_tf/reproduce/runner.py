@@ -1,4 +1,4 @@
-"""Runs experiments: what was run before is not run again, what was interrupted goes on."""
+"""Runs experiments: finished runs are skipped, and interrupted runs resume."""
 
 import importlib
 import itertools
@@ -15,18 +15,18 @@ from switch_tf.reproduce.report import Report
 
 
 def run(experiment: Experiment, folder: Path) -> Report:
-    """Runs what was not run before.
+    """Runs the experiment's unfinished runs and makes its report.
 
     Args:
-      experiment: of the registry.
-      folder: of all its runs.
+      experiment: an experiment of the registry.
+      folder: the folder for all its runs.
 
     Returns:
       The report.
 
     Raises:
-      UserError: the data of a task are missing; a run failed or was interrupted, and the same call
-        goes on.
+      UserError: a task's data are missing, or a run failed or was interrupted; the same call
+        resumes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     macros = {"DTYPE": _faster_dtype(folder / "settings.json")} if experiment.times_dtype else {}
@@ -40,7 +40,7 @@ def run(experiment: Experiment, folder: Path) -> Report:
 
 
 def _prepare_data(runs: Runs) -> None:
-    """Makes or checks what each task reads once, before the first run needs it."""
+    """Prepares or checks each task's data once, before the first run needs it."""
     prepared = set()
     for first, *_ in runs.values():
         name = first.settings["MIXTURE_OR_TASK_NAME"]
@@ -53,7 +53,7 @@ def _prepare_data(runs: Runs) -> None:
 
 
 def _faster_dtype(path: Path) -> str:
-    """The faster dtype, timed at the first call and kept: runs that are resumed must not change."""
+    """The faster dtype, timed on the first call and stored, so that resumed runs keep it."""
     if path.exists():
         return json.loads(path.read_text())["dtype"]
     seconds = seconds_per_layer()

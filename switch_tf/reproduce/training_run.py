@@ -1,7 +1,7 @@
-"""One run of an experiment: `switch-tf train` in a process of its own, done once.
+"""One run of an experiment: `switch-tf train` in a process of its own, run at most once.
 
-Its gin files and bindings are those that a user would give; a second call finds it done, and one
-that was interrupted goes on where it stopped.
+Its gin files and bindings are those that a user would pass. A second call skips a finished run and
+resumes an interrupted one.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from switch_tf import config, storage
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.errors import UserError
 
-# Settings that may differ when a run goes on: how far it goes, what is written when, and, where the
-# folder was moved, its path. Bindings to these macros follow them.
+# Settings that may differ when a run resumes: its length, what is written when, and, if the folder
+# was moved, its path. Bindings to these macros follow them.
 _MAY_CHANGE = (
     *("TRAIN_STEPS", "CHECKPOINT_PERIOD", "EVAL_PERIOD", "MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
     *("train.train_steps", "train.checkpoint_period", "Evaluation.period"),
@@ -32,10 +32,10 @@ class TrainingRun:
     """A run of `switch-tf train`.
 
     Attributes:
-      name: shown to people.
-      model_dir: its MODEL_DIR; what it prints goes to `log.txt` in it.
-      gin_files: as `--gin_file` takes them.
-      macros: name -> value, as `--gin.NAME` takes them.
+      name: the run's name in messages.
+      model_dir: its MODEL_DIR, in which `log.txt` holds its output.
+      gin_files: values of `--gin_file`.
+      macros: name -> value, for `--gin.NAME`.
     """
 
     name: str
@@ -45,48 +45,48 @@ class TrainingRun:
 
     @property
     def bindings(self) -> list[str]:
-        """`NAME=value` of each macro, MODEL_DIR among them."""
+        """`NAME=value` for each macro, including MODEL_DIR."""
         macros = dict(self.macros) | {"MODEL_DIR": str(self.model_dir)}
         return [f"{name}={value!r}" for name, value in macros.items()]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its gin files and flags say, as `config.precheck`."""
+        """The settings of its gin files and flags, from `config.precheck`."""
         return config.precheck(self.gin_files, self.bindings)
 
     @property
     def train_steps(self) -> int:
-        """The step that it ends at."""
+        """The step at which training ends."""
         return self.settings["TRAIN_STEPS"]
 
     def records(self, kind: str) -> list[dict]:
-        """What it logged so far, in order.
+        """The records logged so far, in order.
 
         Args:
-          kind: "train": of steps; "evaluation".
+          kind: "train" for steps, or "evaluation".
         """
-        # Imported here: registered experiments are listed before TensorFlow starts.
+        # Imported here because experiments are listed before TensorFlow starts.
         from switch_tf.metrics.writer import read_metrics
 
         return [r for r in read_metrics(str(self.model_dir)) if r["kind"] == kind]
 
     def facts(self) -> dict:
-        """Its `run.json`: parameters, FLOPs, unigram entropy, mesh, dtype."""
+        """The contents of `run.json`: parameters, FLOPs, unigram entropy, mesh, dtype."""
         return json.loads(storage.read_text(ModelDir(str(self.model_dir)).facts))
 
     def is_done(self) -> bool:
-        """Whether its last step was made and evaluated."""
+        """Whether the last step has been taken and evaluated."""
         steps = (record["step"] for record in self.records("evaluation"))
         return max(steps, default=0) >= self.train_steps
 
     def run(self) -> None:
-        """Trains it up to its last step, unless that was done before.
+        """Trains up to the last step, unless that has been done.
 
-        SIGINT, SIGTERM and SIGHUP are handed on: the run saves, and this raises.
+        SIGINT, SIGTERM and SIGHUP are forwarded: the run saves a checkpoint, and this raises.
 
         Raises:
-          UserError: the run failed or was interrupted, and says where its output is; or what is in
-            its folder was made with other settings.
+          UserError: the run failed or was interrupted, and the message says where its output is; or
+            its folder holds a run with other settings.
         """
         self._check_same_settings()
         if self.is_done():
@@ -121,9 +121,7 @@ class TrainingRun:
         return self.model_dir / "settings.json"
 
     def _check_same_settings(self) -> None:
-        """A run of other settings is not taken for this one; more steps, or another log, are no
-        other run.
-        """
+        """Rejects a folder whose run had other settings; a new length or log period is allowed."""
         if not self._settings_file.exists():
             return
         then, now = json.loads(self._settings_file.read_text()), _as_json(self.settings)
@@ -140,15 +138,15 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run(command: Sequence[str], output) -> tuple[int, str | None]:
-    """Exit status of a child process, and the signal that stopped it through this one, or None."""
+    """The exit status of a child process, and the forwarded signal that stopped it, or None."""
     received = []
-    # A session of its own, or a terminal's SIGINT would reach it twice: and two mean "at once".
+    # Its own session, or it would get a terminal's SIGINT twice, which means "stop at once".
     child = subprocess.Popen(command, stdout=output, start_new_session=True)
 
     def hand_on(number, _):
         received.append(signal.Signals(number).name)
         if child.poll() is None:
-            # A closed terminal, too, is to leave a saved run behind.
+            # Closing the terminal should also leave a saved run behind.
             os.kill(child.pid, signal.SIGTERM if number == signal.SIGHUP else number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""What measured figures say of a claim, given what seeds alone do."""
+"""Whether measurements support a claim, given the variation between seeds."""
 
 import dataclasses
 import statistics
@@ -9,11 +9,11 @@ from switch_tf.reproduce.metrics import Measured, Metric
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a claim holds.
+    """The decision on a claim.
 
     Attributes:
-      holds: None where what was measured does not tell.
-      reason: in words.
+      holds: whether the claim holds; None if the measurements do not decide it.
+      reason: the reason, in words.
     """
 
     holds: bool | None
@@ -25,14 +25,15 @@ class Verdict:
 
 
 def ahead(model: str, of: str, metric: Metric) -> Callable[[Measured], Verdict]:
-    """The rule that a model is ahead of another by more than seeds alone do.
+    """Makes the rule that a model is ahead of another by more than the spread between seeds.
 
-    Behind by as much refutes it; a difference within that, or one seed of a model, tells nothing.
+    Being behind by more than that refutes the claim. A smaller difference, or a single seed of
+    either model, leaves it undecided.
 
     Args:
-      model: that is claimed to be ahead.
-      of: the other.
-      metric: by which.
+      model: the model claimed to be ahead.
+      of: the model it is compared with.
+      metric: the metric to compare.
     """
 
     def rule(measured: Measured) -> Verdict:
@@ -52,7 +53,7 @@ def ahead(model: str, of: str, metric: Metric) -> Callable[[Measured], Verdict]:
 
 
 def _against_seeds(gain: float, values: Mapping[str, Sequence[float]]) -> tuple[bool, str]:
-    """Whether a lead is more than seeds do; one seed of a model says nothing of its others."""
+    """Whether a lead exceeds the spread between seeds; a single seed has no spread."""
     spread = max(max(found) - min(found) for found in values.values())
     if min(map(len, values.values())) > 1:
         is_clear = abs(gain) > spread
