@@ -1,1 +1,1 @@
-"""What a part of a run costs on this machine: its input, a Switch layer, dispatchers, precision."""
+"""Benchmarks of the parts of a run: its input, a Switch layer, dispatchers and precision."""

@@ -1,8 +1,8 @@
-"""Which dispatcher this machine is faster with.
+"""Which dispatcher is faster on this machine.
 
     python -m switch_tf.benches.dispatchers
 
-times a Switch layer, forward and backward, with each, over group sizes and numbers of experts.
+times the forward and backward pass of a Switch layer with each, over group sizes and expert counts.
 """
 
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ from switch_tf import runtime
 from switch_tf.benches.timing import time_in_turn
 from switch_tf.metrics.tables import table
 
-# (group size, experts): of the quickstart, of a laptop's run, of Switch-Base.
+# (group size, experts) of the quickstart, of a run on a laptop, and of Switch-Base.
 SIZES = ((512, 8), (2048, 8), (2048, 64), (4096, 128))
 _TOKENS, _D_MODEL, _D_FF = 8192, 64, 256
 _SECONDS = 3.0
 
 
 def seconds_per_layer(group_size: int, num_experts: int) -> dict[str, float]:
-    """Seconds of one Switch layer, forward and backward, by the dispatcher's name.
+    """Seconds per forward and backward pass of one Switch layer, by dispatcher name.
 
-    Both in turn, the best of many repetitions.
+    The dispatchers alternate; the best of many repetitions counts.
 
     Args:
-      group_size: S.
-      num_experts: E.
+      group_size: S, tokens per group.
+      num_experts: E, number of experts.
     """
     import tensorflow as tf
 
@@ -52,7 +52,7 @@ def seconds_per_layer(group_size: int, num_experts: int) -> dict[str, float]:
 
 
 def rows() -> Iterator[tuple[str, ...]]:
-    """Rows of a table over `SIZES`, the heading first."""
+    """The rows of a table over `SIZES`, the heading first."""
     yield ("group size", "experts", "gather, ms", "einsum, ms", "einsum / gather")
     for group_size, num_experts in SIZES:
         seconds = seconds_per_layer(group_size, num_experts)

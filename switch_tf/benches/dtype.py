@@ -1,17 +1,17 @@
-"""Which of float32 and bfloat16 this machine computes faster in."""
+"""Whether float32 or bfloat16 is faster on this machine."""
 
 from switch_tf.benches.timing import time_in_turn
 
-# Of a feed-forward layer of the tiny models, as one device of eight sees it.
+# The feed-forward layer of the tiny models, as sharded over eight devices.
 _EXPERTS, _TOKENS, _D_MODEL, _D_FF = 8, 160, 64, 256
 _SECONDS = 2.0
 
 
 def seconds_per_layer() -> dict[str, float]:
-    """Seconds of a small feed-forward layer, forward and backward, by DTYPE.
+    """Seconds per forward and backward pass of a small feed-forward layer, by DTYPE.
 
-    Processors without bfloat16 products are many times slower in it, silently. Both in turn, the
-    best of many repetitions.
+    Processors without bfloat16 multiplication silently run many times slower in it. The dtypes
+    alternate; the best of many repetitions counts.
     """
     import tensorflow as tf
 

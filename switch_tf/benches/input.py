@@ -1,6 +1,7 @@
-"""`switch-tf bench input`: what one core delivers of a run's input against what its model consumes.
+"""`switch-tf bench input`: the input rate of one core against the rate the model consumes.
 
-Both in positions, padding too, in which a step of fixed shape counts; and the input in tokens.
+Both are in positions including padding, which a step of fixed shape also computes; the input rate
+is also given in tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
 
-# Not timed: batches that fill buffers, and steps, of which the first is compiled.
+# Not timed: the batches that fill buffers, and the first steps, which include compilation.
 _WARM_UP_BATCHES, _WARM_UP_STEPS = 5, 2
 
 Batch = dict[str, np.ndarray]
@@ -36,16 +37,16 @@ def timed_rounds(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
-    """Calls a function over and over, and counts what it did.
+    """Calls a function repeatedly and sums up what it reports.
 
     Args:
-      call: returns counts of what one call did, [counts].
-      rounds: how many.
-      seconds: of each, at least; it ends with the call in which they pass.
-      clock: seconds so far.
+      call: does some work and returns its counts, [counts].
+      rounds: number of rounds.
+      seconds: minimum length of a round, which ends with the call that exceeds it.
+      clock: returns the current time in seconds.
 
     Returns:
-      [rounds, 1 + counts]: the seconds that each round took, and the sums of its counts.
+      [rounds, 1 + counts]: the seconds each round took, and the sums of its counts.
     """
     found = []
     for _ in range(rounds):
@@ -59,9 +60,9 @@ def timed_rounds(
 
 @contextlib.contextmanager
 def one_core() -> Iterator[None]:
-    """Keeps all threads of this process, and those that they start, on one core.
+    """Pins all threads of this process, and those they start, to one core.
 
-    All, because tf.data works in threads of TensorFlow's that are there already.
+    All of them, because tf.data works in TensorFlow threads that already exist.
     """
     before = os.sched_getaffinity(0)
     _keep_on({min(before)})
@@ -73,7 +74,7 @@ def one_core() -> Iterator[None]:
 
 def _keep_on(cores: set[int]) -> None:
     seen: set[str] = set()
-    # Again, for those that a thread not yet seen to has started.
+    # Repeated for threads started by a thread that was not yet pinned.
     while new := set(os.listdir("/proc/self/task")) - seen:
         for thread in new:
             with contextlib.suppress(ProcessLookupError):
@@ -88,25 +89,27 @@ def bench_input(
     rounds: Count = 5,
     seconds: Count = 3,
 ) -> None:
-    """Times the input of a run on one core, then its step on one batch, and prints both.
+    """Prints the rates of a run's input on one core and of its step on a fixed batch.
 
     Args:
-      data, setup: as those of `train`.
-      rounds: of each of the two measurements.
-      seconds: of each round, at least.
+      data, setup: see `train`.
+      rounds: number of rounds of each measurement. More give a steadier median and take
+        proportionally longer; keep 5 unless the lowest and highest rates lie far apart.
+      seconds: minimum length of a round. Longer rounds average over slow batches; raise it if a
+        round holds only a few steps.
 
     Raises:
-      UserError: what does not fit, as of `train`.
+      UserError: the configuration is invalid; see `train`.
     """
     data, setup = data(), setup()
     with setup.mesh_model(data, data.seed) as made:
         print(_input_heading(data, rounds, seconds), flush=True)
-        # From the start: tf.data counts cores when it makes its threads.
+        # Before the dataset is built, because tf.data counts cores when it creates its threads.
         with one_core(), mesh_lib.host():
             batches = train_batches(data)
             print(describe_order(batches), flush=True)
             delivered, batch = _time_input(iter(batches), rounds, seconds)
-        # What reads ahead stops with its iterator.
+        # Deleting the iterator stops its prefetching.
         del batches
         gc.collect()
         print(*input_lines(delivered), sep="\n")
@@ -122,11 +125,11 @@ def bench_input(
 
 
 def _time_input(iterator: Iterator, rounds: int, seconds: int) -> tuple[np.ndarray, Batch]:
-    """[rounds, 3], seconds, tokens and positions; and the last batch."""
+    """[rounds, 3]: seconds, tokens and positions; and the last batch."""
     batch: Batch = {}
 
     def fetch() -> np.ndarray:
-        # What `Feed` does on the host; to bring a batch to the devices is part of no core's input.
+        # As `Feed` does on the host; the transfer to the devices is not part of the input rate.
         with user_errors("data"):
             batch.update({name: np.asarray(value) for name, value in next(iterator).items()})
         return np.array([sum(count_tokens(batch)), positions(batch)])
@@ -137,7 +140,7 @@ def _time_input(iterator: Iterator, rounds: int, seconds: int) -> tuple[np.ndarr
 
 
 def _time_steps(step: TrainStep, mesh, batch: Batch, rounds: int, seconds: int) -> np.ndarray:
-    """[rounds, 3], seconds, steps and positions."""
+    """[rounds, 3]: seconds, steps and positions."""
     packed = {n: mesh.pack(v, feature_axes(n)) for n, v in batch.items()}
     counts = np.array([1, positions(batch)])
     made = 0
@@ -154,7 +157,7 @@ def _time_steps(step: TrainStep, mesh, batch: Batch, rounds: int, seconds: int) 
 
 
 def positions(batch: Batch) -> int:
-    """Input and target positions of a host batch, padding too."""
+    """Input and target positions in a host batch, including padding."""
     return batch["encoder_input_tokens"].size + batch["decoder_target_tokens"].size
 
 
@@ -177,10 +180,10 @@ _HEADING = ("", "median", "lowest", "highest")
 
 
 def input_lines(delivered: np.ndarray) -> Iterator[str]:
-    """Lines on the input.
+    """The lines on the input's rate.
 
     Args:
-      delivered: [rounds, 3], seconds, tokens that are no padding, positions.
+      delivered: [rounds, 3]: seconds, tokens without padding, positions.
     """
     seconds, tokens, all_positions = delivered.T
     yield from table(
@@ -194,10 +197,10 @@ def input_lines(delivered: np.ndarray) -> Iterator[str]:
 
 
 def model_lines(consumed: np.ndarray) -> Iterator[str]:
-    """Lines on the model.
+    """The lines on the model's rate.
 
     Args:
-      consumed: [rounds, 3], seconds, steps, positions.
+      consumed: [rounds, 3]: seconds, steps, positions.
     """
     seconds, steps, all_positions = consumed.T
     yield from table(
@@ -210,25 +213,25 @@ def model_lines(consumed: np.ndarray) -> Iterator[str]:
 
 
 def ratio(delivered: np.ndarray, consumed: np.ndarray) -> Spread:
-    """Positions a second of the input over those of the model.
+    """The input's positions per second divided by the model's.
 
     Args:
-      delivered: as `input_lines`.
-      consumed: as `model_lines`.
+      delivered: see `input_lines`.
+      consumed: see `model_lines`.
     """
     rates = [Spread.of(found[:, 2] / found[:, 0]) for found in (delivered, consumed)]
     return rates[0].over(rates[1])
 
 
 def verdict(delivered: np.ndarray, consumed: np.ndarray, use_cached: bool) -> str:
-    """The last line: how many times over one core feeds the model, and what to do if it does not.
+    """The last line: how many times over one core feeds the model, and the remedy if it does not.
 
-    More cores are no mend: on two, tf.data and the reader of caches were seen to keep one busy.
+    More cores are no remedy: given two, tf.data and the cache reader kept only one busy.
 
     Args:
-      delivered: as `input_lines`.
-      consumed: as `model_lines`.
-      use_cached: whether the task's cache was read.
+      delivered: see `input_lines`.
+      consumed: see `model_lines`.
+      use_cached: whether the input came from the task's cache.
     """
     found = ratio(delivered, consumed)
     line = (

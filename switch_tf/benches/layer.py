@@ -1,6 +1,6 @@
-"""`switch-tf bench layer`: what a Switch layer costs under named skews of its load, and capacities.
+"""`switch-tf bench layer`: the cost of a Switch layer by load skew and capacity.
 
-The same tokens, in turn, so that ratios of rows hold on a noisy machine.
+All variants process the same tokens in turn, so that their ratios hold on a noisy machine.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.rules import Count, NonNegative, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 
-# Routers whose load does not depend on the tokens, by what they are called in the table.
+# Routers whose load does not depend on the tokens, by their names in the table.
 SKEWS = {"uniform": UniformRouter, "zipf": ZipfRouter, "worst case": WorstCaseRouter}
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerPass:
-    """What is timed: a forward and a backward pass of a layer.
+    """A timed forward and backward pass of a layer.
 
     Attributes:
-      router: what routes, as the table calls it.
-      capacity: C, of each expert for each group.
-      run: makes the pass, and returns `routing.layer_figures`.
+      router: the router's name in the table.
+      capacity: C, tokens per expert and group.
+      run: runs the pass and returns `routing.layer_figures`.
     """
 
     router: str
@@ -46,7 +46,7 @@ class LayerPass:
     run: Callable[[], dict]
 
     def cells(self, seconds: float, least: float, tokens: int) -> tuple[str, ...]:
-        """Its row, given its seconds, those of the fastest one, and the tokens of a pass."""
+        """The table row, given seconds and tokens of a pass, and the fastest variant's seconds."""
         figures = self.run()
         load_E = figures["load_E"]
         return (
@@ -70,16 +70,18 @@ def bench_layer(
     rounds: Count = 11,
     capacity_factors: Sequence[NonNegative] = (1.0, 1.25, 1.5, 2.0),
 ) -> None:
-    """Prints the time of a model's first Switch layer, forward and backward, and what it drops.
+    """Prints the time of a model's first Switch layer, forward and backward, and its drop rate.
 
     Args:
-      data: makes the `TaskData`; the layer is given a batch of as many tokens as the inputs have.
+      data: makes the `TaskData`, whose batch size and input length give the layer's batch.
       setup: makes the `ModelSetup`.
-      rounds: times that each row is measured, in turn; the median is shown.
-      capacity_factors: for which the model's own router, as it starts, is measured.
+      rounds: timings per row, taken in turn; the median is shown. More give steadier ratios and
+        take proportionally longer; keep 11 unless ratios change between calls.
+      capacity_factors: capacity factors at which the model's own router, untrained, is timed. A
+        higher one drops fewer tokens but costs time and memory; the paper finds 1.0 to 1.25 best.
 
     Raises:
-      UserError: the model has no Switch layer, or sizes do not fit each other.
+      UserError: the model has no Switch layer, or sizes are inconsistent.
     """
     data, setup = data(), setup()
     batch_size, length = data.batch_size, data.task_feature_lengths["inputs"]
@@ -102,7 +104,7 @@ def bench_layer(
 
 
 def _first_switch_layer(model: Callable[[], TransformerEncoderDecoder]) -> tuple[SwitchLayer, int]:
-    """A model's first Switch layer, without weights, and d_model."""
+    """A model's first Switch layer, its weights unallocated, and d_model."""
     with declare_only():
         made = model()
         made.build()
@@ -113,9 +115,9 @@ def _first_switch_layer(model: Callable[[], TransformerEncoderDecoder]) -> tuple
 
 
 def _variants(layer: SwitchLayer, factors: Sequence[float]) -> Iterator[tuple[str, SwitchLayer]]:
-    """Layers with the given one's settings and each skew, and its own router at each capacity."""
+    """Copies of a layer with a router of each skew, and with its own router at each capacity."""
     config = layer.get_config()
-    # Without what only the model's own router takes.
+    # Drops the settings that only the model's own router has.
     common = Router.get_config(layer.router)
     for name, router in SKEWS.items():
         registered = keras.saving.get_registered_name(router)
@@ -128,7 +130,7 @@ def _variants(layer: SwitchLayer, factors: Sequence[float]) -> Iterator[tuple[st
 
 
 def _layer_pass(name: str, layer: SwitchLayer, x_BLM) -> LayerPass:
-    """That of a layer, which is built, compiled and called."""
+    """Builds and compiles a layer's pass, and runs it once."""
     layer.build((None, None, x_BLM.shape[-1]))
     _, group_size = layer.groups(*x_BLM.shape[:2])
     figures = Figures()
@@ -139,14 +141,14 @@ def _layer_pass(name: str, layer: SwitchLayer, x_BLM) -> LayerPass:
         with tf.GradientTape() as tape, step_seed(seed), collect() as reports:
             x_BLM = tf.identity(x_BLM)
             tape.watch(x_BLM)
-            # Several, of a projection.
+            # A projection has several outputs.
             outputs = tf.nest.flatten(layer(x_BLM, training=True))
             loss = reports[0].loss()
             for y_BLN in outputs:
                 loss += tf.reduce_sum(tf.square(tf.cast(y_BLN, tf.float32)))
         variables = [variable.value for variable in layer.trainable_variables]
         gradients = tape.gradient(loss, [x_BLM, *variables])
-        # Read with the figures, so that a call ends when the gradients are there.
+        # Read together with the figures, so that a call ends only when the gradients are computed.
         largest = tf.reduce_max(tf.stack([tf.reduce_max(tf.abs(g)) for g in gradients]))
         reports[0].add_to(figures)
         figures.add("gradients", "max", {"largest": largest})

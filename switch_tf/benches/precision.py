@@ -1,4 +1,4 @@
-"""`switch-tf bench precision`: what the float32 parts of a bfloat16 training step cost."""
+"""`switch-tf bench precision`: the cost of the float32 parts of a bfloat16 training step."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ def bench_precision(
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 11,
 ) -> None:
-    """Prints the time of a training step with each float32 part, and without it.
+    """Prints the time of a training step with and without each float32 part.
 
-    The parts are attention's logits and softmax, the softmax's logits, and the router. One model is
-    trained in turn by steps that differ in one part, so ratios hold on a noisy machine.
+    The parts are attention's logits and softmax, the output logits, and the router. Steps that
+    differ in one part train the same model in turn, so ratios hold on a noisy machine.
 
     Args:
-      data: makes the `TaskData`, of which lengths and batch size count.
-      setup: makes the `ModelSetup`, whose model computes in bfloat16 here whatever DTYPE says.
-      rounds: times that each row is measured, in turn; the median is shown.
+      data: makes the `TaskData`, of which only lengths and batch size matter.
+      setup: makes the `ModelSetup`, whose model computes in bfloat16 here regardless of DTYPE.
+      rounds: timings per row, taken in turn; the median is shown. More give steadier ratios and
+        take proportionally longer; keep 11 unless ratios change between calls.
 
     Raises:
-      UserError: sizes that do not fit each other.
+      UserError: sizes are inconsistent.
     """
     data, setup = data(), setup()
     lengths = data.task_feature_lengths
@@ -45,7 +46,7 @@ def bench_precision(
         for name, is_rounded in _variants(made):
             calls[name] = _steps(make_step(), features)
             with is_rounded:
-                # Traced here: what is set later does not change it.
+                # Traced within the context: later changes of the attribute do not affect it.
                 calls[name]()
         spreads = time_in_turn(calls, rounds)
     print(
@@ -61,13 +62,13 @@ def bench_precision(
 
 
 def _steps(step: TrainStep, features) -> Callable[[], object]:
-    """A call that makes the next step each time."""
+    """Returns a function that takes the next step at each call."""
     numbers = itertools.count()
     return lambda: step(features, next(numbers))
 
 
 def _variants(model) -> Iterator[tuple[str, contextlib.AbstractContextManager]]:
-    """What is in bfloat16, and the context in which the model has it so."""
+    """Yields each part and a context in which the model computes it in bfloat16."""
     blocks = (*model.encoder.blocks, *model.decoder.blocks)
     attentions = [block.self_attention.layer for block in blocks]
     attentions += [block.cross_attention.layer for block in blocks if block.cross_attention]
@@ -82,7 +83,7 @@ def _variants(model) -> Iterator[tuple[str, contextlib.AbstractContextManager]]:
 
 @contextlib.contextmanager
 def _with(layers, attribute: str, value):
-    """Within it, layers have another value of an attribute."""
+    """Sets an attribute of layers within a context."""
     before = [getattr(layer, attribute) for layer in layers]
     for layer in layers:
         setattr(layer, attribute, value)

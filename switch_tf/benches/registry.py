@@ -1,4 +1,4 @@
-"""The benchmarks of `switch-tf bench`: one entry each."""
+"""The registry of `switch-tf bench`, one entry per benchmark."""
 
 import dataclasses
 import importlib
@@ -10,11 +10,11 @@ class Bench:
     """A benchmark: `bench_NAME` of the module `switch_tf.benches.NAME`.
 
     Attributes:
-      what: what it times, for the list of benchmarks.
-      description: for its own --help.
-      needs: settings that gin files have to give.
-      run_file: an example of a file of gin/runs that does.
-      unused: macros that such files may require, and it does without.
+      what: what it times, shown in the list of benchmarks.
+      description: shown by its --help.
+      needs: settings that the gin files must give.
+      run_file: an example of a file in gin/runs that gives them.
+      unused: macros that such files may require but the benchmark does not need.
     """
 
     what: str
@@ -47,5 +47,5 @@ BENCHES = {
 
 
 def function(name: str) -> Callable[..., None]:
-    """The function that makes and prints a benchmark; its import takes TensorFlow."""
+    """The function that runs and prints a benchmark; its import loads TensorFlow."""
     return getattr(importlib.import_module(f"switch_tf.benches.{name}"), f"bench_{name}")

@@ -1,4 +1,4 @@
-"""Times calls in turn, so that what else the machine does falls on all of them alike."""
+"""Times calls in turn, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The median of some rounds, and their extremes."""
+    """The median and the extremes of several rounds."""
 
     median: float
     lowest: float
@@ -18,33 +18,33 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """That of at least one value."""
+        """The spread of at least one value."""
         values = [float(value) for value in values]
         return cls(statistics.median(values), min(values), max(values))
 
     def over(self, other: Spread) -> Spread:
-        """The ratio of two that were not measured in the same rounds."""
+        """The ratio of two spreads measured in separate rounds."""
         return Spread(
             self.median / other.median, self.lowest / other.highest, self.highest / other.lowest
         )
 
     def row(self, name: str, digits: int = 0) -> tuple[str, ...]:
-        """A row of a table."""
+        """The spread as a row of a table."""
         return (name, *(f"{v:,.{digits}f}" for v in (self.median, self.lowest, self.highest)))
 
 
 def time_in_turn(
     calls: Mapping[str, Callable[[], object]], rounds: int = 1, seconds: float = 0.0
 ) -> dict[str, Spread]:
-    """Seconds of each call, by its name.
+    """Times each call, by name, in seconds.
 
-    The median is for ratios of what runs beside other programs. The lowest tells which of two is
-    the faster one: other programs only ever make them slower.
+    Use medians for ratios, since other programs slow all calls alike. To decide which call is
+    faster, use the lowest values: other programs only ever add time.
 
     Args:
-      calls: name -> a call that ends when its work is done, and whose first was made.
-      rounds: how often each is called, at least.
-      seconds: of all rounds together, at least.
+      calls: name -> a call that returns when its work is done, and has been called once to warm up.
+      rounds: minimum number of rounds. More give a steadier median and take proportionally longer.
+      seconds: minimum total time of all rounds.
     """
     taken = {name: [] for name in calls}
     end = time.perf_counter() + seconds
