@@ -1,1 +1,1 @@
-"""What a configuration will need and send, before it runs: counts, bytes, collectives, dtypes."""
+"""What a configuration needs and communicates: counts, bytes, collectives and dtypes."""

@@ -1,4 +1,4 @@
-"""Where activations lie on a mesh: read off the lowered step, by what a device has of each."""
+"""How activations are sharded over a mesh, read from the shapes in the lowered step."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ from switch_tf.mesh import Mesh
 
 @dataclasses.dataclass(frozen=True)
 class _Activation:
-    """Which operation makes it, by its name in the step, and its axes."""
+    """The operation in the step that computes an activation, by name, and its axes."""
 
     operation: str
     axes: tuple[str, ...]
@@ -37,14 +37,15 @@ _ACTIVATIONS = {
 
 
 def activation_places(definition, mesh: Mesh) -> dict[str, tuple[tuple[str, ...], list[str]]]:
-    """Activation -> its axes, and the mesh dimensions that spread it, in the order of the axes.
+    """Activation -> its axes, and the mesh dimensions that shard it, in the order of the axes.
 
     Args:
-      definition: `FunctionDef` of a training step, of `lowered.definition`.
-      mesh: on which it was lowered, whose dimensions have different sizes.
+      definition: the `FunctionDef` of a training step, from `lowered.definition`.
+      mesh: the mesh it was lowered for, whose dimensions must differ in size.
 
     Raises:
-      ValueError: layers lay an activation out differently, or a part is of no dimension's size.
+      ValueError: layers shard an activation differently, or the number of shards matches no mesh
+        dimension.
     """
     found: dict[str, set] = {}
     for node in definition.node_def:
@@ -62,7 +63,7 @@ def activation_places(definition, mesh: Mesh) -> dict[str, tuple[tuple[str, ...]
 
 
 def _dimensions(node, mesh: Mesh) -> tuple[str, ...]:
-    """The mesh dimensions that spread an operation's output, by its whole and its local shape."""
+    """The mesh dimensions that shard an operation's output, from its global and local shape."""
     whole, local = (
         [dim.size for dim in node.attr[attribute].list.shape[0].dim]
         for attribute in ("_global_shape", "_output_shapes")

@@ -1,4 +1,4 @@
-"""Parameters, FLOPs and bytes of a model that is not made (paper, Table 9)."""
+"""Parameters, FLOPs and bytes of a model that is not allocated (paper, Table 9)."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ _FLOAT32_BYTES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """What a model and its optimizer hold.
+    """Counts of a model and its optimizer.
 
     Attributes:
-      model: the model, without weights: it cannot be called.
-      weights: what its weights would be.
+      model: the model, its weights declared but not allocated: it cannot be called.
+      weights: the declarations of its weights.
     """
 
     model: TransformerEncoderDecoder
@@ -26,7 +26,7 @@ class Counts:
 
     @classmethod
     def of(cls, make_model: Callable[[], TransformerEncoderDecoder]) -> "Counts":
-        """Counts of the model that a function makes."""
+        """Counts the model that a function makes."""
         with declare_only() as declared:
             model = make_model()
             model.build()
@@ -34,32 +34,32 @@ class Counts:
 
     @property
     def parameters(self) -> int:
-        """Number of weights."""
+        """Number of parameters."""
         return sum(math.prod(w.shape) for w in self.weights)
 
     @property
     def expert_parameters(self) -> int:
-        """Number of those that are spread over the experts."""
+        """Number of parameters in the experts."""
         return sum(math.prod(w.shape) for w in self.weights if "experts" in w.axes)
 
     def flops(self, lengths: dict[str, int]) -> int:
-        """Forward FLOPs of one sequence: 2 a multiply-add, products only.
+        """Forward FLOPs per sequence: matrix products only, 2 per multiply-add.
 
         Args:
-          lengths: task feature -> tokens, of `inputs` and `targets`.
+          lengths: tokens per sequence in "inputs" and "targets".
         """
         return self.model.flops(lengths["inputs"], lengths["targets"])
 
     def weight_bytes(self, mesh: Mesh) -> int:
-        """Bytes of the weights, float32, on each device.
+        """Bytes of the float32 weights on each device.
 
         Raises:
-          UserError: an axis does not divide over its mesh dimension.
+          UserError: an axis is not divisible by its mesh dimension.
         """
         return sum(_bytes(w.shape, w.axes, mesh) for w in self.weights)
 
     def slot_bytes(self, mesh: Mesh, optimizer: Optimizer) -> int:
-        """Bytes of the optimizer's slots, float32, on each device."""
+        """Bytes of the optimizer's float32 slots on each device."""
         return sum(
             _bytes([w.shape[i] for i in kept], [w.axes[i] for i in kept], mesh)
             for w in self.weights
@@ -68,7 +68,7 @@ class Counts:
 
 
 def parts(axes, mesh: Mesh) -> int:
-    """Number of parts that a tensor with these axis names is split into."""
+    """Number of shards of a tensor with these axis names."""
     return math.prod(mesh.ways(axis) for axis in axes)
 
 

@@ -1,4 +1,4 @@
-"""In what precision a Switch layer computes: read off the lowered step, stage by stage."""
+"""The precision in which a Switch layer computes, read from the lowered step by stage."""
 
 import dataclasses
 import re
@@ -6,7 +6,7 @@ import re
 import tensorflow as tf
 from tensorflow.python.framework import op_def_registry
 
-# The name scopes of `Router` and `SwitchLayer`, in the order of the computation.
+# The name scopes of `Router` and `SwitchLayer`, in the order in which they compute.
 STAGES = (
     "router/noise",
     "router/logits",
@@ -29,10 +29,10 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 @dataclasses.dataclass(frozen=True)
 class StageDtypes:
-    """Float dtypes in which one stage computes, in all Switch layers of a model.
+    """The float dtypes in which one stage computes, over all Switch layers of a model.
 
-    Weights as they are stored, casts, and what crosses devices (`lowered.collectives`: on CPU,
-    DTensor sums bfloat16 in float32) are no computation.
+    Stored weights, casts and communication (`lowered.collectives`: on CPU, DTensor sums bfloat16 in
+    float32) do not count as computation.
     """
 
     forward: tuple[str, ...]
@@ -40,10 +40,10 @@ class StageDtypes:
 
 
 def stage_dtypes(definition) -> dict[str, StageDtypes]:
-    """Dtypes by stage of the Switch layers, of the stages that a function has.
+    """Stage -> dtypes, for the stages of Switch layers that a function contains.
 
     Args:
-      definition: `FunctionDef` of a training step, of `lowered.definition`.
+      definition: the `FunctionDef` of a training step, from `lowered.definition`.
     """
     found = {stage: (set(), set()) for stage in STAGES}
     for node in definition.node_def:
@@ -72,6 +72,6 @@ def _output_dtypes(node) -> set[str]:
 
 
 def _stage(name: str) -> str | None:
-    """The stage of an operation by its name within the layer, scopes numbered by TensorFlow."""
+    """The stage of an operation, by its name in the layer, ignoring TensorFlow's scope numbers."""
     name = _NUMBER.sub("", name)
     return next((stage for stage in STAGES if name.startswith(stage + "/")), None)

@@ -1,4 +1,4 @@
-"""What crosses devices in a compiled function, read off what DTensor lowers it to."""
+"""The communication of a compiled function, read from the code that DTensor lowers it to."""
 
 import dataclasses
 import math
@@ -10,14 +10,14 @@ from pathlib import Path
 from switch_tf import runtime
 from switch_tf.training.step import TrainStep
 
-# TensorFlow's ops between devices, by what the paper calls them.
+# TensorFlow's collective ops -> their usual names.
 _KINDS = {
     "CollectiveAllToAllV2": "all-to-all",
     "CollectiveReduceV2": "all-reduce",
     "CollectiveGatherV2": "all-gather",
     "CollectiveReduceScatterV2": "reduce-scatter",
 }
-# The last one that changes an operation; those behind it wrap operations for the executor.
+# The last pass that changes operations; later passes only wrap them for the executor.
 _LAST_PASS = "DTensorFunctionRenaming"
 _BYTES = {"f64": 8, "f32": 4, "bf16": 2, "f16": 2, "i64": 8, "i32": 4, "i8": 1, "i1": 1}
 _CONSTANT = re.compile(r'(%\w+) = "tf\.Const"\(\) <\{value = dense<(-?\d+)> : tensor<i32>\}>')
@@ -31,13 +31,13 @@ _TENSOR = re.compile(r"tensor<([^>]*)>")
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Collective:
-    """One operation between devices, as each of them takes part in it.
+    """One collective operation, as seen by each participating device.
 
     Attributes:
       kind: "all-to-all", "all-reduce", "all-gather", "reduce-scatter", or TensorFlow's name.
-      dtype: of what crosses, as MLIR writes it: "bf16", "f32".
-      size: number of elements that a device puts in.
-      devices: how many take part in each group.
+      dtype: dtype of the elements in MLIR's notation, such as "bf16" or "f32".
+      size: number of elements sent by each device.
+      devices: number of devices in each group.
     """
 
     kind: str
@@ -47,22 +47,22 @@ class Collective:
 
     @property
     def bytes(self) -> int:
-        """Bytes that a device puts in."""
+        """Bytes sent by each device."""
         return self.size * _BYTES[self.dtype]
 
 
 def lower(function: Callable, *args) -> str:
-    """Calls a compiled function for the first time, and returns what DTensor made of it.
+    """Calls a compiled function for the first time and returns its lowered form.
 
     Args:
-      function: a `tf.function`, whose Python function has a name; not called before.
+      function: a `tf.function` of a named Python function, not called before.
       *args: its arguments.
 
     Returns:
-      MLIR text of the function as each device runs it.
+      The MLIR text of the function as each device runs it.
 
     Raises:
-      ValueError: it was compiled before, or no mesh is in use.
+      ValueError: the function was compiled before, or no mesh is in use.
     """
     with runtime.lowered_functions() as folder:
         function(*args)
@@ -74,22 +74,22 @@ def lower(function: Callable, *args) -> str:
 
 
 def definition(text: str):
-    """The `FunctionDef` that each device runs, whose nodes keep the names of the layers.
+    """The `FunctionDef` that each device runs, whose nodes keep the layers' names.
 
     Args:
-      text: of `lower`.
+      text: the result of `lower`.
     """
     from tensorflow.python.eager import context
 
-    # DTensor registers what it lowers, by the number that it caches it with.
+    # DTensor registers a lowered function under its cache key.
     return context.context().get_function_def("_func" + _CACHE_KEY.search(text)[1])
 
 
 def collectives(text: str) -> list[Collective]:
-    """The collectives of a lowered function, in its order.
+    """The collectives of a lowered function, in order of appearance.
 
     Args:
-      text: of `lower`.
+      text: the result of `lower`.
     """
     constants = dict(_CONSTANT.findall(text))
     found = []
@@ -110,11 +110,11 @@ def collectives(text: str) -> list[Collective]:
 
 @dataclasses.dataclass(frozen=True)
 class LoweredStep:
-    """What DTensor makes of a training step.
+    """A training step as lowered by DTensor.
 
     Attributes:
-      texts: of `lower`, of each function that the step calls; gradients are in the first.
-      times: how often it calls each.
+      texts: the MLIR text of each function that the step calls; the first computes gradients.
+      times: how often the step calls each function.
     """
 
     texts: tuple[str, ...]
@@ -122,18 +122,18 @@ class LoweredStep:
 
     @classmethod
     def of(cls, step: TrainStep, features) -> "LoweredStep":
-        """Makes the first step.
+        """Lowers a step by taking it once.
 
         Args:
-          step: not called before.
-          features: on the mesh.
+          step: a step that was not called before.
+          features: a batch on the mesh.
         """
         functions = step.compiled(features, 0)
         texts = tuple(lower(one.function, *one.arguments) for one in functions)
         return cls(texts, tuple(one.times for one in functions))
 
     def collectives(self) -> list[Collective]:
-        """All of a step, in its order."""
+        """All collectives of a step, in order."""
         found = []
         for text, times in zip(self.texts, self.times, strict=True):
             found += times * collectives(text)
@@ -141,7 +141,7 @@ class LoweredStep:
 
 
 def rows(found: list[Collective]) -> list[tuple]:
-    """Cells of a table: kind, dtype, elements, devices, count, and bytes of alike ones together."""
+    """Table rows of kind, dtype, elements, devices, count and bytes, grouping equal collectives."""
     return [
         (one.kind, one.dtype, f"{one.size:,}", one.devices, count, f"{count * one.bytes:,}")
         for one, count in sorted(Counter(found).items())

@@ -1,4 +1,4 @@
-"""How much memory a training step takes: the peak of the process that makes it."""
+"""The memory that a training step takes, by the peak of the process that runs it."""
 
 import re
 from collections.abc import Callable
@@ -10,21 +10,21 @@ _STEPS = 2
 
 
 def peak_bytes() -> int:
-    """The most bytes of memory that this process ever held (Linux)."""
-    # Not getrusage's, which begins with what the process that started this one held.
+    """The peak resident memory of this process so far, in bytes (Linux)."""
+    # Not getrusage's maximum, which a process inherits from its parent.
     told = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
     return 1024 * int(told[1])
 
 
 def bytes_of_steps(make_step: Callable[[], TrainStep], features) -> int:
-    """Bytes by which training steps raise the peak, all devices of this process together.
+    """Bytes by which training steps raise the peak, over all devices of this process.
 
-    What compiling them takes is among it, and sums of gradients over micro-batches; the weights
-    are not, if they were there before.
+    Includes compilation and accumulated gradients of micro-batches, but not weights that were
+    allocated before.
 
     Args:
-      make_step: makes the step, which is compiled anew.
-      features: on the mesh.
+      make_step: makes the step, which is then compiled.
+      features: a batch on the mesh.
     """
     before = peak_bytes()
     step = make_step()

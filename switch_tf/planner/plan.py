@@ -1,4 +1,4 @@
-"""`switch-tf plan`: prints what a configuration needs and sends."""
+"""`switch-tf plan`: prints what a configuration needs and communicates."""
 
 import functools
 import math
@@ -32,17 +32,18 @@ def plan(
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
 ) -> None:
-    """Prints parameters, FLOPs, bytes and Switch layers, from shapes alone; and what is asked for.
+    """Prints parameters, FLOPs, bytes and Switch layers from shapes alone, and optional details.
 
     Args:
-      collectives: whether to list what crosses devices in a training step, which is compiled.
-      dtypes: whether to list the precision of each stage of its Switch layers.
-      memory: whether to make training steps, and say what memory they took.
-      data: makes the `TaskData`, of which lengths and batch size count.
-      setup: makes the `ModelSetup`; its mesh is on paper unless a step is asked for.
+      collectives: whether to compile a training step and list its collectives.
+      dtypes: whether to compile a training step and list the precision of each stage of its Switch
+        layers.
+      memory: whether to run training steps and report the memory they take.
+      data: makes the `TaskData`, of which only lengths and batch size matter.
+      setup: makes the `ModelSetup`, whose mesh needs no devices unless a step is compiled or run.
 
     Raises:
-      UserError: sizes that do not fit each other, or a step that does not fit this machine.
+      UserError: sizes are inconsistent, or a step does not fit on this machine.
     """
     data, setup = data(), setup()
     on_paper = setup.mesh_on_paper(data)
@@ -57,7 +58,7 @@ def plan(
     _check_memory(counts)
     with setup.mesh(data) as mesh:
         make_step, features = training_step(setup.model(), setup.optimizer(), mesh, data)
-        # First: a peak does not go down again.
+        # Measured first, because the peak never goes down.
         if memory:
             taken = bytes_of_steps(make_step, features)
             print(
@@ -76,10 +77,10 @@ def plan(
 
 
 def _check_memory(counts: Counts) -> None:
-    """Checks that this machine can hold weights, gradients and an update of them.
+    """Checks that this machine's memory holds the weights, their gradients and an update.
 
     Raises:
-      UserError: it cannot.
+      UserError: it does not.
     """
     needed = 3 * 4 * counts.parameters
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -92,16 +93,16 @@ def _check_memory(counts: Counts) -> None:
 
 
 def training_step(model, optimizer, mesh, data: TaskData):
-    """What makes a step of a model that is built here, and features of random tokens for it.
+    """Builds a model and optimizer, and random tokens to train them on.
 
     Args:
-      model: a `TransformerEncoderDecoder`, not built.
-      optimizer: not built.
-      mesh: in use.
-      data: of which lengths and batch size count.
+      model: an unbuilt `TransformerEncoderDecoder`.
+      optimizer: an unbuilt optimizer.
+      mesh: the mesh in use.
+      data: gives the lengths and the batch size.
 
     Returns:
-      A function that makes a `TrainStep`, and features on the mesh.
+      A function that makes a `TrainStep`, and a batch of features on the mesh.
     """
     model.build()
     optimizer.build(model.trainable_variables)
@@ -142,7 +143,7 @@ def _counted(counts: Counts, optimizer, mesh, lengths) -> Iterator[str]:
 
 
 def dtype_table(stages) -> Iterator[str]:
-    """Lines of a table of `dtypes.stage_dtypes`."""
+    """The lines of a table of `dtypes.stage_dtypes`."""
     rows = [("stage", "forward", "backward")]
     for stage, dtypes in stages.items():
         rows.append((stage, " ".join(dtypes.forward) or "-", " ".join(dtypes.backward) or "-"))
@@ -150,7 +151,7 @@ def dtype_table(stages) -> Iterator[str]:
 
 
 def collective_table(found: list[lowered.Collective]) -> Iterator[str]:
-    """Lines of a table of the collectives, alike ones counted."""
+    """The lines of a table of the collectives, grouping equal ones."""
     rows = [("collective", "dtype", "elements", "devices", "count", "bytes")]
     rows += lowered.rows(found)
     rows.append(("total", "", "", "", len(found), f"{sum(one.bytes for one in found):,}"))
