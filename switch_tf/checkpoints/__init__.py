@@ -1,1 +1,1 @@
-"""Checkpoints and all else that lies in a MODEL_DIR."""
+"""Checkpoints and the other contents of a MODEL_DIR."""

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, by names: the model's weights, the optimizer's slots and step."""
+"""The named contents of a checkpoint: the model's weights, the optimizer's slots and step."""
 
 import tensorflow as tf
 
@@ -6,22 +6,22 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import model_dir, tensor_files
 from switch_tf.errors import UserError
 
-# The optimizer's own step, which its learning rate follows.
+# The optimizer's own step, on which its learning rate schedule depends.
 OPTIMIZER_STEP = "optimizer/step"
 
 
 def weights(model) -> dict[str, tf.Variable]:
-    """Name in a checkpoint -> weight, of all of a model's."""
+    """Name in a checkpoint -> weight, for all of a model's weights."""
     return {variable.path: variable.value for variable in model.trainable_variables}
 
 
 def slots(optimizer) -> dict[str, tf.Variable]:
-    """Name in a checkpoint -> slot, of all of an optimizer's."""
+    """Name in a checkpoint -> slot, for all of an optimizer's slots."""
     return {f"optimizer/{name}": slot for name, slot in optimizer.slots.items()}
 
 
 def saved_weights(path: str) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the model's weights in the checkpoint folder `path`."""
+    """Name -> shape, for the model's weights in the checkpoint folder `path`."""
     every = tensor_files.reader(model_dir.state_prefix(path)).get_variable_to_shape_map().items()
     return {name: tuple(shape) for name, shape in every if not name.startswith("optimizer/")}
 
@@ -33,10 +33,10 @@ def saved_optimizer_step(path: str) -> int:
 
 
 def check_model(path: str, model) -> None:
-    """Checks that the checkpoint `path` is of this model.
+    """Checks that the checkpoint `path` holds the weights of this model.
 
     Raises:
-      UserError: naming the first weight that differs, both shapes and the mend.
+      UserError: a weight differs; the message names the first one, both shapes and the fix.
     """
     saved, ours = saved_weights(path), weights(model)
     for name, variable in ours.items():
@@ -60,13 +60,13 @@ def check_model(path: str, model) -> None:
 
 
 def check_optimizer(path: str, optimizer, mend: str) -> None:
-    """Checks that the checkpoint `path` has the optimizer's slots, as they are, and its step.
+    """Checks that the checkpoint `path` holds this optimizer's slots and its step.
 
     Args:
-      mend: what else than the same optimizer helps, for the error.
+      mend: for the error, a remedy other than using the same optimizer.
 
     Raises:
-      UserError: naming the first that it lacks, or has of another shape.
+      UserError: a slot is missing or has another shape; the message names the first one.
     """
     saved = tensor_files.reader(model_dir.state_prefix(path)).get_variable_to_shape_map()
     wanted = {name: tuple(slot.shape) for name, slot in slots(optimizer).items()}

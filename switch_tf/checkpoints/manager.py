@@ -1,7 +1,7 @@
-"""Checkpoints of a run: model, optimizer and data position, whole or absent, read onto any mesh.
+"""Checkpoints of a run, each whole or absent, which any mesh can restore.
 
-A checkpoint's tensors are named by the variables' paths, and `tf.train.load_checkpoint` reads them
-whole.
+They hold the model, the optimizer and the position in the data. Tensors are named by the variables'
+paths, and `tf.train.load_checkpoint` reads them unsharded.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from switch_tf.checkpoints.model_dir import ModelDir, data_prefix, state_prefix,
 from switch_tf.checkpoints.restore import DAMAGED
 from switch_tf.errors import UserError
 
-# A disk that does not answer, or memory that does not suffice: the file may be whole.
+# Temporary failures, such as an unresponsive disk or too little memory: the file may be whole.
 _PASSING = (
     tf.errors.ResourceExhaustedError,
     tf.errors.UnavailableError,
@@ -34,18 +34,19 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      model_dir: where they lie; made if need be, leftovers of an interrupted save are removed.
-      keep: how many of the newest are kept.
-      model, optimizer: built.
-      iterator: of the training data; its position is saved.
-      config: returns the operative gin config, saved beside them as `config.gin`.
+      model_dir: their folder, created if needed; remains of an interrupted save are removed.
+      keep: how many of the newest checkpoints are kept. Each takes the disk space of weights and
+        slots; keep at least 2, so that a damaged newest one does not cost the run.
+      model, optimizer: the built model and optimizer.
+      iterator: the iterator of the training data, whose position is saved.
+      config: returns the operative gin config, saved next to the checkpoints as `config.gin`.
 
     Attributes:
-      optimizer_offset: what the optimizer's step is ahead of the run's; 0, or, where the run goes
-        on with the optimizer of its initial checkpoint, that one's step.
+      optimizer_offset: the optimizer's step minus the run's: 0, or the optimizer step of
+        the initial checkpoint if the run restored its optimizer from there.
 
     Raises:
-      UserError: the folder cannot be made or written.
+      UserError: the folder cannot be created or written to.
     """
 
     def __init__(
@@ -74,15 +75,15 @@ class Checkpoints:
 
     @property
     def contents(self) -> str:
-        """What a checkpoint holds, in words."""
+        """A description of what a checkpoint holds."""
         slots = sum(name.startswith("optimizer/") for name in self._variables)
         return f"{len(self._variables) - slots} variables, {slots} optimizer slots, data position"
 
     def save(self, step: int) -> None:
-        """Writes checkpoint_<step>; one that is there already is left alone.
+        """Writes checkpoint_<step>, unless it exists.
 
         Raises:
-          UserError: the disk refuses; older checkpoints stay.
+          UserError: writing fails; older checkpoints are kept.
         """
         with self._disk_errors():
             if step in self._dir.steps():
@@ -96,14 +97,14 @@ class Checkpoints:
                 storage.remove_folder(self._dir.checkpoint(old))
 
     def restore_latest(self) -> int | None:
-        """Restores the newest checkpoint that can be read; returns its step, None if there is none.
+        """Restores the newest readable checkpoint; returns its step, or None if there is none.
 
-        Where an older one can be, damaged ones are set aside as checkpoint_<step>.damaged, aloud.
-        `optimizer_offset` is then the run's.
+        Newer checkpoints that are damaged are renamed to checkpoint_<step>.damaged, with a message.
+        Also sets `optimizer_offset`.
 
         Raises:
-          UserError: the newest is of another model, optimizer or data, or all there are damaged;
-            then nothing is touched.
+          UserError: the newest belongs to another model, optimizer or data, or all are damaged;
+            none is then renamed.
         """
         there, damaged = self._dir.steps(), {}
         for step in reversed(there):
@@ -142,7 +143,7 @@ class Checkpoints:
         return None
 
     def _check_order(self, path: str) -> None:
-        """Checks that the data position is of the kind that this run's data have."""
+        """Checks that the saved position and this run's data are both cached or both not."""
         saved = tensor_files.reader(data_prefix(path)).get_variable_to_shape_map()
         was_cached = any("py_state" in name for name in saved)
         if was_cached != self._is_cached:

@@ -1,17 +1,17 @@
-"""How a MODEL_DIR looks; local ones can be looked at before TensorFlow starts.
+"""The layout of a MODEL_DIR; local ones can be inspected before TensorFlow starts.
 
-    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the place in the data; and
-                                 evaluation.json, of `switch-tf eval`
-    checkpoint_<step>.partial/   one that is being written, or whose writing was interrupted
-    checkpoint_<step>.damaged/   one that could not be read
+    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data; and
+                                 evaluation.json, from `switch-tf eval`
+    checkpoint_<step>.partial/   a checkpoint being written, or whose writing was interrupted
+    checkpoint_<step>.damaged/   a checkpoint that could not be read
     config.gin                   the operative configuration, as of the last save
-    run.json                     facts of the run, for reports and for runs that go on from it
-    metrics.jsonl, tensorboard/  the figures of every step and evaluation
+    run.json                     facts about the run, for reports and for runs that start from it
+    metrics.jsonl, tensorboard/  the metrics of every step and evaluation
     best.json                    the best evaluation of each task
 
-A checkpoint is whole or absent. A local one is written under another name and renamed last. On a
-remote file system renaming a folder is many renamings, if there is any: the files are written in
-their place, and what makes a checkpoint is `state.index`, which comes last.
+A checkpoint is whole or absent. A local one is written under another name and renamed at the end.
+Remote file systems have no atomic renaming of a folder: there, files are written in place, and
+`state.index`, written last, completes the checkpoint.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ _PARTIAL = ".partial"
 
 
 class ModelDir:
-    """A MODEL_DIR, there or to be made.
+    """The paths of a MODEL_DIR, which need not exist yet.
 
     Args:
-      path: a local or a remote folder; ~ is the home folder.
+      path: a local or remote folder; ~ expands to the home folder.
 
     Attributes:
-      path: of the folder.
-      config, facts, metrics, events, best: paths in it.
+      path: the folder.
+      config, facts, metrics, events, best: paths in the folder.
     """
 
     def __init__(self, path: str):
@@ -52,11 +52,11 @@ class ModelDir:
         return os.path.join(self.path, f"checkpoint_{step}")
 
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, ascending."""
+        """The steps of all whole checkpoints, ascending."""
         return sorted(step for step in self._folders() if self._is_whole(step))
 
     def set_aside(self, step: int) -> str:
-        """Renames a checkpoint that cannot be read; returns its new path."""
+        """Renames an unreadable checkpoint and returns its new path."""
         aside = self.checkpoint(step) + ".damaged"
         if storage.exists(aside):
             storage.remove_folder(aside)
@@ -64,7 +64,7 @@ class ModelDir:
         return aside
 
     def remove_interrupted(self) -> None:
-        """Removes what a save that was interrupted left."""
+        """Removes the remains of interrupted saves."""
         left = [self.checkpoint(step) for step in self._folders() if not self._is_whole(step)]
         for name in storage.names(self.path):
             if name.startswith("checkpoint_") and name.endswith(_PARTIAL):
@@ -79,15 +79,16 @@ class ModelDir:
         return [int(match.group(1)) for match in found if match]
 
     def _is_whole(self, step: int) -> bool:
-        # A local one that lacks a file was whole: it is damaged, which is to be told.
+        # A local checkpoint that lacks a file was whole once, so it is damaged and must be
+        # reported.
         return not storage.is_remote(self.path) or is_checkpoint(self.checkpoint(step))
 
 
 def find_file(path: str, name: str) -> str | None:
-    """A file of a MODEL_DIR, given that folder or a checkpoint in it; None: it is not there.
+    """Finds a file of a MODEL_DIR, given the folder or a checkpoint in it; None if it is missing.
 
     Args:
-      path: a MODEL_DIR, or a checkpoint in it or by itself.
+      path: a MODEL_DIR, or a checkpoint in one or on its own.
       name: `CONFIG` or `FACTS`.
     """
     path = os.path.expanduser(path)
@@ -101,23 +102,23 @@ def is_checkpoint(folder: str) -> bool:
 
 
 def state_prefix(folder: str) -> str:
-    """Prefix of the files of a checkpoint's tensors, as `tensor_files` takes it."""
+    """The `tensor_files` prefix of a checkpoint's tensors."""
     return os.path.join(folder, "state")
 
 
 def data_prefix(folder: str) -> str:
-    """Prefix of the files of a checkpoint's place in the data."""
+    """The file prefix of a checkpoint's position in the data."""
     return os.path.join(folder, "data")
 
 
 @contextlib.contextmanager
 def writing(folder: str) -> Iterator[str]:
-    """Yields an empty folder for a new checkpoint's files; it is whole or absent in the end.
+    """Yields an empty folder for a new checkpoint's files, which ends up whole or absent.
 
-    What is written with `state_prefix` has to come last.
+    The files under `state_prefix` must be written last.
 
     Args:
-      folder: of the checkpoint.
+      folder: the checkpoint's folder.
     """
     place = folder if storage.is_remote(folder) else folder + _PARTIAL
     if storage.exists(place):

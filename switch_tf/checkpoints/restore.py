@@ -1,4 +1,4 @@
-"""Takes a model, and an optimizer where it is wanted, from a checkpoint, onto any mesh."""
+"""Restores a model, and optionally its optimizer, from a checkpoint onto any mesh."""
 
 import dataclasses
 import os
@@ -11,12 +11,12 @@ from switch_tf.checkpoints import contents, tensor_files
 from switch_tf.checkpoints.model_dir import ModelDir, is_checkpoint, state_prefix
 from switch_tf.errors import UserError
 
-# What reading a damaged file raises; IndexError for one that ends too early.
+# The errors that reading a damaged file raises; IndexError if it is truncated.
 DAMAGED = (tf.errors.OpError, ValueError, OSError, IndexError)
 
 
 def find(path: str) -> str:
-    """The checkpoint at `path`: that folder itself, or the newest in a MODEL_DIR.
+    """The checkpoint at `path`: the folder itself, or the newest checkpoint in a MODEL_DIR.
 
     Raises:
       UserError: there is none.
@@ -35,10 +35,10 @@ def find(path: str) -> str:
 
 
 def restore_model(path: str, model) -> None:
-    """Takes all of the model's weights from the checkpoint folder `path`.
+    """Restores all of a model's weights from the checkpoint folder `path`.
 
     Raises:
-      UserError: damaged, or of another model.
+      UserError: the checkpoint is damaged or belongs to another model.
     """
     _read(path, lambda: contents.check_model(path, model))
     _read(path, lambda: tensor_files.read(state_prefix(path), contents.weights(model)))
@@ -46,16 +46,16 @@ def restore_model(path: str, model) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What came from an initial checkpoint.
+    """What was restored from an initial checkpoint.
 
     Attributes:
-      path: of the checkpoint.
-      variables: names of the weights restored.
-      fresh: names of the weights that it lacks, which keep their initial values.
-      skipped: names of its weights that the model lacks.
-      slots: number of optimizer slots.
-      optimizer_step: the step that the optimizer goes on from; None: its slots are fresh, and it
-        starts from 0.
+      path: the checkpoint's folder.
+      variables: names of the restored weights.
+      fresh: names of the weights missing from the checkpoint, which keep their initial values.
+      skipped: names of the checkpoint's weights that the model does not have.
+      slots: number of restored optimizer slots.
+      optimizer_step: the step from which the optimizer continues; None if its slots are fresh and
+        it starts from 0.
     """
 
     path: str
@@ -78,16 +78,18 @@ class Restored:
 
 
 def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False) -> Restored:
-    """Takes the model's weights from another run, and its optimizer's slots and step.
+    """Restores a model's weights, and optionally its optimizer, from another run.
 
     Args:
-      path: a MODEL_DIR, whose newest checkpoint is taken, or a checkpoint folder.
-      model: built.
-      optimizer: built.
-      restore_optimizer: whether the optimizer goes on, too; else its slots stay as they are.
+      path: a MODEL_DIR, whose newest checkpoint is used, or a checkpoint folder.
+      model: the built model.
+      optimizer: the built optimizer.
+      restore_optimizer: whether to restore the optimizer's slots and step as well. True continues
+        pre-training where the other run left off; leave it False when the task or the schedule
+        changes.
 
     Raises:
-      UserError: no checkpoint there, damaged, or a weight or a slot of another shape.
+      UserError: there is no checkpoint, it is damaged, or a weight or a slot differs in shape.
     """
     path = find(path)
     ours, saved = contents.weights(model), _read(path, lambda: contents.saved_weights(path))

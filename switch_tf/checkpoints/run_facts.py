@@ -1,4 +1,4 @@
-"""What is known of a run beside its checkpoints: `run.json` in its MODEL_DIR."""
+"""Facts about a run, kept next to its checkpoints in `run.json`."""
 
 import hashlib
 import json
@@ -11,17 +11,17 @@ from switch_tf.errors import UserError
 
 
 def write(model_dir: str, facts: dict) -> None:
-    """Writes what a report on the run, and a later one that goes on from it, needs."""
+    """Writes the facts that reports on the run, and runs that start from it, need."""
     storage.write_json(ModelDir(model_dir).facts, facts)
 
 
 def vocabulary_digest(provider) -> str:
-    """A digest of the vocabularies of a task or mixture, which differs where their pieces do.
+    """A digest of the vocabularies of a task or mixture, which differs if their pieces do.
 
     Args:
       provider: a `seqio.Task` or `seqio.Mixture`.
     """
-    # Most tasks of a mixture share one, whose model takes megabytes.
+    # Most tasks of a mixture share one vocabulary, whose model takes megabytes.
     vocabularies = {
         id(feature.vocabulary): feature.vocabulary
         for task in seqio.get_subtasks(provider)
@@ -36,15 +36,15 @@ def vocabulary_digest(provider) -> str:
 
 
 def check_vocabulary(setting: str, path: str, digest: str) -> None:
-    """Checks that a run, or the run of a checkpoint, had this vocabulary, where it is known.
+    """Checks that a run, or the run of a checkpoint, used this vocabulary, if known.
 
     Args:
-      setting: which names the path.
-      path: of a MODEL_DIR, or of a checkpoint in it.
-      digest: of `vocabulary_digest`.
+      setting: the setting that gives the path.
+      path: a MODEL_DIR, or a checkpoint in one.
+      digest: the result of `vocabulary_digest`.
 
     Raises:
-      UserError: it had another: the model's embeddings are of other pieces.
+      UserError: it used another, so that the model's embeddings belong to other pieces.
     """
     file = find_file(path, FACTS)
     known = json.loads(storage.read_text(file)) if file else {}

@@ -1,4 +1,4 @@
-"""Writes a model alone, as a checkpoint that others start from or that is evaluated."""
+"""Writes a model alone, as a checkpoint to evaluate or to start other runs from."""
 
 from switch_tf import storage
 from switch_tf.checkpoints import contents, tensor_files
@@ -7,19 +7,19 @@ from switch_tf.errors import UserError
 
 
 def save_model(path: str, model, config: str | None = None) -> None:
-    """Writes a model's weights, without optimizer and data, as a checkpoint folder.
+    """Writes a model's weights, without optimizer and data position, as a checkpoint folder.
 
-    `restore.restore_model` reads it, and so do INITIAL_CHECKPOINT_PATH and CHECKPOINT_PATH; a run
-    cannot go on from it as its own.
+    `restore.restore_model`, INITIAL_CHECKPOINT_PATH and CHECKPOINT_PATH accept it; a run cannot
+    resume from it.
 
     Args:
-      path: of the folder to be made.
-      model: built.
-      config: gin configuration of the model, kept beside the weights as `config.gin`: commands that
-        are given the checkpoint compare their own with it.
+      path: the folder to create.
+      model: the built model.
+      config: the model's gin configuration, saved next to the weights as `config.gin`, against
+        which commands that read the checkpoint check their own. Give it whenever it is known.
 
     Raises:
-      UserError: the folder is there already, or cannot be written.
+      UserError: the folder exists or cannot be written to.
     """
     if storage.exists(path):
         raise UserError(f"'{path}' is there already: remove it, or give another path")

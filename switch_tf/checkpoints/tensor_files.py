@@ -1,8 +1,8 @@
 """Tensors in TensorFlow's checkpoint format, written and read shard by shard.
 
-Each device's part of a sharded variable is a slice of one named tensor in the file, so nothing is
-gathered, a mesh of another shape reads the slices that it needs, and `tf.train.load_checkpoint`
-reads the tensors whole, without DTensor.
+Each shard of a variable is a slice of one named tensor in the file, so nothing is gathered, a mesh
+of another shape reads just the slices it needs, and `tf.train.load_checkpoint` reads the tensors
+unsharded, without DTensor.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,8 @@ def write(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
     """Writes the values of variables.
 
     Args:
-      prefix: path of the file, without TensorFlow's endings.
-      variables: name in the file -> variable, over a mesh or not.
+      prefix: the path of the file, without TensorFlow's suffixes.
+      variables: name in the file -> variable, on a mesh or not.
     """
     names, slices, tensors = [], [], []
     for name, variable in variables.items():
@@ -34,11 +34,11 @@ def write(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
 
 
 def read(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
-    """Sets variables to what `write` wrote, whatever mesh it was written from.
+    """Restores variables written by `write`, from whatever mesh.
 
     Args:
-      prefix: as for `write`.
-      variables: name in the file -> variable of that shape.
+      prefix: see `write`.
+      variables: name in the file -> variable of the same shape.
     """
     for name, variable in variables.items():
         layout = getattr(variable, "layout", None)
@@ -57,12 +57,13 @@ def read(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
 
 
 def reader(prefix: str):
-    """What `tf.train.load_checkpoint` returns: names, shapes and values of all tensors.
+    """A `tf.train.load_checkpoint` reader: names, shapes and values of all tensors.
 
-    That one asks first whether `prefix` is a folder, for which ram:// takes the start of any path.
+    `load_checkpoint` itself first tests whether `prefix` is a folder, which ram:// affirms for the
+    start of any path.
 
     Args:
-      prefix: as for `write`.
+      prefix: see `write`.
     """
     return py_checkpoint_reader.NewCheckpointReader(prefix)
 
@@ -79,7 +80,7 @@ def _read(prefix, name, variable, place):
 
 
 def _slice(shape, place) -> str:
-    """TensorFlow's notation: the whole shape, then start,length of each axis."""
+    """A slice in TensorFlow's notation: the full shape, then start,length for each axis."""
     if not place:
         return ""
     extents = ":".join(f"{part.start},{part.stop - part.start}" for part in place)
