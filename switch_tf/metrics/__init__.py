@@ -1,1 +1,1 @@
-"""Figures of a run: written, shown, watched, and set in tables."""
+"""The metrics of a run: logged, displayed, watched and tabulated."""

@@ -1,4 +1,4 @@
-"""The best evaluation of a run: each task's peak and the step where it was (paper, Sec. 4.2)."""
+"""The best evaluations of a run: each task's peak and its step (paper, Sec. 4.2)."""
 
 import dataclasses
 import math
@@ -8,30 +8,30 @@ from switch_tf import storage
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.data import registry
 
-# Of an evaluation's record, what is no score.
+# Fields of an evaluation record that are not scores.
 _NO_SCORES = {"step", "kind", "task", "tokens", "dropped"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-    """The highest value of a metric, and the first step that had it."""
+    """The highest value of a metric, and the first step that reached it."""
 
     value: float
     step: int
 
 
 def peaks(evaluations: Iterable[Mapping]) -> dict[str, dict[str, Peak]]:
-    """Task -> metric -> its peak; of every metric the highest counts as the best.
+    """Task -> metric -> its peak; higher is better for every metric.
 
     Args:
-      evaluations: records as `MetricsWriter.evaluations`.
+      evaluations: the records in `MetricsWriter.evaluations`.
     """
     found: dict[str, dict[str, Peak]] = {}
     for record in evaluations:
         of_task = found.setdefault(record["task"], {})
         for name in record.keys() - _NO_SCORES:
             value = record[name]
-            # A correlation of constant predictions is NaN, above which nothing would be.
+            # The correlation of constant predictions is NaN, with which every comparison is false.
             if math.isnan(value):
                 continue
             if name not in of_task or value > of_task[name].value:
@@ -40,11 +40,11 @@ def peaks(evaluations: Iterable[Mapping]) -> dict[str, dict[str, Peak]]:
 
 
 def lines(mixture_or_task_name: str, found: Mapping[str, Mapping[str, Peak]]) -> Iterator[str]:
-    """One line a task; of a mixture that has an average, that of its tasks' peaks, too, as T5's.
+    """One line per task and, for a mixture with an average, the average of its tasks' peaks.
 
     Args:
-      mixture_or_task_name: what was evaluated.
-      found: of `peaks`.
+      mixture_or_task_name: the evaluated mixture or task.
+      found: the result of `peaks`.
     """
     for task, metrics in found.items():
         shown = (f"{name} {p.value:.4g} at step {p.step}" for name, p in sorted(metrics.items()))

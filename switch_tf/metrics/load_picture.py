@@ -1,4 +1,4 @@
-"""Pictures of how routers spread the tokens over their experts."""
+"""Pictures of how routers distribute the tokens over their experts."""
 
 import io
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def load_picture(routing: dict[str, dict]) -> bytes:
 
 
 def stack_loads(loads: Sequence[np.ndarray]) -> np.ndarray:
-    """[layers, experts] of the layers' [experts]; NaN where a layer has fewer than another."""
+    """Stacks the layers' loads to [layers, experts], padded with NaN where experts are fewer."""
     most = max(len(load_E) for load_E in loads)
     loads = [np.asarray(load_E, float) for load_E in loads]
     return np.stack([np.pad(x, (0, most - len(x)), constant_values=np.nan) for x in loads])
@@ -33,9 +33,9 @@ def draw_load(axes, load_NE: np.ndarray, layers: list[str]) -> None:
     """Draws each expert's share of the tokens as a heat map.
 
     Args:
-      axes: of matplotlib.
-      load_NE: [layers, experts], NaN where there is no expert.
-      layers: their names.
+      axes: the matplotlib axes to draw on.
+      load_NE: [layers, experts], NaN where a layer has no such expert.
+      layers: the layers' names.
     """
     image = axes.imshow(
         load_NE, vmin=0.0, vmax=max(float(np.nanmax(load_NE)), 2 / load_NE.shape[1])

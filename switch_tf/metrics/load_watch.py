@@ -1,4 +1,4 @@
-"""Warns, once a layer, when a router collapses: few experts take the tokens, or some take none."""
+"""Warns, once per layer, when routing collapses onto few experts or leaves some without tokens."""
 
 import math
 
@@ -9,12 +9,15 @@ from switch_tf.rules import Count, NonNegative, configurable
 
 @configurable
 class LoadWatch:
-    """Looks at the load of the experts of each Switch layer, step by step.
+    """Watches the expert load of each Switch layer, step by step.
 
     Args:
-      min_load_entropy: entropy of the load over that of an even one, log E, under which a layer is
-        told of: 1 is even, 0 is all tokens to one expert.
-      steps: how many steps in a row the entropy has to be under it, or an expert without a token.
+      min_load_entropy: the load's entropy, divided by log E of an even load, below which a layer
+        counts as collapsed: 1 is even, 0 puts all tokens on one expert. At 0.7 the load is that of
+        about E ** 0.7 equally used experts (30 of 128). Raise it to be warned of milder imbalance,
+        lower it if a skewed load is expected.
+      steps: number of consecutive steps with low entropy, or without a token for an expert, before
+        a warning. Fewer warn sooner, but also of passing imbalance early in training; keep 100.
     """
 
     def __init__(self, min_load_entropy: NonNegative = 0.7, steps: Count = 100):
@@ -25,10 +28,10 @@ class LoadWatch:
         self._told: set[tuple[str, str]] = set()
 
     def see(self, loads: dict[str, np.ndarray]) -> list[str]:
-        """The warnings that a step gives rise to.
+        """Returns the warnings due after a step.
 
         Args:
-          loads: layer -> share of the tokens that chose each expert, [experts].
+          loads: layer -> each expert's share of the tokens routed to it, [experts].
         """
         warnings = []
         for layer, load_E in loads.items():
@@ -62,10 +65,10 @@ class LoadWatch:
 
 
 def load_entropy(load_E) -> float:
-    """Entropy of a load over that of an even one.
+    """The entropy of a load, divided by that of an even load.
 
     Args:
-      load_E: share of the tokens of each expert, [experts], at least two.
+      load_E: each expert's share of the tokens, [experts], for at least two experts.
     """
     load_E = np.asarray(load_E, np.float64)
     some = load_E[load_E > 0]

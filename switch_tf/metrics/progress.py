@@ -1,20 +1,20 @@
-"""Progress that a person can see: a bar on a terminal, a line now and then elsewhere."""
+"""Progress display: a bar on a terminal, an occasional line elsewhere."""
 
 import sys
 import time
 
 import tqdm
 
-# Seconds between two lines where there is no terminal.
+# Seconds between two lines if there is no terminal.
 _LINE_EVERY = 15.0
 
 
 class Progress:
-    """Shows steps, loss, NLP, tokens a second, dropped share, and the share spent on input.
+    """Shows steps, loss, NLP, tokens per second, drop rate and the share of time spent on input.
 
     Args:
-      total: steps of the whole run.
-      initial: steps made before.
+      total: number of steps of the whole run.
+      initial: number of steps taken before.
     """
 
     def __init__(self, total: int, initial: int = 0):
@@ -32,12 +32,12 @@ class Progress:
         self._bar.close()
 
     def update(self, step: int, metrics: dict, rates: dict[str, float]) -> None:
-        """Shows one step's figures.
+        """Shows the metrics of one step.
 
         Args:
-          step: steps made so far.
-          metrics: of `TrainStep`.
-          rates: tokens_per_second, input_wait_share.
+          step: number of steps taken so far.
+          metrics: the metrics returned by `TrainStep`.
+          rates: values of "tokens_per_second" and "input_wait_share".
         """
         shown = {
             "loss": f"{metrics['loss']:.3f}",

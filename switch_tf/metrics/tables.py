@@ -1,13 +1,13 @@
-"""Tables of text and of Markdown."""
+"""Plain-text and Markdown tables."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
 
 def table(rows: Iterable[Sequence]) -> Iterator[str]:
-    """Lines of a table, columns wide enough for their cells.
+    """Yields the lines of a table with aligned columns.
 
     Args:
-      rows: sequences of cells of any type, one length; the first is the heading.
+      rows: equally long sequences of cells of any type; the first is the heading.
     """
     rows = _texts(rows)
     widths = _widths(rows)
@@ -16,12 +16,12 @@ def table(rows: Iterable[Sequence]) -> Iterator[str]:
 
 
 def markdown(rows: Iterable[Sequence], is_aligned: bool = False) -> Iterator[str]:
-    """Lines of a table in Markdown.
+    """Yields the lines of a table in Markdown.
 
     Args:
-      rows: as of `table`.
-      is_aligned: columns are wide enough for their cells, for a table that people read as text;
-        else no cell is padded, for one whose cells are long.
+      rows: see `table`.
+      is_aligned: whether to pad cells to align the columns. Set it for tables that are read as
+        text; leave it off where cells are long.
     """
     heading, *others = _texts(rows)
     rule = ["---"] * len(heading)

@@ -12,16 +12,16 @@ from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.metrics.load_picture import load_picture
 
 _TRAIN, _EVALUATION = "train", "evaluation"
-# Of a record, beside its figures.
+# Fields of a record other than its metrics.
 _KEYS = {"step", "kind", "task"}
 # Seconds between two writes of new records to a remote file system.
 _REMOTE_EVERY = 60.0
 
 
 def read_metrics(model_dir: str) -> list[dict]:
-    """Records of a run in order: `step`, `kind` ("train" or "evaluation"), and their figures.
+    """The records of a run in order, with `step`, `kind` ("train" or "evaluation") and metrics.
 
-    A last line that an interrupted process left half-written is passed over.
+    Skips a last line left incomplete by an interrupted process.
     """
     records = []
     path = ModelDir(model_dir).metrics
@@ -35,19 +35,21 @@ def read_metrics(model_dir: str) -> list[dict]:
 
 
 class MetricsWriter:
-    """Writes the figures of a run's steps and evaluations.
+    """Writes the metrics of a run's steps and evaluations.
 
-    A record can be read at once where `model_dir` is local. An object store has no appending: each
-    write of a few records is one of the whole file, so there they are written now and then, with
-    each evaluation, and by `flush`.
+    In a local `model_dir`, records are readable at once. Object stores cannot append, so that each
+    write replaces the whole file: there, records are written periodically, with each evaluation,
+    and by `flush`.
 
     Args:
-      model_dir: events and `metrics.jsonl` go there.
-      restored_step: records beyond it are of steps that will be made again, and are dropped.
-      image_period: steps between two pictures of the load per expert.
+      model_dir: the folder for events and `metrics.jsonl`.
+      restored_step: the step that the run resumes from; later records are dropped, since their
+        steps will be repeated.
+      image_period: steps between two pictures of the load per expert. Each picture enlarges the
+        event file, while the load itself is logged as scalars at every step: 100 or more is enough.
 
     Attributes:
-      evaluations: records of all evaluations so far, those of earlier processes among them.
+      evaluations: the records of all evaluations so far, including those of earlier processes.
     """
 
     def __init__(self, model_dir: str, restored_step: int = 0, image_period: int = 100):
@@ -62,14 +64,14 @@ class MetricsWriter:
         self._every = _REMOTE_EVERY if storage.is_remote(folder.path) else 0.0
         self._written = time.monotonic()
         self._events = EventFileWriter(folder.events)
-        # TensorBoard then drops what an earlier process wrote of steps that will be made again.
+        # Makes TensorBoard drop an earlier process's records of steps that will be repeated.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._events.add_event(
             event_pb2.Event(wall_time=time.time(), step=restored_step + 1, session_log=start)
         )
 
     def evaluated(self, step: int) -> dict[str, set[str]]:
-        """Task -> names of the figures that were logged of its evaluation at the step."""
+        """Task -> names of the metrics logged for its evaluation at a step."""
         found: dict[str, set[str]] = {}
         for record in self.evaluations:
             if record["step"] == step:
@@ -77,12 +79,12 @@ class MetricsWriter:
         return found
 
     def train(self, step: int, metrics: dict, rates: dict[str, float]) -> None:
-        """Logs one training step.
+        """Logs the metrics of one training step.
 
         Args:
-          step: steps made so far.
-          metrics: of `TrainStep`.
-          rates: name -> figure of speed.
+          step: number of steps taken so far.
+          metrics: the metrics returned by `TrainStep`.
+          rates: name -> speed, such as tokens per second.
         """
         figures = {k: v for k, v in metrics.items() if isinstance(v, float)} | rates
         routing = metrics["routing"]
@@ -106,7 +108,7 @@ class MetricsWriter:
             self.flush()
 
     def evaluation(self, step: int, task: str, metrics: dict[str, float]) -> None:
-        """Logs the figures of one task's evaluation."""
+        """Logs the metrics of one task's evaluation."""
         self._scalars(step, {f"eval/{task}/{name}": value for name, value in metrics.items()})
         record = {"step": step, "kind": _EVALUATION, "task": task} | metrics
         self.evaluations.append(record)
@@ -114,7 +116,7 @@ class MetricsWriter:
         self.flush()
 
     def text(self, name: str, value: str) -> None:
-        """Adds a text to TensorBoard, shown as it is."""
+        """Adds a text to TensorBoard, shown verbatim."""
         metadata = summary_pb2.SummaryMetadata(
             plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
         )
@@ -126,12 +128,12 @@ class MetricsWriter:
         self._add(0, summary)
 
     def flush(self) -> None:
-        """Writes the records that are not written yet."""
+        """Writes the records that are still buffered."""
         self._records.flush()
         self._written = time.monotonic()
 
     def close(self) -> None:
-        """Writes what is buffered; nothing can be added then."""
+        """Writes what is buffered; nothing can be logged afterwards."""
         self._records.close()
         self._events.close()
 
