@@ -1,1 +1,1 @@
-"""SeqIO tasks and mixtures as batches laid out over a mesh."""
+"""SeqIO tasks and mixtures as batches sharded over a mesh."""

@@ -1,14 +1,14 @@
-"""Which answers of a rank classification count as data."""
+"""Selects the answers of rank classification that count as data."""
 
 
 def right_answers(dataset):
-    """A dataset without the wrong answers of t5's rank classification; any other as it is.
+    """Drops the wrong answers of T5's rank classification; other datasets are unchanged.
 
-    Wrong ones are there to be ranked: no model is to be trained to give them, or evaluated by how
-    likely they are.
+    Wrong answers exist only to be ranked: a model is neither trained to give them nor evaluated by
+    their likelihood.
 
     Args:
-      dataset: of examples; those of a rank classification have a feature `is_correct`.
+      dataset: a dataset of examples, which in rank classification have a feature `is_correct`.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Datasets traced without AutoGraph where they can be."""
+"""Traces datasets without AutoGraph where possible."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,18 +7,18 @@ T = TypeVar("T")
 
 
 def without_autograph(build: Callable[[], T]) -> T:
-    """`build()`, of a `tf.data` pipeline, whose functions AutoGraph rewrites only if they need it.
+    """Calls `build`, which makes a `tf.data` pipeline, using AutoGraph only if it is needed.
 
-    AutoGraph reads and rewrites the source of every function that a dataset maps, those of SeqIO
-    and T5 among them: span corruption takes six times as long to build with it, seconds of each
-    start. A function with a Python condition or loop over a tensor raises TypeError as it is
-    traced without it, and everything is built again, with it.
+    AutoGraph reads and rewrites the source of every function that a dataset maps, including those
+    of SeqIO and T5: it makes span corruption take six times as long to build, seconds of each
+    start. Without it, tracing a function with a Python condition or loop over a tensor raises
+    TypeError; everything is then built again with AutoGraph.
 
     Args:
-      build: makes the pipeline; called a second time if a function needs AutoGraph.
+      build: makes the pipeline; called again if a function needs AutoGraph.
 
     Returns:
-      What `build` returns.
+      The result of `build`.
     """
     import tensorflow as tf
 

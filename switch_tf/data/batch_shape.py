@@ -1,4 +1,4 @@
-"""Axes, lengths and rows of batches, and their checks, which need no TensorFlow."""
+"""Axes, lengths and rows of batches, with checks that need no TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TASK_FEATURES = ("inputs", "targets")
 
 
 def feature_axes(name: str) -> tuple[str, str]:
-    """Axis names of the feature `name`: ("batch", "length") for each."""
+    """The axis names of the feature `name`, which are ("batch", "length") for every feature."""
     if not re.fullmatch(
         r"encoder_(input_tokens|segment_ids|positions)"
         r"|decoder_(target_tokens|input_tokens|loss_weights|segment_ids|positions)",
@@ -32,17 +32,18 @@ def check_batch(
     mesh_shape: Mapping[str, int],
     setting: str = "BATCH_SIZE",
 ) -> None:
-    """Checks that batches of `batch_size` examples divide over the mesh.
+    """Checks that batches of `batch_size` examples can be sharded over the mesh.
 
     Args:
       batch_size: examples in a global batch.
-      feature_lengths: length of "inputs" and of "targets", in tokens.
+      feature_lengths: lengths of "inputs" and "targets", in tokens.
       rules: axis name -> mesh dimension.
       mesh_shape: mesh dimension -> size.
-      setting: which gives the batch size.
+      setting: the setting that gives the batch size.
 
     Raises:
-      UserError: naming that setting or TASK_FEATURE_LENGTHS, and MESH_SHAPE.
+      UserError: they cannot; the message names that setting or TASK_FEATURE_LENGTHS, and
+        MESH_SHAPE.
     """
     mesh_lib.check_divides(rules, mesh_shape, {"batch": (batch_size, setting)})
     for name, length in feature_lengths.items():
@@ -51,10 +52,10 @@ def check_batch(
 
 
 def host_rows(batch_size: int, host: int, num_hosts: int) -> range:
-    """The rows of a global batch that a host makes.
+    """The rows of a global batch that a host produces.
 
     Raises:
-      UserError: the hosts do not divide a batch.
+      UserError: the batch size is not divisible by the number of hosts.
     """
     if batch_size % num_hosts:
         raise UserError(
@@ -65,9 +66,9 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> range:
 
 
 def count_tokens(batch: Mapping[str, np.ndarray]) -> tuple[int, int]:
-    """Tokens that are not padding of a host batch: (input tokens, target tokens).
+    """Counts the (input, target) tokens of a host batch, excluding padding.
 
-    One minus their ratio to the sizes of the arrays is the share of padding.
+    One minus their ratio to the sizes of the arrays is the padding share.
     """
     return (
         int(np.count_nonzero(batch["encoder_input_tokens"])),

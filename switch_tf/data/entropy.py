@@ -1,4 +1,4 @@
-"""What a model gets that knows how frequent each token is, and nothing else."""
+"""Unigram entropy: the loss of a model that knows only how frequent each token is."""
 
 import numpy as np
 
@@ -7,19 +7,19 @@ from switch_tf.errors import UserError
 
 
 def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64) -> float:
-    """Entropy of the distribution of target tokens, in nats a token.
+    """The entropy of the distribution of target tokens, in nats per token.
 
-    H = -sum_v p_v ln p_v with p_v the share of token v among the targets that carry loss: what a
-    model gets that knows how frequent each token is and nothing else. Of N tokens it comes out
-    about (distinct tokens - 1) / 2N too low (Miller-Madow).
+    H = -sum_v p_v ln p_v, where p_v is the share of token v among the targets that carry loss: the
+    loss of a model that knows only token frequencies. Estimated from N tokens, it is too low by
+    about (distinct tokens - 1) / 2N (Miller-Madow).
 
     Args:
-      dataset: of `train_dataset` or `eval_dataset`.
-      vocab_size: token ids are below it.
-      num_batches: how many batches to count at most.
+      dataset: the result of `train_dataset` or `eval_dataset`.
+      vocab_size: exclusive upper bound of token ids.
+      num_batches: maximum number of batches to count. More lower the bias but take longer.
 
     Raises:
-      UserError: no target token.
+      UserError: there is no target token.
     """
     counts = np.zeros(vocab_size, np.int64)
     with user_errors("data"):

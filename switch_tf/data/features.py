@@ -1,8 +1,8 @@
 """SeqIO dataset -> batches of the encoder-decoder's features, all int32 [batch, length].
 
-Order and content depend on the seed alone (and on `tf.random.set_seed`, which nothing here calls:
-randomness of the model is stateless). Iterators are saved by `tf.train.Checkpoint`, exactly.
-TensorFlow is imported inside functions, so that the checks of numbers run before its start.
+Order and content depend on the seed alone (and on `tf.random.set_seed`, which is never called here,
+since the model's randomness is stateless). `tf.train.Checkpoint` saves iterators exactly.
+TensorFlow is imported inside functions, so that settings can be checked before it starts.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES, host_rows
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
-# Every evaluation of every run sees the same examples, noised alike, in the same order.
+# Every evaluation of every run sees the same examples, with the same noise, in the same order.
 EVAL_SEED = 42
-# Enough to break up files ordered by domain; a window of token ids takes some tens of MB.
+# Enough to break up files ordered by domain; a buffer of this many examples takes tens of MB.
 EVAL_SHUFFLE_EXAMPLES = 16_384
 
-# What a run over data that are not cached says.
+# Printed by a run whose data are not cached.
 _UNCACHED = (
     "data: not cached: in SeqIO's own order, which other numbers of hosts would change; each "
     "checkpoint holds its iterator with the buffers (some MB); scripts/cache_tasks.sh and "
     "USE_CACHED_TASKS=True mend both"
 )
 
-# What t5.data.preprocessors calls the steps that write sentinels.
+# Names of the steps in t5.data.preprocessors that write sentinels.
 _SENTINEL_STEPS = re.compile(r"span_corruption|unsupervised|denois|fill_in_the_blank_sized")
 _NUM_SENTINELS = 100
 
 
 def check_split(provider, split: str) -> None:
-    """Checks that a task or mixture has `split`.
+    """Checks that a task or mixture has the split.
 
     Raises:
-      UserError: listing the splits there are.
+      UserError: it does not; the message lists the splits there are.
     """
     splits = sorted(provider.splits)
     if split not in splits:
@@ -48,14 +48,15 @@ def check_split(provider, split: str) -> None:
 
 
 def prepare(data: TaskData, vocab_size: int) -> None:
-    """Makes what a task or mixture reads, and checks it against the model.
+    """Prepares the data of a task or mixture, and checks it against the model.
 
     Args:
-      data: what is read; where its cache is, its sources need not be there.
-      vocab_size: of the model.
+      data: the data to read; if it is cached, its sources need not exist.
+      vocab_size: the model's vocabulary size.
 
     Raises:
-      UserError: no such task or mixture, and as `registry.prepare` and `check_vocabulary`.
+      UserError: there is no such task or mixture; see also `registry.prepare` and
+        `check_vocabulary`.
     """
     from switch_tf.data import registry
 
@@ -69,14 +70,15 @@ def prepare(data: TaskData, vocab_size: int) -> None:
 
 
 def check_vocabulary(provider, vocab_size: int) -> None:
-    """Checks the vocabulary of each task of a task or mixture against the model.
+    """Checks the vocabularies of a task or mixture against the model.
 
-    Token ids must be < `vocab_size`; padding is 0 and the end of a sequence 1, as the model and
-    greedy decoding take them to be; what is unknown has an id of its own; a task that corrupts
-    spans needs 100 sentinels at its end, added by SeqIO or pieces of the model.
+    Token ids must be < `vocab_size`. As the model and greedy decoding assume, padding is 0 and the
+    end of a sequence 1; the unknown token must have an id of its own. A task that corrupts spans
+    needs 100 sentinels at the end of the vocabulary, added by SeqIO or pieces of the model.
 
     Raises:
-      UserError: naming the task, its vocabulary's size and the model's.
+      UserError: one does not fit; the message names the task, its vocabulary's size and the
+        model's.
     """
     import seqio
 
@@ -118,10 +120,10 @@ def check_vocabulary(provider, vocab_size: int) -> None:
 
 @contextlib.contextmanager
 def user_errors(what: str):
-    """Turns what a data pipeline reports of bad input into a UserError of one line.
+    """Turns errors about bad input in a data pipeline into UserErrors of one line.
 
-    A UserError raised by Python code inside the pipeline reaches its reader as text in a
-    TensorFlow error; a file that is not there, as NotFoundError. Other errors pass as they are.
+    A UserError raised by Python code inside the pipeline arrives as text in a TensorFlow error, and
+    a missing file as NotFoundError. Other errors are passed on unchanged.
     """
     import tensorflow as tf
 
@@ -140,18 +142,18 @@ def _options():
     import tensorflow as tf
 
     options = tf.data.Options()
-    # Also where a task's own reader asked for speed over order.
+    # Also if a task's own reader prefers speed over order.
     options.deterministic = True
-    # Not the symbolic checkpoint, which is smaller when packed but makes reading 15 to 30 times
-    # slower, and refuses cached datasets.
+    # Symbolic checkpoints are smaller for packed data, but make reading 15 to 30 times slower and
+    # do not support cached datasets.
     options.experimental_symbolic_checkpoint = False
-    # SeqIO maps a dozen times an example; one map in their place takes a third less time.
+    # SeqIO maps each example a dozen times; fusing the maps saves a third of the time.
     options.experimental_optimization.map_fusion = True
     return options
 
 
 def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | None):
-    """Examples in model features, not batched."""
+    """Unbatched examples, converted to model features."""
     import seqio
 
     provider = data.provider()
@@ -168,7 +170,7 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
             shuffle=shuffle,
             seed=seed,
             num_epochs=num_epochs,
-            # A cache would be written, whole, into each checkpoint.
+            # The whole cache would be written into each checkpoint.
             try_in_mem_cache=False,
         )
         converter = seqio.EncDecFeatureConverter(pack=data.pack)
@@ -183,10 +185,10 @@ def _errors_of(data: TaskData):
 
 
 def _check_not_empty(examples, data: TaskData) -> None:
-    """Reads the first of `examples` (of one epoch), so that an empty source is told at once.
+    """Reads the first of `examples` (of one epoch), so that an empty source fails at once.
 
     Raises:
-      UserError: there is none, or what the reader reports of the user's files.
+      UserError: there is no example, or the reader reports an error in the user's files.
     """
     with _errors_of(data):
         if next(iter(examples), None) is None:
@@ -197,10 +199,10 @@ def _check_not_empty(examples, data: TaskData) -> None:
 
 
 def train_batches(data: TaskData):
-    """Endless shuffled batches: `ordered.OrderedBatches` of what was cached, else `train_dataset`.
+    """Endless shuffled batches: `ordered.OrderedBatches` of cached data, else `train_dataset`.
 
     Raises:
-      UserError: as the two.
+      UserError: see either of them.
     """
     if not data.use_cached:
         return train_dataset(data)
@@ -211,30 +213,30 @@ def train_batches(data: TaskData):
 
 
 def describe_order(batches) -> str:
-    """A line on the order of `train_batches`."""
+    """A line that describes the order of `train_batches`."""
     return batches.describe() if hasattr(batches, "describe") else _UNCACHED
 
 
 def train_dataset(data: TaskData):
-    """Endless shuffled batches of a task or mixture, the same for the same seed.
+    """Endless shuffled batches of a task or mixture, reproducible from the seed.
 
-    In SeqIO's own order; `switch_tf.data.ordered` has a better one of what was cached.
+    The order is SeqIO's own; `switch_tf.data.ordered` has a better one for cached data.
 
     Args:
-      data: what is read.
+      data: the data to read.
 
     Returns:
-      `tf.data.Dataset` of dicts of int32 [batch, length]: `encoder_input_tokens`,
-      `decoder_target_tokens`, `decoder_input_tokens`, `decoder_loss_weights`, and, packed,
+      A `tf.data.Dataset` of dicts of int32 [batch, length]: `encoder_input_tokens`,
+      `decoder_target_tokens`, `decoder_input_tokens`, `decoder_loss_weights` and, if packed,
       `{encoder,decoder}_{segment_ids,positions}`. `tf.train.Checkpoint` saves its iterator with
-      the buffers (some MB), and a new one restored from it gives the very next batches.
+      the buffers (some MB), and a new iterator restored from it continues with the next batch.
 
     Raises:
-      UserError: unknown name or split, bad lengths, no examples.
+      UserError: the name or split is unknown, lengths are invalid, or there are no examples.
     """
     import tensorflow as tf
 
-    # One epoch, because a repeated dataset whose examples are all filtered away never ends.
+    # One epoch, because a repeated dataset whose examples are all filtered out never ends.
     _check_not_empty(_examples(data, shuffle=False, seed=data.seed, num_epochs=1), data)
     dataset = _examples(data, shuffle=True, seed=data.seed, num_epochs=None)
     dataset = dataset.batch(data.batch_size, drop_remainder=True)
@@ -242,24 +244,26 @@ def train_dataset(data: TaskData):
 
 
 def eval_dataset(data: TaskData, num_batches: int | None = None, host: int = 0, num_hosts: int = 1):
-    """Each example of a task once, in an order and with noise that never change.
+    """Each example of a task once, in a fixed order with fixed noise.
 
-    Shuffled by a fixed seed: in batches ordered by domain more tokens overflow their experts, and
-    the loss comes out too high. The last batch is filled up with rows of padding, whose loss
-    weights are 0.
+    A fixed seed shuffles the examples: in batches ordered by domain, more tokens overflow their
+    experts, which would overstate the loss. The last batch is filled up with rows of padding, whose
+    loss weights are 0.
 
     Args:
-      data: a task, whose seed has no say; `eval_datasets` takes mixtures.
-      num_batches: at most so many, kept in memory after the first pass; None for all, read anew.
-      host, num_hosts: which rows of each batch: the `host`-th of `num_hosts` equal parts. All
-        hosts have as many batches, whatever the number of examples.
+      data: a task, whose seed is ignored; for mixtures, use `eval_datasets`.
+      num_batches: maximum number of batches, kept in memory after the first pass; None reads all
+        batches anew each time. Fewer are faster but give a noisier loss; report final results with
+        None.
+      host, num_hosts: selects the `host`-th of `num_hosts` equal parts of each batch. All hosts get
+        the same number of batches, whatever the number of examples.
 
     Returns:
-      `tf.data.Dataset` of dicts as `train_dataset`'s.
+      A `tf.data.Dataset` of dicts as from `train_dataset`.
 
     Raises:
-      UserError: a mixture, unknown name or split, bad lengths, no examples, hosts that do not
-        divide a batch.
+      UserError: `data` is a mixture, the name or split is unknown, lengths are invalid, there are
+        no examples, or the batch size is not divisible by the number of hosts.
     """
     import seqio
     import tensorflow as tf
@@ -270,7 +274,8 @@ def eval_dataset(data: TaskData, num_batches: int | None = None, host: int = 0, 
     rows = host_rows(data.batch_size, host, num_hosts)
     dataset = _examples(data, shuffle=False, seed=EVAL_SEED, num_epochs=1)
     _check_not_empty(dataset, data)
-    # The same order in each pass, or a limit of batches would see other examples each time.
+    # The same order in each pass, or a limited number of batches would hold other examples each
+    # time.
     dataset = dataset.shuffle(EVAL_SHUFFLE_EXAMPLES, EVAL_SEED, reshuffle_each_iteration=False)
 
     def fill(batch):
@@ -286,14 +291,14 @@ def eval_dataset(data: TaskData, num_batches: int | None = None, host: int = 0, 
 
 
 def eval_datasets(data: TaskData, *args, **kwargs) -> dict:
-    """`eval_dataset` of a task, or of each task of a mixture that has the split: {task: dataset}.
+    """Task -> `eval_dataset`, for a task or for each task of a mixture that has the split.
 
     Args:
       data: a task or mixture.
-      *args, **kwargs: the others of `eval_dataset`.
+      *args, **kwargs: further arguments of `eval_dataset`.
 
     Raises:
-      UserError: as `eval_dataset`; no task of the mixture has the split.
+      UserError: see `eval_dataset`; or no task of the mixture has the split.
     """
     import seqio
 

@@ -1,4 +1,4 @@
-"""Batches of a host dataset as DTensors, with the time that the mesh waits for them."""
+"""Batches of a host dataset as DTensors, timing how long the mesh waits for them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from switch_tf.data.ordered import OrderedBatches
 
 
 class Feed:
-    """Iterates a dataset and lays each batch out over a mesh by ("batch", "length").
+    """Iterates over a dataset and shards each batch over a mesh by ("batch", "length").
 
-    The iterator alone holds the position, and reads ahead by itself, so that a checkpoint taken
-    between two calls of `next` resumes with the batch that the second one gives:
+    The iterator prefetches by itself and is the only holder of the position, so that a checkpoint
+    taken between two calls of `next` resumes with the batch of the second call: save
     `tf.train.Checkpoint(iterator=feed.iterator)`.
 
     Attributes:
-      iterator: of tf.data, or of cached tasks; `tf.train.Checkpoint` saves either.
-      wait_seconds: how long the last `next` waited for the host's data.
-      pack_seconds: how long it took to bring them to the devices.
-      tokens: (input tokens, target tokens) of the last batch that are not padding.
-      positions: (input positions, target positions) of the last batch, padding too.
+      iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
+      wait_seconds: time that the last `next` waited for the host's data.
+      pack_seconds: time that it took to transfer them to the devices.
+      tokens: (input tokens, target tokens) in the last batch, excluding padding.
+      positions: (input positions, target positions) in the last batch, including padding.
     """
 
     def __init__(self, dataset: tf.data.Dataset | OrderedBatches, mesh: mesh_lib.Mesh):
@@ -39,7 +39,7 @@ class Feed:
 
     @property
     def padding_share(self) -> float:
-        """Share of padding among all positions of the last batch, 0 to 1."""
+        """The share of padding among all positions of the last batch, from 0 to 1."""
         return 1.0 - sum(self.tokens) / max(sum(self.positions), 1)
 
     def next(self) -> dict:
@@ -47,7 +47,7 @@ class Feed:
 
         Raises:
           StopIteration: the dataset is at its end.
-          UserError: what the reader reports of the user's files.
+          UserError: the reader reports an error in the user's files.
         """
         start = time.perf_counter()
         with mesh_lib.host(), features.user_errors("data"):

@@ -1,8 +1,8 @@
-"""Batches of cached tasks and mixtures in an order that nothing disturbs.
+"""Batches of cached tasks and mixtures in an order that is fixed by the seed.
 
-The global batch of step n is a function of (seed, n): of no number of hosts, devices or restarts.
-Examples of a mixture's tasks are mixed at its rates, packed or not, and cut into batches; every
-host goes through the same order and keeps its own rows. Where a run stands is a few numbers.
+The global batch of step n is a function of (seed, n), regardless of hosts, devices and restarts.
+Examples of a mixture's tasks are mixed at its rates, optionally packed, and cut into batches; every
+host goes through the same order and keeps its own rows. The position of a run is a few numbers.
 """
 
 import json
@@ -24,7 +24,7 @@ from switch_tf.data.windows import WINDOW, Example, Windows
 from switch_tf.errors import UserError
 
 _AHEAD = 4
-# Feature of a task -> side of the model, and its features that hold the tokens.
+# Task feature -> side of the model, and the model features that hold its tokens.
 _SIDES = {"inputs": "encoder", "targets": "decoder"}
 _TOKENS = {"inputs": "encoder_input_tokens", "targets": "decoder_target_tokens"}
 
@@ -32,10 +32,10 @@ Batch = dict[str, np.ndarray]
 
 
 def use_cache_dir() -> None:
-    """Has SeqIO look for cached tasks in CACHE_DIR, if gin sets it.
+    """Makes SeqIO look for cached tasks in CACHE_DIR, if gin sets it.
 
     Raises:
-      UserError: it is no folder.
+      UserError: it is not a folder.
     """
     folder = config.macro("CACHE_DIR", None)
     if folder is None:
@@ -49,17 +49,17 @@ def use_cache_dir() -> None:
 
 
 def cached_tasks(provider, split: str) -> list[seqio.Task]:
-    """The tasks of a task or mixture whose caches have the split.
+    """The tasks of a task or mixture whose caches contain the split.
 
-    A mixture's tasks without data, such as languages that are not there, need no cache.
+    A mixture's tasks without data, such as absent languages, need no cache.
 
     Raises:
-      UserError: another is not cached, or none has the split; names it.
+      UserError: another task is not cached, or no cache contains the split; the message names it.
     """
     tasks = list(seqio.get_subtasks(provider))
     cached = [task for task in tasks if task.supports_caching and task.cache_dir]
     for task in tasks:
-        # To say that it is not cached; SeqIO would say so in a traceback.
+        # Raises the error that it is not cached, where SeqIO would give a traceback.
         if task not in cached and not (cached and _may_lack(task)):
             TaskCache(task, split)
     found = [
@@ -77,7 +77,7 @@ def _may_lack(task: seqio.Task) -> bool:
 
 
 def _rates(provider, split: str) -> dict[str, float]:
-    """Task -> rate, of the tasks that are cached with the split and trained on."""
+    """Task -> rate, for the tasks whose caches contain the split and that are trained on."""
     tasks = cached_tasks(provider, split)
     if not isinstance(provider, seqio.Mixture):
         return {provider.name: 1.0}
@@ -89,7 +89,7 @@ def _rates(provider, split: str) -> dict[str, float]:
 
 
 class _Stream:
-    """The examples of a mixture, endless; `peek` shows the next, `advance` goes on."""
+    """The endless examples of a mixture: `peek` returns the next one, `advance` moves past it."""
 
     def __init__(self, tasks: list[Windows], schedule: Schedule, position: int, cursors):
         self._tasks, self._schedule = tasks, schedule
@@ -116,9 +116,9 @@ class _Stream:
 
 
 class OrderedIterator(tf.train.experimental.PythonState):
-    """Iterator over batches that `tf.train.Checkpoint` saves as a few numbers.
+    """An iterator over batches that `tf.train.Checkpoint` saves as a few numbers.
 
-    Batches are made ahead, in a thread; what is saved is the place behind the last one given.
+    A thread prefetches batches; the saved position is the one after the last batch returned.
     """
 
     def __init__(self, batches: "OrderedBatches"):
@@ -133,7 +133,7 @@ class OrderedIterator(tf.train.experimental.PythonState):
     def __next__(self) -> Batch:
         if self._ahead is None:
             self._ahead = _Ahead(self._batches.after(self._state))
-            # Its thread would go on for as long as the process.
+            # Otherwise its thread would run as long as the process.
             weakref.finalize(self, self._ahead.stop)
         found = self._ahead.get()
         if isinstance(found, Exception):
@@ -148,14 +148,14 @@ class OrderedIterator(tf.train.experimental.PythonState):
             self._ahead = None
 
     def serialize(self) -> str:
-        """Where the iterator stands, as JSON."""
+        """The iterator's position, as JSON."""
         return json.dumps(self._state)
 
     def deserialize(self, string_value: str) -> None:
-        """Goes to a place that `serialize` gave.
+        """Moves to a position returned by `serialize`.
 
         Raises:
-          UserError: it is of other data.
+          UserError: the position belongs to other data.
         """
         text = string_value.decode() if isinstance(string_value, bytes) else string_value
         state = json.loads(text)
@@ -171,7 +171,7 @@ class OrderedIterator(tf.train.experimental.PythonState):
 
 
 class _Ahead:
-    """What an endless iterator gives, made ahead in a thread; an error of it comes as an item."""
+    """Prefetches from an endless iterator in a thread; errors are passed on as items."""
 
     def __init__(self, items: Iterator):
         self._queue: queue.Queue = queue.Queue(_AHEAD)
@@ -205,14 +205,14 @@ class _Ahead:
 
 
 class OrderedBatches:
-    """Endless batches of a cached task or mixture.
+    """Endless shuffled batches of a cached task or mixture.
 
     Args:
-      data: what is read, cached in CACHE_DIR or another of SeqIO's cache folders.
-      host, num_hosts: which rows are made: the `host`-th of `num_hosts` equal parts.
+      data: the data to read, cached in CACHE_DIR or another of SeqIO's cache folders.
+      host, num_hosts: selects the `host`-th of `num_hosts` equal parts of each batch.
 
     Raises:
-      UserError: unknown name, a task that is not cached, or has no examples.
+      UserError: the name is unknown, or a task is not cached or has no examples.
     """
 
     def __init__(self, data: TaskData, host: int = 0, num_hosts: int = 1):
@@ -242,7 +242,7 @@ class OrderedBatches:
         return OrderedIterator(self)
 
     def describe(self) -> str:
-        """One line on the order."""
+        """A line that describes the order."""
         tasks = self._of["examples"]
         return (
             f"data: cache of {len(tasks)} task{'s' * (len(tasks) > 1)}, "
@@ -256,7 +256,7 @@ class OrderedBatches:
         return {"position": 0, "cursors": [[0, 0]] * count, "of": self._of}
 
     def after(self, state: dict) -> Iterator[tuple[Batch, dict]]:
-        """The batches behind a state, each with the state behind it."""
+        """Yields the batches after a state, each with the state after it."""
         stream = self._stream(state)
         while True:
             rows = [self._row(stream) for _ in range(self._batch_size)]
@@ -268,7 +268,7 @@ class OrderedBatches:
         return _Stream(self._tasks, self._schedule, state["position"], state["cursors"])
 
     def _row(self, stream: _Stream) -> list[Example]:
-        """The examples of a row: one, or as many, in their order, as fit."""
+        """The examples of the next row: one or, if packed, as many as fit, in order."""
         row, room = [], dict(self._lengths)
         while True:
             example = stream.peek()
@@ -282,7 +282,7 @@ class OrderedBatches:
                 return row
 
     def _batch(self, rows: list[list[Example]]) -> Batch:
-        """Rows in the features of SeqIO's `EncDecFeatureConverter`."""
+        """Converts rows to the features of SeqIO's `EncDecFeatureConverter`."""
         batch = {}
         for name, side in _SIDES.items():
             shape = (len(rows), self._lengths[name])

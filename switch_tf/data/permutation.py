@@ -1,7 +1,7 @@
-"""Permutations and mixing schedules that any position can be looked up in, from a seed alone.
+"""Permutations and mixing schedules with random access, computed from a seed alone.
 
-Nothing is stored and nothing counted from the start: what stands at a position is computed, so a
-run resumes anywhere at once, and every host comes to the same order.
+Nothing is stored or counted from the start: the entry at any position is computed directly, so a
+run resumes anywhere at once and every host arrives at the same order.
 """
 
 import functools
@@ -10,40 +10,40 @@ from collections.abc import Mapping
 
 import numpy as np
 
-# Of a Feistel network; four make it as good as random to a distinguisher, the rest is margin.
+# Rounds of a Feistel network; four make it indistinguishable from random, the rest is margin.
 _ROUNDS = 8
-# Below this many values a network has too few different permutations.
+# With fewer bits, a network has too few different permutations.
 _MIN_BITS = 8
-# Examples after which every task of a mixture has had its share, to the example.
+# After this many examples, every task of a mixture has had exactly its share.
 CYCLE = 65_536
 
 
 def key(*parts: int | str) -> int:
-    """64 bits that depend on all parts, the same on every machine."""
+    """Hashes the parts to 64 bits, the same on every machine."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64: every bit of the result depends on every bit of a value."""
+    """The finaliser of splitmix64: every bit of the result depends on every bit of the value."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def permute(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Where `indices` go in a permutation of 0 .. size - 1.
+    """Maps `indices` by a permutation of 0 .. size - 1.
 
-    A Feistel network over the next power of four, walked on until a value falls below `size`
-    (Black and Rogaway, 2002): constant memory, however large the permutation.
+    A Feistel network over the next power of four, iterated until a value falls below `size`
+    (cycle walking; Black and Rogaway, 2002): constant memory, however large the permutation.
 
     Args:
-      indices: whole numbers below `size`.
-      size: at least 1.
-      seed: of `key`; another gives another permutation.
+      indices: integers from 0 to size - 1.
+      size: the number of elements, at least 1.
+      seed: selects the permutation; a result of `key`.
 
     Returns:
-      int64, as many as `indices`.
+      The permuted indices, as int64.
     """
     half = np.uint64(max(_MIN_BITS, (size - 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << int(half)) - 1)
@@ -63,14 +63,14 @@ def permute(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 class Schedule:
-    """Which task each example of a mixture comes from.
+    """Determines from which task each example of a mixture comes.
 
-    In every cycle of CYCLE examples each task has its share, rounded by largest remainders and at
-    least one; the order within a cycle is a permutation of its own.
+    In every cycle of CYCLE examples each task has its share, rounded by the largest-remainder
+    method and at least one; each cycle is permuted differently.
 
     Args:
-      rates: task -> rate, above 0.
-      seed: of `key`.
+      rates: task -> mixing rate, above 0.
+      seed: seeds the order; a result of `key`.
     """
 
     def __init__(self, rates: Mapping[str, float], seed: int):
@@ -82,7 +82,7 @@ class Schedule:
         self._cycle = functools.lru_cache(maxsize=2)(self._make_cycle)
 
     def at(self, position: int) -> int:
-        """Number of the task at a position of the mixture."""
+        """The index of the task at a position of the mixture."""
         cycle, place = divmod(position, CYCLE)
         return int(self._cycle(cycle)[place])
 
@@ -92,12 +92,12 @@ class Schedule:
 
 
 def _shares(rates: np.ndarray) -> np.ndarray:
-    """Whole numbers that sum to CYCLE, in the proportion of the rates, each at least 1."""
+    """Integers that sum to CYCLE in proportion to the rates, each at least 1."""
     exact = rates / rates.sum() * CYCLE
     shares = np.maximum(np.floor(exact).astype(int), 1)
     missing = CYCLE - int(shares.sum())
     if missing < 0:
-        # Least shares were raised to 1: the largest gives.
+        # Small shares were raised to 1, at the cost of the largest.
         shares[np.argmax(shares)] += missing
     else:
         shares[np.argsort(shares - exact, kind="stable")[:missing]] += 1

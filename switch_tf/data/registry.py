@@ -1,4 +1,4 @@
-"""SeqIO's tasks and mixtures by name, with errors that help."""
+"""Looks up SeqIO tasks and mixtures by name, with helpful errors."""
 
 import importlib
 import pkgutil
@@ -11,24 +11,24 @@ PROJECT_TASKS = "switch_tf.tasks"
 
 
 def load_project_modules() -> None:
-    """Imports each family of `tasks/`, which registers its tasks."""
+    """Imports every module of `tasks/`, which registers its tasks."""
     package = importlib.import_module(PROJECT_TASKS)
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{PROJECT_TASKS}.{module.name}")
 
 
 def names() -> list[str]:
-    """Names of the registered tasks and mixtures, sorted."""
+    """The sorted names of the registered tasks and mixtures."""
     import seqio
 
     return sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
 
 
 def find(name: str):
-    """The `seqio.Task` or `seqio.Mixture` of this name.
+    """Finds a `seqio.Task` or `seqio.Mixture` by name.
 
     Raises:
-      UserError: none is registered; names the nearest.
+      UserError: none is registered; the message suggests the nearest name.
     """
     import seqio
 
@@ -42,17 +42,17 @@ def find(name: str):
 
 
 def prepare(provider, use_cached: bool = False) -> None:
-    """Makes or checks what a task or mixture reads: data first, then its vocabularies.
+    """Prepares or checks what a task or mixture reads: first its data, then its vocabularies.
 
-    Calls `prepare` of each source that has it. SeqIO would do the same work at first use, which may
+    Calls `prepare` of each source that defines it. SeqIO would do this work at first use, which may
     be in the middle of a run.
 
     Args:
       provider: a `seqio.Task` or `seqio.Mixture`.
-      use_cached: the sources are not read, and need not be there.
+      use_cached: whether caches are read, so that the sources need not exist.
 
     Raises:
-      UserError: the data or a vocabulary is missing or malformed.
+      UserError: data or a vocabulary is missing or malformed.
     """
     for task in getattr(provider, "tasks", [provider]):
         if not use_cached and hasattr(task.source, "prepare"):
@@ -66,11 +66,12 @@ _averages: dict[str, list[list[tuple[str, str]]]] = {}
 
 
 def add_average(mixture: str, metrics: Mapping[str | tuple[str, ...], Sequence[str]]) -> None:
-    """Has an evaluation of a mixture report one number: the mean over its tasks.
+    """Makes evaluations of a mixture report a single score, the mean over its tasks.
 
     Args:
-      mixture: its name.
-      metrics: task, or tasks that count as one -> names of metrics, whose mean is the score.
+      mixture: the mixture's name.
+      metrics: task, or tuple of tasks that count as one -> names of the metrics averaged into its
+        score.
     """
     _averages[mixture] = [
         [(task, name) for task in ([tasks] if isinstance(tasks, str) else tasks) for name in names]
@@ -79,9 +80,9 @@ def add_average(mixture: str, metrics: Mapping[str | tuple[str, ...], Sequence[s
 
 
 def average(mixture: str, found: Mapping[str, Mapping[str, float]]) -> float | None:
-    """The number of `add_average`, by task -> metric -> value; None where there is none.
+    """The score defined by `add_average`, given task -> metric -> value; None if undefined.
 
-    None, too, where a task or a metric of it was not evaluated: a mean over others is not it.
+    Also None if a task or metric was not evaluated, because a mean over the others would differ.
     """
     scores = []
     for metrics in _averages.get(mixture, ()):

@@ -1,4 +1,4 @@
-"""A task as SeqIO's Beam pipeline cached it, read by the numbers of its examples."""
+"""Random access to the examples of a task that SeqIO's Beam pipeline has cached."""
 
 import hashlib
 import io
@@ -16,32 +16,32 @@ from tqdm import tqdm
 from switch_tf import storage
 from switch_tf.errors import UserError
 
-# TFRecord: length (8 bytes) and its checksum (4), the record, its checksum (4).
+# A TFRecord: length (8 bytes) and its checksum (4), then the record and its checksum (4).
 _HEADER, _FOOTER = 12, 4
 _MASK = 0xA282EAD8
 
 
 def _checked(content: bytes, checksum: bytes) -> bool:
-    """Whether a checksum of TFRecord, a CRC-32C turned and shifted, is that of the content."""
+    """Whether a TFRecord checksum, a rotated and shifted CRC-32C, matches the content."""
     crc = google_crc32c.value(content)
     masked = (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF
     return masked.to_bytes(4, "little") == checksum
 
 
 def _open(path: str) -> IO[bytes]:
-    # TensorFlow's reader fetches half a megabyte after each seek.
+    # Buffering is off because TensorFlow's reader fetches half a megabyte after each seek.
     return storage.opened(path, "rb") if storage.is_remote(path) else open(path, "rb", buffering=0)
 
 
 class TaskCache:
-    """The cached examples of a split of a task.
+    """The cached examples of one split of a task.
 
     Args:
-      task: a `seqio.Task` that was cached, by scripts/cache_tasks.sh.
-      split: its split.
+      task: a `seqio.Task` that scripts/cache_tasks.sh has cached.
+      split: the task's split.
 
     Raises:
-      UserError: it is not cached, or a file is missing or damaged.
+      UserError: the task is not cached, or a file is missing or damaged.
     """
 
     def __init__(self, task: seqio.Task, split: str):
@@ -72,7 +72,7 @@ class TaskCache:
         return int(self._ends[-1])
 
     def records(self, numbers: np.ndarray) -> list[bytes]:
-        """The records of these numbers, in their order."""
+        """Reads the records with these numbers, in the given order."""
         numbers = np.asarray(numbers)
         files = np.searchsorted(self._ends, numbers, side="right")
         found: list[bytes] = [b""] * len(numbers)
@@ -81,7 +81,8 @@ class TaskCache:
             with _open(self._paths[file]) as stream:
                 places = np.flatnonzero(files == file)
                 first = self._ends[file] - len(offsets)
-                # By place in the file: a disk, and a cloud still more, reads on faster than back.
+                # In file order, because disks and even more so clouds read forward faster than
+                # backward.
                 for place in places[np.argsort(numbers[places])]:
                     found[place] = self._record(
                         stream, self._paths[file], int(offsets[numbers[place] - first])
@@ -103,12 +104,12 @@ class TaskCache:
 
     @property
     def digest(self) -> str:
-        """What tells this cache from one made anew."""
+        """A digest that changes if the task is cached again."""
         lengths = np.concatenate([np.diff(offsets) for offsets in self._offsets])
         return hashlib.blake2b(lengths.tobytes(), digest_size=6).hexdigest()
 
     def parse(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        """A record as the tensors that were cached."""
+        """Parses a record into the cached tensors."""
         stored = {name: feature for name, (feature, _) in self._features.items()}
         parsed = tf.io.parse_single_example(record, stored)
         return {name: tf.cast(parsed[name], dtype) for name, (_, dtype) in self._features.items()}
@@ -123,9 +124,9 @@ class TaskCache:
             ) from error
 
     def _feature(self, name: str, described: dict) -> tuple:
-        """How SeqIO stored a feature, and its dtype."""
+        """The storage format of a feature in SeqIO's cache, and its dtype."""
         shape, dtype = described["shape"], described["dtype"]
-        # tf.train.Example has no other whole numbers.
+        # int64 is the only integer type of tf.train.Example.
         stored = "int64" if dtype in ("int32", "bool") else dtype
         if None in shape[1:]:
             raise UserError(f"{self._what}: feature '{name}' is ragged, which cannot be read here")
@@ -134,7 +135,7 @@ class TaskCache:
         return tf.io.FixedLenFeature(shape, stored), dtype
 
     def _index(self, path: str) -> list[np.ndarray]:
-        """Where each record of each file begins; kept beside the files, if that can be written."""
+        """The offset of each record in each file, stored next to the files if they are writable."""
         sizes = [self._size(p) for p in self._paths]
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
@@ -142,7 +143,7 @@ class TaskCache:
                 if kept["sizes"].tolist() == sizes:
                     return np.split(kept["offsets"], np.cumsum(kept["counts"])[:-1])
         except (tf.errors.OpError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
-            # Not there yet, or half written: it is made anew.
+            # Missing or incomplete: the index is built again.
             pass
         label = "indexing the cache"
         files = tqdm(

@@ -1,4 +1,4 @@
-"""What a run reads: one value for a task or mixture, its split, lengths, batches and order."""
+"""What a run reads: a task or mixture with its split, lengths, batches and order."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from switch_tf.rules import BatchSize, Lengths, Seed, configurable
 @configurable
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """The data of training, of evaluation, or of a plan (T5X: `DatasetConfig`).
+    """The data for training, evaluation or a plan (T5X: `DatasetConfig`).
 
     Attributes:
-      mixture_or_task_name: of SeqIO; a plan does without.
-      task_feature_lengths: {"inputs": tokens, "targets": tokens} of a row. Longer examples are cut,
-        shorter ones padded or packed, and the time of a step grows with both.
-      batch_size: rows of a global batch, all devices together.
-      split: of the task, or of the mixture's tasks.
-      pack: whether rows hold several short examples, apart by segment ids, as T5 and T5X train:
-        fewer positions are padding, so a step sees more tokens. Leave it off where one long example
+      mixture_or_task_name: the name of a SeqIO task or mixture; a plan needs none.
+      task_feature_lengths: {"inputs": tokens, "targets": tokens}, the length of a row. Longer
+        examples are truncated, shorter ones padded or packed. Longer rows lose less text but slow
+        every step; `switch-tf tasks NAME --statistics` shows what is lost.
+      batch_size: rows in a global batch, over all devices. A larger one gives smoother gradients
+        and better use of the devices but needs more memory per step.
+      split: the split of the task, or of the mixture's tasks.
+      pack: whether a row holds several short examples, separated by segment ids, as in T5 and T5X.
+        Fewer positions are padding, so a step sees more tokens. Leave it off if one long example
         fills a row anyway.
       seed: seeds the order of examples, how tasks are mixed, and the noise.
-      use_cached: whether what scripts/cache_tasks.sh wrote is read, in an order that is a function
-        of (seed, step) alone.
-      module: whose import registers the task or mixture; None: it was imported.
+      use_cached: whether to read the cache written by scripts/cache_tasks.sh, in an order that is a
+        function of (seed, step) alone. Caching takes time and disk space once and saves tokenising
+        in every run: recommended for training.
+      module: the module whose import registers the task or mixture; None if it is already imported.
     """
 
     mixture_or_task_name: str | None = None
@@ -41,10 +44,10 @@ class TaskData:
     module: str | None = None
 
     def provider(self):
-        """The `seqio.Task` or `seqio.Mixture`.
+        """The registered `seqio.Task` or `seqio.Mixture`.
 
         Raises:
-          UserError: none is named or registered by the name, or there is no such module.
+          UserError: no name is given or registered, or the module does not exist.
         """
         from switch_tf.data import registry
 
@@ -55,13 +58,14 @@ class TaskData:
         return registry.find(self.mixture_or_task_name)
 
     def check_batch(self, mesh: Mesh, setting: str = "BATCH_SIZE") -> None:
-        """Checks that batches divide over a mesh, which may be on paper.
+        """Checks that batches can be sharded over a mesh, which needs no devices.
 
         Args:
           mesh: the mesh.
-          setting: which gives the batch size.
+          setting: the setting that gives the batch size.
 
         Raises:
-          UserError: naming that setting or TASK_FEATURE_LENGTHS, and MESH_SHAPE.
+          UserError: they cannot; the message names that setting or TASK_FEATURE_LENGTHS, and
+            MESH_SHAPE.
         """
         check_batch(self.batch_size, self.task_feature_lengths, mesh.rules, mesh.shape, setting)

@@ -1,4 +1,4 @@
-"""Evaluation without columns that are padding in every example of a split."""
+"""Trims evaluation batches by the columns that are padding in every example of a split."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,14 +8,14 @@ Features = Mapping[str, np.ndarray]
 
 
 def longest(batches: Iterable[Features], multiple: int = 1) -> dict[str, int]:
-    """Feature -> columns up to the last that is not padding in any batch.
+    """Feature -> number of columns up to the last one that any batch uses.
 
     Args:
-      batches: of features [batch, length], of one length each, padded with 0.
-      multiple: columns are rounded up to it, but never beyond what the batches have.
+      batches: batches of features [batch, length], padded with 0; a feature has one length in all.
+      multiple: columns are rounded up to a multiple of it, but never beyond the batches' length.
 
     Returns:
-      Those that encoder and decoder need, each at least 1; features of one side have one number.
+      The columns that encoder and decoder need, at least 1; features of one side share a number.
     """
     needed: dict[str, int] = {}
     width: dict[str, int] = {}
@@ -28,7 +28,7 @@ def longest(batches: Iterable[Features], multiple: int = 1) -> dict[str, int]:
 
 
 def trim(batch: Features, columns: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """A batch's features, cut to the columns that `longest` found."""
+    """Trims a batch's features to the columns found by `longest`."""
     return {name: array[:, : columns[name]] for name, array in batch.items()}
 
 

@@ -1,8 +1,8 @@
-"""The examples of a cached task in an order that a seed fixes, a window at a time.
+"""The examples of a cached task in an order fixed by a seed, one window at a time.
 
-An epoch is a permutation of all cached examples, cut into windows. The steps behind the cache, such
-as span corruption, run on a window by itself, with noise of its own, so that any window can be made
-without those before it.
+An epoch is a permutation of all cached examples, cut into windows. The preprocessors after the
+cache, such as span corruption, run on each window separately, with noise of its own, so that any
+window can be produced without the ones before it.
 """
 
 import contextlib
@@ -20,9 +20,10 @@ from switch_tf.data.permutation import key, permute
 from switch_tf.data.task_cache import TaskCache
 from switch_tf.errors import UserError
 
-# Cached examples: many to shuffle their pieces among, few to make again when a run resumes.
+# Cached examples per window: more shuffle their pieces better, fewer are quicker to redo when a run
+# resumes.
 WINDOW = 1024
-# More than the pieces of any window.
+# More than the number of pieces in any window.
 _ALL = 1 << 40
 _patching = threading.Lock()
 
@@ -30,16 +31,16 @@ Example = dict[str, np.ndarray]
 
 
 class Windows:
-    """Epoch after epoch of a cached task.
+    """The successive epochs of a cached task.
 
     Args:
       task: a cached `seqio.Task`.
-      split: its split.
-      feature_lengths: feature -> tokens.
-      seed: of the order and the noise.
+      split: the task's split.
+      feature_lengths: feature -> length in tokens.
+      seed: seeds the order and the noise.
 
     Raises:
-      UserError: as `TaskCache`; or the cache is empty.
+      UserError: see `TaskCache`; or the cache is empty.
     """
 
     def __init__(self, task: seqio.Task, split: str, feature_lengths: Mapping[str, int], seed: int):
@@ -51,24 +52,25 @@ class Windows:
         spans.check_t5_steps(task, feature_lengths)
         self.per_epoch = -(-len(self._cache) // WINDOW)
         self._features = sorted(task.output_features)
-        # Traced now: what is wrong in the steps is told before the run, and not in its middle.
+        # Traced now, so that errors in the preprocessors appear before the run rather than during
+        # it.
         self._prepared = _prepared(task, self._cache, dict(feature_lengths)).get_concrete_function()
 
     @property
     def digest(self) -> str:
-        """What tells the cache from one made anew."""
+        """A digest that changes if the task is cached again."""
         return self._cache.digest
 
     @property
     def num_cached(self) -> int:
-        """Examples in the cache: those of an epoch."""
+        """Number of examples in the cache, which make up an epoch."""
         return len(self._cache)
 
     def examples(self, window: int) -> list[Example]:
-        """The examples of a window, shuffled: feature -> int32 [tokens].
+        """The shuffled examples of a window: feature -> int32 [tokens].
 
         Args:
-          window: counted from the start of the first epoch.
+          window: the window's number, counted from the start of the first epoch.
         """
         epoch, place = divmod(window, self.per_epoch)
         first = place * WINDOW
@@ -78,7 +80,7 @@ class Windows:
         with mesh_lib.host():
             records = tf.constant(self._cache.records(numbers), tf.string)
             found = self._prepared(records, tf.constant(noise - (1 << 63), tf.int64))
-        # Those of one cached text lie side by side.
+        # Shuffled, because pieces of one cached text are adjacent.
         count = int(found[0].nrows())
         order = permute(np.arange(count), count, noise) if count else ()
         rows = [(values.values.numpy(), values.row_splits.numpy()) for values in found]
@@ -92,7 +94,7 @@ class Windows:
 
 
 def _prepared(task: seqio.Task, cache: TaskCache, lengths: dict[str, int]):
-    """Function of (records, noise): the ragged int32 [examples, tokens] of each feature, sorted."""
+    """A function from (records, noise) to ragged int32 [examples, tokens] per sorted feature."""
     names = sorted(task.output_features)
 
     @tf.function(
@@ -109,7 +111,7 @@ def _prepared(task: seqio.Task, cache: TaskCache, lengths: dict[str, int]):
                 raise UserError(f"task '{task.name}': its preprocessors give no '{name}'")
         dataset = seqio.utils.trim_dataset(dataset, lengths, task.output_features)
         dataset = right_answers(dataset)
-        # An empty row in front, so that a window whose examples are all dropped is no error.
+        # The leading empty row avoids an error if all examples of a window are dropped.
         dataset = dataset.map(lambda example: tuple(tf.cast(example[n], tf.int32) for n in names))
         empty = tf.data.Dataset.from_tensors(tuple(tf.zeros([0], tf.int32) for _ in names))
         everything = empty.concatenate(dataset).ragged_batch(_ALL).get_single_element()
@@ -120,10 +122,10 @@ def _prepared(task: seqio.Task, cache: TaskCache, lengths: dict[str, int]):
 
 @contextlib.contextmanager
 def _noise_of(noise: tf.Tensor):
-    """Has SeqIO's seeds depend on `noise`, in what is traced here.
+    """Makes SeqIO's seeds depend on `noise` in functions traced within the context.
 
-    SeqIO draws the seeds of a step's noise from `tf.data.Dataset.random`, whose own seed has to be
-    a number: every window would be noised alike.
+    SeqIO draws a preprocessor's seeds from `tf.data.Dataset.random`, whose own seed must be a
+    constant: every window would get the same noise.
     """
 
     def random(seed=None, **_):
@@ -132,7 +134,7 @@ def _noise_of(noise: tf.Tensor):
         def draw(number):
             pair = tf.stack([tf.bitwise.bitwise_xor(noise, own), number])
             drawn = tf.random.stateless_uniform([], pair, None, None, tf.int64)
-            # As the dataset in whose place it stands: not negative.
+            # Not negative, like the values of the dataset that it replaces.
             return tf.bitwise.bitwise_and(drawn, np.int64(2**63 - 1))
 
         return tf.data.Dataset.range(_ALL).map(draw)
