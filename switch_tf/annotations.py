@@ -1,4 +1,4 @@
-"""Annotations of parameters, read off the source of their module without importing it."""
+"""Evaluates parameter annotations from the source of a module, without importing it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from switch_tf import rules
 
-# Names of these are what they are.
+# Names from these modules are resolved to the real objects.
 _IMPORTED = {"typing": typing, "collections.abc": collections.abc, "switch_tf.rules": rules}
 _FOLDER = Path(__file__).parent.parent
 
 
 class Unread(type):
-    """A class that stands for what is not read, such as a class of TensorFlow, and its parts."""
+    """A stand-in class for what is not imported, such as TensorFlow's classes and attributes."""
 
     def __getattr__(cls, name):
         if name.startswith("__"):
@@ -30,7 +30,7 @@ class Unread(type):
 
 
 class _Module:
-    """A module of the project, by which another names its parts."""
+    """A project module whose members another module refers to."""
 
     def __init__(self, names: Names):
         self._names = names
@@ -40,9 +40,9 @@ class _Module:
 
 
 class Names(dict):
-    """What names mean in a module's annotations: name -> type, looked up when it is asked for.
+    """The names in a module's annotations -> their types, resolved lazily.
 
-    A class is the same stand-in wherever it is named; so is what the project does not define.
+    A class, or anything defined outside the project, has the same stand-in wherever it is named.
 
     Args:
       tree: the module's syntax tree.
@@ -68,14 +68,14 @@ class Names(dict):
     @classmethod
     @functools.lru_cache(maxsize=1024)
     def of(cls, text: str) -> Names:
-        """The names of a module with this source."""
+        """The names in a module with the given source."""
         return cls(ast.parse(text))
 
     def __missing__(self, name: str) -> Any:
         if name.startswith("__"):
-            # What Python itself looks for.
+            # Python's own look-ups of special names.
             raise KeyError(name)
-        # First, so that what is defined by itself is no endless search.
+        # Set first, so that a definition that refers to itself does not recurse endlessly.
         self[name] = Unread(name, (), {})
         if name in self._assigned:
             self[name] = self._value(self._assigned[name])
@@ -89,15 +89,15 @@ class Names(dict):
         try:
             return eval(compile(ast.Expression(node), "annotation", "eval"), self)
         except Exception:
-            # Whatever an annotation is, it may be one that is not understood.
+            # An annotation can be any expression, including ones that are not understood.
             return Any
 
     def annotation(self, node: ast.expr | None, default: ast.expr | None = None) -> Any:
-        """The type that an annotation stands for; Any where there is none, or it is not understood.
+        """The type given by an annotation; Any if there is none or it is not understood.
 
         Args:
-          node: the annotation.
-          default: of the parameter; None is then one of the type's values.
+          node: the annotation's syntax tree.
+          default: the parameter's default; if it is None, the type is made optional.
         """
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             try:
@@ -109,11 +109,11 @@ class Names(dict):
         return typing.Optional[found] if takes_none and found is not Any else found  # noqa: UP045
 
     def full_name(self, node: ast.expr, module: str) -> str:
-        """What an expression `a.b.c` names, by the module's imports; empty for another expression.
+        """The full name of an expression `a.b.c`, by the module's imports; empty if not a name.
 
         Args:
           node: the expression.
-          module: the module's name, of which a name is that is not imported.
+          module: the module's name, which qualifies names that are not imported.
         """
         if isinstance(node, ast.Attribute):
             owner = self.full_name(node.value, module)
@@ -124,7 +124,7 @@ class Names(dict):
 
 
 def _find(full_name: str, otherwise: Any) -> Any:
-    """What an imported name stands for; `otherwise` where it is not of the project."""
+    """The object of an imported name; `otherwise` if it is not of the project."""
     if full_name in _IMPORTED:
         return _IMPORTED[full_name]
     module, _, name = full_name.rpartition(".")

@@ -1,7 +1,7 @@
-"""Gin as T5X users know it, with errors of one line that name the file and line, or the flag.
+"""Gin configuration as in T5X, with one-line errors that name the file and line, or the flag.
 
-`precheck` reads the same files as `load` but needs no TensorFlow: it finds what is misspelt or
-missing before the long start.
+`precheck` reads the same files as `load` but needs no TensorFlow: it finds misspelt names and
+missing values before the slow start.
 """
 
 import contextlib
@@ -35,10 +35,11 @@ gin.add_config_file_search_path(str(gin_files.GIN_FOLDER))
 
 
 class Given(dict):
-    """Value by macro name or `configurable.parameter`, of those whose value is a literal.
+    """Macro name or `configurable.parameter` -> value, for values that are literals.
 
     Attributes:
-      called: `configurable.parameter` -> what the user set, such as the macro that it is set to.
+      called: `configurable.parameter` -> the name under which the user set it, such as that of a
+        macro.
     """
 
     def __init__(self, settings: Settings):
@@ -49,34 +50,35 @@ class Given(dict):
 
 
 def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> Given:
-    """Checks gin files and flags as far as that goes without importing what they configure.
+    """Checks gin files and flags as far as possible without importing what they configure.
 
     Args:
-      files: as in `--gin_file`; found in the working directory, then in the project's `gin/`.
-      bindings: `NAME=value` or `name.parameter=value`, as in `--gin.NAME=value`.
+      files: values of `--gin_file`, looked up in the working directory, then in the project's
+        `gin/`.
+      bindings: `NAME=value` or `name.parameter=value`, for `--gin.NAME=value`.
 
     Returns:
-      What is given.
+      The values that are given.
 
     Raises:
-      UserError: a file not found, a syntax error, an unknown configurable or parameter, one that
-        the model sets anyway, a setting that two files give different values, a macro without a
-        value, a required value not given, a flag for a macro that nothing reads, a value that is
-        not as the annotation of its parameter says.
+      UserError: a file is not found; there is a syntax error; a configurable or parameter is
+        unknown, or the model overrides it; two files give a setting different values; a macro or a
+        required parameter has no value; a flag sets a macro that nothing reads; or a value does not
+        match its parameter's annotation.
     """
     return Given(_checked(files, bindings).settings)
 
 
 def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str], set[str]]:
-    """What is set, as `configurable.parameter`, and the configurables that values refer to.
+    """The parameters set, as `configurable.parameter`, and the configurables used as values.
 
     Args:
-      files: as for `precheck`.
-      bindings: as for `precheck`.
+      files: see `precheck`.
+      bindings: see `precheck`.
 
     Raises:
-      UserError: a file not found, a syntax error, an unknown configurable or parameter, one that
-        the model sets anyway.
+      UserError: a file is not found, there is a syntax error, or a configurable or parameter is
+        unknown or overridden by the model.
     """
     settings = _named(files, bindings).settings
     bound = set(map(gin_files.short, settings.bindings))
@@ -86,17 +88,17 @@ def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str],
 
 
 def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
-    """Makes gin's configuration of files and flags; what was loaded before is forgotten.
+    """Loads gin files and flags, replacing any previous configuration.
 
-    The project's modules that define the named configurables are imported, and so is
-    `MIXTURE_OR_TASK_MODULE`; this imports TensorFlow, so `runtime.start` comes first.
+    Imports the project's modules that define the configurables used, and MIXTURE_OR_TASK_MODULE.
+    This imports TensorFlow, so `runtime.start` must come first.
 
     Args:
-      files: as for `precheck`.
-      bindings: as for `precheck`.
+      files: see `precheck`.
+      bindings: see `precheck`.
 
     Raises:
-      UserError: as `precheck`, and for what only gin itself can tell.
+      UserError: see `precheck`; or gin itself reports an error.
     """
     checked = _checked(files, bindings)
     settings, used = checked.settings, checked.used
@@ -116,19 +118,19 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
         with _one_line(f"--gin.{binding}"):
             gin.parse_config(binding)
     if module:
-        # Read as a macro, it is part of the operative config, which needs it to run again.
+        # Reading it as a macro records it in the operative config, which needs it to run again.
         macro("MIXTURE_OR_TASK_MODULE")
 
 
 def macro(name: str, *default: Any) -> Any:
-    """Value of the macro `name` in what was loaded; it then counts as used in the operative config.
+    """The value of a loaded macro, which is then recorded as used in the operative config.
 
     Args:
-      name: such as `TRAIN_STEPS`.
-      *default: at most one, the value when the macro is not set.
+      name: the macro's name, such as `TRAIN_STEPS`.
+      *default: at most one value, returned if the macro is not set.
 
     Raises:
-      UserError: not set, and no default.
+      UserError: the macro is not set, and there is no default.
     """
     try:
         gin.query_parameter(f"%{name}")
@@ -140,20 +142,20 @@ def macro(name: str, *default: Any) -> Any:
 
 
 def operative_config() -> str:
-    """The parameters in use so far, as a gin file that by itself configures the same run."""
+    """The parameters used so far, as a gin file that reproduces the run by itself."""
     return gin.operative_config_str()
 
 
 @dataclasses.dataclass
 class _Checked:
-    """Settings whose names were checked.
+    """Settings whose names have been checked.
 
     Attributes:
-      settings: as read, or, where all was checked, as they hold.
-      used: the configurables that they name.
-      source: what is declared.
-      known: partial names -> `Configurable`.
-      after_files: statements that gin is to read after the files; see `gin_order.settle`.
+      settings: the settings as read; after all checks, as resolved by `gin_order.settle`.
+      used: the configurables that the settings name.
+      source: the declarations of all known modules.
+      known: partial name -> `Configurable`.
+      after_files: statements for gin to read after the files; see `gin_order.settle`.
     """
 
     settings: Settings
@@ -185,7 +187,7 @@ def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Checked:
 
 
 def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
-    """What is declared by the project and by imported modules; whether there may be more."""
+    """The declarations of the project and imported modules, and whether there may be more."""
     sources, open_ended = [configurables.project_source()], False
     imports = list(settings.imports)
     module = settings.literals().get("MIXTURE_OR_TASK_MODULE")
@@ -194,7 +196,7 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
     for module, where in imports:
         first = str(module).split(".")[0]
         if first == "__gin__":
-            # Dynamic registration: any name of an imported module may be configured.
+            # With dynamic registration, any name of an imported module may be configured.
             open_ended = True
             continue
         with _working_directory_on_path():
@@ -208,7 +210,7 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
             )
         if first != configurables.PACKAGE:
             sources.append(source)
-            # A foreign module may import others that register more: gin then has the last word.
+            # An external module may import others that register more, so gin has the last word.
             open_ended = True
     return configurables.merge(sources), open_ended
 
@@ -264,7 +266,7 @@ def _check_macros(settings: Settings, source: configurables.Source) -> None:
                 continue
             name = part.name
             read.add(name)
-            # Other dotted names are constants of modules, which only gin knows.
+            # Other dotted names are module constants, which only gin knows.
             if "." not in name and name not in settings.macros and name not in source.constants:
                 raise UserError(
                     f"{where}: %{name} has no value: pass --gin.{name}=VALUE"
@@ -282,18 +284,18 @@ def _check_macros(settings: Settings, source: configurables.Source) -> None:
 
 
 def _check_values(settings: Settings, known: SelectorMap) -> None:
-    """Checks values against the annotations of the parameters that they reach."""
+    """Checks values against the annotations of the parameters they set."""
 
     def look_up(name: str) -> configurables.Configurable | None:
         matches = known.matching_selectors(name)
         return known[matches[0]] if matches else None
 
-    # Sorted, so that every order of the files is told the same.
+    # Sorted, so that the error does not depend on the order of the files.
     for key in sorted(settings.bindings):
         found = look_up(key[1])
         annotation = (found and found.parameters or {}).get(key[2], Any)
         name, (value, where) = settings.origin(key)
-        # A flag is its own place.
+        # A flag already names the setting.
         place = where if where.startswith("--gin.") else f"{where}: {name}"
         if isinstance(value, Reference):
             referred = look_up(value.name.rpartition("/")[2])
@@ -310,16 +312,16 @@ def _check_values(settings: Settings, known: SelectorMap) -> None:
         rules.check(place, value, annotation)
 
 
-# What a function is, and what an instance of a class that is no function.
+# Stand-ins for any function and for any instance that is not a function.
 _FUNCTION, _OBJECT = print, object()
 
 
 def _may_be(referred: configurables.Configurable, is_called: bool, annotation: Any) -> bool:
-    """Whether `@name`, or if it `is_called` `@name()`, may stand for what is annotated so."""
+    """Whether `@name`, or `@name()` if `is_called`, is valid for an annotation."""
     is_ours = (referred.module or "").partition(".")[0] == configurables.PACKAGE
     makes = referred.makes if is_ours else Any
     if not is_called:
-        # What makes a schedule, and a schedule, are functions both.
+        # A schedule and a factory of schedules are both functions.
         return annotation is Any or makes != annotation and rules.fits(_FUNCTION, annotation)
     if rules.fits(_FUNCTION, makes) and not rules.fits(_OBJECT, makes):
         return rules.fits(_FUNCTION, annotation)
@@ -328,7 +330,7 @@ def _may_be(referred: configurables.Configurable, is_called: bool, annotation: A
 
 @contextlib.contextmanager
 def _working_directory_on_path():
-    """A console script, unlike `python -m`, does not look for modules where it is called."""
+    """Adds the working directory to the module path, as `python -m` does but scripts do not."""
     before = list(sys.path)
     sys.path.append(os.getcwd())
     try:
@@ -338,14 +340,14 @@ def _working_directory_on_path():
 
 
 def import_module(module: str, where: str) -> None:
-    """Imports a module, also from the working directory.
+    """Imports a module, which may be in the working directory.
 
     Args:
       module: its dotted name.
-      where: what gave the name, for the error.
+      where: the place that names the module, for the error.
 
     Raises:
-      UserError: no such module.
+      UserError: there is no such module.
     """
     with _working_directory_on_path():
         try:
@@ -356,10 +358,10 @@ def import_module(module: str, where: str) -> None:
 
 @contextlib.contextmanager
 def _files_only():
-    """Keeps gin from looking for includes in Python packages as well.
+    """Keeps gin from also looking for includes in Python packages.
 
-    `gin_files` does not, and a folder `runs` in the working directory passes for a package of that
-    name, at which gin fails.
+    `gin_files` does not look there, and gin fails if the working directory has a folder `runs`,
+    which it takes for a package.
     """
     readers = list(gin.config._FILE_READERS)
     gin.config._FILE_READERS[:] = readers[:1]
@@ -371,7 +373,7 @@ def _files_only():
 
 @contextlib.contextmanager
 def _one_line(where: str):
-    """Turns gin's errors, several lines long, into one."""
+    """Turns gin's multi-line errors into one line."""
     try:
         with _working_directory_on_path():
             yield

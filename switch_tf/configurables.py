@@ -1,7 +1,7 @@
-"""What gin can configure, read off the source without importing it.
+"""Finds what gin can configure by parsing the source code, without importing it.
 
-Importing the library takes TensorFlow's start, some six seconds. A misspelt name in a gin file
-should not wait for that, so the declarations are found by parsing the modules.
+Importing the library starts TensorFlow, which takes some six seconds. An error in a gin file should
+not wait for that, so declarations are found by parsing the modules.
 """
 
 import ast
@@ -18,13 +18,13 @@ from gin.selector_map import SelectorMap
 from switch_tf import annotations
 
 PACKAGE = "switch_tf"
-# A call of it reads the macro that its first argument names.
+# Calls of this function read the macro named by their first argument.
 _MACRO = "switch_tf.config.macro"
-# Not ours, but in the operative config of every run whose task uses them.
+# External modules that appear in the operative config of every run whose task uses them.
 _LIBRARIES = ("t5.data.preprocessors", "t5.data.utils")
 MODEL = "TransformerEncoderDecoder"
 _EXPERTS = "SwitchFFN.num_experts or SwitchProjection.num_experts"
-# Layer -> what a model gives it, so that gin's own value would change nothing -> what to set.
+# Layer -> parameter that the model passes to it, overriding gin -> the parameter to set instead.
 GIVEN = {
     "SwitchLayer": {"num_experts": _EXPERTS, "init_scale": f"{MODEL}.init_scale"},
     "SwitchFFN": {
@@ -45,16 +45,15 @@ GIVEN = {
 
 @dataclasses.dataclass(frozen=True)
 class Configurable:
-    """A function or class that gin may set parameters of.
+    """A function or class whose parameters gin may set.
 
     Attributes:
-      selector: complete name, such as `switch_tf.layers.router.SwitchRouter`.
-      module: the Python module whose import registers it; None for gin's own.
-      parameters: annotation by the name of its parameter; None if it takes any, or that cannot be
-        told.
-      makes: what it returns, a class itself; Any where that cannot be told.
-      bases: names of the classes to which it hands its further keywords.
-      given: parameters that a model gives it, whatever gin says, with what to set in their place.
+      selector: the complete name, such as `switch_tf.layers.router.SwitchRouter`.
+      module: the Python module whose import registers it; None for gin's own configurables.
+      parameters: parameter -> annotation; None if it accepts any or they are unknown.
+      makes: the return type, or the class itself; Any if unknown.
+      bases: names of the classes to which it passes its remaining keyword arguments.
+      given: parameters that the model always passes, overriding gin, with the ones to set instead.
     """
 
     selector: str
@@ -66,17 +65,17 @@ class Configurable:
 
     @property
     def name(self) -> str:
-        """Without its module."""
+        """The name without its module."""
         return self.selector.rpartition(".")[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What some modules declare.
+    """The declarations of one or more modules.
 
     Attributes:
-      configurables: in the order of the source.
-      constants: names given to `gin.constant`.
+      configurables: the configurables in source order.
+      constants: names of constants defined by `gin.constant`.
       macros: names of the macros that Python code reads.
     """
 
@@ -86,10 +85,10 @@ class Source:
 
 
 def read_module(text: str, module: str) -> Source:
-    """What a module with source `text` declares.
+    """Parses the declarations in a module's source.
 
     Raises:
-      SyntaxError: `text` is not Python.
+      SyntaxError: `text` is not valid Python.
     """
     names = annotations.Names.of(text)
     configurables, constants, macros = [], set(), set()
@@ -101,7 +100,7 @@ def read_module(text: str, module: str) -> Source:
         elif _gin_name(node.func) == "external_configurable":
             given = _arguments(node, "fn name module")
             own_name = ast.unparse(node.args[0]).rpartition(".")[2]
-            # Its module is known only to the import: match it by its name alone.
+            # Its module is known only after importing it, so it is matched by its name alone.
             configurables.append(Configurable(_selector(own_name, "", given), module, None))
         elif _gin_name(node.func) == "constant":
             constants.add(_arguments(node, "name").get("name"))
@@ -111,14 +110,14 @@ def read_module(text: str, module: str) -> Source:
 
 
 def _decorated(node, module: str, names: annotations.Names) -> Iterator[Configurable]:
-    """The configurable that a function or class is, if a decorator says so."""
+    """Yields the configurable that a decorated function or class declares, if any."""
     for decorator in node.decorator_list:
         call = decorator if isinstance(decorator, ast.Call) else None
         function = call.func if call else decorator
         if _gin_name(function) not in ("configurable", "register"):
             continue
-        # The further keywords of our layers are those of our layer that they extend, and Keras's,
-        # which are not for gin.
+        # The **kwargs of our layers go to the base layer, if it is ours, and to Keras, which gin
+        # does not configure.
         ours, is_class = "gin" not in ast.unparse(function), isinstance(node, ast.ClassDef)
         yield Configurable(
             _selector(node.name, module, _arguments(call, "name module")),
@@ -130,9 +129,9 @@ def _decorated(node, module: str, names: annotations.Names) -> Iterator[Configur
 
 
 def project_modules() -> Iterator[tuple[str, Path]]:
-    """Name and file of each module of the project, sorted by their paths.
+    """Yields the name and file of each module of the project, sorted by path.
 
-    In the repository, `switch_tf/tasks` is a link to the folder `tasks`, which is followed.
+    In the repository, `switch_tf/tasks` is a symbolic link to `tasks`, which is followed.
     """
     root = Path(__file__).parent
     files = (Path(folder, n) for folder, _, ns in os.walk(root, followlinks=True) for n in ns)
@@ -143,7 +142,7 @@ def project_modules() -> Iterator[tuple[str, Path]]:
 
 @functools.cache
 def project_source() -> Source:
-    """What the modules of `switch_tf` declare, and those of T5 that tasks use."""
+    """The declarations of `switch_tf` and of the T5 modules that tasks use."""
     sources = [Source(_GIN_OWN, frozenset(), frozenset())]
     sources += filter(None, map(module_source, _LIBRARIES))
     sources += (read_module(path.read_text(encoding="utf-8"), m) for m, path in project_modules())
@@ -152,7 +151,7 @@ def project_source() -> Source:
 
 
 def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...]:
-    """The same, each with the parameters of its bases among them, and with what a model gives."""
+    """Adds to each configurable its bases' parameters and the parameters that the model passes."""
     by_name = {c.name: c for c in configurables}
 
     def parameters(configurable):
@@ -168,7 +167,7 @@ def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...
         for base in configurable.bases:
             found |= given(by_name[base]) if base in by_name else {}
         if "SwitchLayer" in configurable.bases:
-            # A kind of Switch layer takes its number of experts from gin, and hands it on.
+            # A subclass of the Switch layer gets its number of experts from gin and passes it on.
             del found["num_experts"]
         return found | GIVEN.get(configurable.name, {})
 
@@ -179,7 +178,7 @@ def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...
 
 
 def module_source(module: str) -> Source | None:
-    """What a module or package outside the project declares; None where it is not found."""
+    """The declarations of a module or package outside the project; None if it is not found."""
     path = _file_of(module)
     if path is None:
         return None
@@ -188,15 +187,14 @@ def module_source(module: str) -> Source | None:
     try:
         return read_module(path.read_text(encoding="utf-8"), module)
     except SyntaxError:
-        # The import reports it, with Python's own account of the place.
+        # Importing it reports the error, with Python's own location.
         return merge([])
 
 
 def project_name(module: str) -> str | None:
-    """The full name of a module of the project that is named without the package; else None.
+    """The full name of a project module that is named without the package; else None.
 
-    So `tasks.c4` in the repository's folder is found to be `switch_tf.tasks.c4`, and a user's own
-    `tasks.c4` is not.
+    In the repository's folder, `tasks.c4` is `switch_tf.tasks.c4`; a user's own `tasks.c4` is not.
     """
     own, known = f"{PACKAGE}.{module}", dict(project_modules())
     path = _file_of(module) if own in known else None
@@ -205,9 +203,9 @@ def project_name(module: str) -> str | None:
 
 
 def _file_of(module: str) -> Path | None:
-    """A module's file, or its folder where it has none; None where it is not found.
+    """A module's file, or its folder if it has no file; None if it is not found.
 
-    Only the first part of a dotted name is looked up: looking up the rest would import it.
+    Only the first part of a dotted name is resolved, because resolving the rest would import it.
     """
     first, *rest = module.split(".")
     spec = importlib.util.find_spec(first)
@@ -221,7 +219,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def merge(sources: list[Source]) -> Source:
-    """All that `sources` declare."""
+    """Combines the declarations of several sources."""
     return Source(
         tuple(c for source in sources for c in source.configurables),
         frozenset().union(*(source.constants for source in sources)),
@@ -230,7 +228,7 @@ def merge(sources: list[Source]) -> Source:
 
 
 def selector_map(source: Source) -> SelectorMap:
-    """Map from partial names, as gin resolves them, to `Configurable`."""
+    """A map from partial names, resolved as in gin, to `Configurable`."""
     found = SelectorMap()
     for configurable in source.configurables:
         found[configurable.selector] = configurable
@@ -245,7 +243,7 @@ _GIN_OWN = (
 
 
 def _gin_name(node: ast.expr) -> str:
-    """`X` of an expression `gin.X`, else an empty string; our `configurable` counts as gin's."""
+    """The `X` in an expression `gin.X`, else ""; our `configurable` counts as gin's."""
     if isinstance(node, ast.Name):
         return node.id if node.id == "configurable" else ""
     is_attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
@@ -253,7 +251,7 @@ def _gin_name(node: ast.expr) -> str:
 
 
 def _arguments(call: ast.Call | None, names: str) -> dict[str, str]:
-    """String arguments of a call by name."""
+    """The string arguments of a call, by name."""
     if call is None:
         return {}
     pairs = list(zip(names.split(), call.args, strict=False))
@@ -262,9 +260,9 @@ def _arguments(call: ast.Call | None, names: str) -> dict[str, str]:
 
 
 def _selector(own_name: str, own_module: str, given: dict[str, str]) -> str:
-    """Complete name, as gin makes it of a decorator's arguments."""
+    """The complete name that gin derives from a decorator's arguments."""
     name = given.get("name", own_name)
-    # A dotted name brings its own module.
+    # A dotted name includes its own module.
     module = given.get("module", "" if "." in name else own_module)
     return f"{module}.{name}" if module else name
 
@@ -272,12 +270,12 @@ def _selector(own_name: str, own_module: str, given: dict[str, str]) -> str:
 def _parameters(
     node: ast.FunctionDef | ast.ClassDef, names: annotations.Names, any_keyword: bool = True
 ) -> dict[str, Any] | None:
-    """Annotations of the parameters of a function or a class; None if it may take any.
+    """Parameter -> annotation, for a function or class; None if it accepts any.
 
     Args:
-      node: its definition.
-      names: of its module.
-      any_keyword: whether `**kwargs` means that any name will do.
+      node: the definition.
+      names: the names in its module.
+      any_keyword: whether `**kwargs` accepts any name.
     """
     skip = 0
     if isinstance(node, ast.ClassDef):
@@ -286,7 +284,7 @@ def _parameters(
         if not init:
             is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
             if node.bases or node.keywords:
-                # Of our layers, those of the base; else anything.
+                # Our layers pass them to their base; others accept any name.
                 return None if any_keyword else {}
             fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and is_dataclass]
             return {f.target.id: names.annotation(f.annotation, f.value) for f in fields}

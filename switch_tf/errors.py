@@ -1,8 +1,8 @@
-"""The one exception that a user's mistake becomes."""
+"""The exception for users' mistakes."""
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what is wrong, where, and how to mend it.
+    """Invalid input. The message is one line: what is wrong, where, and how to fix it.
 
     `switch-tf` prints it without a traceback and exits with status 2.
     """

@@ -1,7 +1,7 @@
-"""Reads gin files and flags into plain values, and says where each was set.
+"""Reads gin files and flags into plain values, with the place where each was set.
 
-gin itself looks every name up while it reads, so it needs all modules imported; here names stay
-names. Files are looked for in the working directory, then in the project's `gin/`.
+gin itself resolves every name while reading, so it needs all modules imported; here names stay
+names. Files are looked up in the working directory, then in the project's `gin/`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from switch_tf.errors import UserError
 def _find_gin_folder() -> Path:
     source_tree = Path(__file__).parent.parent / "gin"
     installed = Path(sys.prefix) / "share" / "switch-tf" / "gin"
-    # Beside an installed switch_tf, `gin` is the gin-config package: look for our folder in it.
+    # Once installed, the `gin` next to switch_tf is gin-config: look for our `models` in it.
     return source_tree if (source_tree / "models").is_dir() else installed
 
 
@@ -39,7 +39,7 @@ class Macro(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """`@name` in a value, or, `evaluate`d, `@name()`."""
+    """`@name` in a value, or `@name()` if `evaluate`."""
 
     name: str
     evaluate: bool = False
@@ -49,31 +49,31 @@ REQUIRED = Macro("gin.REQUIRED")
 
 
 class Setting(NamedTuple):
-    """A value and where it was set: `file:line`, or the flag."""
+    """A value and the place where it was set: `file:line`, or the flag."""
 
     value: Any
     where: str
 
 
-# (scope, configurable, parameter). As in gin, a macro is a parameter, too: its name the scope.
+# (scope, configurable, parameter). As in gin, a macro is a parameter whose scope is its name.
 Key = tuple[str, str, str]
 MACRO = "gin.macro"
 
 
 @dataclasses.dataclass
 class Settings:
-    """What gin files and flags say, before anything is imported; later ones win.
+    """The contents of gin files and flags, before any import; later settings win.
 
     Attributes:
       bindings: (scope, configurable, parameter) -> setting.
       macros: name -> setting.
-      blocks: configurables that a block `name:` was opened for.
-      imports: modules imported.
-      flags: macro names set by a flag.
-      declared: macro names set by a file of the user's.
-      name: of a `--gin_file` by itself.
+      blocks: configurables for which a block `name:` was opened.
+      imports: imported modules.
+      flags: names of macros set by a flag.
+      declared: names of macros set by the user's own files.
+      name: the file's name, if these are the settings of a single `--gin_file`.
       includes: names of the files that it includes.
-      files: what each `--gin_file` says with its includes, in their order.
+      files: the settings of each `--gin_file` with its includes, in order.
     """
 
     bindings: dict[Key, Setting] = dataclasses.field(default_factory=dict)
@@ -87,16 +87,16 @@ class Settings:
     files: list["Settings"] = dataclasses.field(default_factory=list)
 
     def entries(self) -> dict[Key, Setting]:
-        """All settings as written, a macro as `(its name, MACRO, "value")`."""
+        """All settings as written, with a macro as `(its name, MACRO, "value")`."""
         macros = {(name, MACRO, "value"): setting for name, setting in self.macros.items()}
         return self.bindings | macros
 
     def all(self) -> list[Setting]:
-        """Every setting of a parameter or a macro."""
+        """All settings of parameters and macros."""
         return [*self.bindings.values(), *self.macros.values()]
 
     def origin(self, key: Key) -> tuple[str, Setting]:
-        """By what name a parameter was set, to what and where: that of the `%macro` behind it."""
+        """Follows `%macro`s to the name under which a parameter was set, and its setting."""
         name, setting, seen = written(key), self.bindings[key], set()
         while isinstance(setting.value, Macro) and setting.value.name in self.macros.keys() - seen:
             name = setting.value.name
@@ -105,9 +105,9 @@ class Settings:
         return name, setting
 
     def literals(self) -> dict[str, Any]:
-        """Value by macro name or `configurable.parameter`; `%macros` are filled in.
+        """Macro name or `configurable.parameter` -> value, with `%macros` filled in.
 
-        Without those that have an `@reference` in them, and without scoped parameters.
+        Leaves out values that contain an `@reference`, and scoped parameters.
         """
         values = {name: setting.value for name, setting in self.macros.items()}
         for (scope, name, parameter), setting in self.bindings.items():
@@ -123,8 +123,8 @@ class Settings:
         """A value with its `%macros` filled in.
 
         Raises:
-          LookupError: an `@reference` is in it, or a macro that is not set.
-          RecursionError: a macro is in its own value.
+          LookupError: the value contains an `@reference` or an unset macro.
+          RecursionError: a macro refers to itself.
         """
         if isinstance(value, Macro):
             return self.literal(self.macros[value.name].value)
@@ -138,10 +138,10 @@ class Settings:
 
 
 def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Settings:
-    """What files and then flags say; see `config.precheck`.
+    """Reads files and then flags; see `config.precheck`.
 
     Raises:
-      UserError: a file that is not found or includes itself, a syntax error.
+      UserError: a file is not found or includes itself, or there is a syntax error.
     """
     settings = Settings()
     for name in gin_files:
@@ -157,7 +157,7 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Settings:
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Keeps references and macros as names, where gin would look them up."""
+    """Keeps references and macros as names, which gin would resolve."""
 
     def configurable_reference(self, scoped_configurable_name, evaluate):
         return Reference(scoped_configurable_name, evaluate)
@@ -167,14 +167,14 @@ class _Delegate(config_parser.ParserDelegate):
 
 
 def read_statements(text_or_file, where: str) -> Iterator[tuple[Any, str]]:
-    """Statements of gin text, and where each stands.
+    """Yields the statements of gin text, each with its place.
 
     Args:
-      text_or_file: a string, or an open file.
-      where: the file or the flag, for errors.
+      text_or_file: a string or an open file.
+      where: the file or flag, for errors.
 
     Raises:
-      UserError: a syntax error.
+      UserError: there is a syntax error.
     """
     is_file = hasattr(text_or_file, "readline")
     try:
@@ -199,10 +199,10 @@ def _syntax_error(error: Exception, where: str, is_file: bool) -> UserError:
 
 
 def find(name: str, where: str) -> Path:
-    """The file that `name` stands for.
+    """Finds a gin file by name.
 
     Raises:
-      UserError: not found; it names `where`, and the places searched.
+      UserError: it is not found; the message gives `where` and the places searched.
     """
     for folder in (Path(), GIN_FOLDER):
         if (folder / name).is_file():
@@ -215,7 +215,7 @@ def find(name: str, where: str) -> Path:
 
 
 def display(path: Path) -> str:
-    """`path` as seen from the working directory, if it is in it."""
+    """A path relative to the working directory, if it is inside."""
     shown = os.path.relpath(path)
     return str(path) if shown.startswith("..") else shown
 
@@ -223,7 +223,7 @@ def display(path: Path) -> str:
 def _file_statements(
     name: str, where: str, opened: tuple[Path, ...] = ()
 ) -> Iterator[tuple[Any, str]]:
-    """Statements of a file and, behind each include, of the file included."""
+    """Yields the statements of a file and, after each include, those of the included file."""
     path = find(name, where)
     if path in opened:
         raise UserError(f"{where}: '{name}' includes itself; drop this include")
@@ -235,7 +235,7 @@ def _file_statements(
 
 @functools.lru_cache(maxsize=256)
 def _parsed(text: str, where: str) -> tuple[tuple[Any, str], ...]:
-    """Statements of a file's text, kept: a command reads its files several times."""
+    """The statements in a file's text, cached because a command reads its files several times."""
     return tuple(read_statements(io.StringIO(text), where))
 
 
@@ -244,11 +244,12 @@ def _add(statement: Any, where: str, settings: Settings) -> None:
         setting = Setting(statement.value, where)
         is_macro = statement.scope and statement.selector in ("macro", MACRO)
         if statement.arg_name and not is_macro:
-            # Written anew it stands behind one that says the same in another form.
+            # Removed first, so that it moves after a setting of the same parameter under another
+            # name.
             settings.bindings.pop(statement[:3], None)
             settings.bindings[statement[:3]] = setting
             return
-        # `NAME/macro.value = 1` is gin's own form of `NAME = 1`.
+        # `NAME/macro.value = 1` is gin's long form of `NAME = 1`.
         own_name = "" if is_macro else statement.selector
         name = "/".join(filter(None, (statement.scope, own_name)))
         settings.macros[name] = setting
@@ -265,18 +266,18 @@ def _add(statement: Any, where: str, settings: Settings) -> None:
 
 
 def written(key: Key) -> str:
-    """What stands left of the equals sign."""
+    """A key as written to the left of the equals sign."""
     scope, name, parameter = key
     return scope if name == MACRO else "/".join(filter(None, (scope, f"{name}.{parameter}")))
 
 
 def short(key: Key) -> str:
-    """`configurable.parameter` of a parameter, without scope and module."""
+    """A key as `configurable.parameter`, without scope and module."""
     return f"{key[1].rpartition('.')[2]}.{key[2]}"
 
 
 def text(value: Any) -> str:
-    """A value as gin reads it."""
+    """A value in gin's syntax."""
     if isinstance(value, Macro):
         return f"%{value.name}"
     if isinstance(value, Reference):
@@ -291,7 +292,7 @@ def text(value: Any) -> str:
 
 
 def parts(value: Any) -> Iterator[Any]:
-    """`value` and all that it holds."""
+    """Yields a value and, recursively, everything it contains."""
     yield value
     if isinstance(value, Macro | Reference):
         return
@@ -303,14 +304,15 @@ def parts(value: Any) -> Iterator[Any]:
 
 
 def read_by(name: str) -> str:
-    """`; models/a.gin, models/b.gin and 3 more files read it`, of the project's gin files that use
-    the macro; empty where none does.
+    """Says which of the project's gin files read a macro, for the end of an error.
+
+    For example `; models/a.gin, models/b.gin and 3 more files read it`; empty if none does.
     """
     return _files_that("read", re.compile(rf"%{re.escape(name)}\b"))
 
 
 def set_by(name: str) -> str:
-    """The same of those that set the macro to a value."""
+    """Says which of the project's gin files give a macro a value, as in `read_by`."""
     return _files_that("set", re.compile(rf"(?m)^{re.escape(name)} = (?!%gin.REQUIRED)"))
 
 
@@ -322,7 +324,7 @@ def _files_that(do: str, use: re.Pattern) -> str:
     ]
     if not files:
         return ""
-    # The small ones first, as examples.
+    # Small models first, as they make better examples.
     files.sort(key=lambda file: ("tiny" not in file, file))
     further = len(files) - 2
     more = f" and {further} more file{'s' * (further > 1)}" if further > 0 else ""
@@ -330,6 +332,6 @@ def _files_that(do: str, use: re.Pattern) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; nearest: a, b`, for the end of an error; empty where nothing is near."""
+    """Suggests similar names as `; nearest: a, b`, for the end of an error; may be empty."""
     close = difflib.get_close_matches(name, sorted(set(names)), n=3)
     return f"; nearest: {', '.join(close)}" if close else ""

@@ -1,6 +1,6 @@
-"""What gin files say whatever their order: what files given together differ in is refused.
+"""Makes gin files independent of their order, by rejecting files that contradict each other.
 
-gin itself takes the word of the last file, so that exchanging two flags would change a run.
+In gin itself the last file wins, so that swapping two flags would change a run.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from switch_tf.gin_files import (
 
 
 class _Given(NamedTuple):
-    """A setting as one `--gin_file` gives it, with its includes."""
+    """A setting in one `--gin_file` or its includes."""
 
     file: Settings
     key: Key
@@ -30,20 +30,20 @@ class _Given(NamedTuple):
 
 
 def settle(settings: Settings, complete: Callable[[str], str]) -> list[str]:
-    """Leaves of each setting the one that holds, which no order of the files may change.
+    """Reduces each setting to a single value, independently of the order of the files.
 
-    The short and the long name of a configurable are one. A value settles what another file
-    requires, and a flag what files differ in.
+    Short and long names of a configurable are equivalent. A value in one file satisfies what
+    another requires, and a flag resolves contradictions between files.
 
     Args:
-      settings: as `gin_files.read` returns it; changed.
-      complete: complete selector of a configurable's name.
+      settings: the result of `gin_files.read`; modified.
+      complete: maps a configurable's name to its complete selector.
 
     Returns:
-      Statements that gin, for which the last file's word holds, has to read after the files.
+      Statements for gin to read after the files, because in gin the last file wins.
 
     Raises:
-      UserError: two files give a setting different values; it names both places.
+      UserError: two files give a setting different values; the message names both places.
     """
 
     def keyed(entries: dict[Key, Setting]) -> dict[Key, tuple[Key, Setting]]:
@@ -63,9 +63,9 @@ def settle(settings: Settings, complete: Callable[[str], str]) -> list[str]:
     settings.bindings = {key: setting for key, setting in holds.values() if key[1] != MACRO}
     settings.macros = {key[0]: setting for key, setting in holds.values() if key[1] == MACRO}
     for name in sorted(rivals):
-        # By their places, so that every order is told the same.
+        # Sorted by place, so that the error does not depend on the order of the files.
         first, *others = sorted(rivals[name], key=lambda given: given.setting.where)
-        # A macro does not mean what it would be by another file's word.
+        # A macro's own name is not resolved, because that would give the value from another file.
         own = (name[0],) if name[1] == MACRO else ()
         for other in others:
             a, b = (_meaning(g.setting.value, settings, complete, own) for g in (first, other))
@@ -77,7 +77,7 @@ def settle(settings: Settings, complete: Callable[[str], str]) -> list[str]:
 def _meaning(
     value: Any, settings: Settings, complete: Callable[[str], str], within: tuple[str, ...] = ()
 ) -> Any:
-    """What is alike of two values that make the same run, in whatever form they are written."""
+    """A normal form of a value, equal for values that lead to the same run."""
 
     def inner(part, *names):
         return _meaning(part, settings, complete, (*within, *names))
@@ -91,7 +91,7 @@ def _meaning(
         return dict, sorted(((inner(k), inner(v)) for k, v in value.items()), key=repr)
     if isinstance(value, list | tuple):
         return type(value), [inner(part) for part in value]
-    # 1, 1.0 and True are equal, and not the same.
+    # The type tells 1, 1.0 and True apart, which compare equal.
     return type(value), value
 
 

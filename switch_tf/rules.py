@@ -1,8 +1,8 @@
-"""What a parameter may be, as its annotation says, and nothing else: `steps: Count = 100`.
+"""Validates parameters by their annotations alone, as in `steps: Count = 100`.
 
-`config.precheck` reads the annotations from the source, and holds what gin sets against them before
-TensorFlow starts; what is decorated with `configurable` or `checked` does so when it is called, so
-that who calls it from Python is told the same.
+`config.precheck` reads the annotations from the source and checks gin's values against them before
+TensorFlow starts. Functions and classes decorated with `configurable` or `checked` check their
+arguments when called, so that callers from Python get the same errors.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ from switch_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Beside a type in `Annotated`: which of its values will do.
+    """Restricts the values of a type, in `Annotated`.
 
     Attributes:
-      text: what to give, in the words of the error.
-      holds: whether a value of the type will do.
+      text: the valid values, as described in the error.
+      holds: returns whether a value of the type is valid.
     """
 
     text: str
@@ -35,12 +35,12 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """Beside a count in `Annotated`: it is the size of an axis, which must fit the mesh.
+    """Marks a count as the size of an axis, which must fit the mesh, in `Annotated`.
 
-    Of axes other than the batch, checkpoints have the size, too.
+    Checkpoints depend on the sizes of all axes but the batch.
 
     Attributes:
-      name: as layout rules name it.
+      name: the axis's name in layout rules.
     """
 
     name: str
@@ -69,22 +69,22 @@ Pattern = Annotated[str, Rule("a path in quotes")]
 
 
 def check(name: str, value: Any, annotation: Any) -> None:
-    """Checks a value against the annotation of what it is given to.
+    """Checks a value against the annotation of a parameter.
 
     Args:
-      name: how the user set it.
-      value: of any type.
-      annotation: what is not understood in it is not checked.
+      name: the name under which the user set it.
+      value: a value of any type.
+      annotation: the annotation; parts that are not understood are not checked.
 
     Raises:
-      UserError: it does not fit; the line says what would.
+      UserError: the value is invalid; the message says what is valid.
     """
     if not fits(value, annotation):
         raise UserError(f"{name}={value!r}: give {wanted(annotation)}")
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a value is one of an annotation; a whole number is one of float, no bool is."""
+    """Whether a value matches an annotation; integers match float, but bools match no number."""
     kind, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind is Annotated:
         rules = (part for part in parts[1:] if isinstance(part, Rule))
@@ -108,7 +108,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def wanted(annotation: Any) -> str:
-    """What fits an annotation, in words."""
+    """Describes the values that match an annotation."""
     kind, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind is Annotated:
         texts = [part.text for part in parts[1:] if isinstance(part, Rule)]
@@ -143,24 +143,24 @@ _WORDS = {
 
 
 def axis(annotation: Any) -> str | None:
-    """The axis that a parameter with this annotation sizes; None where it sizes none."""
+    """The axis sized by a parameter with this annotation; None if there is none."""
     found = [part.name for part in typing.get_args(annotation) if isinstance(part, Axis)]
     return found[0] if found else None
 
 
 def checked(target: Callable, name: str | None = None) -> Callable:
-    """A function or a class that checks what it is called with by its annotations.
+    """Makes a function or class check its arguments against its annotations.
 
     Args:
-      target: the function, or a class, which is changed.
-      name: of the function in errors, by default its own; a class is called by its own name.
+      target: the function, or the class, which is modified.
+      name: the function's name in errors, by default its own; a class always has its own.
     """
     is_class = inspect.isclass(target)
     if is_class and "__init__" not in vars(target):
         return target
     function = target.__init__ if is_class else target
     signature = inspect.signature(function)
-    # Read at the first call, when what they name is there.
+    # Evaluated at the first call, when the names in them are defined.
     annotations = functools.cache(
         functools.partial(typing.get_type_hints, function, include_extras=True)
     )
@@ -173,7 +173,7 @@ def checked(target: Callable, name: str | None = None) -> Callable:
             check(f"{called}.{parameter}", value, annotations().get(parameter, Any))
         return function(*args, **kwargs)
 
-    # Keras and gin read it here.
+    # Keras and gin read the signature from here.
     call.__signature__ = signature
     if not is_class:
         return call
@@ -182,7 +182,7 @@ def checked(target: Callable, name: str | None = None) -> Callable:
 
 
 def configurable(target_or_name: Callable | str | None = None, **options: Any) -> Callable:
-    """`gin.configurable`, with its arguments, of what is `checked`."""
+    """Like `gin.configurable`, with the same arguments, but also applies `checked`."""
     if callable(target_or_name):
         return gin.configurable(checked(target_or_name))
     name = target_or_name

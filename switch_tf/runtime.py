@@ -1,7 +1,7 @@
 """Process start: environment variables, logical devices, precision.
 
-What is set here must happen before TensorFlow is imported or before its devices are first used,
-so nothing else in the project touches these settings.
+These settings must be made before TensorFlow is imported or before its devices are first used, so
+no other part of the project makes them.
 """
 
 import contextlib
@@ -19,28 +19,29 @@ DEVICE_TYPES = ("CPU", "GPU", "TPU")
 _started_devices: int | None = None
 _device_type = "CPU"
 
-# What DTensor writes after each of its passes, where `lowered_functions` says.
+# Makes DTensor write its state after each pass, to the folder of `lowered_functions`.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
 _DUMP_FOLDER = "TF_DUMP_GRAPH_PREFIX"
 _DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = False) -> None:
-    """Starts TensorFlow with `num_devices` devices of `device_type`.
+    """Starts TensorFlow with the given devices.
 
-    Sets what environment variables steer (all-to-all relayouts, oneDNN, log level), splits the CPU
-    into logical devices, and leaves its graphs as they are. A second call with the same or a
-    smaller number of devices does nothing. Where DTENSOR_JOBS lists several processes, it waits for
-    the others; each brings its share of the devices.
+    Sets environment variables (all-to-all relayouts, oneDNN, log level), splits the CPU into
+    logical devices, and turns off graph rewriting. A second call with the same or a smaller number
+    of devices does nothing. If DTENSOR_JOBS lists several processes, waits for the others; each
+    provides its share of the devices.
 
     Args:
-      num_devices: of the mesh, in all processes.
-      device_type: one of `DEVICE_TYPES`; `Mesh.create` takes the same.
-      shows_lowered: whether `lowered_functions` is to work; compiling takes longer within it.
+      num_devices: number of devices in the mesh, over all processes.
+      device_type: one of `DEVICE_TYPES`, the same as for `Mesh.create`.
+      shows_lowered: whether to enable `lowered_functions`, in which compilation is slower. Only the
+        commands that inspect lowered functions need it.
 
     Raises:
-      UserError: TensorFlow was started before, or with fewer or other devices, or there are not so
-        many.
+      UserError: TensorFlow was started before, with fewer or with other devices, or there are too
+        few devices.
     """
     global _started_devices, _device_type
     check_device_type(device_type)
@@ -61,13 +62,13 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
             "tensorflow was imported before switch_tf.runtime.start(): relayouts would lower to "
             "all-gathers; call start() first"
         )
-    # Without it DTensor lowers the expert relayouts to AllGather + slice, not to the paper's
+    # Without it, DTensor lowers expert relayouts to AllGather + slice instead of the paper's
     # all-to-all (Sec. 5).
     os.environ["DTENSOR_USE_ALL_TO_ALL_RELAYOUT"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow's own default leaves oneDNN's kernels to cores with AVX512. With AVX2 alone, too,
-    # attention takes half the time in them, and a dense step 0.75 to 0.9 of it; a Switch step takes
-    # what it took.
+    # By default TensorFlow uses oneDNN kernels only on cores with AVX512. On AVX2 they also halve
+    # the time of attention and take a dense step to 0.75 to 0.9 of its time; a Switch step takes as
+    # long as before.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     if shows_lowered:
         os.environ["TF_CPP_VMODULE"] = _DUMPS
@@ -76,7 +77,7 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
         import keras
         import tensorflow as tf
 
-    # Keras would wrap a UserError raised in a layer into many lines.
+    # Keras would add many lines to a UserError raised in a layer.
     keras.config.disable_traceback_filtering()
     _make_devices(device_type, num_devices)
     tf.get_logger().setLevel("ERROR")
@@ -85,27 +86,27 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
 
 
 def check_device_type(device_type: str) -> None:
-    """Checks that a mesh may be of such devices.
+    """Checks that meshes support a type of device.
 
     Raises:
-      UserError: none of `DEVICE_TYPES`.
+      UserError: it is not one of `DEVICE_TYPES`.
     """
     if device_type not in DEVICE_TYPES:
         raise UserError(f"DEVICE_TYPE={device_type!r}: give 'CPU', 'GPU' or 'TPU'")
 
 
 def device_type() -> str:
-    """The type of device that `start` was given: meshes are made of these."""
+    """The type of device given to `start`, on which meshes are created."""
     return _device_type
 
 
 def is_chief() -> bool:
-    """Whether this process is the one, of several, that prints and writes logs."""
+    """Whether this is the one process that prints and writes logs."""
     return os.environ.get("DTENSOR_CLIENT_ID", "0") == "0"
 
 
 def _make_devices(device_type: str, num_devices: int) -> None:
-    """Makes this process's share of the devices, and what they talk by."""
+    """Creates this process's share of the devices, and the communication between processes."""
     import tensorflow as tf
     from tensorflow.experimental import dtensor
 
@@ -127,34 +128,34 @@ def _make_devices(device_type: str, num_devices: int) -> None:
 
 
 def _split_cpu(cpu, num_devices: int) -> None:
-    """Makes logical devices of the CPU, and sets how they share its cores and compile."""
+    """Splits the CPU into logical devices, and sets how they share its cores and compile."""
     import tensorflow as tf
 
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
-    # Devices work side by side: where they are as many as the cores, an op that is split over
-    # cores, too, only waits for them (a step of eight devices on two cores takes 1.3 times).
+    # Devices work in parallel. If there are as many as cores, an op that is also split over cores
+    # only waits for them (a step of eight devices on two cores takes 1.3 times as long).
     cores = len(os.sched_getaffinity(0))
     tf.config.threading.set_intra_op_parallelism_threads(max(1, cores // num_devices))
-    # Grappler rewrites the graph of each device: a third or more of the compilation of a step,
-    # which is as fast without it, and whose values are the same.
+    # Grappler rewrites each device's graph: that takes a third or more of a step's compilation, and
+    # the step is as fast without it, with the same values.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def dtype_policy(dtype: str) -> str:
-    """Keras dtype policy of DTYPE, a `rules.Dtype`; weights are float32 under both."""
+    """The Keras dtype policy for DTYPE, a `rules.Dtype`; weights are float32 under both."""
     return _DTYPES[dtype]
 
 
 @contextlib.contextmanager
 def lowered_functions():
-    """Yields a folder that gets the MLIR text of what DTensor compiles within the context.
+    """Yields a folder that receives the MLIR text of what DTensor compiles in the context.
 
-    A file for each pass over each function, named in the order of the passes.
+    There is a file for each pass over each function, named in the order of the passes.
 
     Raises:
-      RuntimeError: `start` was not told of it.
+      RuntimeError: `start` was called without `shows_lowered`.
     """
     if os.environ.get("TF_CPP_VMODULE") != _DUMPS:
         raise RuntimeError("runtime.start(shows_lowered=True) was not called")
@@ -171,7 +172,7 @@ def lowered_functions():
 
 @contextlib.contextmanager
 def _quiet_import():
-    """Drops what TensorFlow's libraries write to stderr before their log levels are in force."""
+    """Discards what TensorFlow's libraries write to stderr before their log levels apply."""
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:

@@ -1,6 +1,6 @@
-"""Files and folders by path: local ones by Python, remote ones (gs://...) by `tf.io.gfile`.
+"""File access by path: Python for local paths, `tf.io.gfile` for remote ones (gs://...).
 
-So a local path can be looked at before TensorFlow starts.
+Local paths can thus be accessed before TensorFlow starts.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any
 
 from switch_tf.errors import UserError
 
-# What `tf.io.gfile` has, by its names.
+# The functions of `tf.io.gfile`, under the same names.
 _LOCAL = types.SimpleNamespace(
     exists=os.path.exists,
     isdir=os.path.isdir,
@@ -30,7 +30,7 @@ _LOCAL = types.SimpleNamespace(
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether the path is one that only TensorFlow reads, such as gs://bucket/folder."""
+    """Whether only TensorFlow can read the path, such as gs://bucket/folder."""
     return isinstance(path, str) and "://" in path
 
 
@@ -43,33 +43,33 @@ def _system(path):
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is a file or a folder."""
+    """Whether the file or folder exists."""
     return _system(path).exists(path)
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether there is a folder."""
+    """Whether the path is an existing folder."""
     return _system(path).isdir(path)
 
 
 def names(folder: str | Path) -> list[str]:
-    """Names of the files and folders in a folder."""
-    # Object stores end the name of a folder with a slash.
+    """The names of the files and folders in a folder."""
+    # Object stores append a slash to the names of folders.
     return [name.rstrip("/") for name in _system(folder).listdir(folder)]
 
 
 def make_folder(folder: str | Path) -> None:
-    """Makes a folder, and those that it is in, unless it is there."""
+    """Creates a folder and its parents if they do not exist."""
     _system(folder).makedirs(folder)
 
 
 def remove_folder(folder: str | Path) -> None:
-    """Removes a folder and all that is in it."""
+    """Removes a folder and its contents."""
     _system(folder).rmtree(folder)
 
 
 def move_folder(source: str, target: str) -> None:
-    """Gives a folder of files another name; a remote one file by file: object stores have none."""
+    """Renames a folder of files; in object stores, which have no folders, file by file."""
     if not is_remote(source):
         os.rename(source, target)
         return
@@ -80,7 +80,7 @@ def move_folder(source: str, target: str) -> None:
 
 
 def opened(path: str | Path, mode: str = "r"):
-    """An open file, of UTF-8 if it is text."""
+    """Opens a file, as UTF-8 if it is text."""
     if is_remote(path):
         return _system(path).GFile(path, mode)
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
@@ -93,7 +93,7 @@ def read_text(path: str | Path) -> str:
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Writes a file such that readers, and an interrupt, find it whole or as it was before."""
+    """Writes a file so that, even if interrupted, readers see it whole or as it was before."""
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
     try:
         with opened(temporary, "wb") as file:
@@ -106,25 +106,25 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes a value as JSON, as `write_atomically`."""
+    """Writes a value as JSON, with `write_atomically`."""
     write_atomically(path, json.dumps(value, indent=2))
 
 
 def try_to_write(path: str) -> None:
-    """Writes and removes an empty file beside `path`: no permission tells so much of every system.
+    """Tests writing next to `path` with an empty file, as permissions are not reliable everywhere.
 
     Raises:
-      One of `errors`: a file cannot be written there.
+      One of `errors`: the folder is not writable.
     """
     trial = f"{path}.{uuid.uuid4().hex}.tmp"
     with opened(trial, "wb") as file:
-        # TensorFlow makes a file with the first write, of no bytes, too.
+        # TensorFlow creates a file only at the first write, even one of no bytes.
         file.write(b"")
     _system(trial).remove(trial)
 
 
 def errors() -> tuple[type[Exception], ...]:
-    """What reading and writing files raises, TensorFlow's ways among them."""
+    """The exceptions raised by file access, including TensorFlow's."""
     tensorflow = sys.modules.get("tensorflow")
     return (OSError, tensorflow.errors.OpError) if tensorflow else (OSError,)
 
@@ -137,7 +137,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def told(what: str):
-    """Turns what a full, forbidden or unreachable disk raises into a UserError that opens so."""
+    """Turns errors of a full, forbidden or unreachable disk into UserErrors starting with `what`."""
     try:
         yield
     except errors() as error:
