@@ -137,7 +137,7 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def told(what: str):
-    """Turns errors of a full, forbidden or unreachable disk into UserErrors starting with `what`."""
+    """Turns errors of a full, forbidden or unreachable disk into UserErrors led by `what`."""
     try:
         yield
     except errors() as error:
