@@ -1,4 +1,4 @@
 if __name__ != "switch_tf.tasks":
-    # In the repository's folder, where Python would take this folder for a package of its own, and
-    # register every task twice.
+    # Reached when Python runs in the repository's folder and takes `tasks` for a package of its
+    # own, which would register every task twice.
     raise ModuleNotFoundError(f"the folder {__name__} is the package switch_tf.tasks: import that")

@@ -1,7 +1,7 @@
 """C4 with T5's span corruption: `c4_span_corruption`.
 
-From TFDS, or from the JSON lines in which C4 is published now: the shards under DATA_DIR, or
-wherever patterns say, local or in a cloud:
+Reads TFDS, or the JSON lines in which C4 is now published: the shards under DATA_DIR, or wherever
+patterns point, local or in a cloud:
 
     --gin.c4.train="'gs://bucket/c4/en/c4-train.*.json.gz'"
 """
@@ -17,7 +17,7 @@ TASK = "c4_span_corruption"
 def patterns(
     train: Pattern | None = None, validation: Pattern | None = None
 ) -> dict[str, str | None]:
-    """Patterns of the shards of each split; None: those of DATA_DIR, else TFDS."""
+    """Split -> the pattern of its shards; None reads DATA_DIR, or else TFDS."""
     return {"train": train, "validation": validation}
 
 

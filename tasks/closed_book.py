@@ -1,10 +1,10 @@
-"""Questions without a text to read, as T5 answers them: closed book.
+"""Closed-book question answering, without a text to read, as in T5.
 
-Tasks `natural_questions_open`, `web_questions` and `trivia_qa_open`: from TFDS, or, under DATA_DIR,
-from nq_open/NQ-open.train.jsonl, web_questions/webquestions.examples.train.json,
-triviaqa-unfiltered/unfiltered-web-train.json and so on. Splits and text are those of Roberts et
-al. 2020, section 3 (google-research/t5_closed_book_qa): the end of the train part is `validation`,
-what is published for evaluation is `test`; the first answer is trained on, and any is right:
+The tasks `natural_questions_open`, `web_questions` and `trivia_qa_open` read TFDS or, under
+DATA_DIR, nq_open/NQ-open.train.jsonl, web_questions/webquestions.examples.train.json,
+triviaqa-unfiltered/unfiltered-web-train.json and so on. Splits and text follow Roberts et al. 2020,
+section 3 (google-research/t5_closed_book_qa): `validation` is the end of the training part, and
+`test` is what is published for evaluation. Training uses the first answer; evaluation accepts any:
 
     inputs: "nq question: who wrote hamlet", targets: "William Shakespeare".
 """
@@ -22,20 +22,20 @@ from switch_tf.tasks.sources import formats
 from switch_tf.tasks.sources.formats import BadRecord, Records, SplitFiles
 from switch_tf.tasks.sources.official import OfficialSource
 
-# Answers in a query to Freebase: quoted, or a word.
+# The answers in a Freebase query, quoted or as a single word.
 _DESCRIPTION = re.compile(r'\(description (?:"([^"]+?)"|([^)]+?))\)\w*')
-# A record of TriviaQA's files lies between these lines.
+# The lines that open and close a record in TriviaQA's files.
 _OPENS, _CLOSES = "        {\n", "        }"
 
 
 @seqio.map_over_dataset
 def to_text(x, prefix, answers):
-    """A question, its first answer, and all of them for the metric.
+    """Formats a question and its first answer, with all answers for the metric.
 
     Args:
       x: an example.
-      prefix: what the inputs begin with.
-      answers: function from the example to its first answer and all answers.
+      prefix: the start of the inputs.
+      answers: returns an example's first answer and all its answers.
     """
     first, every = answers(x)
     return {"inputs": prefix + " " + x["question"], "targets": first, "answers": every}
@@ -60,7 +60,7 @@ def _web_question(row: dict) -> Iterator[dict]:
 
 
 def _trivia_questions(files: SplitFiles) -> Records:
-    """The records of a file that is too large to be held, by how its lines are indented."""
+    """Yields the records of a file too large for memory, delimited by its indentation."""
     place, texts, is_broken = None, [], False
     for number, line in formats.lines(files.path):
         if isinstance(line, BadRecord):
@@ -93,7 +93,7 @@ def _trivia_question(row: dict) -> Iterator[dict]:
         "matched_wiki_entity_name": "MatchedWikiEntryName",
         "normalized_matched_wiki_entity_name": "NormalizedMatchedWikiEntryName",
     }
-    # Without the pages and the results of the search, as TFDS's `nocontext`.
+    # Without the pages and search results, as in TFDS's `nocontext`.
     pages = ("doc_source", "filename", "title", "wiki_context")
     results = ("description", "filename", "rank", "title", "url", "search_context")
     yield {
@@ -112,20 +112,20 @@ def _trivia_question(row: dict) -> Iterator[dict]:
 
 
 def _splits(count: int, test: str) -> dict[str, str]:
-    """TFDS's names of T5's splits.
+    """T5's splits in TFDS's notation.
 
-    The end of what is published for training is held out to choose a checkpoint by, so that it is
-    not chosen by the figures of the test, which is what is published for evaluation.
+    The end of the published training part is held out to choose a checkpoint, so that it is not
+    chosen by the test score, which is computed on the published evaluation part.
 
     Args:
-      count: how many examples are trained on.
-      test: TFDS's name of what is published for evaluation.
+      count: number of training examples.
+      test: TFDS's name of the published evaluation part.
     """
     return {"train": f"train[:{count}]", "validation": f"train[{count}:]", "test": test}
 
 
 def natural_questions_source(count: int = 79_168) -> OfficialSource:
-    """The examples of TFDS's `natural_questions_open`, of which `count` are trained on."""
+    """Makes a source of TFDS's `natural_questions_open`, with `count` training examples."""
     names = {"train": "train", "validation": "train", "test": "dev"}
     return OfficialSource(
         "natural_questions_open:1.0.0",
@@ -136,7 +136,7 @@ def natural_questions_source(count: int = 79_168) -> OfficialSource:
 
 
 def web_questions_source(count: int = 3_417) -> OfficialSource:
-    """The examples of TFDS's `web_questions`, of which `count` are trained on."""
+    """Makes a source of TFDS's `web_questions`, with `count` training examples."""
     names = {"train": "train", "validation": "train", "test": "test"}
     return OfficialSource(
         "web_questions:1.0.0",
@@ -154,7 +154,7 @@ def web_questions_source(count: int = 3_417) -> OfficialSource:
 
 
 def trivia_qa_source(count: int = 78_785) -> OfficialSource:
-    """The examples of TFDS's `trivia_qa/unfiltered.nocontext`, of which `count` are trained on."""
+    """Makes a source of TFDS's `trivia_qa/unfiltered.nocontext`, with `count` training examples."""
     names = {"train": "train", "validation": "train", "test": "dev"}
     files = {split: f"unfiltered-web-{name}.json" for split, name in names.items()}
     return OfficialSource(

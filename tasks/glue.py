@@ -1,9 +1,9 @@
-"""GLUE as T5 and the paper fine-tune on it: tasks `glue_*`, mixture `glue`.
+"""GLUE for fine-tuning as in T5 and the paper: tasks `glue_*`, mixture `glue`.
 
-From TFDS, or from the folders of the official zip files under DATA_DIR: CoLA/train.tsv,
-SST-2/train.tsv and so on; of MRPC, Microsoft's two files and GLUE's list of its validation part.
-Preprocessors and metrics are T5's. `glue_mnli` trains; `glue_mnli_matched` and
-`glue_mnli_mismatched` evaluate it.
+Reads TFDS, or the folders of the official zip files under DATA_DIR: CoLA/train.tsv, SST-2/train.tsv
+and so on; for MRPC, Microsoft's two files and GLUE's list of its validation part. Preprocessors and
+metrics are T5's. `glue_mnli` is for training; `glue_mnli_matched` and `glue_mnli_mismatched`
+evaluate it.
 """
 
 import functools
@@ -37,7 +37,7 @@ _FOLDERS = {
 }
 _MRPC = "MRPC/msr_paraphrase_{}.txt"
 _MRPC_TEXTS = {"sentence1": "#1 String", "sentence2": "#2 String"}
-# Those of CoLA, which alone has files without a line of names.
+# CoLA's columns, whose files are the only ones without a header line.
 _COLA_COLUMNS = ("source", "is_acceptable", "author_mark", "sentence")
 
 
@@ -50,7 +50,7 @@ def _files(config: str) -> dict[str, str]:
     end = config.removeprefix("mnli") if config.startswith("mnli_") else ""
     files = {"train": "train", "validation": f"dev{end}", "test": f"test{end}"}
     if end or config == "wnli":
-        # WNLI's development part is made of the sentences of its train part, with other labels.
+        # WNLI's development part reuses sentences of its training part, with other labels.
         del files["train"]
     return {split: f"{_FOLDERS[config]}/{name}.tsv" for split, name in files.items()}
 
@@ -60,7 +60,7 @@ def _cola(files: SplitFiles) -> Records:
 
 
 def _mrpc(files: SplitFiles) -> Records:
-    """Rows of Microsoft's file, of which a list names those of the validation part."""
+    """Yields the rows of Microsoft's file, where a list names those for validation."""
     (ids_path,) = files.others
     chosen = set()
     for place, row in formats.tsv(SplitFiles(files.split, ids_path), columns=("first", "second")):
@@ -74,14 +74,14 @@ def _mrpc(files: SplitFiles) -> Records:
         if isinstance(row, BadRecord):
             yield place, row
         elif files.split == "test":
-            # It has labels, which TFDS leaves out.
+            # The file contains the test labels, which TFDS leaves out.
             yield place, {name: row[name] for name in row if name != "Quality"}
         elif ((row.get("#1 ID"), row.get("#2 ID")) in chosen) == (files.split == "validation"):
             yield place, row
 
 
 def _label(row: dict, config: str) -> str | int | float:
-    """As TFDS's features take it; -1 where a test has none."""
+    """The label in the form of TFDS's features; -1 in test parts without labels."""
     column, classes = _CONFIGS[config].label_column, _CONFIGS[config].label_classes
     if column not in row:
         return -1
@@ -102,7 +102,7 @@ def _label(row: dict, config: str) -> str | int | float:
 def _example(row: dict, config: str) -> Iterator[dict]:
     texts = _MRPC_TEXTS if config == "mrpc" else _CONFIGS[config].text_features
     if config == "qqp" and (None in row.values() or row.get("is_duplicate") == ""):
-        # Quora's questions with line breaks are cut in two, in the official files.
+        # The official files split Quora's questions at line breaks.
         raise LeftOut("a part of a row")
     for column in texts.values():
         if row[column] is None:
@@ -112,9 +112,9 @@ def _example(row: dict, config: str) -> Iterator[dict]:
 
 
 def source(config: str) -> OfficialSource:
-    """The examples of a configuration of TFDS's `glue`.
+    """Makes a source with the examples of a configuration of TFDS's `glue`.
 
-    Of version 2.0.0: the file of QQP that T5 read, 1.0.0, is published no more.
+    Uses version 2.0.0, because the QQP file that T5 read, 1.0.0, is no longer published.
     """
     return OfficialSource(
         f"glue/{config}:2.0.0",
@@ -134,7 +134,7 @@ for _name in _FOLDERS:
             metric_fns=glue_utils.get_glue_metric(_name),
             postprocess_fn=glue_utils.get_glue_postprocess_fn(_CONFIGS[_name]),
         )
-# To text as WSC is: T5 trains for it on SuperGLUE's WSC and DPR.
+# In the text form of WSC, because T5 trains for it on SuperGLUE's WSC and on DPR.
 supervised.add(
     "glue_wnli",
     source("wnli"),
@@ -143,7 +143,7 @@ supervised.add(
     postprocess_fn=postprocessors.wsc_simple,
 )
 
-# As T5's, without WNLI, which nothing in it would train, and without the diagnostics, which have no
+# As in T5, without WNLI, which no task in it trains for, and without the diagnostics, which have no
 # labels; so neither is in the average.
 seqio.MixtureRegistry.add(
     "glue", [(f"glue_{name}", rates.examples) for name in _FOLDERS if name != "wnli"]

@@ -1,10 +1,10 @@
-"""The pre-training objective over the user's own files: `local_text_span_corruption`.
+"""Span-corruption pre-training on the user's own files: `local_text_span_corruption`.
 
     --gin.local_text.train="'data/c4-train.*.json.gz'"
     --gin.local_text.validation="'data/c4-validation.*.json.gz'"
     --gin.VOCABULARY_PATH="'data/vocabulary.model'"
 
-`switch_tf.tasks.sources.local_files.documents` says what the files hold.
+See `switch_tf.tasks.sources.local_files.documents` for the format of the files.
 """
 
 import glob
@@ -25,21 +25,22 @@ SPLITS = ("train", "validation")
 def settings(
     train: Pattern | Sequence[Pattern] = (), validation: Pattern | Sequence[Pattern] = ()
 ) -> dict[str, list[str]]:
-    """The user's files.
+    """The patterns of the user's files.
 
     Args:
-      train: pattern, or patterns, of paths; `**` stands for any folders.
-      validation: the same for the validation split.
+      train: a path pattern or several, where `**` matches any folders. Use many files rather than
+        one large file: they are shuffled and read in parallel.
+      validation: likewise, for the validation split.
 
     Returns:
-      split -> patterns.
+      Split -> patterns.
     """
     patterns = {"train": train, "validation": validation}
     return {k: list(v) if isinstance(v, list | tuple) else [v] for k, v in patterns.items()}
 
 
 def files(split: str) -> list[str]:
-    """The files of a split, sorted.
+    """The sorted files of a split.
 
     Raises:
       UserError: no pattern is set, or one matches no file.
@@ -67,23 +68,23 @@ def _matches(pattern: str) -> set[str]:
 
 
 class LocalSource(TextFiles):
-    """Files that gin names when they are first read."""
+    """Text files whose names are read from gin at first use."""
 
     def __init__(self):
         super().__init__(files, SPLITS)
 
     def prepare(self) -> None:
-        """Checks the files that gin names; the train files must be named."""
+        """Checks the files that gin names; there must be train files."""
         for split in SPLITS:
             if split == "train" or settings()[split]:
                 self.list_shards(split)
 
     def describe(self) -> str:
-        """Which settings name the files."""
+        """The settings that name the files."""
         return "files of local_text.train and .validation"
 
     def missing(self) -> str | None:
-        """The setting that names no file."""
+        """The setting that matches no file."""
         patterns = settings()
         if not patterns["train"]:
             return "local_text.train is not set"

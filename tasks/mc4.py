@@ -1,8 +1,8 @@
-"""mC4 with T5's span corruption: a task a language, `mc4.en` and so on, and the mixture `mc4`.
+"""mC4 with T5's span corruption: a task per language, such as `mc4.en`, and the mixture `mc4`.
 
-Languages are mixed as mT5's, at the number of documents to a power (Xue et al., 2021, Sec. 3.2),
-and each is evaluated by itself. From TFDS, or from JSON-lines shards under DATA_DIR in the form in
-which mC4 is published, or wherever patterns say, with `{language}` where they differ:
+Languages are mixed as in mT5, in proportion to a power of their number of documents (Xue et al.,
+2021, Sec. 3.2), and evaluated separately. Reads TFDS, or JSON-lines shards in the form in which mC4
+is published, under DATA_DIR or wherever patterns point, with `{language}` where they differ:
 
     --gin.mc4.train="'mc4/c4-{language}-train-*.json.gz'" --gin.mc4.languages="['en', 'sw']"
 """
@@ -21,7 +21,7 @@ from switch_tf.tasks.sources.shards import ABSENT, Shards
 from switch_tf.tasks.vocabulary.t5 import MT5_OUTPUT_FEATURES
 
 MIXTURE = "mc4"
-# 101 languages, some of them in Latin letters, too.
+# 101 languages, some of them also in Latin script.
 LANGUAGES = tuple(c4.MC4_LANGUAGES)
 
 
@@ -32,17 +32,18 @@ def settings(
     languages: Sequence[str] | None = None,
     temperature: Annotated[float, Rule("a number of at least 1", lambda x: x >= 1)] = 1.0 / 0.3,
 ) -> dict:
-    """What is read of mC4, and how it is mixed.
+    """The data to read from mC4, and how to mix it.
 
     Args:
-      train: pattern of the shards of a language; None: those of DATA_DIR, else TFDS.
-      validation: the same for the validation split.
-      languages: names of `LANGUAGES`; None: all, or all whose shards are there.
-      temperature: rates are counts of documents to the power of 1 / temperature; 1 mixes as the
-        corpus is, large ones all languages alike. mT5's is 1 / 0.3.
+      train: the pattern of a language's shards; None reads DATA_DIR, or else TFDS.
+      validation: likewise, for the validation split.
+      languages: names from `LANGUAGES`; None selects all, or all whose shards exist.
+      temperature: mixing rates are document counts to the power of 1 / temperature. 1 mixes as in
+        the corpus; higher values favour small languages, at the risk of repeating their text too
+        often. mT5 recommends 1 / 0.3.
 
     Raises:
-      UserError: an unknown language.
+      UserError: a language is unknown.
     """
     for language in languages or ():
         if language not in LANGUAGES:
@@ -57,7 +58,7 @@ def settings(
 
 
 class _Language(Shards):
-    """The shards of a language, which may be missing."""
+    """The shards of a language, which may not exist."""
 
     may_lack = True
 
@@ -75,7 +76,7 @@ class _Language(Shards):
         )
 
     def _if_none(self) -> tuple[str, ...]:
-        # Any languages may be there, unless gin names those that must be.
+        # Any languages may be missing, unless gin lists those to use.
         return ABSENT if settings()["languages"] is LANGUAGES else super()._if_none()
 
 
@@ -85,7 +86,7 @@ def _patterns(language: str) -> dict[str, str | None]:
 
 
 def rate(task: seqio.Task) -> float:
-    """The number of a language's documents, to the power of 1 / temperature."""
+    """A language's mixing rate: its number of documents to the power of 1 / temperature."""
     temperature = settings()["temperature"]
     if "train" not in task.splits:
         return 0.0
@@ -95,7 +96,7 @@ def rate(task: seqio.Task) -> float:
 
 
 def task_name(language: str) -> str:
-    """Name of a language's task; SeqIO's names have no hyphen."""
+    """The name of a language's task; SeqIO does not allow hyphens in names."""
     return f"{MIXTURE}.{language.replace('-', '_')}"
 
 

@@ -1,7 +1,7 @@
-"""SeqIO tasks on the docstrings of the installed packages: real text that needs no network.
+"""SeqIO tasks on the docstrings of installed packages: real text without network access.
 
-`pydocs_span_corruption` is for pre-training; `pydocs_finetune` mixes four supervised tasks. The
-corpus is parsed, and its vocabulary trained, when first used; `registry.prepare` does so at once.
+`pydocs_span_corruption` is for pre-training; `pydocs_finetune` mixes four supervised tasks. At
+first use, the corpus is parsed and its vocabulary trained; `registry.prepare` does both in advance.
 """
 
 import functools
@@ -21,15 +21,15 @@ from switch_tf.tasks.parts.rouge import rouge
 from switch_tf.tasks.sources.indexed import IndexedSource
 from switch_tf.tasks.vocabulary.t5 import LazyVocabulary
 
-# Greedy decoding of more would take the quickstart's time, and tell little more.
+# More examples would slow the quickstart's greedy decoding and add little precision.
 _MAX_VALIDATION = 400
-# Constant answers tried for the chance level of ROUGE.
+# Number of constant answers tried for the chance level of ROUGE.
 _CONSTANT_SUMMARIES = 20
 
 
 @functools.lru_cache
 def _columns(task: str, split: str, folder: object) -> dict[str, np.ndarray]:
-    """Raw examples of a task, column by column; `folder` tells one corpus from another."""
+    """The raw examples of a task, column by column; `folder` distinguishes corpora in the cache."""
     documents = pydocs_corpus.documents(split)
     if task == "pydocs_span_corruption":
         rows = [{"text": d.text} for d in documents]
@@ -38,10 +38,10 @@ def _columns(task: str, split: str, folder: object) -> dict[str, np.ndarray]:
         if split == "validation":
             rows = [row for row in rows if row["idx"] < _MAX_VALIDATION]
         else:
-            # A wrong choice is nothing to learn to write.
+            # A model must not learn to write wrong choices.
             rows = [row for row in rows if row.get("is_correct", True)]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    # Python strings would make an array in which each takes the room of the longest.
+    # A NumPy array of strings would pad each to the length of the longest.
     return {
         name: np.array([v.encode() for v in values], object)
         if isinstance(values[0], str)
@@ -51,10 +51,10 @@ def _columns(task: str, split: str, folder: object) -> dict[str, np.ndarray]:
 
 
 class PydocsSource(IndexedSource):
-    """Raw examples of a task of this module.
+    """The raw examples of a task of this module.
 
     Args:
-      task: name of the task.
+      task: the name of the task.
     """
 
     def __init__(self, task: str):
@@ -62,33 +62,33 @@ class PydocsSource(IndexedSource):
         self._task = task
 
     def num_input_examples(self, split: str) -> int:
-        """Number of examples of a split; parses the packages if no one did before."""
+        """Number of examples in a split; parses the packages if needed."""
         return len(next(iter(self.columns(split).values())))
 
     def prepare(self) -> None:
-        """Makes the corpus, with a progress bar, unless it is there."""
+        """Builds the corpus, with a progress bar, unless it exists."""
         pydocs_corpus.prepare()
 
     def describe(self) -> str:
-        """What the corpus is made of."""
+        """Describes what the corpus is made from."""
         return "installed packages"
 
     def missing(self) -> None:
-        """Nothing: what it is made of is installed."""
+        """Returns None, because the packages are installed."""
 
     def columns(self, split: str) -> Mapping[str, np.ndarray]:
-        """Raw examples of a split: column -> values."""
+        """The raw examples of a split: column -> values."""
         return _columns(self._task, split, pydocs_corpus.prepare())
 
     def look_up(self, split: str) -> Callable[[tf.Tensor], dict]:
-        """Function from an example's number to its tensors."""
+        """Returns a function from an example's number to its tensors."""
         columns = {name: tf.constant(values) for name, values in self.columns(split).items()}
         return lambda number: {name: values[number] for name, values in columns.items()}
 
 
 VOCABULARY = LazyVocabulary(pydocs_corpus.vocabulary_path)
 OUTPUT_FEATURES = {
-    # `required=False`: span corruption makes the inputs from the targets.
+    # `required=False`, because span corruption makes the inputs from the targets.
     "inputs": seqio.Feature(vocabulary=VOCABULARY, add_eos=True, required=False),
     "targets": seqio.Feature(vocabulary=VOCABULARY, add_eos=True),
 }
@@ -102,7 +102,7 @@ def _add_supervised(name: str, to_text, postprocess_fn, metric_fns) -> None:
 
 
 def _question(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """A text as inputs and a choice as targets, in the form of t5's `rank_classification`."""
+    """Formats a text as inputs and a choice as targets, as in T5's `rank_classification`."""
 
     def form(example):
         return {
@@ -116,12 +116,12 @@ def _question(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def rank_accuracy(targets, scores):
-    """`accuracy` of the likeliest choices; SeqIO tells by the argument `scores` that it ranks."""
+    """The `accuracy` of the likeliest choices; its argument `scores` makes SeqIO rank choices."""
     return metrics.rank_classification(targets, scores, normalize_by_target_length=True)
 
 
-# The choice that is the likelier answer a token. Small models learn to write summaries long before
-# they learn to compare two of them in their input.
+# Picks the choice with the higher likelihood per token. Small models learn to write summaries long
+# before they learn to compare two of them in their input.
 _add_supervised(
     "pydocs_copa",
     _question,
@@ -129,7 +129,7 @@ _add_supervised(
     [rank_accuracy],
 )
 for _name, _labels in pydocs_examples.LABEL_NAMES.items():
-    # The form of T5's SuperGLUE tasks: "pydocs_rte summary: ... text: ...".
+    # In the form of T5's SuperGLUE tasks: "pydocs_rte summary: ... text: ...".
     _add_supervised(
         _name,
         functools.partial(t5_preprocessors.glue, benchmark_name=_name, label_names=list(_labels)),
@@ -144,16 +144,17 @@ _add_supervised(
 )
 
 FINETUNE_TASKS = tuple(pydocs_examples.MAKERS)
-# To compare two texts is learnt slower than the rest, and each such example tells one bit.
+# RTE has the highest rate, because comparing two texts is learnt slowly and each example gives only
+# one bit.
 _RATES = {"pydocs_copa": 1.0, "pydocs_rte": 4.0, "pydocs_library": 0.5, "pydocs_summary": 1.0}
 seqio.MixtureRegistry.add("pydocs_finetune", list(_RATES.items()))
 
 
 def chance_levels() -> dict[str, dict[str, float]]:
-    """What a model that never looks at its input can reach, in percent: task -> metric -> level.
+    """The best scores of a model that ignores its input, in percent: task -> metric -> level.
 
-    For accuracy, the share of the most frequent class of the validation set. For ROUGE, the best
-    figure of one constant answer, out of some train summaries, and of another document's summary.
+    For accuracy, this is the share of the validation set's most frequent class. For ROUGE, it is
+    the best score among constant answers, taken from train summaries, and shuffled summaries.
     """
     right = seqio.TaskRegistry.get("pydocs_copa").source.columns("validation")["is_correct"]
     levels = {"pydocs_copa": {"accuracy": float(100 * right.mean())}}

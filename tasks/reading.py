@@ -1,10 +1,10 @@
-"""Inference, science questions and pronouns, of which the paper reports accuracy.
+"""Inference, science questions and pronouns, for which the paper reports accuracy.
 
-Tasks `anli_r1`, `anli_r2`, `anli_r3`, `arc_easy`, `arc_challenge` and `winogrande_xl`: from TFDS,
-or from the folders of the official zip files under DATA_DIR: anli_v1.0/R1/train.jsonl,
-ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Train.jsonl, winogrande_1.1/train_xl.jsonl and so on. T5 has no
-text for these: it is made here as T5 makes that of the tasks most like them, MNLI and COPA, so that
-each answer is one of a few fixed words. `anli`, `arc` and `winogrande` have examples.
+The tasks `anli_r1`, `anli_r2`, `anli_r3`, `arc_easy`, `arc_challenge` and `winogrande_xl` read TFDS
+or the folders of the official zip files under DATA_DIR: anli_v1.0/R1/train.jsonl,
+ARC-V1-Feb2018-2/ARC-Easy/ARC-Easy-Train.jsonl, winogrande_1.1/train_xl.jsonl and so on. T5 defines
+no text form for them. Here it follows T5's most similar tasks, MNLI and COPA, so that each answer
+is one of a few fixed words; see `anli`, `arc` and `winogrande` for examples.
 """
 
 import functools
@@ -25,7 +25,7 @@ _OPTIONS = ("option1", "option2")
 
 @seqio.map_over_dataset
 def anli(x):
-    """A premise, which ANLI calls context, and a hypothesis, as T5 has those of MNLI.
+    """Formats a premise, which ANLI calls context, and a hypothesis like T5's MNLI.
 
     inputs: "anli hypothesis: It is wet. premise: It rains.", targets: "entailment".
     """
@@ -35,13 +35,13 @@ def anli(x):
 
 @seqio.map_over_dataset
 def arc(x, name):
-    """A question and its choices by letters.
+    """Formats a question and its choices, labelled with letters.
 
     inputs: "arc_easy question: Which is solid? choices: (A) air (B) ice", targets: "B".
 
     Args:
       x: an example.
-      name: of the task, with which the inputs begin.
+      name: the task's name, with which the inputs begin.
     """
     letters = tf.gather(_LETTERS, x["choices"]["label"])
     choices = tf.strings.join(["(", letters, ") ", x["choices"]["text"]])
@@ -53,7 +53,7 @@ def arc(x, name):
 
 @seqio.map_over_dataset
 def winogrande(x):
-    """A sentence with a gap and two options, named as T5 names the choices of COPA.
+    """Formats a sentence with a gap and two options, named like the choices of T5's COPA.
 
     inputs: "winogrande option1: cup option2: floor sentence: The _ broke.", targets: "option1".
     """
@@ -62,7 +62,7 @@ def winogrande(x):
 
 
 def _example(texts, answers, label) -> dict:
-    # A label of a test that has none is -1.
+    # The label is -1 in test parts without labels.
     answer = tf.cond(label < 0, lambda: "<unk>", lambda: tf.gather(answers, label))
     return {"inputs": tf.strings.join(texts, separator=" "), "targets": answer}
 
@@ -72,7 +72,7 @@ def _anli_rows(row: dict) -> Iterator[dict]:
 
 
 def _arc_rows(row: dict) -> Iterator[dict]:
-    """With choices by letters, where some have numbers."""
+    """The example of a row, with letters for choices that are numbered."""
     letters = {str(number): letter for number, letter in enumerate(_LETTERS, 1)}
     choices = row["question"]["choices"]
     labels = [choice["label"] for choice in choices]
@@ -95,14 +95,14 @@ def _winogrande_rows(row: dict) -> Iterator[dict]:
 
 
 def anli_source(number: int) -> OfficialSource:
-    """The examples of a round of TFDS's `anli`."""
+    """Makes a source with the examples of a round of TFDS's `anli`."""
     names = {"train": "train", "validation": "dev", "test": "test"}
     files = {split: f"anli_v1.0/R{number}/{name}.jsonl" for split, name in names.items()}
     return OfficialSource(f"anli/r{number}:0.1.0", files, _anli_rows)
 
 
 def arc_source(part: str) -> OfficialSource:
-    """The examples of TFDS's `ai2_arc`; `part` is "Easy" or "Challenge"."""
+    """Makes a source with the examples of TFDS's `ai2_arc`; `part` is "Easy" or "Challenge"."""
     names = {"train": "Train", "validation": "Dev", "test": "Test"}
     folder = f"ARC-V1-Feb2018-2/ARC-{part}/ARC-{part}"
     files = {split: f"{folder}-{name}.jsonl" for split, name in names.items()}
@@ -110,7 +110,7 @@ def arc_source(part: str) -> OfficialSource:
 
 
 def winogrande_source() -> OfficialSource:
-    """The examples of TFDS's `winogrande`, of its largest train split."""
+    """Makes a source with the examples of TFDS's `winogrande`, with its largest train split."""
     names = {"train": "train_xl", "validation": "dev", "test": "test"}
     return OfficialSource(
         "winogrande:1.2.0",
@@ -134,7 +134,7 @@ def _add(name, source, to_text, answers, paper_table) -> None:
 
 
 for _number in (1, 2, 3):
-    # The paper has the third round's figure alone.
+    # The paper reports only the third round.
     _table = "Table 5" if _number == 3 else None
     _add(f"anli_r{_number}", anli_source(_number), anli, _ANLI_LABELS, _table)
 for _part in ("Easy", "Challenge"):

@@ -1,7 +1,7 @@
-"""SQuAD 1.1 as T5 and the paper fine-tune on it: task `squad`.
+"""SQuAD 1.1 for fine-tuning as in T5 and the paper: task `squad`.
 
-From TFDS, or from squad/train-v1.1.json and squad/dev-v1.1.json under DATA_DIR. Preprocessor and
-metrics are T5's, over all answers of a question.
+Reads TFDS, or squad/train-v1.1.json and squad/dev-v1.1.json under DATA_DIR. Preprocessor and
+metrics are T5's, over all answers to a question.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from switch_tf.tasks.sources.official import OfficialSource
 
 
 def _questions(squad, path: str) -> Records:
-    """Questions of all paragraphs; answers to one that comes again, by its id, join the first's."""
+    """Yields the questions of all paragraphs; repeated ids are merged, with all their answers."""
     found: dict[str, tuple[str, dict]] = {}
     for article_place, article in formats.items(squad, "data", path, "article"):
         for part_place, part in formats.items(article, "paragraphs", article_place, "paragraph"):
@@ -58,7 +58,7 @@ def _example(question: dict) -> Iterator[dict]:
 
 
 def source() -> OfficialSource:
-    """The examples of TFDS's `squad/v1.1`."""
+    """Makes a source with the examples of TFDS's `squad/v1.1`."""
     return OfficialSource(
         "squad/v1.1:3.0.0",
         {"train": "squad/train-v1.1.json", "validation": "squad/dev-v1.1.json"},

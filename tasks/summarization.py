@@ -1,10 +1,10 @@
-"""Summaries as T5 and the paper fine-tune on them: tasks `cnn_dailymail` and `xsum`.
+"""Summarization for fine-tuning as in T5 and the paper: tasks `cnn_dailymail` and `xsum`.
 
-From TFDS, or under DATA_DIR:
-- cnn/stories/*.story and dailymail/stories/*.story, parted by the lists of addresses
+Reads TFDS, or under DATA_DIR:
+- cnn/stories/*.story and dailymail/stories/*.story, split by the lists of URLs
   cnn_dailymail/all_train.txt, all_val.txt and all_test.txt;
-- the articles of xsum/bbc-summary-data, which the authors publish, or of
-  xsum/xsum-extracts-from-downloads, which their scripts and TFDS make, parted by
+- the articles in xsum/bbc-summary-data, as published by the authors, or in
+  xsum/xsum-extracts-from-downloads, as made by their scripts and by TFDS, split by
   xsum/XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json.
 """
 
@@ -22,10 +22,10 @@ from switch_tf.tasks.sources import formats
 from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFiles
 from switch_tf.tasks.sources.official import OfficialSource
 
-# After these a line of CNN's or the Daily Mail's has its full stop.
+# Line endings of CNN and Daily Mail texts to which no full stop is added.
 _ENDS = (".", "!", "?", "'", "`", '"', "\u2019", "\u201d", ")")
 _PUBLISHERS = ("cnn", "dm")
-# What the BBC's pages have between the lines of an article.
+# Lines of the BBC's web pages that are not part of the article.
 _BUTTONS = {
     "Share this with\n",
     "Email\n",
@@ -39,13 +39,13 @@ _BUTTONS = {
     "Copy this link\n",
     "These are external links and will open in a new window\n",
 }
-# The parts of an article in the files of the authors, and in those of their scripts.
+# The names of an article's parts in the authors' files and in those of their scripts.
 _SUMMARY = ("FIRST-SENTENCE", "INTRODUCTION")
 _DOCUMENT = ("RESTBODY",)
 
 
 def _text(path: str, newline: str | None) -> tuple[str, list[str] | BadRecord]:
-    """The lines of a file, or what is wrong with one; and the place."""
+    """The place of a file, and its lines or what is wrong with one of them."""
     found = []
     for number, line in formats.lines(path, newline):
         if isinstance(line, BadRecord):
@@ -55,7 +55,7 @@ def _text(path: str, newline: str | None) -> tuple[str, list[str] | BadRecord]:
 
 
 def _stories(files: SplitFiles) -> Records:
-    """The stories of a list of addresses, each named by the SHA-1 of its address."""
+    """Yields the stories for a list of URLs, each in a file named by the SHA-1 of its URL."""
     seen = set()
     for number, line in formats.lines(files.path, "\n"):
         place = f"{files.path}:{number}"
@@ -77,7 +77,7 @@ def _stories(files: SplitFiles) -> Records:
 
 
 def _story(record: tuple[str, str, list[str]]) -> Iterator[dict]:
-    """Article and highlights, with the full stops that lines lack, as TFDS's builder makes them."""
+    """A story's article and highlights, with missing full stops added, as by TFDS's builder."""
     name, publisher, text = record
     article, highlights = [], []
     part = article
@@ -98,7 +98,7 @@ def _story(record: tuple[str, str, list[str]]) -> Iterator[dict]:
 
 
 def _bbc_articles(files: SplitFiles) -> Records:
-    """The lines of the articles of a split."""
+    """Yields the lines of each article of a split."""
     (folder,) = files.others
 
     def named(splits, path: str) -> Records:
@@ -117,9 +117,9 @@ def _bbc_articles(files: SplitFiles) -> Records:
 
 
 def _bbc_article(text: list[str]) -> Iterator[dict]:
-    """Its first sentence, written as a summary, and the rest."""
+    """An article's first sentence, written as a summary, and the rest as the document."""
     kept = [line for line in text if line.strip() and line not in _BUTTONS]
-    # After what precedes the first part, the name and the text of each: "[SN]RESTBODY[SN]", text.
+    # Splits into a preamble, then alternately name and text of each part: "[SN]RESTBODY[SN]", text.
     _, *parts = re.split(r"\[(?:SN|XSUM)\]", "".join(kept))
     sections = dict(zip(parts[::2], parts[1::2], strict=False))
     found = {}
@@ -132,7 +132,7 @@ def _bbc_article(text: list[str]) -> Iterator[dict]:
 
 
 def cnn_dailymail_source() -> OfficialSource:
-    """The examples of TFDS's `cnn_dailymail`."""
+    """Makes a source with the examples of TFDS's `cnn_dailymail`."""
     names = {"train": "train", "validation": "val", "test": "test"}
     return OfficialSource(
         "cnn_dailymail:3.4.0",
@@ -144,7 +144,7 @@ def cnn_dailymail_source() -> OfficialSource:
 
 
 def xsum_source() -> OfficialSource:
-    """The examples of TFDS's `xsum`."""
+    """Makes a source with the examples of TFDS's `xsum`."""
     return OfficialSource(
         "xsum:1.1.0",
         dict.fromkeys(

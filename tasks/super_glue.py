@@ -1,8 +1,8 @@
-"""SuperGLUE as T5 and the paper fine-tune on it: tasks `super_glue_*`, mixture `super_glue`.
+"""SuperGLUE for fine-tuning as in T5 and the paper: tasks `super_glue_*`, mixture `super_glue`.
 
-From TFDS, or from the folders of the official zip files under DATA_DIR: BoolQ/train.jsonl,
-BoolQ/val.jsonl and so on. Preprocessors and metrics are T5's; WSC is made to text in T5's way,
-trained on its true referents alone, and, as in T5, on Definite Pronoun Resolution (`dpr`), from
+Reads TFDS, or the folders of the official zip files under DATA_DIR: BoolQ/train.jsonl,
+BoolQ/val.jsonl and so on. Preprocessors and metrics are T5's. As in T5, WSC is trained only on its
+true referents and together with Definite Pronoun Resolution (`dpr`), from
 definite_pronoun_resolution/train.c.txt.
 """
 
@@ -33,12 +33,12 @@ _FOLDERS = {
     "wsc.fixed": "WSC",
 }
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
-# Where words come between those of the span, nothing mends it.
+# Spans that other words interrupt in the text, which cannot be repaired.
 _BROKEN_SPANS = ("Kamenev and Zinoviev", "Kamenev, Zinoviev, and Stalin")
 
 
 def _label(value) -> str | int:
-    """TFDS's name of a label: true and false by these words, and -1 where a test has none."""
+    """A label's name in TFDS: "True" or "False" for booleans, -1 in test parts without labels."""
     if value is None:
         return -1
     if not isinstance(value, bool | str):
@@ -47,7 +47,7 @@ def _label(value) -> str | int:
 
 
 def _of_row(row: dict, config: str) -> Iterator[dict]:
-    """Of the tasks that have an example a line."""
+    """The example of a row, for tasks with one example per line."""
     example = {name: row[name] for name in _CONFIGS[config].features}
     yield example | {"idx": row["idx"], "label": _label(row.get("label"))}
 
@@ -93,7 +93,7 @@ def _record(row: dict) -> Iterator[dict]:
 
 
 def _wsc(row: dict) -> Iterator[dict]:
-    """With spans that are part of the text, as TFDS's `wsc.fixed`."""
+    """The example of a WSC row, with spans that occur in the text, as in TFDS's `wsc.fixed`."""
     for example in _of_row(row | row["target"], "wsc.fixed"):
         for span in ("span1", "span2"):
             words = example[f"{span}_text"]
@@ -116,14 +116,14 @@ _EXAMPLES: dict[str, Callable] = {
 
 
 def source(config: str, splits=tuple(_SPLITS)) -> OfficialSource:
-    """The examples of a configuration of TFDS's `super_glue`."""
+    """Makes a source with the examples of a configuration of TFDS's `super_glue`."""
     files = {split: f"{_FOLDERS[config]}/{_SPLITS[split]}.jsonl" for split in splits}
     examples = _EXAMPLES.get(config) or functools.partial(_of_row, config=config)
     return OfficialSource(f"super_glue/{config}:1.0.2", files, examples)
 
 
 def _dpr_blocks(files: SplitFiles) -> Records:
-    """Sentence, pronoun, candidates and answer: a line each, and a blank one after them."""
+    """Yields blocks of sentence, pronoun, candidates and answer, each on a line, then a blank."""
     block: list = []
     for number, line in itertools.chain(formats.lines(files.path), [(0, "")]):
         if isinstance(line, BadRecord) or line.strip():
@@ -150,9 +150,9 @@ def _dpr(block: list[str]) -> Iterator[dict]:
 
 
 def dpr_source() -> OfficialSource:
-    """The examples of TFDS's `definite_pronoun_resolution`."""
+    """Makes a source with the examples of TFDS's `definite_pronoun_resolution`."""
     files = {split: f"definite_pronoun_resolution/{split}.c.txt" for split in ("train", "test")}
-    # SuperGLUE's own files do not hold it.
+    # May be missing, because SuperGLUE's own files do not include it.
     return OfficialSource(
         "definite_pronoun_resolution:1.1.0", files, _dpr, form=_dpr_blocks, may_lack=True
     )

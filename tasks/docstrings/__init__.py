@@ -1,1 +1,1 @@
-"""The corpus of docstrings of the installed packages, and examples made of it."""
+"""The corpus of docstrings of installed packages, and labelled examples made from it."""

@@ -1,4 +1,4 @@
-"""The corpus of docstrings and its vocabulary: made once for each lock, then read from a cache."""
+"""The corpus of docstrings and its vocabulary, built once per lock file and then cached."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from switch_tf.tasks.docstrings.parse import Document
 from switch_tf.tasks.vocabulary import t5 as vocabulary
 
 SPLITS = ("train", "validation")
-# Part of the cache's key: raise it when the same sources should give another corpus.
+# Part of the cache's key: increase it when the same sources should give another corpus.
 _FORMAT = 1
 
 
@@ -28,14 +28,18 @@ _FORMAT = 1
 def settings(
     cache_folder: rules.Path | None = None, vocabulary_size: rules.Count = 2000
 ) -> tuple[Path, int]:
-    """Where the corpus is kept, and how many pieces its vocabulary has.
+    """The location of the corpus and the size of its vocabulary.
 
     Args:
-      cache_folder: by default `switch_tf/pydocs` in `$XDG_CACHE_HOME`, or in `~/.cache`.
-      vocabulary_size: number of pieces; the vocabulary adds 100 sentinels.
+      cache_folder: the folder for corpora, by default `switch_tf/pydocs` in `$XDG_CACHE_HOME` or
+        `~/.cache`. Runs that share one parse the packages only once; set it if the home folder is
+        not writable or not kept.
+      vocabulary_size: number of pieces, before the 100 sentinels. More pieces make texts shorter in
+        tokens but embeddings larger and rare pieces less well trained; 2000 suits models of a few
+        million parameters.
 
     Returns:
-      The folder of the corpus of the packages installed, and the number of pieces.
+      The folder for the corpus of the installed packages, and the number of pieces.
     """
     if cache_folder is None:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -45,7 +49,7 @@ def settings(
 
 @functools.cache
 def _key() -> str:
-    """Changes with the version of any package, and with how they are parsed."""
+    """A hash of the packages' versions and of the parameters for parsing them."""
     try:
         versions = {
             name: importlib.metadata.version(name) for name in pydocs_parse.LIBRARIES.values()
@@ -60,7 +64,7 @@ def _key() -> str:
 
 
 def documents(split: str) -> list[Document]:
-    """The documents of a split, ordered by hash; parses the packages if no one did before."""
+    """The documents of a split, ordered by hash; parses the packages if needed."""
     return _read(prepare(), split)
 
 
@@ -71,20 +75,20 @@ def _read(folder: Path, split: str) -> list[Document]:
 
 
 def prepare() -> Path:
-    """Makes the corpus, with a progress bar, unless it is there.
+    """Builds the corpus, with a progress bar, unless it exists.
 
     Returns:
       The folder with `train.jsonl` and `validation.jsonl`.
 
     Raises:
-      UserError: a package is missing, or the cache folder cannot be written.
+      UserError: a package is missing, or the cache folder is not writable.
     """
     folder, _ = settings()
-    # Written last, so where it is, everything is.
+    # Written last, so that its presence means that everything else is there.
     complete = folder / "COMPLETE"
     if not complete.exists():
         with _locked(folder):
-            # Another process may have made it while this one waited.
+            # Another process may have built it while this one waited.
             if not complete.exists():
                 _parse(folder)
                 storage.write_atomically(complete, "")
@@ -107,10 +111,10 @@ def _workers() -> int:
 
 
 def vocabulary_path() -> str:
-    """Path of the SentencePiece model of the size that gin asks for; trains it if it is not there.
+    """The path of the SentencePiece model of the size that gin sets, trained if needed.
 
     Raises:
-      UserError: as `prepare`; a size that the corpus cannot fill.
+      UserError: see `prepare`; or the corpus has too few pieces for the size.
     """
     folder, size = settings()
     path = folder / f"vocabulary_{size}.model"
@@ -123,7 +127,7 @@ def vocabulary_path() -> str:
 
 
 def _sample(size: int) -> Iterator[str]:
-    """The first train documents: their order is one by hash, so they are a sample."""
+    """Yields the first train documents, a random sample because they are ordered by hash."""
     total = vocabulary.TRAINING_CHARACTERS
     label = f"pydocs: reading for a vocabulary of {size}"
     with tqdm(total=total, desc=label, unit="char", unit_scale=True, file=sys.stderr) as bar:
@@ -137,7 +141,7 @@ def _sample(size: int) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(folder: Path):
-    """One process at a time; the system frees the lock when a process dies."""
+    """Lets one process in at a time; the system frees the lock when a process dies."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / "LOCK", "a")

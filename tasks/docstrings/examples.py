@@ -1,7 +1,7 @@
-"""Labelled examples whose labels come from the docstrings themselves, in the manner of SuperGLUE.
+"""Labelled examples in the style of SuperGLUE, with labels derived from docstrings.
 
-Examples of a split are made of that split's documents only. Pre-training sees the train documents
-too, so only the validation documents are new to a fine-tuned model.
+The examples of a split are made only from that split's documents. Pre-training also sees the train
+documents, so only the validation documents are new to a fine-tuned model.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from switch_tf.tasks.docstrings.parse import Document
 
 @dataclasses.dataclass(frozen=True)
 class Difficulty:
-    """How hard `copa` and `rte` are.
+    """The difficulty of `copa` and `rte`.
 
     Attributes:
-      same_library: whether the wrong summary is of the same library, so that its topic and style
+      same_library: whether the wrong summary comes from the same library, so that topic and style
         give nothing away.
-      shared_words: least number of content words that the right summary has in common with a
-        passage of the body for it to be shown.
-      lure_words: largest number that the wrong one has.
+      shared_words: minimum number of content words that the right summary must share with a passage
+        of the body. More make examples easier but fewer.
+      lure_words: maximum number that the wrong summary may share. More make examples harder.
     """
 
     same_library: bool
@@ -30,21 +30,23 @@ class Difficulty:
     lure_words: int
 
 
-# Set for models of a few million parameters and tokens: the wrong summary is of another library and
-# shares no content word with the passage, so a model that only compares words gets most right.
+# Suits models and corpora of a few million parameters and tokens: the wrong summary comes from
+# another library and shares no content word with the passage, so comparing words gets most examples
+# right.
 DIFFICULTY = Difficulty(same_library=False, shared_words=2, lure_words=0)
-# Shown of a body: with two summaries this is mostly within 80 tokens of the default vocabulary.
+# Length of a passage: with two summaries, it mostly fits within 80 tokens of the default
+# vocabulary.
 PASSAGE_CHARACTERS = 60
 LONG_BODY_CHARACTERS = 320
 SUMMARY_CHARACTERS = range(15, 71)
-# Searched for passages to show, and the most that are shown of one document, in as many examples:
-# few passages are learnt by heart.
+# How much of a body is searched for passages, and how many passages of one document are used, each
+# in its own example: more lower the risk of memorising them.
 _SEARCHED_CHARACTERS = 1500
 _PASSAGES = 6
 _SUMMARY_PASSAGES = 2
-# The largest, but for those whose validation documents are few: see `library`.
+# The largest libraries, except those with few validation documents: see `library`.
 LABELS = ("tensorflow", "transformers", "scipy", "pandas", "sklearn", "matplotlib", "jax", "nltk")
-# Names and usual short names, which would give the label away.
+# Names and usual abbreviations, which would give the label away.
 _MASKED = re.compile(
     r"tensorflow|transformers|hugging ?face|scipy|pandas|scikit-?learn|sklearn|matplotlib|pyplot"
     r"|mpl|numpy|keras|jax|nltk|\b(?:tf|np|pd|plt|sp|jnp|tfds)\b",
@@ -56,14 +58,14 @@ _COMMON = frozenset(
     "over return returns same should some such than that their them then there these this those "
     "true used uses using value values when where whether which will with".split()
 )
-# Documents tried as the other of a pair.
+# How many documents are tried as the partner in a pair.
 _TRIES = 50
 _ENTAILMENT = ("entailment", "not_entailment")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Shown:
-    """A document's summary, and a passage of its body that has words of the summary."""
+    """A document's summary, and a passage of its body that shares words with it."""
 
     library: str
     summary: str
@@ -71,7 +73,7 @@ class _Shown:
 
 
 def shorten(text: str, characters: int) -> str:
-    """`text` on one line, cut at the end of a word to at most `characters` characters."""
+    """Joins a text to one line and cuts it at a word, to at most `characters` characters."""
     text = " ".join(text.split())
     if len(text) <= characters:
         return text
@@ -79,16 +81,18 @@ def shorten(text: str, characters: int) -> str:
 
 
 def passages(text: str, wanted: set[str], difficulty: Difficulty) -> list[str]:
-    """Parts of `text` that have most of the words `wanted`, best first; they do not overlap.
+    """The non-overlapping passages of a text with the most of the `wanted` words, best first.
 
-    Each starts and ends at words and has at most `PASSAGE_CHARACTERS`; a text is put on one line
-    first. At most `_PASSAGES`, and only those with enough of the words to be shown.
+    The text is joined to one line. Each passage consists of whole words and has at most
+    `PASSAGE_CHARACTERS`. Returns at most `_PASSAGES`, all with at least `shared_words` of the
+    words.
     """
     words = text[:_SEARCHED_CHARACTERS].split()
     found = [_content_of(word) & wanted for word in words]
     sizes = [len(word) + 1 for word in words]
     windows = []
-    # Of the words from `first` to `end`: their characters, a blank after each, and the `wanted`.
+    # For the words from `first` to `end`: the characters with trailing blanks, and the `wanted`
+    # words.
     end, size, seen = 0, 0, Counter()
     for first in range(len(words)):
         while end < len(words) and size + sizes[end] <= PASSAGE_CHARACTERS + 1:
@@ -99,7 +103,7 @@ def passages(text: str, wanted: set[str], difficulty: Difficulty) -> list[str]:
         if len(seen) >= difficulty.shared_words:
             windows.append((-len(seen), first, end))
         if end == first:
-            # A word longer than a passage.
+            # The word is longer than a passage.
             end += 1
             continue
         size -= sizes[first]
@@ -114,22 +118,22 @@ def passages(text: str, wanted: set[str], difficulty: Difficulty) -> list[str]:
     return [" ".join(words[first:end]) for first, end in chosen]
 
 
-# The same few thousand words make up most of the corpus.
+# Cached, because the same few thousand words make up most of the corpus.
 @functools.cache
 def _content_of(word: str) -> frozenset[str]:
     return frozenset(content_words(word))
 
 
 def content_words(text: str) -> set[str]:
-    """Words of at least four letters, without those that are common in docstrings."""
+    """The words of at least four letters that are not common in docstrings."""
     return set(re.findall(r"[a-z]{4,}", text.casefold())) - _COMMON
 
 
 def copa(documents: Sequence[Document]) -> list[dict]:
-    """Which of two summaries is this text's? As COPA, a row for each choice.
+    """Which of two summaries belongs to this text? Like COPA, with a row for each choice.
 
-    `text`, `choice`, `is_correct`, `idx` of the question, `choice_idx`. Each two choices come
-    twice, with a text of either: they give nothing away by themselves.
+    Rows have `text`, `choice`, `is_correct`, `idx` of the question and `choice_idx`. Each pair of
+    choices occurs twice, with a text of each, so that choices alone give nothing away.
     """
     questions = ((pair, i) for pair in _pairs(documents) for i in range(2))
     return [
@@ -146,9 +150,9 @@ def copa(documents: Sequence[Document]) -> list[dict]:
 
 
 def rte(documents: Sequence[Document]) -> list[dict]:
-    """Does this summary belong to this text? As RTE: `summary`, `text`, `label`.
+    """Does this summary belong to this text? Like RTE, with `summary`, `text` and `label`.
 
-    Each summary and each text come once with either label.
+    Each summary and each text occurs once with each label.
     """
     return _numbered(
         [
@@ -160,12 +164,12 @@ def rte(documents: Sequence[Document]) -> list[dict]:
 
 
 def library(documents: Sequence[Document]) -> list[dict]:
-    """Which library is this text from? Equally many of each of `LABELS`, names masked."""
+    """Which library is this text from? Balanced over `LABELS`, with library names masked."""
     by_library = defaultdict(list)
     for document in documents:
         by_library[document.library].append(document)
     count = min(len(by_library[name]) for name in LABELS)
-    # Class by class in turn: the first n examples are balanced, too.
+    # Classes alternate, so that the first n examples are balanced, too.
     return _numbered(
         [
             {
@@ -182,7 +186,7 @@ def library(documents: Sequence[Document]) -> list[dict]:
 
 
 def summary(documents: Sequence[Document]) -> list[dict]:
-    """The summary of this text: `text`, a passage near to it, and `summary`."""
+    """Summarise this text: a `text` passage and the `summary` of its document."""
     rounds = _shown(tuple(documents), DIFFICULTY)[:_SUMMARY_PASSAGES]
     return _numbered([{"text": s.passage, "summary": s.summary} for r in rounds for s in r])
 
@@ -191,12 +195,12 @@ def _numbered(examples: list[dict]) -> list[dict]:
     return [example | {"idx": i} for i, example in enumerate(examples)]
 
 
-# Three tasks show the same passages.
+# Cached, because three tasks use the same passages.
 @functools.lru_cache(maxsize=2)
 def _shown(documents: tuple[Document, ...], difficulty: Difficulty) -> list[list[_Shown]]:
-    """Documents with their best passage, then those that have a second, and so on."""
+    """Documents with their best passage, then documents with their second passage, and so on."""
     rounds = [[] for _ in range(_PASSAGES)]
-    # `documents` come by their hash: neighbours are not of one library.
+    # Documents are ordered by hash, so neighbours are from different libraries.
     for document in documents:
         head, body = document.parts
         if len(head) in SUMMARY_CHARACTERS:
@@ -206,7 +210,7 @@ def _shown(documents: tuple[Document, ...], difficulty: Difficulty) -> list[list
 
 
 def _pairs(documents: Sequence[Document]) -> Iterator[tuple[_Shown, _Shown]]:
-    """Two documents by two, such that the summary of neither fits the passage of the other."""
+    """Yields pairs of documents in which neither summary fits the other's passage."""
     for shown in _shown(tuple(documents), DIFFICULTY):
         waiting = []
         for one in shown:
@@ -227,7 +231,7 @@ def _differ(one: _Shown, other: _Shown) -> bool:
     )
 
 
-# Of the tasks whose answer is a name.
+# Task -> its answers, for the tasks that answer with a name.
 LABEL_NAMES = {"pydocs_rte": _ENTAILMENT, "pydocs_library": LABELS}
 MAKERS = {
     "pydocs_copa": copa,

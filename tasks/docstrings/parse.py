@@ -1,6 +1,6 @@
-"""Reads the docstrings of installed packages off their source; nothing is imported from them.
+"""Extracts the docstrings of installed packages by parsing, without importing them.
 
-Worker processes import this module, so it needs the standard library and tqdm only.
+Worker processes import this module, so it needs only the standard library and tqdm.
 """
 
 import ast
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from switch_tf.errors import UserError
 
-# Package -> the distribution whose version the lock pins. Adding one changes everyone's corpus.
+# Package -> distribution whose version the lock file pins. Adding one changes everyone's corpus.
 LIBRARIES = {
     "absl": "absl-py",
     "array_record": "array-record",
@@ -56,7 +56,7 @@ LIBRARIES = {
     "transformers": "transformers",
 }
 MIN_CHARACTERS = 200
-# Of a thousand documents, how many are for validation.
+# Documents for validation, per thousand.
 VALIDATION_PER_MILLE = 30
 _FILES_A_TASK = 32
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -64,12 +64,12 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A docstring.
+    """A docstring of a package.
 
     Attributes:
-      text: the docstring, dedented.
-      library: the package that it is from, a key of `LIBRARIES`.
-      name: qualified name, such as `numpy.linalg._linalg.solve`.
+      text: the dedented docstring.
+      library: the package that contains it, a key of `LIBRARIES`.
+      name: the qualified name, such as `numpy.linalg._linalg.solve`.
     """
 
     text: str
@@ -78,21 +78,21 @@ class Document:
 
     @functools.cached_property
     def key(self) -> str:
-        """Hash, in hexadecimal, of the words of the text: equal for texts that differ in layout."""
+        """A hexadecimal hash of the text's words, which ignores differences in layout."""
         words = " ".join(re.findall(r"\w+", self.text.casefold()))
         return hashlib.sha256(words.encode()).hexdigest()
 
     @property
     def split(self) -> str:
-        """`train` or `validation`, from the key alone."""
+        """`train` or `validation`, determined by the key alone."""
         in_validation = int(self.key[:8], 16) % 1000 < VALIDATION_PER_MILLE
         return "validation" if in_validation else "train"
 
     @functools.cached_property
     def parts(self) -> tuple[str, str]:
-        """Summary and body; two empty strings where the docstring does not open with a sentence.
+        """The summary and the body, or two empty strings if it does not start with a sentence.
 
-        The summary is the first paragraph, on one line, if that is one sentence.
+        The summary is the first paragraph, joined to one line, if that is one sentence.
         """
         first, _, rest = self.text.partition("\n\n")
         summary = " ".join(first.split())
@@ -102,7 +102,7 @@ class Document:
 
 
 def find_libraries(names: Iterable[str] = tuple(LIBRARIES)) -> dict[str, Path]:
-    """Package -> its folder, without importing it.
+    """Package -> its folder, found without importing it.
 
     Raises:
       UserError: a package is not installed.
@@ -121,13 +121,13 @@ def find_libraries(names: Iterable[str] = tuple(LIBRARIES)) -> dict[str, Path]:
 
 
 def parse_libraries(folders: Mapping[str, Path], workers: int = 1) -> list[Document]:
-    """The documents of some packages: deduplicated, in an order that mixes the packages.
+    """Parses the documents of packages, deduplicated and in an order that mixes the packages.
 
-    The order and the choice among duplicates depend on nothing but the sources.
+    The order and the choice among duplicates depend only on the sources.
 
     Args:
       folders: package -> folder.
-      workers: number of processes; with 1, this one parses.
+      workers: number of processes; with 1, this process does the parsing.
 
     Returns:
       Documents of at least `MIN_CHARACTERS` characters, ordered by key.
@@ -142,7 +142,7 @@ def parse_libraries(folders: Mapping[str, Path], workers: int = 1) -> list[Docum
         for count, documents in _parse_all(files, workers):
             bar.update(count)
             for document in documents:
-                # The first in the order of libraries and paths is kept.
+                # Keeps the first duplicate in the order of libraries and paths.
                 unique.setdefault(document.key, document)
     return [unique[key] for key in sorted(unique)]
 
@@ -154,7 +154,7 @@ def _parse_all(
     if workers == 1:
         yield from map(_parse_files, chunks)
         return
-    # Forking a process in which TensorFlow runs its threads may hang, so children start afresh.
+    # Forking a process that runs TensorFlow's threads may hang, so workers are spawned.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield from pool.map(_parse_files, chunks)
@@ -168,12 +168,12 @@ def _parse_files(files: Sequence[tuple[str, str, str]]) -> tuple[int, list[Docum
 
 
 def parse_source(source: bytes, library: str, module: str) -> list[Document]:
-    """The documents of a module; none if it is not valid Python (packages hold such test files).
+    """The documents of a module; none if it is not valid Python, as in some packages' tests.
 
     Args:
-      source: content of the file.
-      library: the package that it is from.
-      module: its dotted name; a last `.__init__` is dropped.
+      source: the content of the file.
+      library: the package that contains it.
+      module: its dotted name; a trailing `.__init__` is dropped.
     """
     try:
         with warnings.catch_warnings():
@@ -187,7 +187,7 @@ def parse_source(source: bytes, library: str, module: str) -> list[Document]:
 def _documents(node: ast.AST, library: str, name: str) -> Iterator[Document]:
     if isinstance(node, _DOCUMENTED):
         text = inspect.cleandoc(ast.get_docstring(node, clean=False) or "").strip()
-        # A lone surrogate, as tests of parsers have them, cannot be written as UTF-8.
+        # Lone surrogates, as in tests of parsers, cannot be written as UTF-8.
         if len(text) >= MIN_CHARACTERS and not re.search("[\ud800-\udfff]", text):
             yield Document(text, library, name)
     for child in ast.iter_child_nodes(node):

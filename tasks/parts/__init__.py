@@ -1,1 +1,1 @@
-"""What the families of tasks are made of: steps, rates, metrics, the catalogue."""
+"""Building blocks of tasks: preprocessors, rates, metrics and the catalogue."""

@@ -1,4 +1,4 @@
-"""What the paper reports of each task and mixture, for the table of tasks."""
+"""The paper's results for each task and mixture, for the table of tasks."""
 
 import dataclasses
 
@@ -8,9 +8,9 @@ class Entry:
     """A task or mixture in the paper.
 
     Args:
-      name: of the task or mixture.
-      paper_table: where its figure is; None where the paper has none of it alone.
-      metric: what the figure is; None where nothing is evaluated.
+      name: the name of the task or mixture.
+      paper_table: the table with its result; None if the paper has no separate result for it.
+      metric: the metric of the result; None if nothing is evaluated.
     """
 
     name: str
@@ -22,10 +22,10 @@ _entries: dict[str, Entry] = {}
 
 
 def add(name: str, paper_table: str | None, metric: str | None) -> None:
-    """Enters a task or mixture; `Entry` has the arguments."""
+    """Adds a task or mixture to the catalogue; see `Entry` for the arguments."""
     _entries[name] = Entry(name, paper_table, metric)
 
 
 def entries() -> list[Entry]:
-    """What the imported modules entered, by name."""
+    """The entries of all imported modules, sorted by name."""
     return [_entries[name] for name in sorted(_entries)]

@@ -1,4 +1,4 @@
-"""T5's pre-training objective, with errors of one line."""
+"""T5's pre-training objective, with one-line errors."""
 
 import functools
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from switch_tf.data.spans import MEAN_SPAN_LENGTH, NOISE_DENSITY, NoiseDensity, 
 from switch_tf.errors import UserError
 from switch_tf.rules import configurable
 
-# As many as T5 takes of a document in an epoch, and as many as it joins.
+# T5's limits: tokens of a document per epoch, and documents joined.
 _CHUNK_TOKENS = 65_536
 _JOINED_DOCUMENTS = 128
 
@@ -22,11 +22,15 @@ def settings(
     noise_density: NoiseDensity = NOISE_DENSITY,
     mean_noise_span_length: SpanLength = MEAN_SPAN_LENGTH,
 ) -> tuple[float, float]:
-    """What gin sets of span corruption.
+    """The settings of span corruption in gin.
 
     Args:
-      noise_density: share of the tokens that is masked.
-      mean_noise_span_length: of a masked span, in tokens.
+      noise_density: share of the tokens that are masked. A higher one gives more targets per input
+        but leaves less context. T5 found little difference from 10% to 25%, and 50% worse: keep
+        0.15.
+      mean_noise_span_length: mean length of a masked span, in tokens. Longer spans give shorter
+        targets and so faster steps. T5 found little difference up to 5, and 10 slightly worse: keep
+        3.
     """
     return noise_density, mean_noise_span_length
 
@@ -38,25 +42,25 @@ def span_corruption(
     noise_density: float | None = None,
     mean_noise_span_length: float | None = None,
 ) -> tf.data.Dataset:
-    """T5's span corruption: documents are joined, cut to equal lengths, and spans masked.
+    """T5's span corruption: documents are joined and cut to equal lengths, and spans are masked.
 
-    Examples are those of T5's `span_corruption`, but for what is garbage there or would be cut off:
-    the one token that may be left of joined documents is masked, in place of a sentinel for
-    nothing; and pieces are shorter where T5's would not fit, as under
-    `random_spans_noise_mask.random_roll`, which gin sets by T5's own name.
+    Examples equal those of T5's `span_corruption`, except where T5 would give garbage or truncate.
+    If a single token is left of joined documents, it is masked, where T5 would add a sentinel for
+    nothing. Pieces are shorter where T5's would not fit, for example with
+    `random_spans_noise_mask.random_roll`, which gin sets under T5's name.
 
     Args:
-      dataset: examples with `targets`, the tokens of a document.
-      sequence_length: feature -> tokens, end of sequence included.
-      output_features: feature -> vocabulary.
-      noise_density, mean_noise_span_length: None: those of `settings`.
+      dataset: a dataset of examples whose `targets` are the tokens of a document.
+      sequence_length: feature -> length in tokens, including the end of sequence.
+      output_features: feature -> its `seqio.Feature`, with the vocabulary.
+      noise_density, mean_noise_span_length: see `settings`, which gives the values for None.
 
     Returns:
       Examples with `inputs` and `targets`, without the end of sequence.
 
     Raises:
-      UserError: no lengths, numbers out of range, spans without text between them, room in the
-        targets for fewer tokens than the inputs give up, or fewer sentinels than spans.
+      UserError: there are no lengths, a value is out of range, spans have no text between them, the
+        targets are too short for the masked tokens, or there are fewer sentinels than spans.
     """
     lengths = sequence_length or {}
     for feature in ("inputs", "targets"):
@@ -91,7 +95,7 @@ def span_corruption(
 
 
 def _mask(length, noise_density, seeds, mean_noise_span_length):
-    """T5's mask; of a single token, of which T5 masks nothing, that."""
+    """T5's mask, except that a single token, which T5 would not mask, is masked."""
     mask = preprocessors.random_spans_noise_mask(
         length, noise_density, seeds, mean_noise_span_length
     )
@@ -99,9 +103,9 @@ def _mask(length, noise_density, seeds, mean_noise_span_length):
 
 
 def _targets(tokens, noise_mask, vocabulary, seeds):
-    """T5's targets; of a single token, which is masked, with the sentinel that T5 has for others.
+    """T5's targets; a single token, which is masked, gets a sentinel like any other.
 
-    A roll that begins with masked tokens has them in front of the first sentinel, as T5's.
+    If a rolled mask begins with masked tokens, they precede the first sentinel, as in T5.
     """
     found = preprocessors.nonnoise_span_to_unique_sentinel(tokens, noise_mask, vocabulary, seeds)
     sentinel = tf.cast(preprocessors.sentinel_id(vocabulary), tokens.dtype)[tf.newaxis]

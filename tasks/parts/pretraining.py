@@ -1,4 +1,4 @@
-"""The steps that all pre-training tasks share."""
+"""The preprocessors shared by all pre-training tasks."""
 
 import functools
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ def add(
     source: seqio.DataSource,
     output_features: Mapping[str, seqio.Feature] = T5_OUTPUT_FEATURES,
 ) -> None:
-    """Registers T5's span corruption of a source's `text`; tokens are cached, spans drawn anew."""
+    """Registers T5's span corruption of a source's `text`; caches tokens and redraws spans."""
     seqio.TaskRegistry.add(
         name,
         source=source,

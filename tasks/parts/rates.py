@@ -1,7 +1,7 @@
-"""Rates of mixtures: tasks blended in proportion to the tokens in each, as in the paper.
+"""Mixing rates: tasks are mixed in proportion to their tokens, as in the paper.
 
-A rate is how often an *example* of a task is drawn. At the number of its examples, each token of a
-mixture comes as often as any other, whatever the lengths: so T5 mixes GLUE and SuperGLUE, too.
+A rate is how often an *example* of a task is drawn. If it is the number of its examples, each token
+of a mixture occurs equally often, whatever the lengths. T5 also mixes GLUE and SuperGLUE this way.
 """
 
 import functools
@@ -12,20 +12,21 @@ from switch_tf import config
 from switch_tf.errors import UserError
 
 SPLIT = "train"
-# Of so many examples of a source it is counted what becomes of them, where the task is not cached.
+# If a task is not cached, this many examples of its source are preprocessed to estimate how many
+# result. More are more exact but delay the start.
 COUNTED_EXAMPLES = 1_000
 
 
 def examples(task: seqio.Task) -> float:
-    """Number of examples that a task gives of its train split; 0 without one.
+    """Number of examples in a task's train split, as a mixing rate; 0 without one.
 
-    For `seqio.MixtureRegistry.add`, as a rate. After the preprocessors in front of the cache, by
-    which an example of the source may become several, or none. From the statistics of the task's
-    cache, where there is one; else the number of examples in the source times how many its first
-    ones become, which is found when the mixture is first used, and kept.
+    For `seqio.MixtureRegistry.add`. Counts examples after the preprocessors before the cache, which
+    may turn an example of the source into several or none. The count comes from the statistics of
+    the task's cache, if there is one. Otherwise it is the number of examples in the source times
+    how many its first ones become, which is measured when the mixture is first used, and kept.
 
     Raises:
-      UserError: the source does not tell how many examples it has.
+      UserError: the source does not report its number of examples.
     """
     if SPLIT not in task.splits:
         return 0.0
@@ -47,7 +48,7 @@ def examples(task: seqio.Task) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def _estimate(task: seqio.Task, count: int, macros: tuple, vocabularies: tuple) -> float:
-    """Also by what it depends on outside the task: settings of gin."""
+    """Estimates the number of examples, cached by what it depends on, including gin's settings."""
     if not count:
         return 0.0
     sources = task.source.get_dataset(SPLIT, shuffle=False).take(COUNTED_EXAMPLES)

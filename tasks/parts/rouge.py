@@ -1,23 +1,23 @@
-"""ROUGE of summaries, the same for the same predictions."""
+"""A deterministic ROUGE metric for summaries."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from rouge_score import rouge_scorer
 
-# T5's. `rougeLsum` is ROUGE-L by sentences, `rougeL` would be of a summary as one.
+# As in T5: `rougeLsum` is ROUGE-L by sentence, `rougeL` would treat a summary as one sentence.
 _KEYS = ("rouge1", "rouge2", "rougeLsum")
 
 
 def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """ROUGE-1, ROUGE-2 and ROUGE-Lsum, in percent.
 
-    T5's, but for one thing: T5 reports the middle of means over random samples of the examples,
-    drawn anew in each call. This is the mean over the examples, to which those come near.
+    As in T5, except that T5 reports the median of means over random samples of the examples, drawn
+    anew at each call. This is the mean over all examples, which those means approximate.
 
     Args:
-      targets: summaries; their sentences are parted by line breaks or by " . ", as in T5.
-      predictions: as many.
+      targets: reference summaries, with sentences separated by line breaks or " . ", as in T5.
+      predictions: equally many predicted summaries.
     """
     scorer = rouge_scorer.RougeScorer(_KEYS)
     found = [
@@ -28,5 +28,5 @@ def rouge(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float
 
 
 def _by_lines(summary: str) -> str:
-    """A sentence a line, for ROUGE-Lsum: a vocabulary may have no line break."""
+    """Puts each sentence on a line for ROUGE-Lsum: a vocabulary may have no line break."""
     return summary.replace(" . ", " .\n")

@@ -1,4 +1,4 @@
-"""Token lengths of a task or mixture: what is cut off, what is padding, and what packing saves."""
+"""Token lengths of a task or mixture: how much is truncated, is padding, or saved by packing."""
 
 import functools
 import inspect
@@ -17,19 +17,19 @@ Row = tuple[str, ...]
 def untrimmed(
     provider: seqio.Task | seqio.Mixture, split: str, lengths: Mapping[str, int], count: int
 ) -> dict[str, np.ndarray]:
-    """Numbers of tokens, end of sequence included, of the first examples, before they are trimmed.
+    """Lengths of the first examples in tokens, with the end of sequence, before trimming.
 
-    Of a mixture, examples of its tasks at its rates, none twice; of rank classification, the right
-    answers, which are trained on.
+    A mixture's tasks are sampled at its rates, without repetition. In rank classification, only the
+    right answers count, since the others are not trained on.
 
     Args:
-      provider: task or mixture.
-      split: its split.
-      lengths: feature -> tokens; span corruption cuts its text to these.
-      count: of examples, at most.
+      provider: the task or mixture.
+      split: the split to read.
+      lengths: feature -> length in tokens, to which span corruption cuts its text.
+      count: maximum number of examples. A few thousand give stable shares; more take longer.
 
     Returns:
-      feature -> int64 [examples].
+      Feature -> lengths, int64 [examples].
 
     Raises:
       UserError: there is no example, or a task lacks a feature.
@@ -38,7 +38,7 @@ def untrimmed(
     parts = [_lengths(task, split, lengths).take(count) for task in tasks]
     if isinstance(provider, seqio.Mixture):
         rates = [float(provider.get_rate(task)) for task in tasks]
-        # Without a rate at all, such as in a split that no task is trained on, all alike.
+        # Equal rates if all are 0, such as in a split that no task is trained on.
         rates = rates if any(rates) else [1.0] * len(rates)
         weights = [rate / sum(rates) for rate in rates]
         dataset = tf.data.Dataset.sample_from_datasets(parts, weights, seed=0).take(count)
@@ -71,7 +71,7 @@ def _without_trim(step):
 
 
 def length_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> list[Row]:
-    """A table of how long the examples are: heading, and a row a feature."""
+    """A table of the lengths of the examples: a heading and a row per feature."""
     rows: list[Row] = [("feature", "length", "min", "mean", "p50", "p95", "max", "truncated")]
     for name, counts in found.items():
         middle, high = np.percentile(counts, [50, 95], method="inverted_cdf")
@@ -82,7 +82,7 @@ def length_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> 
 
 
 def padding_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> list[Row]:
-    """A table of the rows of a batch that the trimmed examples fill, unpacked and packed."""
+    """A table of the batch rows that the trimmed examples fill, unpacked and packed."""
     trimmed = {name: np.minimum(counts, lengths[name]) for name, counts in found.items()}
     rows = len(next(iter(trimmed.values())))
     tokens = sum(int(counts.sum()) for counts in trimmed.values())
@@ -96,7 +96,7 @@ def padding_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) ->
 
 
 def _packed_rows(trimmed: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> int:
-    """How many rows SeqIO packs examples of these lengths into."""
+    """Number of rows into which SeqIO packs examples of these lengths."""
 
     def ones(counts):
         return {name: tf.ones([counts[name]], tf.int32) for name in trimmed}

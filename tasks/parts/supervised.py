@@ -1,4 +1,4 @@
-"""The steps that all supervised tasks share."""
+"""The preprocessors shared by all supervised tasks."""
 
 import seqio
 
@@ -8,7 +8,7 @@ from switch_tf.tasks.vocabulary.t5 import T5_OUTPUT_FEATURES
 def add(
     name, source, to_text, metric_fns, postprocess_fn=None, output_features=T5_OUTPUT_FEATURES
 ) -> None:
-    """Registers a task whose examples `to_text` makes into `inputs` and `targets`."""
+    """Registers a task whose examples `to_text` converts to `inputs` and `targets`."""
     seqio.TaskRegistry.add(
         name,
         source=source,

@@ -1,1 +1,1 @@
-"""SeqIO sources: datasets as they are published, shards, text files."""
+"""SeqIO sources: published datasets, shards and text files."""

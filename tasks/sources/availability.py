@@ -1,11 +1,11 @@
-"""What a task reads, and whether it is there now: for the list of tasks. Nothing is fetched.
+"""What a task reads and whether it is available, for the list of tasks. Nothing is fetched.
 
-A source of one's own says so itself, in two methods:
+Custom sources report this in two methods:
 
-    describe() -> str             in a few words, what it reads
-    missing() -> str | None       in a few words, what of it is not there; None if nothing
+    describe() -> str             what it reads, in a few words
+    missing() -> str | None       which part of it is missing, in a few words; None if nothing
 
-Of the sources that SeqIO has, it is found here.
+For SeqIO's own sources, it is determined here.
 """
 
 import os
@@ -17,13 +17,13 @@ import tensorflow_datasets as tfds
 
 from switch_tf import storage
 
-# SeqIO wants a split of each task; a mixture leaves out a task without the split that is read.
+# SeqIO requires a split for each task; mixtures leave out tasks that lack the split being read.
 ABSENT = ("absent",)
 _TFDS_NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^:]+))?(:(?P<version>.+))?")
 
 
 def describe(source: seqio.DataSource) -> str:
-    """What a source reads."""
+    """Describes what a source reads."""
     if hasattr(source, "describe"):
         return source.describe()
     if isinstance(source, seqio.TfdsDataSource):
@@ -36,7 +36,7 @@ def describe(source: seqio.DataSource) -> str:
 
 
 def state(source: seqio.DataSource) -> str:
-    """Whether the data of a source is there: "yes", "no: " and what is missing, or "not known"."""
+    """Whether a source's data are available: "yes", "no: " and what is missing, or "not known"."""
     if not isinstance(source, _KNOWN) and not hasattr(source, "missing"):
         return "not known"
     if not hasattr(source, "missing") and isinstance(source, seqio.FileDataSource):
@@ -62,26 +62,26 @@ def _missing(source: seqio.DataSource) -> str | None:
 
 
 def first_of(names: list[str]) -> str | None:
-    """The first of what is missing, and how many more there are."""
+    """The first missing item and the number of the others."""
     if not names:
         return None
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def missing_of_tfds(tfds_name: str, data_dir: str | None = None) -> str | None:
-    """That TFDS has not prepared a dataset, if so.
+    """Reports a dataset that TFDS has not prepared; None if it has.
 
-    Looked for by the names of folders: TFDS itself would ask a server for what is not there.
+    Looks only for folders, because TFDS itself would query a server for missing datasets.
 
     Args:
-      tfds_name: with config and version, or without.
-      data_dir: None: those that TFDS knows.
+      tfds_name: the name in TFDS, with or without config and version.
+      data_dir: the folder to look in; None for TFDS's own folders.
     """
     parts = _TFDS_NAME.fullmatch(tfds_name)
     config, version = parts["config"] or "", parts["version"] or "*"
     for folder in tfds.core.utils.file_utils.list_data_dirs(data_dir):
         place = os.path.join(folder, parts["name"])
-        # A dataset's default config need not be named.
+        # The default config of a dataset may be omitted from its name.
         places = [os.path.join(place, config)] if config else [place, os.path.join(place, "*")]
         for place in places:
             pattern = os.path.join(os.path.expanduser(place), version, "dataset_info.json")
@@ -91,7 +91,7 @@ def missing_of_tfds(tfds_name: str, data_dir: str | None = None) -> str | None:
 
 
 def _tfds_datasets(source: seqio.TfdsDataSource) -> list[tuple[str, str | None]]:
-    """Name and data_dir of each dataset that a source reads."""
+    """The name and data_dir of each dataset that a source reads."""
     loader = source.tfds_dataset
     if loader.tfds_splits:
         return [(split.dataset, split.data_dir) for split in loader.tfds_splits.values()]

@@ -1,7 +1,7 @@
-"""The forms in which datasets are published, read to records that know their places.
+"""Readers for the formats in which datasets are published.
 
-A form is a function from the `SplitFiles` of a split to pairs of place and record. A place begins
-with the path of the file. A `BadRecord` stands in place of a record that cannot be read.
+A format is a function from the `SplitFiles` of a split to pairs of place and record. A place begins
+with the path of the file. A `BadRecord` takes the place of a record that cannot be read.
 """
 
 import dataclasses
@@ -14,21 +14,21 @@ from switch_tf.errors import UserError
 
 
 class BadRecord(Exception):
-    """A record that is not in the form of its dataset; says why, in a line."""
+    """A record that violates its dataset's format; the message says why in one line."""
 
 
 class LeftOut(BadRecord):
-    """A record of the official files that TFDS's builder leaves out, too; says why, in a line."""
+    """A record that TFDS's builder also leaves out; the message says why in one line."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitFiles:
-    """What a split is read from.
+    """The files of a split.
 
     Args:
-      split: its name.
-      path: its file.
-      others: further files or folders, which other splits may share.
+      split: the split's name.
+      path: the split's file.
+      others: further files or folders, which splits may share.
     """
 
     split: str
@@ -40,17 +40,17 @@ Records = Iterator[tuple[str, Any]]
 
 
 def lines(path: str, newline: str | None = None) -> Iterator[tuple[int, str | BadRecord]]:
-    """Number and text of each line, without a byte order mark; a `BadRecord` where not UTF-8.
+    """Yields each line's number and text, or `BadRecord` if not UTF-8, without byte order mark.
 
     Args:
       path: the file.
-      newline: what ends a line, as for `open`.
+      newline: the end of a line, as in `open`.
 
     Raises:
       UserError: the file cannot be read.
     """
     try:
-        # Bytes that are not UTF-8 come as halves of surrogate pairs, which UTF-8 never holds.
+        # Invalid bytes become surrogates, which valid UTF-8 never contains.
         with open(path, encoding="utf-8", errors="surrogateescape", newline=newline) as file:
             for number, line in enumerate(file, 1):
                 wrong = re.search("[\ud800-\udfff]", line)
@@ -65,10 +65,10 @@ def lines(path: str, newline: str | None = None) -> Iterator[tuple[int, str | Ba
 
 
 def parse_json(text: str) -> Any:
-    """The value of a text of JSON.
+    """Parses a JSON text.
 
     Raises:
-      BadRecord: it is none, or has half of a surrogate pair, which UTF-8 cannot hold.
+      BadRecord: it is not JSON, or contains a lone surrogate, which UTF-8 cannot encode.
     """
     try:
         value = json.loads(text)
@@ -83,7 +83,7 @@ def parse_json(text: str) -> Any:
 
 
 def json_lines(files: SplitFiles) -> Records:
-    """A value a line; blank lines are skipped."""
+    """Yields the JSON value of each line, skipping blank lines."""
     for number, line in lines(files.path):
         place = f"{files.path}:{number}"
         if isinstance(line, BadRecord):
@@ -96,11 +96,11 @@ def json_lines(files: SplitFiles) -> Records:
 
 
 def json_document(files: SplitFiles, records: Callable[[Any, str], Records]) -> Records:
-    """The records in a file that is one value.
+    """Yields the records in a file that is a single JSON value.
 
     Args:
-      files: of the split.
-      records: function from the value and the path to places and records.
+      files: the files of the split.
+      records: returns places and records, given the value and the path.
     """
     texts = []
     for number, line in lines(files.path):
@@ -117,13 +117,13 @@ def json_document(files: SplitFiles, records: Callable[[Any, str], Records]) -> 
 
 
 def items(value: Any, key: str | None, place: str, what: str) -> Records:
-    """The items of a list in a value of JSON, named by their numbers.
+    """Yields the items of a list in a JSON value, with places by number.
 
     Args:
-      value: the list, or the object that has it; a `BadRecord` in their place is passed on.
-      key: of the list; None where the value is the list.
-      place: of the value.
-      what: such as "article", of which the first is at "PLACE, article 1".
+      value: the list, or the object that contains it; a `BadRecord` is passed on.
+      key: the key of the list; None if the value is the list.
+      place: the place of the value.
+      what: what an item is: the first "article" is at "PLACE, article 1".
     """
     if isinstance(value, BadRecord):
         yield place, value
@@ -138,14 +138,14 @@ def items(value: Any, key: str | None, place: str, what: str) -> Records:
 
 
 def tsv(files: SplitFiles, columns: Sequence[str] | None = None) -> Records:
-    """A row a line, its columns parted by tabs, quotes without a meaning; blank lines are skipped.
+    """Yields a row per line, with tab-separated columns and literal quotes; skips blank lines.
 
     Args:
-      files: of the split.
-      columns: their names; None where the first line has them.
+      files: the files of the split.
+      columns: the names of the columns; None if the first line has them.
 
     Returns:
-      Rows as dicts, with None for a column that a row lacks, and its number, from 0, as `idx`.
+      Rows as dicts, with None for missing columns, and the row's number, from 0, as `idx`.
     """
     index = 0
     for number, line in lines(files.path):

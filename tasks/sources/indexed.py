@@ -1,4 +1,4 @@
-"""A SeqIO source of examples in memory, found by their number."""
+"""A SeqIO source of examples in memory, accessed by number."""
 
 import abc
 from collections.abc import Callable
@@ -8,10 +8,10 @@ import tensorflow as tf
 
 
 class IndexedSource(seqio.DataSource):
-    """Examples that are shuffled over the whole split by their numbers.
+    """Examples that are shuffled by number over the whole split.
 
-    So the state of an iterator is small, and any number of hosts share the examples. A subclass
-    has `num_input_examples` and `look_up`.
+    This keeps an iterator's state small and lets any number of hosts share the examples. Subclasses
+    define `num_input_examples` and `look_up`.
     """
 
     def __init__(self, splits):
@@ -23,12 +23,12 @@ class IndexedSource(seqio.DataSource):
         return True
 
     def list_shards(self, split: str) -> list[str]:
-        """One: examples are shared out, not files."""
+        """A single shard, because examples rather than files are sharded."""
         return [f"{type(self).__name__}:{split}"]
 
     @abc.abstractmethod
     def look_up(self, split: str) -> Callable[[tf.Tensor], dict]:
-        """Function from an example's number to its tensors."""
+        """Returns a function from an example's number to its tensors."""
 
     def get_dataset(
         self,
@@ -38,7 +38,7 @@ class IndexedSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **unused,
     ) -> tf.data.Dataset:
-        """As SeqIO's; shuffles over the whole split, anew in each epoch."""
+        """Like SeqIO's, but shuffles over the whole split, differently in each epoch."""
         count = self.num_input_examples(split)
         dataset = tf.data.Dataset.range(count)
         if shard_info:
@@ -46,6 +46,6 @@ class IndexedSource(seqio.DataSource):
         if shuffle:
             dataset = dataset.shuffle(count, seed=seed)
         options = tf.data.Options()
-        # A look-up in Python keeps no state that a checkpoint of the iterator would miss.
+        # Look-ups in Python keep no state that a checkpoint of the iterator would miss.
         options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
         return dataset.map(self.look_up(split)).with_options(options)

@@ -1,4 +1,4 @@
-"""Documents of text files and JSON lines, with errors that name file and line."""
+"""Documents in text files and JSON lines, with errors that name file and line."""
 
 import functools
 import gzip
@@ -18,11 +18,11 @@ from switch_tf.errors import UserError
 
 JSON_SUFFIXES = (".json", ".jsonl")
 TEXT_SUFFIXES = (".txt",)
-# A file without blank lines is cut, at the end of a line, to documents of about this length: T5
-# takes one chunk of at most 65,536 tokens of each document.
+# Files without blank lines are cut at line ends into documents of about this length: T5 takes one
+# chunk of at most 65,536 tokens of each document.
 MAX_CHARACTERS = 65_536
-# Files are read to their end before a run, so that an error stops it at its start. Of what is more
-# than this, in bytes, the first lines of each file are.
+# Up to this many bytes, files are read completely before a run, so that errors stop it at its
+# start. Beyond it, only the first lines of each file are read.
 CHECKED_BYTES = 1_000_000_000
 CHECKED_DOCUMENTS = 1_000
 
@@ -32,18 +32,19 @@ def _stop(error: UserError) -> None:
 
 
 def documents(path: str, bad: Callable[[UserError], None] = _stop) -> Iterator[str]:
-    """The documents of a file, in order.
+    """Yields the documents of a file, in order.
 
-    `.txt`: blank lines part documents. `.json` and `.jsonl`: each line is an object whose `text` is
-    one, as C4 is published; blank lines are skipped. Either may be gzipped: `.gz`.
+    In `.txt` files, blank lines separate documents. In `.json` and `.jsonl` files, each line is an
+    object whose `text` is a document, as in the published C4; blank lines are skipped. Either may
+    be gzipped: `.gz`.
 
     Args:
-      path: the file, local or in a cloud that TensorFlow reads, such as gs://.
-      bad: what happens at a line that is not as it should be, which is then left out.
+      path: the file, local or in a cloud that TensorFlow can read, such as gs://.
+      bad: called with the error of a bad line; if it returns, the line is dropped.
 
     Raises:
-      UserError: the suffix is another, the file cannot be read, or a line is not as it should be;
-        names the file and the line.
+      UserError: the suffix is unknown, the file cannot be read, or a line is bad; the message names
+        the file and the line.
     """
     suffix = os.path.splitext(path.removesuffix(".gz"))[1]
     if suffix in JSON_SUFFIXES:
@@ -67,11 +68,11 @@ def _json_texts(path: str, bad: Callable[[UserError], None]) -> Iterator[str]:
 
 
 def text_of_line(path: str, number: int, line: str) -> str:
-    """The text of a line of JSON; empty if the line or the text is blank.
+    """The text in a line of JSON; empty if the line or the text is blank.
 
     Raises:
-      UserError: no JSON, or no string `text` in it, or one that UTF-8 cannot hold; names `path` and
-        `number`.
+      UserError: the line is not JSON, has no string `text`, or one that UTF-8 cannot encode; the
+        message gives `path` and `number`.
     """
     if not line.strip():
         return ""
@@ -94,10 +95,10 @@ def text_of_line(path: str, number: int, line: str) -> str:
 
 
 def decode(path: str, number: int, line: bytes) -> str:
-    """A line as text, without a byte order mark and carriage returns, as `tf.data` drops these.
+    """Decodes a line, dropping a byte order mark and carriage returns, as `tf.data` does.
 
     Raises:
-      UserError: not UTF-8; names `path` and `number`.
+      UserError: the line is not UTF-8; the message gives `path` and `number`.
     """
     try:
         text = line.decode().replace("\r", "")
@@ -106,7 +107,7 @@ def decode(path: str, number: int, line: bytes) -> str:
             f"{path}:{number}: not UTF-8, at byte {error.start + 1} of the line; convert the file, "
             "for example with iconv"
         ) from error
-    # A byte order mark, as some editors write it.
+    # Some editors write a byte order mark.
     return text.removeprefix("\ufeff") if number == 1 else text
 
 
@@ -129,10 +130,10 @@ def _blocks(path: str, bad: Callable[[UserError], None]) -> Iterator[str]:
 
 
 def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of each line of a file, gzipped or not.
+    """Yields the number and bytes of each line of a file, gzipped or not.
 
     Raises:
-      UserError: it cannot be read; names file and line.
+      UserError: it cannot be read; the message names file and line.
     """
     number = 0
     try:
@@ -149,7 +150,7 @@ def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
 
 
 def has_gzip_size(path: str, size: int) -> bool:
-    """Whether a gzip file says at its end that it holds so many bytes (modulo 4 GB)."""
+    """Whether a gzip file records this size of its content at its end (modulo 4 GB)."""
     with storage.opened(path, "rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(file.tell() - 4, 0))
@@ -157,17 +158,18 @@ def has_gzip_size(path: str, size: int) -> bool:
 
 
 def check(paths: Sequence[str], policy: str = "stop") -> None:
-    """Reads files, with a progress bar, to find what is wrong in them; never the same file twice.
+    """Checks files for errors, with a progress bar; never reads the same file twice.
 
     Args:
-      paths: the files.
-      policy: "stop" at the first bad line, or "skip": says of each file how many are left out.
+      paths: the files to check.
+      policy: "stop" raises at the first bad line; "skip" prints how many lines of each file are
+        dropped.
 
     Raises:
-      UserError: as `documents`; or there is no document in any of the files.
+      UserError: see `documents`; or none of the files contains a document.
     """
     total = sum(_stat(path)[0] for path in paths)
-    # A bar only where the check takes a moment.
+    # Shows a progress bar only for large files.
     quiet = total < CHECKED_BYTES // 20
     label = "checking files"
     found = 0
@@ -185,10 +187,10 @@ def check(paths: Sequence[str], policy: str = "stop") -> None:
 
 
 def count(paths: Sequence[str], policy: str = "stop") -> int:
-    """Number of documents; of more than CHECKED_BYTES, as many as the first file leads to expect.
+    """Number of documents; above CHECKED_BYTES, extrapolated from the first file.
 
     Raises:
-      UserError: as `check`.
+      UserError: see `check`.
     """
     sizes = [_stat(path)[0] for path in paths]
     if _limit(sum(sizes)) is None:
@@ -201,14 +203,14 @@ def _limit(total: int) -> int | None:
 
 
 def _stat(path: str) -> tuple[int, int]:
-    """Size and time of a file."""
+    """The size and modification time of a file."""
     stat = tf.io.gfile.stat(path)
     return stat.length, stat.mtime_nsec
 
 
 @functools.cache
 def _count(path: str, limit: int | None, policy: str, size: int, modified: int) -> int:
-    """Number of documents, read up to `limit`; size and time tell when a file has changed."""
+    """Number of documents up to `limit`; `size` and `modified` reveal when a file changes."""
     bad: list[UserError] = []
     leave_out = _stop if policy == "stop" else bad.append
     found = sum(1 for _ in itertools.islice(documents(path, leave_out), limit))

@@ -1,8 +1,9 @@
-"""Datasets from files in the form in which they are published, or else through TFDS.
+"""Datasets read from their published files, or else through TFDS.
 
-One setting, `DATA_DIR`, names the folder that holds them, each dataset under the path that its
-module gives. Examples are made with the features that TFDS has for the dataset, so that T5's
-preprocessors take either. What `BAD_DATA` says, "stop" or "skip", happens to what cannot be read.
+`DATA_DIR` names the folder that holds all of them, each dataset under the path given by its module.
+Examples have the features of the dataset in TFDS, so that T5's preprocessors accept either.
+`BAD_DATA` decides what happens to unreadable records: "stop", the default, reveals a damaged file
+at once; "skip" suits large corpora, where losing a few records does no harm.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFi
 from switch_tf.tasks.sources.indexed import IndexedSource
 
 POLICIES = ("stop", "skip")
-# A part of a split, by positions: train[:100], train[100:].
+# A slice of a split, such as train[:100] or train[100:].
 _PART = re.compile(r"(\w+)\[(\d*):(\d*)\]")
 
 
@@ -36,7 +37,7 @@ def data_dir() -> str | None:
     """DATA_DIR, if gin sets it.
 
     Raises:
-      UserError: it is no folder.
+      UserError: it is not a folder.
     """
     path = config.macro("DATA_DIR", None)
     if path is None:
@@ -47,10 +48,10 @@ def data_dir() -> str | None:
 
 
 def bad_data() -> str:
-    """BAD_DATA: whether a bad record stops a run ("stop") or is counted and left out ("skip").
+    """BAD_DATA: whether a bad record stops the run ("stop") or is counted and dropped ("skip").
 
     Raises:
-      UserError: neither.
+      UserError: it is neither.
     """
     policy = config.macro("BAD_DATA", POLICIES[0])
     if policy not in POLICIES:
@@ -59,21 +60,21 @@ def bad_data() -> str:
 
 
 class OfficialSource(IndexedSource):
-    """Examples of a dataset, from DATA_DIR where gin sets it, else from TFDS.
+    """The examples of a dataset, from DATA_DIR if gin sets it, else from TFDS.
 
     Args:
-      tfds_name: TFDS's name of the dataset, with config and version.
-      files: split -> path under DATA_DIR.
-      examples: function from a record to the examples in it, as TFDS's builder has them; what it
-        raises of KeyError, ValueError and the like is told as a bad record.
-      form: function from the files of a split to places and records.
-      others: what `form` reads besides, under DATA_DIR; of several in a tuple, any one will do.
-      tfds_splits: split -> TFDS's name of it, where that is another. It may be a part of TFDS's
-        split, such as "train[100:]", of which `files` then has the file; local files are parted in
-        TFDS's order, too.
-      key: by which TFDS's builder has it in order: function from the number of a record, from 0,
-        and an example.
-      may_lack: whether a mixture does without it where DATA_DIR lacks all of its files.
+      tfds_name: the dataset's name in TFDS, with config and version.
+      files: split -> its path under DATA_DIR.
+      examples: returns the examples in a record, as TFDS's builder does; a KeyError, ValueError or
+        the like means that the record is bad.
+      form: returns pairs of place and record, given the files of a split.
+      others: further paths under DATA_DIR that `form` reads; a tuple gives alternatives.
+      tfds_splits: split -> its name in TFDS, if different. It may be a slice of a TFDS split, such
+        as "train[100:]": `files` then gives the file of the whole split, which is sliced in TFDS's
+        order.
+      key: returns the key by which TFDS's builder orders examples, given the record's number, from
+        0, and the example.
+      may_lack: whether mixtures leave it out if DATA_DIR has none of its files.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class OfficialSource(IndexedSource):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Of the files that are there; all of them without DATA_DIR."""
+        """The splits whose files exist; without DATA_DIR, all of them."""
         folder = data_dir()
         if folder is None:
             return tuple(self.files)
@@ -111,14 +112,14 @@ class OfficialSource(IndexedSource):
 
     @property
     def features(self) -> tfds.features.FeaturesDict:
-        """TFDS's, by which examples are encoded."""
+        """The TFDS features with which examples are encoded."""
         return _features(self.tfds_name)
 
     def split_files(self, split: str) -> SplitFiles:
-        """The files of a split, in DATA_DIR.
+        """The files of a split under DATA_DIR.
 
         Raises:
-          UserError: one is not there.
+          UserError: one does not exist.
         """
         found = []
         for names in (self.files[split], *self.others):
@@ -134,9 +135,9 @@ class OfficialSource(IndexedSource):
         return SplitFiles(split, found[0], tuple(found[1:]))
 
     def prepare(self) -> None:
-        """Reads the local files, so that what is wrong in them is told at once.
+        """Reads the local files, so that errors in them appear at once.
 
-        Those for tests, which may be large and are seldom asked for, are read when they are.
+        Test files, which may be large and are rarely used, are read only when they are used.
         """
         if data_dir() is None:
             return
@@ -150,12 +151,12 @@ class OfficialSource(IndexedSource):
                 print(f"DATA_DIR has no {file}: {self.tfds_name} is without its '{split}'")
 
     def describe(self) -> str:
-        """TFDS's name, and the folder under DATA_DIR."""
+        """The dataset's name in TFDS, and its folder under DATA_DIR."""
         folders = {file.split("/")[0] for file in self.files.values()}
         return f"{self.tfds_name} or DATA_DIR/{', '.join(sorted(folders))}"
 
     def missing(self) -> str | None:
-        """The files for training and validation that DATA_DIR lacks; else that TFDS has not."""
+        """The train and validation files missing in DATA_DIR, or that TFDS has not prepared it."""
         folder = data_dir()
         if folder is None:
             return sources.missing_of_tfds(self.tfds_name)
@@ -168,10 +169,10 @@ class OfficialSource(IndexedSource):
         return sources.first_of(lacking)
 
     def examples(self, split: str) -> list[dict]:
-        """The examples of a split of local files, encoded.
+        """The encoded examples of a split of local files.
 
         Raises:
-          UserError: as `encoded`; or it is a part behind the end of a file.
+          UserError: see `encoded`; or the split is a slice beyond the end of a file.
         """
         files, part = self.split_files(split), _PART.fullmatch(self.tfds_splits[split])
         if part:
@@ -190,30 +191,30 @@ class OfficialSource(IndexedSource):
         return found[begin:end]
 
     def num_input_examples(self, split: str) -> int | None:
-        """Number of examples of a split."""
+        """Number of examples in a split."""
         if data_dir() is None:
             return self._tfds.num_input_examples(split)
         return len(self.examples(split))
 
     def list_shards(self, split: str) -> list[str]:
-        """One of a local file: examples are shared out."""
+        """A single shard for local files, because examples are sharded instead."""
         if data_dir() is None:
             return list(self._tfds.list_shards(split))
         return super().list_shards(split)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        """Of local files."""
+        """True for local files."""
         return data_dir() is not None
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **unused):
-        """As SeqIO's."""
+        """See `seqio.DataSource.get_dataset`."""
         if data_dir() is None:
             return self._tfds.get_dataset(split, shuffle, seed, shard_info)
         return super().get_dataset(split, shuffle, seed, shard_info)
 
     def look_up(self, split: str) -> Callable[[tf.Tensor], dict]:
-        """Function from an example's number to its tensors."""
+        """Returns a function from an example's number to its tensors."""
         examples, spec = self.examples(split), self.features.get_tensor_spec()
         flat = tf.nest.flatten(spec)
 
@@ -229,14 +230,15 @@ class OfficialSource(IndexedSource):
         return tensors
 
     def encoded(self, files: SplitFiles, policy: str) -> list[dict]:
-        """The examples of a split; says how many records were left out.
+        """Encodes the examples of a split; prints how many records were dropped.
 
         Raises:
-          UserError: a bad record and `policy` is "stop", naming its place; or no good one.
+          UserError: a record is bad and `policy` is "stop", with its place in the message; or there
+            is no good record.
         """
         found, numbers, bad, left_out = [], [], [], []
         records = self._form(files)
-        # A bar only where it takes a moment.
+        # Shows a progress bar only for large files.
         name = self.files[files.split]
         bar = tqdm(records, name, None, unit=" records", delay=5, mininterval=1)
         for number, (place, record) in enumerate(bar):
@@ -270,7 +272,7 @@ class OfficialSource(IndexedSource):
         except KeyError as error:
             raise BadRecord(f"no field {error}") from error
         except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-            # TFDS names the feature in one line and the value in the next.
+            # TFDS puts the feature's name and the value on separate lines.
             raise BadRecord(" ".join(str(error).split()).removeprefix("KeyError: ")) from error
         if not split.startswith("test") and any(map(_is_unanswered, examples)):
             raise BadRecord("no label or answer")
@@ -278,12 +280,12 @@ class OfficialSource(IndexedSource):
 
 
 def _is_unanswered(example: dict) -> bool:
-    """Whether it is as TFDS has those of a test: without a label, or with no answers."""
+    """Whether an example lacks a label or answers, as in TFDS's test splits."""
     return example.get("label") == -1 or len(example.get("answers", "?")) == 0
 
 
 def _leaves(spec, value) -> list:
-    """The values of a nest in the order of `tf.nest.flatten`, sequences whole."""
+    """The values of a nest in the order of `tf.nest.flatten`, with sequences kept whole."""
     if not isinstance(spec, dict):
         return [value]
     return [leaf for key in sorted(spec) for leaf in _leaves(spec[key], value[key])]
@@ -292,7 +294,7 @@ def _leaves(spec, value) -> list:
 def _array(value, dtype: tf.DType) -> np.ndarray:
     if dtype != tf.string:
         return np.asarray(value, dtype.as_numpy_dtype)
-    # TFDS encodes a sequence of texts as an array of arrays.
+    # TFDS encodes a sequence of strings as an array of arrays.
     values = np.asarray(value, object)
     return values if not values.ndim else np.array([str(v) for v in values], object)
 
@@ -304,5 +306,5 @@ def _features(tfds_name: str) -> tfds.features.FeaturesDict:
 
 @functools.lru_cache(maxsize=256)
 def _read(source: OfficialSource, files: SplitFiles, policy: str, stamps: tuple) -> list[dict]:
-    """Reads files once; their sizes and times tell when they have changed."""
+    """Reads files once; `stamps`, their sizes and times, reveal when they change."""
     return source.encoded(files, policy)

@@ -1,4 +1,4 @@
-"""A SeqIO source of a corpus published as shards of JSON lines, and by TFDS."""
+"""A SeqIO source of a corpus that is published as shards of JSON lines and by TFDS."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -15,15 +15,15 @@ from switch_tf.tasks.sources.text_files import TextFiles
 
 
 class Shards(TextFiles):
-    """Examples {"text": document}, from shards where gin names a folder of them, else from TFDS.
+    """Examples {"text": document}, from local or remote shards if gin names them, else from TFDS.
 
     Args:
-      tfds_name: TFDS's name of the dataset, with config and version.
-      tfds_splits: split -> TFDS's name of it.
-      files: split -> pattern of its shards under DATA_DIR.
-      patterns: returns what gin sets in their place: split -> pattern or None.
-      setting: of which gin parameter these are, such as "c4", for errors.
-      wanted: returns whether gin asks for this corpus.
+      tfds_name: the dataset's name in TFDS, with config and version.
+      tfds_splits: split -> its name in TFDS.
+      files: split -> the pattern of its shards under DATA_DIR.
+      patterns: returns the patterns that gin sets instead: split -> pattern or None.
+      setting: the configurable with these patterns, such as "c4", for errors.
+      wanted: returns whether gin selects this corpus.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Shards(TextFiles):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those whose shards are there; all of them where none is, so that the lack is told."""
+        """The splits whose shards exist; if none do, all of them, so that an error is raised."""
         if not self._wanted():
             return ABSENT
         if not self._is_local():
@@ -55,7 +55,7 @@ class Shards(TextFiles):
         return tuple(self.files)
 
     def shards(self, split: str) -> list[str]:
-        """Paths of the shards of a split, sorted.
+        """The sorted paths of a split's shards.
 
         Raises:
           UserError: there is none.
@@ -70,42 +70,42 @@ class Shards(TextFiles):
         return found
 
     def list_shards(self, split: str) -> list[str]:
-        """The shards of a split, after a check of them."""
+        """Checks and returns the shards of a split."""
         if not self._is_local():
             return list(self._tfds.list_shards(split))
         return super().list_shards(split)
 
     def num_input_examples(self, split: str) -> int | None:
-        """Documents in a split."""
+        """Number of documents in a split."""
         if not self._is_local():
             return self._tfds.num_input_examples(split)
         return super().num_input_examples(split)
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **unused):
-        """As SeqIO's."""
+        """See `seqio.DataSource.get_dataset`."""
         if self._is_local():
             return super().get_dataset(split, shuffle, seed, shard_info)
         dataset = self._tfds.get_dataset(split, shuffle, seed, shard_info)
         return dataset.map(lambda example: {"text": example["text"]})
 
     def prepare(self) -> None:
-        """Reads the files of every split, so that what is wrong in them is told at once."""
+        """Reads the files of every split, so that errors in them appear at once."""
         if self._is_local() and self.splits != ABSENT:
             super().prepare()
 
     def describe(self) -> str:
-        """TFDS's name, and the pattern that gin sets, or the one under DATA_DIR."""
+        """The name in TFDS, and the pattern from gin or the one under DATA_DIR."""
         own = self._patterns()["train"]
         return f"{self.tfds_name} or {own or os.path.join('DATA_DIR', self.files['train'])}"
 
     def missing(self) -> str | None:
-        """The patterns of local shards that match none; else that TFDS has not prepared them."""
+        """The local patterns that match no shards, or that TFDS has not prepared the dataset."""
         if not self._wanted():
             return f"not in {self._setting}.languages"
         if not self._is_local():
             return sources.missing_of_tfds(self.tfds_name)
         patterns = [self._pattern(split) for split in self.files]
-        # Those in a cloud are not asked for, which would take its time.
+        # Remote patterns are skipped, because checking them takes time.
         local = [pattern for pattern in patterns if not storage.is_remote(pattern)]
         return sources.first_of([pattern for pattern in local if not self._glob(pattern)])
 

@@ -1,4 +1,4 @@
-"""A SeqIO source of documents in text files and JSON lines, found when it is first read."""
+"""A SeqIO source of documents in text files and JSON lines, located at first use."""
 
 import collections
 import sys
@@ -11,22 +11,22 @@ from switch_tf.errors import UserError
 from switch_tf.tasks.sources import local_files
 from switch_tf.tasks.sources.official import bad_data
 
-# The blanks of `str.strip`, as a regular expression of TensorFlow: its `\s` is ASCII's.
+# The blanks of `str.strip`, as a TensorFlow regular expression, whose `\s` covers only ASCII.
 _BLANK = r"[\s\v\x1c-\x1f\x{85}\p{Z}]"
 
-# Path -> numbers of the lines left out since the process began.
+# Path -> numbers of the lines dropped since the process started.
 _left_out: dict[str, set[int]] = collections.defaultdict(set)
 
 
 class TextFiles(seqio.FileDataSource):
     """Examples {"text": document}.
 
-    What the files hold is told by `switch_tf.tasks.sources.local_files.documents`. Of a bad line,
-    BAD_DATA says whether it stops a run or is counted and left out.
+    `switch_tf.tasks.sources.local_files.documents` describes the format of the files. BAD_DATA
+    decides whether a bad line stops the run or is counted and dropped.
 
     Args:
-      find: split -> its paths, sorted; raises `UserError` where there are none.
-      splits: their names.
+      find: returns the sorted paths of a split; raises `UserError` if there are none.
+      splits: the names of the splits.
     """
 
     def __init__(self, find: Callable[[str], list[str]], splits=("train", "validation")):
@@ -34,47 +34,47 @@ class TextFiles(seqio.FileDataSource):
         self._find = find
 
     def list_shards(self, split: str) -> list[str]:
-        """The files of a split, after a check of them.
+        """Checks and returns the files of a split.
 
         Raises:
-          UserError: as `find`, `local_files.check`.
+          UserError: see `find` and `local_files.check`.
         """
         paths = self._find(split)
         local_files.check(paths, bad_data())
         return paths
 
     def num_input_examples(self, split: str) -> int:
-        """Documents in a split; of more than a gigabyte, as many as its first file leads to expect.
+        """Number of documents in a split; above a gigabyte, extrapolated from its first file.
 
         Raises:
-          UserError: as `list_shards`.
+          UserError: see `list_shards`.
         """
         return local_files.count(self.list_shards(split), bad_data())
 
     def get_dataset(self, split: str = "train", *args, **kwargs) -> tf.data.Dataset:
-        """As SeqIO's."""
+        """See `seqio.DataSource.get_dataset`."""
         options = tf.data.Options()
-        # The parsing of a line, in Python, keeps no state that a checkpoint would miss.
+        # Lines are parsed in Python, without any state that a checkpoint would miss.
         options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
         return super().get_dataset(split, *args, **kwargs).with_options(options)
 
     def prepare(self) -> None:
-        """Reads the files of every split, so that what is wrong in them is told at once."""
+        """Reads the files of every split, so that errors in them appear at once."""
         for split in self.splits:
             self.list_shards(split)
 
 
 def _read(path: tf.Tensor) -> tf.data.Dataset:
-    """`local_files.documents` of a file, as a dataset whose position a checkpoint holds.
+    """Reads `local_files.documents` as a dataset whose position checkpoints save.
 
-    A Python generator would be shorter, but its position is lost with the process.
+    A Python generator would be shorter, but its position would be lost with the process.
     """
     policy = bad_data()
     compressed = tf.strings.regex_full_match(path, r".*\.gz")
     is_json = tf.strings.regex_full_match(path, r".*\.jsonl?(\.gz)?")
     lines = tf.data.TextLineDataset(path, tf.where(compressed, "GZIP", ""))
     ends = f"^{_BLANK}+|{_BLANK}+$"
-    # A blank line closes the last block.
+    # A final blank line closes the last block.
     lines = lines.map(lambda line: (line, False))
     lines = lines.concatenate(tf.data.Dataset.from_tensors(("", True))).enumerate(1)
 
@@ -90,7 +90,7 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
             good, lambda: line, lambda: tf.numpy_function(_decoded, told, tf.string, False)
         )
         line = tf.ensure_shape(line, ())
-        # A byte order mark, as some editors write it.
+        # Some editors write a byte order mark.
         line = tf.cond(
             number == 1, lambda: tf.strings.regex_replace(line, "^\ufeff", ""), lambda: line
         )
@@ -103,7 +103,7 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
 
     def step(state, numbered):
         (block, size), (number, (line, is_end)) = state, numbered
-        # TensorFlow takes a gzip file that was cut off for one that ends there.
+        # TensorFlow does not notice that a gzip file is truncated.
         line = tf.cond(
             is_end & compressed,
             lambda: tf.numpy_function(_check_end, (path, size), tf.string, False),
@@ -133,7 +133,7 @@ def _decoded(path: bytes, number: int, line: bytes, policy: bytes) -> bytes:
 
 
 def _or_left_out(read: Callable[[str], str], path: bytes, number: int, policy: bytes) -> bytes:
-    """What is read of a line; nothing where it is bad and BAD_DATA leaves it out."""
+    """Reads a line; returns nothing if it is bad and BAD_DATA is "skip"."""
     name = path.decode()
     try:
         return read(name).encode()
@@ -145,25 +145,25 @@ def _or_left_out(read: Callable[[str], str], path: bytes, number: int, policy: b
 
 
 def _leave_out(name: str, number: int, error: UserError) -> None:
-    """Counts a line, once in however many epochs, and says so."""
+    """Counts and reports a dropped line, once over all epochs."""
     lines = _left_out[name]
     if number in lines:
         return
     lines.add(number)
-    # The first, and then ever more rarely.
+    # Reports at powers of two: the first line, then ever more rarely.
     if len(lines) & (len(lines) - 1) == 0:
         print(f"{name}: {len(lines)} lines left out (BAD_DATA='skip'): {error}", file=sys.stderr)
 
 
 def _check_end(path: bytes, size: int) -> bytes:
-    """Reads a gzip file whole where what was read of it is not as long as its end says.
+    """Reads a whole gzip file again if the size read differs from the one recorded at its end.
 
     Raises:
-      UserError: it is cut off, or otherwise damaged.
+      UserError: it is truncated or otherwise damaged.
     """
     name = path.decode()
-    # The last line may have no end.
+    # The last line may lack a line break.
     if not any(local_files.has_gzip_size(name, n) for n in (size, size - 1)):
-        # Carriage returns are another reason.
+        # The size may also differ because of carriage returns.
         collections.deque(local_files.raw_lines(name), maxlen=0)
     return b""

@@ -1,1 +1,1 @@
-"""SentencePiece vocabularies: where they lie, how they are found and trained."""
+"""SentencePiece vocabularies: locating, loading and training them."""

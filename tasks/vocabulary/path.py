@@ -1,6 +1,6 @@
-"""Where the vocabulary that VOCABULARY_PATH names lies.
+"""Locates the vocabulary that VOCABULARY_PATH names.
 
-Without TensorFlow, so that a command can look before it starts.
+Needs no TensorFlow, so that commands can check it before they start.
 """
 
 import os
@@ -9,9 +9,9 @@ from switch_tf import storage
 from switch_tf.errors import UserError
 
 SETTING = "VOCABULARY_PATH"
-# T5's, of 32,000 pieces, to which SeqIO adds 100 sentinels.
+# T5's vocabulary of 32,000 pieces, to which SeqIO adds 100 sentinels.
 T5 = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
-# mT5's, of 250,000 pieces and 100 sentinels.
+# mT5's vocabulary of 250,000 pieces, including 100 sentinels.
 MT5 = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
 MEND = (
     f"set {SETTING} to a copy of T5's, such as spiece.model of huggingface.co/google-t5/t5-base, "
@@ -21,10 +21,11 @@ MEND = (
 
 
 def check(path: object) -> str:
-    """The path, its ~ made the home folder.
+    """Checks a vocabulary's path, and expands ~ to the home folder.
 
     Raises:
-      UserError: no string, or a local file that is not there; says where to get one.
+      UserError: it is not a string, or a local file that does not exist; the message says where to
+        get one.
     """
     if not isinstance(path, str):
         raise UserError(f"{SETTING}={path!r}: give a path in quotes")

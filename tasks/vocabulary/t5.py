@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies with T5's special ids, trained here or found when first used."""
+"""SentencePiece vocabularies with T5's special ids, trained here or located at first use."""
 
 import io
 import re
@@ -17,26 +17,27 @@ from switch_tf import config, storage
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import path as vocabulary_path
 
-# Sentinels, as many as T5 has; they follow the pieces.
+# Number of sentinels after the pieces, as in T5.
 EXTRA_IDS = 100
-# More text makes little difference to the pieces, and takes longer.
+# More text would take longer and hardly change the pieces.
 TRAINING_CHARACTERS = 10_000_000
-# SentencePiece drops longer sentences silently.
+# SentencePiece silently drops longer sentences.
 _MAX_SENTENCE_BYTES = 4096
 
 
 def train(texts: Iterable[str], path: Path, size: int) -> None:
-    """Trains a unigram model and writes it, whole or not at all; the same texts give the same file.
+    """Trains a unigram model and writes it atomically; the same texts give the same file.
 
-    Ids are T5's: 0 padding, 1 end, 2 unknown.
+    Ids are T5's: 0 is padding, 1 end of sequence, 2 unknown.
 
     Args:
-      texts: documents.
-      path: file to write; its folder is made.
-      size: number of pieces, without sentinels.
+      texts: the documents to train on.
+      path: the file to write; its folder is created.
+      size: number of pieces, without sentinels. More pieces make texts shorter in tokens but
+        embeddings larger and rare pieces less well trained; T5 uses 32,000.
 
     Raises:
-      UserError: the texts have too few different pieces for `size`; and what `texts` raises.
+      UserError: the texts have too few distinct pieces for `size`, or iterating over them fails.
     """
     model = io.BytesIO()
     failed: list[Exception] = []
@@ -45,7 +46,7 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
         try:
             yield from _sentences(texts)
         except Exception as error:
-            # SentencePiece would train on what came before it.
+            # SentencePiece would train on the texts before the error.
             failed.append(error)
 
     try:
@@ -58,7 +59,7 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
             eos_id=1,
             unk_id=2,
             bos_id=-1,
-            # Sums of floats depend on how threads share the work.
+            # With several threads, the order of float sums would vary.
             num_threads=1,
             shuffle_input_sentence=False,
             max_sentence_length=_MAX_SENTENCE_BYTES,
@@ -67,7 +68,7 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
     except RuntimeError as error:
         if failed:
             raise failed[0] from error
-        # Its own message: "Vocabulary size too high (2000). Please set it to a value <= 512."
+        # SentencePiece says: "Vocabulary size too high (2000). Please set it to a value <= 512."
         limit = re.search(r"<= ?(\d+)", str(error))
         why = f"use at most {limit[1]}" if limit else str(error).splitlines()[-1]
         raise UserError(f"no vocabulary of {size} pieces from these texts: {why}") from error
@@ -80,7 +81,7 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for line in text.splitlines():
-            # Characters of UTF-8 take four bytes at most.
+            # A character takes at most four bytes in UTF-8.
             for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
                 piece = line[start : start + _MAX_SENTENCE_BYTES // 4].strip()
                 if piece:
@@ -88,14 +89,14 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 
 
 class LazyVocabulary(seqio.SentencePieceVocabulary):
-    """A SentencePiece vocabulary whose file is known, or made, only when it is first needed.
+    """A SentencePiece vocabulary whose file is located, or trained, only at first use.
 
-    SeqIO wants a vocabulary when a task is registered; gin is read after that. 100 sentinels follow
-    the pieces, unless the model holds sentinels itself, as T5X's and mT5's do.
+    SeqIO needs a vocabulary when a task is registered, before gin is read. 100 sentinels follow
+    the pieces, unless the model contains sentinels itself, as T5X's and mT5's do.
 
     Args:
-      find: returns the path of the model, and makes the file if need be. A function of a module,
-        as vocabularies are copied and compared.
+      find: returns the path of the model, creating the file if needed. Must be a module-level
+        function, because vocabularies are copied and compared.
     """
 
     def __init__(self, find: Callable[[], str]):
@@ -104,14 +105,14 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def sentencepiece_model_file(self) -> str:
-        """Path of the model in use."""
+        """The path of the model in use."""
         return self.find()
 
     def _model_context(self) -> vocabularies._ModelContext:
         path = self.find()
         try:
             if path != self._sentencepiece_model_file:
-                # gin has changed since the last use.
+                # The gin configuration has changed since the last use.
                 self._extra_ids = 0 if _holds_sentinels(path) else EXTRA_IDS
                 self._sentencepiece_model_file = path
                 self._model = None
@@ -123,17 +124,17 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def extra_ids(self) -> int:
-        """How many sentinels SeqIO adds to the pieces."""
+        """Number of sentinels that SeqIO adds to the pieces."""
         self._model_context()
         return self._extra_ids
 
     def __eq__(self, other) -> bool:
-        # What was read of the model so far makes no other vocabulary.
+        # Equality does not depend on whether the model has been loaded.
         return isinstance(other, LazyVocabulary) and self.find == other.find
 
 
 def _holds_sentinels(path: str) -> bool:
-    """Whether a SentencePiece model has pieces for the sentinels of span corruption."""
+    """Whether a SentencePiece model contains span corruption's sentinels as pieces."""
     with tf.io.gfile.GFile(path, "rb") as file:
         model = sentencepiece_model_pb2.ModelProto.FromString(file.read())
     return any(piece.piece.removeprefix("▁") == "<extra_id_0>" for piece in model.pieces)
@@ -143,16 +144,16 @@ _GCS = ("storage.googleapis.com", 443)
 
 
 def t5_vocabulary_path() -> str:
-    """The SentencePiece model that VOCABULARY_PATH names; T5's where gin sets none.
+    """The path of the SentencePiece model that VOCABULARY_PATH names; by default T5's.
 
     Raises:
-      UserError: it is not there, or cannot be reached; says where to get it and how to train one.
+      UserError: it does not exist or cannot be reached; the message says how to get or train one.
     """
     return _path_or(vocabulary_path.T5)
 
 
 def mt5_vocabulary_path() -> str:
-    """The same; mT5's where gin sets none."""
+    """The path of the model that VOCABULARY_PATH names; by default mT5's."""
     return _path_or(vocabulary_path.MT5)
 
 
@@ -160,7 +161,7 @@ def _path_or(default: str) -> str:
     path = vocabulary_path.check(config.macro("VOCABULARY_PATH", default))
     if path.startswith("gs://"):
         try:
-            # TensorFlow would try for minutes.
+            # TensorFlow would retry for minutes.
             socket.create_connection(_GCS, timeout=10).close()
         except OSError as error:
             raise UserError(
@@ -172,7 +173,7 @@ def _path_or(default: str) -> str:
 def _features(find: Callable[[], str]) -> dict[str, seqio.Feature]:
     vocabulary = LazyVocabulary(find)
     return {
-        # `required=False`: span corruption makes the inputs from the targets.
+        # `required=False`, because span corruption makes the inputs from the targets.
         "inputs": seqio.Feature(vocabulary=vocabulary, add_eos=True, required=False),
         "targets": seqio.Feature(vocabulary=vocabulary, add_eos=True),
     }
@@ -183,6 +184,6 @@ MT5_OUTPUT_FEATURES = _features(mt5_vocabulary_path)
 
 
 def is_of_vocabulary_path(candidate: seqio.Vocabulary) -> bool:
-    """Whether gin's VOCABULARY_PATH names it."""
+    """Whether a vocabulary is the one chosen by gin's VOCABULARY_PATH."""
     finds = (t5_vocabulary_path, mt5_vocabulary_path)
     return isinstance(candidate, LazyVocabulary) and candidate.find in finds

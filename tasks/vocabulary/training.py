@@ -1,4 +1,4 @@
-"""Trains the vocabulary of VOCABULARY_PATH on the text that a task or mixture would tokenise."""
+"""Trains the vocabulary at VOCABULARY_PATH on the text of a task or mixture."""
 
 import functools
 import inspect
@@ -15,7 +15,7 @@ from switch_tf.tasks.sources import availability as sources
 from switch_tf.tasks.vocabulary import t5 as vocabulary
 
 SPLIT = "train"
-# Files of a task that are read: to open one may take a tenth of a second.
+# Maximum number of a task's files to read, because opening one may take a tenth of a second.
 MAX_FILES = 250
 _TOKENIZERS = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
 
@@ -25,12 +25,12 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
 
     Args:
       provider: the task or mixture whose train split is read.
-      size: number of pieces, without sentinels.
+      size: number of pieces, without sentinels; see `t5.train`.
 
     Raises:
-      UserError: no path is set, or it cannot be written, or there is such a file; data that cannot
-        be read, or too little text in it; a task that does not use VOCABULARY_PATH, or that has no
-        step which tokenises; a size below 1.
+      UserError: no path is set, the path is not writable or already exists; the data cannot be read
+        or contain too little text; a task does not use VOCABULARY_PATH or has no tokenising step;
+        or `size` is below 1.
     """
     if size < 1:
         raise UserError(f"no vocabulary has {size} pieces: give a number, such as 8000")
@@ -104,9 +104,9 @@ def _unwrapped(step: Callable) -> Callable:
 
 
 def _sample(tasks: list[seqio.Task]) -> Iterator[str]:
-    """Texts from the start of each file of each task, the same number of characters of each."""
+    """Yields texts from the start of each file of each task, equally many characters of each."""
     for task in tasks:
-        # SeqIO runs what is in front of the placeholder, with a task's features and seeds.
+        # SeqIO runs the steps before the placeholder, with the task's features and seeds.
         to_text = seqio.Task(
             task.name,
             source=task.source,
@@ -121,12 +121,12 @@ def _sample(tasks: list[seqio.Task]) -> Iterator[str]:
 
 
 def _parts(source: seqio.DataSource) -> list[seqio.ShardInfo | None]:
-    """The files of a source of local files, evenly spread ones of very many; else all of it."""
+    """The files of a local source, evenly sampled if there are many; else [None] for all of it."""
     if not isinstance(source, seqio.FileDataSource):
         return [None]
     files = source.list_shards(SPLIT)
     if storage.is_remote(files[0]):
-        # Each is looked up anew for every part, which takes long in a cloud.
+        # Files would be listed again for every part, which takes long in a cloud.
         return [None]
     step = -(-len(files) // MAX_FILES)
     return [seqio.ShardInfo(index, len(files)) for index in range(0, len(files), step)]
@@ -138,7 +138,7 @@ def _texts(dataset: tf.data.Dataset, task: seqio.Task) -> Iterator[str]:
     texts = dataset.map(lambda example: [tf.reshape(example[name], [-1]) for name in names])
     for example in texts.as_numpy_iterator():
         for values in example:
-            # Span corruption makes the inputs of a text from it: they are empty so far.
+            # Inputs are empty at this point if span corruption makes them from the text.
             yield from (value.decode("utf-8", "replace") for value in values.tolist() if value)
 
 
