@@ -180,16 +180,17 @@ def check_spans(given: Mapping) -> None:
 
 
 def check_checkpoints(given: dict, remote: bool) -> None:
-    """Checks sizes, and of a run to be resumed its data, against the config.gin beside checkpoints.
+    """Checks sizes, and for a resumed run its data, against the checkpoints' config.gin.
 
-    What a file does not say is checked when the checkpoint is restored.
+    Settings missing from the file are checked when the checkpoint is restored.
 
     Args:
       given: the result of `config.precheck`.
-      remote: whether the remote paths are looked at, which takes TensorFlow; else the local ones.
+      remote: whether to check remote paths, which needs TensorFlow, or local ones.
 
     Raises:
-      UserError: naming the size, both values and the mend; a remote path that cannot be reached.
+      UserError: a setting differs, and the message names it, both values and the fix; or a remote
+        path cannot be reached.
     """
     sizes = [name for name, axis in _sizes() if axis != "batch"]
     for setting in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
