@@ -1,6 +1,7 @@
 """The files of gin/: what their heads say, and that every model goes with every layout and run."""
 
 import functools
+import importlib
 import itertools
 import re
 import shlex
@@ -64,7 +65,8 @@ def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(n
     assert len(files) + len(bindings) == len(words)
     assert name in files
     given = config.precheck(files, bindings)
-    launch._check_files(command, files, bindings)
+    module = importlib.import_module(f"switch_tf.commands.{command}")
+    launch.check_files(files, bindings, module.NEEDS, module.RUN_FILE)
     launch.check_spans(given)
     launch.check_mesh(given)
 

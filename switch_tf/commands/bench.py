@@ -13,8 +13,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs the benchmark named by the first argument."""
     name = _parser().parse_args(argv[:1]).bench
     bench = BENCHES[name]
-    launch = check(f"bench {name}", bench.description, argv[1:], unused=bench.unused)
-    launch.start()
+    command, needs = f"bench {name}", (bench.needs, bench.run_file)
+    check(command, bench.description, argv[1:], *needs, unused=bench.unused).start()
     registry.function(name)()
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-from switch_tf.commands.launch import check
+from switch_tf.commands.launch import TASK, check
+
+NEEDS, RUN_FILE = (*TASK, "evaluate.checkpoint_path"), "eval.gin"
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs `evaluate` with the given gin configuration."""
-    check("eval", "Evaluates a checkpoint on a task or on each task of a mixture.", argv).start()
+    description = "Evaluates a checkpoint on a task or on each task of a mixture."
+    check("eval", description, argv, NEEDS, RUN_FILE).start()
     from switch_tf.evaluation.run import evaluate
 
     evaluate()

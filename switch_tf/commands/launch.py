@@ -9,12 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from switch_tf import config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
-from switch_tf.benches.registry import BENCHES
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.data import spans
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import path as vocabulary_path
+
+# What the gin files of every command give.
+DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
+TASK = (*DATA, "TaskData.mixture_or_task_name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,8 @@ def check(
     command: str,
     description: str,
     argv: Sequence[str],
+    needs: Sequence[str] = DATA,
+    run_file: str = "plan.gin",
     flags: Mapping[str, str] = {},
     unused: Sequence[str] = (),
 ) -> Launch:
@@ -65,6 +70,8 @@ def check(
       command: the name of the subcommand.
       description: shown by --help.
       argv: the arguments after the subcommand.
+      needs: settings that the gin files must give.
+      run_file: a file of gin/runs that gives them, for --help and errors.
       flags: name -> help text, for the subcommand's own flags that take no value.
       unused: macros that the gin files may require but the command does not need.
 
@@ -77,7 +84,7 @@ def check(
         prog=f"switch-tf {command}",
         description=description,
         epilog=f"example:\n  switch-tf {command} --gin_file=models/switch_tiny.gin "
-        f"--gin_file=layouts/expert_data.gin --gin_file=runs/{_RUNS[command][1]}{model_dir}",
+        f"--gin_file=layouts/expert_data.gin --gin_file=runs/{run_file}{model_dir}",
     )
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
@@ -89,7 +96,7 @@ def check(
         there = gin_files.read(args.gin_file, bindings).macros
         bindings += [f"{name}=''" for name in unused if name in there]
     # Checked first, or the error would be about a macro that the missing file sets.
-    _check_files(command, args.gin_file, bindings)
+    check_files(args.gin_file, bindings, needs, run_file)
     given = config.precheck(args.gin_file, bindings)
     check_spans(given)
     runtime.check_device_type(given.get("DEVICE_TYPE", "CPU"))
@@ -101,25 +108,23 @@ def check(
     return Launch(args, bindings, given, devices)
 
 
-_DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
-_TASK = (*_DATA, "TaskData.mixture_or_task_name")
-# Subcommand -> the settings that gin files must give, and an example of a run file.
-_RUNS = {
-    "train": ((*_TASK, "train.train_steps"), "pretrain.gin"),
-    "eval": ((*_TASK, "evaluate.checkpoint_path"), "eval.gin"),
-    "plan": (_DATA, "plan.gin"),
-}
-_RUNS |= {f"bench {name}": (bench.needs, bench.run_file) for name, bench in BENCHES.items()}
+def check_files(
+    files: Sequence[str], bindings: Sequence[str], needs: Sequence[str], run_file: str
+) -> None:
+    """Checks that the gin files include one for the run and one for its model.
 
+    Args:
+      files, bindings: as for `config.precheck`.
+      needs, run_file: as for `check`.
 
-def _check_files(command: str, files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Checks that the gin files include one for the run and one for its model."""
+    Raises:
+      UserError: naming the missing setting, and a file that has it.
+    """
     bound, referred = config.names(files, bindings)
-    wanted, example = _RUNS[command]
-    for name in wanted:
+    for name in needs:
         if name not in bound:
             raise UserError(
-                f"no --gin_file sets {name}: add --gin_file=runs/{example}, or another of gin/runs"
+                f"no --gin_file sets {name}: add --gin_file=runs/{run_file}, or another of gin/runs"
             )
     model = configurables.MODEL
     if model in referred and f"{model}.d_model" not in bound:

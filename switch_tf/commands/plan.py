@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from switch_tf.commands.launch import check
+from switch_tf.commands.launch import DATA, check
 
+NEEDS, RUN_FILE = DATA, "plan.gin"
 _FLAGS = {
     "collectives": "compile one training step for the mesh, and list what crosses its devices",
     "dtypes": "compile one training step, and list in what precision its Switch layers compute",
@@ -13,7 +14,16 @@ _FLAGS = {
 
 def main(argv: Sequence[str]) -> None:
     """Prints the plan for the given gin configuration."""
-    launch = check("plan", "Counts and places a model, which is not made for it.", argv, _FLAGS)
+    launch = check(
+        "plan",
+        "Counts and places a model, which is not made for it.",
+        argv,
+        NEEDS,
+        RUN_FILE,
+        flags=_FLAGS,
+        # The run files of training ask for them.
+        unused=("MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
+    )
     asked = {name: getattr(launch.args, name) for name in _FLAGS}
     launch.start(
         None if any(asked.values()) else 1, shows_lowered=asked["collectives"] or asked["dtypes"]

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
-from switch_tf.commands.launch import check
+from switch_tf.commands.launch import TASK, check
+
+NEEDS, RUN_FILE = (*TASK, "train.train_steps"), "pretrain.gin"
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs `train` with the given gin configuration; the same command resumes it."""
-    check("train", "Trains a model; the same command again resumes it.", argv).start()
+    description = "Trains a model; the same command again resumes it."
+    check("train", description, argv, NEEDS, RUN_FILE).start()
     from switch_tf.training.train import train
 
     train()

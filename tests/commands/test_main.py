@@ -4,9 +4,10 @@ import subprocess
 import sys
 import types
 
+import gin
 import pytest
 
-from switch_tf.commands import flags
+from switch_tf.commands import flags, launch
 from switch_tf.commands import main as main_module
 from switch_tf.errors import UserError
 
@@ -72,6 +73,25 @@ def test_a_command_is_a_module_with_main_and_a_line_of_the_list(monkeypatch, cap
     with pytest.raises(SystemExit):
         main_module.main(["--help"])
     assert "\n  hello      say hello\n" in capsys.readouterr().out
+
+
+def test_a_command_that_takes_gin_says_what_it_needs(monkeypatch, capsys):
+    def count(argv):
+        """What a module `switch_tf.commands.count` would have as its `main`."""
+        launch.check("count", "Counts the rows of a batch.", argv, launch.TASK, "eval.gin").start()
+        from switch_tf.data.task_data import TaskData
+
+        print(f"{TaskData().batch_size} rows")
+
+    monkeypatch.setitem(sys.modules, "switch_tf.commands.count", types.SimpleNamespace(main=count))
+    monkeypatch.setitem(main_module.COMMANDS, "count", "count rows")
+    model = "--gin_file=models/t5_tiny.gin"
+    main_module.main(["count", model, "--gin_file=runs/eval.gin", "--gin.CHECKPOINT_PATH='/tmp'"])
+    assert capsys.readouterr().out == "64 rows\n"
+    gin.clear_config()
+    with pytest.raises(SystemExit):
+        main_module.main(["count", model])
+    assert "sets TaskData.batch_size: add --gin_file=runs/eval.gin" in capsys.readouterr().err
 
 
 def test_an_unknown_command_is_one_line(capsys):
