@@ -35,7 +35,7 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
 
     Args:
       num_devices: number of devices in the mesh, over all processes.
-      device_type: one of `DEVICE_TYPES`, the same as for `Mesh.create`.
+      device_type: one of `DEVICE_TYPES`, of which meshes are made.
       shows_lowered: whether to enable `lowered_functions`, in which compilation is slower. Only the
         commands that inspect lowered functions need it.
 

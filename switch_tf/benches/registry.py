@@ -21,7 +21,7 @@ class Bench:
     description: str
     needs: Sequence[str] = ("TaskData.batch_size", "TaskData.task_feature_lengths")
     run_file: str = "plan.gin"
-    unused: Sequence[str] = ()
+    unused: Sequence[str] = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
 
 
 BENCHES = {
@@ -31,7 +31,6 @@ BENCHES = {
         "core, then its steps on one batch.",
         needs=(*Bench.needs, "TaskData.mixture_or_task_name"),
         run_file="pretrain.gin",
-        unused=("MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
     ),
     "layer": Bench(
         "a Switch layer under named skews of its load, and at several capacities",

@@ -129,7 +129,8 @@ class Checkpoints:
                 continue
             for other, why in damaged.items():
                 path = self._dir.checkpoint(other)
-                aside = self._dir.set_aside(other)
+                with self._disk_errors():
+                    aside = self._dir.set_aside(other)
                 print(f"{path} cannot be read and is set aside as {aside}: {why}")
             self.optimizer_offset = offset
             return step
