@@ -144,8 +144,10 @@ _WORDS = {
 
 def axis(annotation: Any) -> str | None:
     """The axis sized by a parameter with this annotation; None if there is none."""
-    found = [part.name for part in typing.get_args(annotation) if isinstance(part, Axis)]
-    return found[0] if found else None
+    parts = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return next(filter(None, map(axis, parts)), None)
+    return next((part.name for part in parts if isinstance(part, Axis)), None)
 
 
 def checked(target: Callable, name: str | None = None) -> Callable:

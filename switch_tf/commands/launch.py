@@ -260,6 +260,6 @@ def check_mesh(given: config.Given) -> int:
     layout = given.get("ModelSetup.layout_rules", "batch:batch")
     layout = mesh_lib.parse_layout_rules(layout, shape)
     for name, axis in _sizes():
-        if name in given:
+        if given.get(name) is not None:
             mesh_lib.check_divides(layout, shape, {axis: (given[name], given.called[name])})
     return math.prod(shape.values())

@@ -4,7 +4,7 @@ import dataclasses
 
 from switch_tf.data.task_data import TaskData
 from switch_tf.mesh import Mesh
-from switch_tf.rules import Count, Whole, configurable
+from switch_tf.rules import BatchSize, Count, Whole, configurable
 
 
 @configurable
@@ -34,7 +34,7 @@ class Evaluation:
     period: Count = 1000
     split: str = "validation"
     batches: Count | None = None
-    batch_size: Count | None = None
+    batch_size: BatchSize | None = None
     dropless: bool = True
     decode: bool = False
     decode_period: Whole = 0

@@ -57,6 +57,10 @@ BEFORE_TENSORFLOW = {
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.TaskData.batch_size=12"],
         "TaskData.batch_size=12 does not divide over the 8 devices of mesh dimension 'batch'",
     ),
+    "a batch of evaluations": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.Evaluation.batch_size=12"],
+        "Evaluation.batch_size=12 does not divide over the 8 devices of mesh dimension 'batch'",
+    ),
     "experts asked for by the layer's parameter": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.SwitchFFN.num_experts=6"],
         "SwitchFFN.num_experts=6 does not divide over the 8 devices of mesh dimension 'batch'",
