@@ -25,6 +25,8 @@ from switch_tf import configurables, runtime  # noqa: E402
 # The lowered steps are looked at in tests of the planner.
 runtime.start(num_devices=8, shows_lowered=True)
 
+import tensorflow as tf  # noqa: E402 - after its start
+
 # The files that take longest go first, so that no process is left with one of them at the end.
 _LONGEST = ("test_train.py", "test_readme.py", "test_lowered.py", "test_features.py")
 
@@ -32,6 +34,11 @@ _LONGEST = ("test_train.py", "test_readme.py", "test_lowered.py", "test_features
 def pytest_collection_modifyitems(items):
     """Sorts what was collected: the longest files, then the others in their order."""
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+def pytest_runtest_setup():
+    """Noise that no call seeds is the same in every run, whatever ran before in the process."""
+    tf.random.set_seed(0)
 
 
 _DECLARED = """
