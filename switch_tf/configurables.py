@@ -128,16 +128,19 @@ def _decorated(node, module: str, names: annotations.Names) -> Iterator[Configur
         )
 
 
-def project_modules() -> Iterator[tuple[str, Path]]:
-    """Yields the name and file of each module of the project, sorted by path.
+@functools.cache
+def project_modules() -> dict[str, Path]:
+    """Name -> file of each module of the project, sorted by path.
 
     In the repository, `switch_tf/tasks` is a symbolic link to `tasks`, which is followed.
     """
     root = Path(__file__).parent
     files = (Path(folder, n) for folder, _, ns in os.walk(root, followlinks=True) for n in ns)
+    found = {}
     for path in sorted(path for path in files if path.suffix == ".py"):
         parts = path.relative_to(root.parent).with_suffix("").parts
-        yield ".".join(parts).removesuffix(".__init__"), path
+        found[".".join(parts).removesuffix(".__init__")] = path
+    return found
 
 
 @functools.cache
@@ -145,7 +148,9 @@ def project_source() -> Source:
     """The declarations of `switch_tf` and of the T5 modules that tasks use."""
     sources = [Source(_GIN_OWN, frozenset(), frozenset())]
     sources += filter(None, map(module_source, _LIBRARIES))
-    sources += (read_module(path.read_text(encoding="utf-8"), m) for m, path in project_modules())
+    sources += (
+        read_module(path.read_text(encoding="utf-8"), m) for m, path in project_modules().items()
+    )
     everything = merge(sources)
     return dataclasses.replace(everything, configurables=_inherit(everything.configurables))
 
@@ -196,7 +201,7 @@ def project_name(module: str) -> str | None:
 
     In the repository's folder, `tasks.c4` is `switch_tf.tasks.c4`; a user's own `tasks.c4` is not.
     """
-    own, known = f"{PACKAGE}.{module}", dict(project_modules())
+    own, known = f"{PACKAGE}.{module}", project_modules()
     path = _file_of(module) if own in known else None
     is_ours = own in known and (path is None or path.samefile(known[own]))
     return own if is_ours else None

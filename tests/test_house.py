@@ -51,7 +51,7 @@ MAX_FUNCTION_LINES = 60
 
 
 def modules():
-    return list(configurables.project_modules())
+    return list(configurables.project_modules().items())
 
 
 def module_names():

@@ -108,10 +108,9 @@ def _first_switch_layer(model: Callable[[], TransformerEncoderDecoder]) -> tuple
     with declare_only():
         made = model()
         made.build()
-    for block in (*made.encoder.blocks, *made.decoder.blocks):
-        if block.switch_layers:
-            return block.switch_layers[0], made.d_model
-    raise UserError("the model has no Switch layer: add --gin_file=models/switch_tiny.gin")
+    if not made.switch_layers:
+        raise UserError("the model has no Switch layer: add --gin_file=models/switch_tiny.gin")
+    return made.switch_layers[0], made.d_model
 
 
 def _variants(layer: SwitchLayer, factors: Sequence[float]) -> Iterator[tuple[str, SwitchLayer]]:

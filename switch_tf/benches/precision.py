@@ -73,7 +73,7 @@ def _variants(model) -> Iterator[tuple[str, contextlib.AbstractContextManager]]:
     attentions = [block.self_attention.layer for block in blocks]
     attentions += [block.cross_attention.layer for block in blocks if block.cross_attention]
     output = model.embedding if model.softmax is None else model.softmax
-    routers = [layer.router for block in blocks for layer in block.switch_layers]
+    routers = [layer.router for layer in model.switch_layers]
     yield "nothing of these", contextlib.nullcontext()
     yield "attention logits", _with(attentions, "float32_logits", False)
     yield "softmax logits", _with([output], "float32_logits", False)

@@ -12,14 +12,14 @@ class Bench:
     Attributes:
       what: what it times, shown in the list of benchmarks.
       description: shown by its --help.
-      needs: settings that the gin files must give.
+      needs: settings that the gin files must give, besides batch size and lengths.
       run_file: an example of a file in gin/runs that gives them.
       unused: macros that such files may require but the benchmark does not need.
     """
 
     what: str
     description: str
-    needs: Sequence[str] = ("TaskData.batch_size", "TaskData.task_feature_lengths")
+    needs: Sequence[str] = ()
     run_file: str = "plan.gin"
     unused: Sequence[str] = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
 
@@ -29,7 +29,7 @@ BENCHES = {
         "what one core delivers of a run's input against what its model consumes",
         "Takes the gin of a training run, which it does not make: times the run's input on one "
         "core, then its steps on one batch.",
-        needs=(*Bench.needs, "TaskData.mixture_or_task_name"),
+        needs=("TaskData.mixture_or_task_name",),
         run_file="pretrain.gin",
     ),
     "layer": Bench(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from switch_tf.benches import registry
 from switch_tf.benches.registry import BENCHES
 from switch_tf.commands.flags import Parser
-from switch_tf.commands.launch import check
+from switch_tf.commands.launch import DATA, check
 from switch_tf.metrics.tables import table
 
 
@@ -13,8 +13,15 @@ def main(argv: Sequence[str]) -> None:
     """Runs the benchmark named by the first argument."""
     name = _parser().parse_args(argv[:1]).bench
     bench = BENCHES[name]
-    command, needs = f"bench {name}", (bench.needs, bench.run_file)
-    check(command, bench.description, argv[1:], *needs, unused=bench.unused).start()
+    launch = check(
+        f"bench {name}",
+        bench.description,
+        argv[1:],
+        needs=(*DATA, *bench.needs),
+        run_file=bench.run_file,
+        unused=bench.unused,
+    )
+    launch.start()
     registry.function(name)()
 
 

@@ -276,6 +276,11 @@ class TransformerEncoderDecoder(Layer):
         # In bfloat16, cross-entropy over a large vocabulary would lose its small terms.
         return tf.cast(logits(x_BLM), tf.float32)
 
+    @property
+    def switch_layers(self):
+        """The Switch layers of the encoder, then of the decoder, in the order of computation."""
+        return self.encoder.switch_layers + self.decoder.switch_layers
+
     def flops(self, encoder_length: int, decoder_length: int) -> int:
         """Forward FLOPs of one sequence pair: matrix products only, 2 per multiply-add."""
         total = 2 * decoder_length * self.d_model * self.vocab_size

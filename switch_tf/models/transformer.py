@@ -167,6 +167,11 @@ class Stack(Layer):
         self.input_dropout = Dropout(dropout_rate, (1,), name="input_dropout", dtype=policy)
         self.output_dropout = Dropout(dropout_rate, (1,), name="output_dropout", dtype=policy)
 
+    @property
+    def switch_layers(self) -> list[SwitchLayer]:
+        """The Switch layers of all blocks, in the order of computation."""
+        return [layer for block in self.blocks for layer in block.switch_layers]
+
     def build(self, input_shape):
         """input_shape: [batch, length, d_model]."""
         self.position_bias.build()

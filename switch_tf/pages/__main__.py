@@ -6,7 +6,6 @@
 
 All are generated in one process, which starts with as many devices as any of them needs; a page
 never looks at devices that it does not use.
-devices that it does not use.
 """
 
 import argparse

@@ -156,7 +156,7 @@ def reckoned_flops(counts: Counts) -> int:
 def shape(counts: Counts) -> dict[str, str]:
     """A counted Switch model's settings, as built, by gin name."""
     m = counts.model
-    layer = next(layer for block in m.encoder.blocks for layer in block.switch_layers)
+    layer = m.encoder.switch_layers[0]
     of_model = "activation d_ff num_heads tied_softmax"
     of_router = (
         "num_experts capacity_factor eval_capacity_factor min_capacity policy load_balancing_coef"

@@ -54,9 +54,7 @@ def settings(model) -> Iterator[str]:
     inside = model.expert_dropout_rate
     inside = model.dropout_rate if inside is None else inside
     yield f"dropout: rate {model.dropout_rate}, inside the experts {inside}"
-    blocks = (*model.encoder.blocks, *model.decoder.blocks)
-    routers = [layer.router for block in blocks for layer in block.switch_layers]
-    yield from dict.fromkeys(_router(router) for router in routers)
+    yield from dict.fromkeys(_router(layer.router) for layer in model.switch_layers)
 
 
 def _router(router) -> str:
@@ -146,7 +144,7 @@ def switch_layers(model, data: TaskData, mesh, microbatches: int = 1) -> Iterato
     batch_size, lengths = data.batch_size // microbatches, data.task_feature_lengths
     told: dict[str, list[str]] = {}
     for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
-        for layer in (layer for block in stack.blocks for layer in block.switch_layers):
+        for layer in stack.switch_layers:
             groups, group_size = layer.groups(batch_size, length, mesh)
             for line in (
                 *_small_groups(layer, batch_size, length, group_size),

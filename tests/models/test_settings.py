@@ -121,8 +121,7 @@ def bind():
 
 
 def switch_layers(model, kind=SwitchFFN):
-    blocks = (*model.encoder.blocks, *model.decoder.blocks)
-    return [layer for block in blocks for layer in block.switch_layers if isinstance(layer, kind)]
+    return [layer for layer in model.switch_layers if isinstance(layer, kind)]
 
 
 @pytest.mark.parametrize("kind", ROUTERS, ids=lambda kind: kind.__name__)
