@@ -17,8 +17,11 @@ _IMPORTED = {"typing": typing, "collections.abc": collections.abc, "switch_tf.ru
 _FOLDER = Path(__file__).parent.parent
 
 
-class Unread(type):
-    """A stand-in class for what is not imported, such as TensorFlow's classes and attributes."""
+class StandIn(type):
+    """A stand-in class for what is not imported, such as TensorFlow's classes and attributes.
+
+    Those of the project's classes have its base classes, so `issubclass` compares them.
+    """
 
     def __getattr__(cls, name):
         if name.startswith("__"):
@@ -42,7 +45,7 @@ class _Module:
 class Names(dict):
     """The names in a module's annotations -> their types, resolved lazily.
 
-    A class, or anything defined outside the project, has the same stand-in wherever it is named.
+    A class of the project has the same stand-in wherever it is named.
 
     Args:
       tree: the module's syntax tree.
@@ -55,6 +58,7 @@ class Names(dict):
             for node in tree.body
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
+        self._classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
         self._imported = {}
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and not node.level:
@@ -76,14 +80,25 @@ class Names(dict):
             # Python's own look-ups of special names.
             raise KeyError(name)
         # Set first, so that a definition that refers to itself does not recurse endlessly.
-        self[name] = Unread(name, (), {})
-        if name in self._assigned:
+        self[name] = StandIn(name, (), {"is_known": False})
+        if name in self._classes:
+            self[name] = self._stand_in(self._classes[name])
+        elif name in self._assigned:
             self[name] = self._value(self._assigned[name])
         elif name in self._imported:
             self[name] = _find(self._imported[name], self[name])
         elif hasattr(builtins, name):
             self[name] = getattr(builtins, name)
         return self[name]
+
+    def _stand_in(self, node: ast.ClassDef) -> StandIn:
+        bases = [self._value(base) for base in node.bases]
+        known = [base for base in bases if is_class(base)]
+        try:
+            return StandIn(node.name, tuple(known), {"is_known": True})
+        except TypeError:
+            # Bases in an order that Python refuses, as it will when the module is imported.
+            return StandIn(node.name, (), {"is_known": False})
 
     def _value(self, node: ast.expr) -> Any:
         try:
@@ -121,6 +136,11 @@ class Names(dict):
         if isinstance(node, ast.Name):
             return self._imported.get(node.id, f"{module}.{node.id}")
         return ""
+
+
+def is_class(value: Any) -> bool:
+    """Whether a value stands for a class of the project, whose bases are known."""
+    return isinstance(value, StandIn) and value.is_known
 
 
 def _find(full_name: str, otherwise: Any) -> Any:

@@ -17,19 +17,11 @@ from typing import Any
 import gin
 from gin.selector_map import SelectorMap
 
-from switch_tf import annotations, configurables, gin_files, gin_order, rules
+from switch_tf import configurables, gin_checks, gin_files, gin_order, rules
 from switch_tf.errors import UserError
-from switch_tf.gin_files import (
-    REQUIRED,
-    Macro,
-    Reference,
-    Setting,
-    Settings,
-    nearest,
-    parts,
-    read_by,
-    set_by,
-)
+from switch_tf.gin_files import Reference, Setting, Settings, parts
+
+_NOT_FOUND = "; run where it can be imported, or set PYTHONPATH"
 
 gin.add_config_file_search_path(str(gin_files.GIN_FOLDER))
 
@@ -122,15 +114,17 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
         macro("MIXTURE_OR_TASK_MODULE")
 
 
-def macro(name: str, *default: Any) -> Any:
+def macro(name: str, *default: Any, annotation: Any = Any) -> Any:
     """The value of a loaded macro, which is then recorded as used in the operative config.
 
     Args:
       name: the macro's name, such as `TRAIN_STEPS`.
       *default: at most one value, returned if the macro is not set.
+      annotation: what the macro may be, as for a parameter; see `rules`. `precheck` reads it from
+        the source and checks the macro before TensorFlow starts.
 
     Raises:
-      UserError: the macro is not set, and there is no default.
+      UserError: the macro is not set, and there is no default; or its value is invalid.
     """
     try:
         gin.query_parameter(f"%{name}")
@@ -138,7 +132,9 @@ def macro(name: str, *default: Any) -> Any:
         if default:
             return default[0]
         raise UserError(f"{name} is not set: pass --gin.{name}=VALUE") from None
-    return gin.get_configurable(f"{name}/gin.macro")()
+    value = gin.get_configurable(f"{name}/gin.macro")()
+    rules.check(name, value, annotation)
+    return value
 
 
 def operative_config() -> str:
@@ -169,7 +165,7 @@ def _named(files: Sequence[str], bindings: Sequence[str]) -> _Checked:
     settings = gin_files.read(files, bindings)
     source, open_ended = _known_source(settings)
     known = configurables.selector_map(source)
-    used = _check_names(settings, source, known, open_ended)
+    used = gin_checks.check_names(settings, source, known, open_ended)
     return _Checked(settings, used, source, known)
 
 
@@ -181,8 +177,9 @@ def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Checked:
         return matches[0] if len(matches) == 1 else name
 
     checked.after_files = gin_order.settle(checked.settings, complete)
-    _check_macros(checked.settings, checked.source)
-    _check_values(checked.settings, checked.known)
+    gin_checks.check_macros(checked.settings, checked.source)
+    gin_checks.check_required(checked.settings, checked.source, checked.known)
+    gin_checks.check_values(checked.settings, checked.source, checked.known)
     return checked
 
 
@@ -205,127 +202,14 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
         if own_name:
             raise UserError(f"{where}: the module '{module}' is called '{own_name}': write it so")
         if source is None:
-            raise UserError(
-                f"{where}: no module '{module}'; run where it can be imported, or set PYTHONPATH"
-            )
+            ours = configurables.modules_called(str(module))
+            hint = f"; is it {' or '.join(ours)}?" if ours else ""
+            raise UserError(f"{where}: no module '{module}'{hint or _NOT_FOUND}")
         if first != configurables.PACKAGE:
             sources.append(source)
             # An external module may import others that register more, so gin has the last word.
             open_ended = True
     return configurables.merge(sources), open_ended
-
-
-def _check_names(
-    settings: Settings, source: configurables.Source, known: SelectorMap, open_ended: bool
-) -> list[configurables.Configurable]:
-    used = []
-    has_model = any(name.endswith(configurables.MODEL) for _, name, _ in settings.bindings)
-
-    def look_up(name: str, where: str) -> configurables.Configurable | None:
-        matches = known.matching_selectors(name)
-        if len(matches) > 1:
-            raise UserError(
-                f"{where}: '{name}' is ambiguous; write one of {', '.join(sorted(matches))}"
-            )
-        if not matches and not open_ended:
-            short = [c.name for c in source.configurables]
-            raise UserError(
-                f"{where}: no configurable '{name}'{nearest(name.rpartition('.')[2], short)}; one "
-                "of your own needs 'import MODULE' in a gin file, or MIXTURE_OR_TASK_MODULE"
-            )
-        used.extend(known[m] for m in matches)
-        return known[matches[0]] if matches else None
-
-    for name, where in settings.blocks:
-        look_up(name, where)
-    for (_, name, parameter), (_, where) in settings.bindings.items():
-        found = look_up(name, where)
-        takes = found.parameters if found else None
-        if takes is not None and parameter not in takes:
-            raise UserError(
-                f"{where}: '{name}' has no parameter '{parameter}'"
-                + (nearest(parameter, takes) or f"; it has {', '.join(sorted(takes)) or 'none'}")
-            )
-        given = dict(found.given) if found and has_model else {}
-        if parameter in given:
-            raise UserError(
-                f"{where}: the model gives '{name}' its {parameter}: set {given[parameter]}"
-            )
-    for value, where in settings.all():
-        for part in parts(value):
-            if isinstance(part, Reference):
-                look_up(part.name.rpartition("/")[2], where)
-    return used
-
-
-def _check_macros(settings: Settings, source: configurables.Source) -> None:
-    read = set(source.macros)
-    for value, where in settings.all():
-        for part in parts(value):
-            if not isinstance(part, Macro):
-                continue
-            name = part.name
-            read.add(name)
-            # Other dotted names are module constants, which only gin knows.
-            if "." not in name and name not in settings.macros and name not in source.constants:
-                raise UserError(
-                    f"{where}: %{name} has no value: pass --gin.{name}=VALUE"
-                    + (nearest(name, settings.macros) or set_by(name))
-                )
-    for name, where in settings.flags.items():
-        if name not in read and name not in settings.declared:
-            known = read | settings.declared
-            hint = read_by(name) or nearest(name, known)
-            raise UserError(f"{where}: nothing reads a macro '{name}'{hint}")
-    for key, (value, where) in settings.entries().items():
-        if value == REQUIRED:
-            name = gin_files.written(key)
-            raise UserError(f"{where}: {name} is required: pass --gin.{name}=VALUE")
-
-
-def _check_values(settings: Settings, known: SelectorMap) -> None:
-    """Checks values against the annotations of the parameters they set."""
-
-    def look_up(name: str) -> configurables.Configurable | None:
-        matches = known.matching_selectors(name)
-        return known[matches[0]] if matches else None
-
-    # Sorted, so that the error does not depend on the order of the files.
-    for key in sorted(settings.bindings):
-        found = look_up(key[1])
-        annotation = (found and found.parameters or {}).get(key[2], Any)
-        name, (value, where) = settings.origin(key)
-        # A flag already names the setting.
-        place = where if where.startswith("--gin.") else f"{where}: {name}"
-        if isinstance(value, Reference):
-            referred = look_up(value.name.rpartition("/")[2])
-            if referred and not _may_be(referred, value.evaluate, annotation):
-                other = value._replace(evaluate=not value.evaluate)
-                fits = _may_be(referred, other.evaluate, annotation)
-                mend = gin_files.text(other) if fits else rules.wanted(annotation)
-                raise UserError(f"{place}={gin_files.text(value)}: give {mend}")
-            continue
-        try:
-            value = settings.literal(value)
-        except (LookupError, RecursionError):
-            continue
-        rules.check(place, value, annotation)
-
-
-# Stand-ins for any function and for any instance that is not a function.
-_FUNCTION, _OBJECT = print, object()
-
-
-def _may_be(referred: configurables.Configurable, is_called: bool, annotation: Any) -> bool:
-    """Whether `@name`, or `@name()` if `is_called`, is valid for an annotation."""
-    is_ours = (referred.module or "").partition(".")[0] == configurables.PACKAGE
-    makes = referred.makes if is_ours else Any
-    if not is_called:
-        # A schedule and a factory of schedules are both functions.
-        return annotation is Any or makes != annotation and rules.fits(_FUNCTION, annotation)
-    if rules.fits(_FUNCTION, makes) and not rules.fits(_OBJECT, makes):
-        return rules.fits(_FUNCTION, annotation)
-    return not isinstance(makes, annotations.Unread) or rules.fits(_OBJECT, annotation)
 
 
 @contextlib.contextmanager

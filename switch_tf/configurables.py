@@ -23,24 +23,8 @@ _MACRO = "switch_tf.config.macro"
 # External modules that appear in the operative config of every run whose task uses them.
 _LIBRARIES = ("t5.data.preprocessors", "t5.data.utils")
 MODEL = "TransformerEncoderDecoder"
-_EXPERTS = "SwitchFFN.num_experts or SwitchProjection.num_experts"
-# Layer -> parameter that the model passes to it, overriding gin -> the parameter to set instead.
-GIVEN = {
-    "SwitchLayer": {"num_experts": _EXPERTS, "init_scale": f"{MODEL}.init_scale"},
-    "SwitchFFN": {
-        name: f"{MODEL}.{name}" for name in ("d_ff", "activation", "expert_dropout_rate")
-    },
-    "SwitchProjection": {
-        "kernels": f"{MODEL}.switch_attention",
-        "num_heads": f"{MODEL}.num_heads",
-        "d_kv": f"{MODEL}.d_kv",
-    },
-    "SwitchAttention": {
-        **{name: f"{MODEL}.{name}" for name in ("num_heads", "d_kv", "dropout_rate", "init_scale")},
-        "float32_logits": f"{MODEL}.float32_attention_logits",
-    },
-    "Router": {"num_experts": _EXPERTS, "init_scale": f"{MODEL}.init_scale"},
-}
+# Defaults that stand for a missing value.
+_MISSING = ("gin.REQUIRED", "switch_tf.optimizers.schedules.not_given")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +37,7 @@ class Configurable:
       parameters: parameter -> annotation; None if it accepts any or they are unknown.
       makes: the return type, or the class itself; Any if unknown.
       bases: names of the classes to which it passes its remaining keyword arguments.
-      given: parameters that the model always passes, overriding gin, with the ones to set instead.
+      required: parameters that have no value unless gin gives one.
     """
 
     selector: str
@@ -61,7 +45,7 @@ class Configurable:
     parameters: Mapping[str, Any] | None
     makes: Any = Any
     bases: tuple[str, ...] = ()
-    given: tuple[tuple[str, str], ...] = ()
+    required: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,12 +60,12 @@ class Source:
     Attributes:
       configurables: the configurables in source order.
       constants: names of constants defined by `gin.constant`.
-      macros: names of the macros that Python code reads.
+      macros: name -> annotation, of the macros that Python code reads.
     """
 
     configurables: tuple[Configurable, ...]
     constants: frozenset[str]
-    macros: frozenset[str]
+    macros: Mapping[str, Any]
 
 
 def read_module(text: str, module: str) -> Source:
@@ -91,7 +75,7 @@ def read_module(text: str, module: str) -> Source:
       SyntaxError: `text` is not valid Python.
     """
     names = annotations.Names.of(text)
-    configurables, constants, macros = [], set(), set()
+    configurables, constants, macros = [], set(), {}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             configurables += _decorated(node, module, names)
@@ -105,8 +89,17 @@ def read_module(text: str, module: str) -> Source:
         elif _gin_name(node.func) == "constant":
             constants.add(_arguments(node, "name").get("name"))
         elif names.full_name(node.func, module) == _MACRO:
-            macros |= {a.value for a in node.args[:1] if isinstance(a, ast.Constant)}
-    return Source(tuple(configurables), frozenset(constants), frozenset(macros))
+            macros |= _macro(node, names)
+    return Source(tuple(configurables), frozenset(constants), macros)
+
+
+def _macro(call: ast.Call, names: annotations.Names) -> dict[str, Any]:
+    """The name and annotation of the macro that a call of `config.macro` reads."""
+    name, *default = call.args
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    if not isinstance(name, ast.Constant):
+        return {}
+    return {name.value: names.annotation(keywords.get("annotation"), *default)}
 
 
 def _decorated(node, module: str, names: annotations.Names) -> Iterator[Configurable]:
@@ -125,6 +118,7 @@ def _decorated(node, module: str, names: annotations.Names) -> Iterator[Configur
             _parameters(node, names, any_keyword=not ours),
             makes=names[node.name] if is_class else names.annotation(node.returns),
             bases=tuple(map(ast.unparse, node.bases)) if ours and is_class else (),
+            required=tuple(_required(node, names, module)),
         )
 
 
@@ -146,7 +140,7 @@ def project_modules() -> dict[str, Path]:
 @functools.cache
 def project_source() -> Source:
     """The declarations of `switch_tf` and of the T5 modules that tasks use."""
-    sources = [Source(_GIN_OWN, frozenset(), frozenset())]
+    sources = [Source(_GIN_OWN, frozenset(), {})]
     sources += filter(None, map(module_source, _LIBRARIES))
     sources += (
         read_module(path.read_text(encoding="utf-8"), m) for m, path in project_modules().items()
@@ -156,7 +150,7 @@ def project_source() -> Source:
 
 
 def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...]:
-    """Adds to each configurable its bases' parameters and the parameters that the model passes."""
+    """Adds to each configurable its bases' parameters."""
     by_name = {c.name: c for c in configurables}
 
     def parameters(configurable):
@@ -167,19 +161,7 @@ def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...
             found |= (parameters(by_name[base]) if base in by_name else None) or {}
         return found | configurable.parameters
 
-    def given(configurable):
-        found = {}
-        for base in configurable.bases:
-            found |= given(by_name[base]) if base in by_name else {}
-        if "SwitchLayer" in configurable.bases:
-            # A subclass of the Switch layer gets its number of experts from gin and passes it on.
-            del found["num_experts"]
-        return found | GIVEN.get(configurable.name, {})
-
-    return tuple(
-        dataclasses.replace(c, parameters=parameters(c), given=tuple(given(c).items()))
-        for c in configurables
-    )
+    return tuple(dataclasses.replace(c, parameters=parameters(c)) for c in configurables)
 
 
 def module_source(module: str) -> Source | None:
@@ -207,6 +189,11 @@ def project_name(module: str) -> str | None:
     return own if is_ours else None
 
 
+def modules_called(name: str) -> list[str]:
+    """The full names of the project's modules whose names end with `name`."""
+    return [module for module in project_modules() if module.endswith(f".{name}")]
+
+
 def _file_of(module: str) -> Path | None:
     """A module's file, or its folder if it has no file; None if it is not found.
 
@@ -228,7 +215,7 @@ def merge(sources: list[Source]) -> Source:
     return Source(
         tuple(c for source in sources for c in source.configurables),
         frozenset().union(*(source.constants for source in sources)),
-        frozenset().union(*(source.macros for source in sources)),
+        {name: kind for source in sources for name, kind in source.macros.items()},
     )
 
 
@@ -282,22 +269,42 @@ def _parameters(
       names: the names in its module.
       any_keyword: whether `**kwargs` accepts any name.
     """
-    skip = 0
-    if isinstance(node, ast.ClassDef):
-        methods = [m for m in node.body if isinstance(m, ast.FunctionDef)]
-        init = [m for m in methods if m.name in ("__init__", "__new__")]
-        if not init:
-            is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
-            if node.bases or node.keywords:
-                # Our layers pass them to their base; others accept any name.
-                return None if any_keyword else {}
-            fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and is_dataclass]
-            return {f.target.id: names.annotation(f.annotation, f.value) for f in fields}
-        node, skip = init[0], 1
-    if node.args.kwarg and any_keyword:
+    init = _init(node)
+    if init is None and (node.bases or node.keywords):
+        # Our layers pass them to their base; others accept any name.
+        return None if any_keyword else {}
+    if init is not None and init.args.kwarg and any_keyword:
         return None
-    positional, by_keyword = node.args.posonlyargs + node.args.args, node.args.kwonlyargs
-    defaults = [None] * (len(positional) - len(node.args.defaults)) + node.args.defaults
-    pairs = [*zip(positional, defaults, strict=True)][skip:]
-    pairs += zip(by_keyword, node.args.kw_defaults, strict=True)
-    return {a.arg: names.annotation(a.annotation, default) for a, default in pairs}
+    return {n: names.annotation(kind, default) for n, kind, default in _declared(node)}
+
+
+def _required(node, names: annotations.Names, module: str) -> Iterator[str]:
+    """The parameters of a function or class whose default stands for a missing value."""
+    for name, _, default in _declared(node):
+        if default is not None and names.full_name(default, module) in _MISSING:
+            yield name
+
+
+def _init(node: ast.FunctionDef | ast.ClassDef) -> ast.FunctionDef | None:
+    """The function that takes a class's arguments, if it has one; a function itself."""
+    if isinstance(node, ast.FunctionDef):
+        return node
+    methods = (m for m in node.body if isinstance(m, ast.FunctionDef))
+    return next((m for m in methods if m.name in ("__init__", "__new__")), None)
+
+
+def _declared(
+    node: ast.FunctionDef | ast.ClassDef,
+) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
+    """Yields name, annotation and default of each parameter of a function, class or dataclass."""
+    init = _init(node)
+    if init is None:
+        is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
+        fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and is_dataclass]
+        yield from ((f.target.id, f.annotation, f.value) for f in fields)
+        return
+    positional, by_keyword = init.args.posonlyargs + init.args.args, init.args.kwonlyargs
+    defaults = [None] * (len(positional) - len(init.args.defaults)) + init.args.defaults
+    pairs = [*zip(positional, defaults, strict=True)][isinstance(node, ast.ClassDef) :]
+    pairs += zip(by_keyword, init.args.kw_defaults, strict=True)
+    yield from ((a.arg, a.annotation, default) for a, default in pairs)

@@ -13,11 +13,14 @@ import os
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import gin
 
+from switch_tf import storage
 from switch_tf.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,63 @@ class Axis:
     name: str
 
 
+@dataclasses.dataclass(frozen=True)
+class SetBy:
+    """Marks a parameter that the model passes, so that gin cannot set it, in `Annotated`.
+
+    Attributes:
+      setting: what to set instead.
+    """
+
+    setting: str
+
+
+def of_model(parameter: str) -> SetBy:
+    """Marks a layer's parameter that is the model's parameter of the given name."""
+    return SetBy(f"TransformerEncoderDecoder.{parameter}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """Marks the path of a folder to read, which must exist before a run, in `Annotated`.
+
+    Attributes:
+      what: what to give, for the error.
+    """
+
+    what: str
+
+    def check(self, name: str, path: str | os.PathLike) -> str:
+        """Checks that a folder exists, and expands ~ to the home folder.
+
+        Args:
+          name: the name under which the user set it.
+          path: the folder.
+
+        Raises:
+          UserError: there is no such folder.
+        """
+        folder = os.path.expanduser(path)
+        if not storage.is_folder(folder):
+            raise UserError(f"{name}='{path}': no such folder; give {self.what}")
+        return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Marks the path of a MODEL_DIR or of a checkpoint folder, in `Annotated`.
+
+    Such paths, and the settings that the checkpoint was made with, are checked before a run.
+
+    Attributes:
+      use: "resume" for the run's own folder, which need not exist and whose data must be the same;
+        "start" for initial weights, taken from layers that both models have; "restore" for all
+        weights.
+    """
+
+    use: Literal["resume", "start", "restore"]
+
+
 Count = Annotated[int, Rule("a whole number of at least 1", lambda n: n >= 1)]
 Whole = Annotated[int, Rule("a whole number of at least 0", lambda n: n >= 0)]
 Seed = Annotated[int, Rule("a whole number from 0 to 2^31 - 1", lambda n: 0 <= n < 2**31)]
@@ -66,6 +126,10 @@ Dtype = Annotated[
 ]
 Path = Annotated[str | os.PathLike, Rule("a path in quotes")]
 Pattern = Annotated[str, Rule("a path in quotes")]
+RunFolder = Annotated[Path, Checkpoint("resume")]
+_SAVED = Folder("a MODEL_DIR that holds checkpoint_<step>, or such a folder")
+InitialCheckpoint = Annotated[Path, _SAVED, Checkpoint("start")]
+CheckpointPath = Annotated[Path, _SAVED, Checkpoint("restore")]
 
 
 def check(name: str, value: Any, annotation: Any) -> None:
@@ -114,14 +178,21 @@ def wanted(annotation: Any) -> str:
         texts = [part.text for part in parts[1:] if isinstance(part, Rule)]
         return texts[-1] if texts else wanted(parts[0])
     if kind in (Union, types.UnionType):
-        return " or ".join(map(wanted, parts))
+        return _one_of(list(map(wanted, parts)))
     if kind is Literal:
-        return " or ".join(map(repr, parts))
+        return _one_of(list(map(repr, parts)))
     if kind in (dict, Mapping):
         return f"a dict, each key {wanted(parts[0])}, each value {wanted(parts[1])}"
     if kind in (list, tuple, Sequence):
         return f"a list, each {wanted(parts[0])}"
+    if kind is Callable and inspect.isclass(made(annotation)):
+        return f"a function or a class that makes `{made(annotation).__name__}`, as @NAME"
     return _WORDS.get(kind) or getattr(kind, "__name__", str(kind))
+
+
+def _one_of(texts: list[str]) -> str:
+    commas = ", ".join(texts[:-1])
+    return f"{commas} or {texts[-1]}" if commas else texts[-1]
 
 
 _TYPES = {
@@ -142,12 +213,29 @@ _WORDS = {
 }
 
 
-def axis(annotation: Any) -> str | None:
-    """The axis sized by a parameter with this annotation; None if there is none."""
+def mark(annotation: Any, kind: type[T]) -> T | None:
+    """The `Axis`, `SetBy` or `Checkpoint` of an annotation; None if it has none of that kind."""
     parts = typing.get_args(annotation)
     if typing.get_origin(annotation) in (Union, types.UnionType):
-        return next(filter(None, map(axis, parts)), None)
-    return next((part.name for part in parts if isinstance(part, Axis)), None)
+        return next(filter(None, (mark(part, kind) for part in parts)), None)
+    return next((part for part in parts if isinstance(part, kind)), None)
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """The types of a union except None, without the marks of `Annotated`."""
+    kind, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if kind is Annotated:
+        return alternatives(parts[0])
+    if kind in (Union, types.UnionType):
+        return [one for part in parts for one in alternatives(part)]
+    return [] if annotation is types.NoneType else [annotation]
+
+
+def made(annotation: Any) -> Any:
+    """What the functions return that match an annotation; Any if it is not known."""
+    callables = [one for one in alternatives(annotation) if typing.get_origin(one) is Callable]
+    parts = typing.get_args(callables[0]) if callables else ()
+    return parts[-1] if parts else Any
 
 
 def checked(target: Callable, name: str | None = None) -> Callable:

@@ -1,5 +1,5 @@
 import typing
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_annotations_are_what_they_would_be_at_run_time(declared):
     assert found["named"] is float
     assert found["unsaid"] is Any
     assert found["broken"] is Any
-    assert rules.axis(found["width"]) == "d_ff"
+    assert rules.mark(found["width"], rules.Axis).name == "d_ff"
     assert rules.fits(None, found["none"]) and rules.fits([1], found["none"])
 
 
@@ -92,7 +92,7 @@ def test_what_is_made_is_what_is_annotated(declared):
 @pytest.mark.parametrize("name", ["folder", "tensor", "itself", "data"])
 def test_a_class_that_is_not_read_takes_anything(declared, name):
     annotation = declared["run"].parameters[name]
-    assert isinstance(annotation, annotations.Unread)
+    assert isinstance(annotation, annotations.StandIn)
     assert rules.fits("text", annotation)
 
 
@@ -101,13 +101,20 @@ def macros(text):
 
 
 def test_a_macro_is_read_by_a_call_of_config_macro_however_it_is_imported():
-    assert macros("from switch_tf import config\nconfig.macro('A', 3)\n") == {"A"}
-    assert macros("from switch_tf import config as c\ndef f(): return c.macro('A')\n") == {"A"}
-    assert macros("import switch_tf.config\nswitch_tf.config.macro('A')\n") == {"A"}
-    assert macros("from switch_tf.config import macro as m\nm('A')\n") == {"A"}
+    assert macros("from switch_tf import config\nconfig.macro('A', 3)\n") == {"A": Any}
+    assert macros("from switch_tf import config as c\ndef f(): return c.macro('A')\n").keys() == {
+        "A"
+    }
+    assert macros("import switch_tf.config\nswitch_tf.config.macro('A')\n") == {"A": Any}
+    assert macros("from switch_tf.config import macro as m\nm('A')\n") == {"A": Any}
+
+
+def test_the_annotation_of_a_macro_is_read_like_that_of_a_parameter():
+    source = "from switch_tf import config, rules\nconfig.macro('A', None, annotation=rules.Count)"
+    assert macros(source) == {"A": Optional[rules.Count]}  # noqa: UP045
 
 
 def test_no_name_of_a_parameter_reads_a_macro():
     parameters = "def f(macros, macro, config):\n"
-    assert macros(f"{parameters}  macros['A'], macros.get('B'), macro('C')") == set()
-    assert macros(f"{parameters}  config.macro('D')") == set()
+    assert macros(f"{parameters}  macros['A'], macros.get('B'), macro('C')") == {}
+    assert macros(f"{parameters}  config.macro('D')") == {}

@@ -77,7 +77,7 @@ def test_what_a_head_says_is_overridden_is_a_macro_of_the_files_in_its_command(n
     listed = text.partition("Often overridden: ")[2].partition("switch-tf ")[0]
     command = text.partition("switch-tf ")[2]
     files = re.findall(r"--gin_file=(\S+)", command)
-    known = set(gin_files.read(files).macros) | configurables.project_source().macros
+    known = gin_files.read(files).macros.keys() | configurables.project_source().macros.keys()
     macros = set(re.findall(r"\b[A-Z_]{4,}\b", listed))
     assert macros <= known
     assert macros or "nothing" in listed

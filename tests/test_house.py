@@ -37,6 +37,7 @@ LAYERS = (
     "switch_tf.layers",
     "switch_tf.mesh",
     "switch_tf.config",
+    "switch_tf.gin_checks",
     "switch_tf.configurables",
     "switch_tf.annotations",
     "switch_tf.gin_order",

@@ -43,7 +43,8 @@ DECLARED = list(declarations())
 COUNTS = [
     (found, parameter)
     for found, parameter, annotation in DECLARED
-    if rules.axis(annotation) or rules.Count in (annotation, *typing.get_args(annotation))
+    if rules.mark(annotation, rules.Axis)
+    or rules.Count in (annotation, *typing.get_args(annotation))
 ]
 
 
@@ -160,7 +161,27 @@ RUN = ["models/switch_tiny.gin", "layouts/expert_data.gin", "runs/pretrain.gin"]
         ("PACK='yes'", "PACK='yes': give True or False"),
         ("ModelSetup.optimizer=@Adafactor()", "ModelSetup.optimizer=@Adafactor(): give @Adafactor"),
         ("train.evaluation=@Evaluation()", "train.evaluation=@Evaluation(): give @Evaluation"),
-        ("ModelSetup.model='T5'", "ModelSetup.model='T5': give a function or a class, as @NAME"),
+        (
+            "ModelSetup.model='T5'",
+            "ModelSetup.model='T5': give a function or a class that makes "
+            "`TransformerEncoderDecoder`, as @NAME",
+        ),
+        (
+            "ModelSetup.optimizer=@TransformerEncoderDecoder",
+            "ModelSetup.optimizer=@TransformerEncoderDecoder: give a function or a class that "
+            "makes `Optimizer`, as @NAME",
+        ),
+        (
+            "train.data=@ModelSetup",
+            "train.data=@ModelSetup: give a function or a class that makes `TaskData`, as @NAME",
+        ),
+        (
+            "Router.policy='best'",
+            "Router.policy='best': give 'argmax', 'sample', 'input_dropout' ",
+        ),
+        ("BAD_DATA=3", "BAD_DATA=3: give 'stop' or 'skip'"),
+        ("CACHE_DIR=3", "CACHE_DIR=3: give a path in quotes"),
+        ("DATA_DIR=3", "DATA_DIR=3: give a path in quotes"),
         (
             "Adafactor.learning_rate=@schedules.rsqrt",
             "Adafactor.learning_rate=@schedules.rsqrt: give @schedules.rsqrt()",

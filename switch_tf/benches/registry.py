@@ -14,14 +14,12 @@ class Bench:
       description: shown by its --help.
       needs: settings that the gin files must give, besides batch size and lengths.
       run_file: an example of a file in gin/runs that gives them.
-      unused: macros that such files may require but the benchmark does not need.
     """
 
     what: str
     description: str
     needs: Sequence[str] = ()
     run_file: str = "plan.gin"
-    unused: Sequence[str] = ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH")
 
 
 BENCHES = {

@@ -19,7 +19,6 @@ def main(argv: Sequence[str]) -> None:
         argv[1:],
         needs=(*DATA, *bench.needs),
         run_file=bench.run_file,
-        unused=bench.unused,
     )
     launch.start()
     registry.function(name)()

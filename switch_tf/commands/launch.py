@@ -4,20 +4,23 @@ import argparse
 import contextlib
 import dataclasses
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from switch_tf import config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.data import spans
+from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import path as vocabulary_path
 
 # What the gin files of every command give.
 DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
 TASK = (*DATA, "TaskData.mixture_or_task_name")
+# What files of training require, and other commands that take them set to nothing.
+_OF_TRAINING = {"MODEL_DIR": "", "INITIAL_CHECKPOINT_PATH": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Launch:
         runtime.start(*(of_mesh if devices is None else (devices,)), shows_lowered=shows_lowered)
         config.load(self.args.gin_file, self.bindings)
         # Reading it as a macro records it in the operative config, which needs it to run again.
-        config.macro("DEVICE_TYPE", "CPU")
+        config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])
         check_checkpoints(self.given, remote=True)
 
 
@@ -62,7 +65,6 @@ def check(
     needs: Sequence[str] = DATA,
     run_file: str = "plan.gin",
     flags: Mapping[str, str] = {},
-    unused: Sequence[str] = (),
 ) -> Launch:
     """Parses flags and gin, and checks everything that needs no TensorFlow.
 
@@ -73,7 +75,6 @@ def check(
       needs: settings that the gin files must give.
       run_file: a file of gin/runs that gives them, for --help and errors.
       flags: name -> help text, for the subcommand's own flags that take no value.
-      unused: macros that the gin files may require but the command does not need.
 
     Raises:
       UserError: a flag or setting is invalid or inconsistent with another.
@@ -92,14 +93,13 @@ def check(
     args = parser.parse_args(rest)
     if not args.gin_file:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
-    if unused:
+    if command != "train":
         there = gin_files.read(args.gin_file, bindings).macros
-        bindings += [f"{name}=''" for name in unused if name in there]
+        bindings += [f"{name}={value!r}" for name, value in _OF_TRAINING.items() if name in there]
     # Checked first, or the error would be about a macro that the missing file sets.
     check_files(args.gin_file, bindings, needs, run_file)
     given = config.precheck(args.gin_file, bindings)
     check_spans(given)
-    runtime.check_device_type(given.get("DEVICE_TYPE", "CPU"))
     devices = check_mesh(given)
     check_paths(given)
     if command == "train":
@@ -134,8 +134,8 @@ def check_files(
         )
 
 
-def check_paths(given: dict) -> None:
-    """Checks that the checkpoints and the vocabulary to be read exist.
+def check_paths(given: config.Given) -> None:
+    """Checks that local folders and the vocabulary, which a run will read, exist.
 
     Args:
       given: the result of `config.precheck`.
@@ -143,14 +143,10 @@ def check_paths(given: dict) -> None:
     Raises:
       UserError: one does not exist; the message names the setting and the path.
     """
-    for name in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
+    for name, folder in _marked(rules.Folder):
         path = given.get(name)
-        is_local = path and not storage.is_remote(path)
-        if is_local and not os.path.isdir(os.path.expanduser(path)):
-            raise UserError(
-                f"{name}='{path}': no such folder; give a MODEL_DIR that holds checkpoint_<step>, "
-                "or such a folder"
-            )
+        if path and not storage.is_remote(path):
+            folder.check(given.called.get(name, name), path)
     path = given.get(vocabulary_path.SETTING)
     if path is not None:
         vocabulary_path.check(path)
@@ -197,17 +193,18 @@ def check_checkpoints(given: dict, remote: bool) -> None:
       UserError: a setting differs, and the message names it, both values and the fix; or a remote
         path cannot be reached.
     """
-    sizes = [name for name, axis in _sizes() if axis != "batch"]
-    for setting in ("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"):
-        path = given.get(setting)
+    sizes = [name for name, axis in _marked(rules.Axis) if axis.name != "batch"]
+    for parameter, checkpoint in _marked(rules.Checkpoint):
+        path = given.get(parameter)
         if not path or storage.is_remote(path) != remote:
             continue
+        setting = given.called[parameter]
         with storage.told(f"{setting}='{path}' cannot be read"):
             saved = _saved(path)
-        for name in (*sizes, *(_ORDER if setting == "MODEL_DIR" else ())):
+        for name in (*sizes, *(_of_order() if checkpoint.use == "resume" else ())):
             value = given.get(name, _SPANS.get(name))
             # A deeper or shallower stack restores the layers that both have.
-            may_differ = setting.startswith("INITIAL") and name.endswith("num_layers")
+            may_differ = checkpoint.use == "start" and name.endswith("num_layers")
             if value is not None and value != saved.get(name, value) and not may_differ:
                 what = "a model" if name in sizes else "a run"
                 raise UserError(
@@ -222,16 +219,25 @@ _SPANS = {
     "span_corruption.mean_noise_span_length": spans.MEAN_SPAN_LENGTH,
     "random_spans_noise_mask.random_roll": False,
 }
-_READ = "mixture_or_task_name task_feature_lengths batch_size seed pack use_cached"
-_ORDER = (*(f"TaskData.{name}" for name in _READ.split()), *_SPANS)
 
 
-def _sizes() -> Iterator[tuple[str, str]]:
-    """Yields each `configurable.parameter` that sizes an axis, and the axis, by annotation."""
-    for configurable in configurables.project_source().configurables:
+def _of_order() -> list[str]:
+    declared = configurables.project_source().configurables
+    data = next(c for c in declared if c.name == "TaskData")
+    # Which module registers the task makes no difference to it.
+    return [*(f"TaskData.{name}" for name in data.parameters if name != "module"), *_SPANS]
+
+
+def _marked(kind: type[rules.T]) -> Iterator[tuple[str, rules.T]]:
+    """Yields each macro and `configurable.parameter` whose annotation has a mark, and the mark."""
+    source = configurables.project_source()
+    settings = dict(source.macros)
+    for configurable in source.configurables:
         for parameter, annotation in (configurable.parameters or {}).items():
-            if axis := rules.axis(annotation):
-                yield f"{configurable.name}.{parameter}", axis
+            settings[f"{configurable.name}.{parameter}"] = annotation
+    for name, annotation in settings.items():
+        if mark := rules.mark(annotation, kind):
+            yield name, mark
 
 
 def _saved(path: str) -> dict:
@@ -259,7 +265,19 @@ def check_mesh(given: config.Given) -> int:
     shape = mesh_lib.parse_mesh_shape(given.get("ModelSetup.mesh_shape", "batch:1"))
     layout = given.get("ModelSetup.layout_rules", "batch:batch")
     layout = mesh_lib.parse_layout_rules(layout, shape)
-    for name, axis in _sizes():
+    for dimension, size in shape.items():
+        if size > 1 and dimension not in layout.values():
+            raise UserError(
+                f"MESH_SHAPE: nothing is sharded over '{dimension}', so its {size} devices would "
+                f"do the same work: leave it out, or add a rule such as d_ff:{dimension} to "
+                "LAYOUT_RULES"
+            )
+    for name, axis in _marked(rules.Axis):
         if given.get(name) is not None:
-            mesh_lib.check_divides(layout, shape, {axis: (given[name], given.called[name])})
+            sizes = {axis.name: (given[name], given.called[name])}
+            mesh_lib.check_divides(layout, shape, sizes)
+    lengths = given.get("TaskData.task_feature_lengths")
+    if lengths and given.get("TaskData.batch_size"):
+        called = given.called["TaskData.batch_size"]
+        check_batch(given["TaskData.batch_size"], lengths, layout, shape, called)
     return math.prod(shape.values())

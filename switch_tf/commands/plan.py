@@ -21,8 +21,6 @@ def main(argv: Sequence[str]) -> None:
         NEEDS,
         RUN_FILE,
         flags=_FLAGS,
-        # The run files of training ask for them.
-        unused=("MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
     )
     asked = {name: getattr(launch.args, name) for name in _FLAGS}
     launch.start(

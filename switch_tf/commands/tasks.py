@@ -146,9 +146,7 @@ def _train_vocabulary(args: argparse.Namespace) -> None:
 
 
 def _lengths() -> dict[str, int]:
-    lengths = config.macro("TASK_FEATURE_LENGTHS", _DEFAULT_LENGTHS)
-    rules.check("TASK_FEATURE_LENGTHS", lengths, rules.Lengths)
-    return lengths
+    return config.macro("TASK_FEATURE_LENGTHS", _DEFAULT_LENGTHS, annotation=rules.Lengths)
 
 
 def _prepared(args: argparse.Namespace):

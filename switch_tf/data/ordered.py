@@ -10,6 +10,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 import seqio
@@ -22,11 +23,14 @@ from switch_tf.data.task_cache import TaskCache
 from switch_tf.data.task_data import TaskData
 from switch_tf.data.windows import WINDOW, Example, Windows
 from switch_tf.errors import UserError
+from switch_tf.rules import Folder, Path
 
 _AHEAD = 4
 # Task feature -> side of the model, and the model features that hold its tokens.
 _SIDES = {"inputs": "encoder", "targets": "decoder"}
 _TOKENS = {"inputs": "encoder_input_tokens", "targets": "decoder_target_tokens"}
+
+_CACHE_DIR = Folder("the one that scripts/cache_tasks.sh wrote")
 
 Batch = dict[str, np.ndarray]
 
@@ -37,13 +41,10 @@ def use_cache_dir() -> None:
     Raises:
       UserError: it is not a folder.
     """
-    folder = config.macro("CACHE_DIR", None)
+    folder = config.macro("CACHE_DIR", None, annotation=Annotated[Path, _CACHE_DIR])
     if folder is None:
         return
-    if not isinstance(folder, str) or not tf.io.gfile.isdir(folder):
-        raise UserError(
-            f"CACHE_DIR={folder!r}: no such folder; give the one that scripts/cache_tasks.sh wrote"
-        )
+    folder = _CACHE_DIR.check("CACHE_DIR", folder)
     if folder not in seqio.get_global_cache_dirs():
         seqio.add_global_cache_dirs([folder])
 

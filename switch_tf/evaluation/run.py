@@ -11,14 +11,14 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
 from switch_tf.evaluation.settings import Evaluation
-from switch_tf.rules import Path, configurable
+from switch_tf.rules import CheckpointPath, Path, configurable
 from switch_tf.setup.describe import settings, switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
 
 
 @configurable
 def evaluate(
-    checkpoint_path: Path = gin.REQUIRED,
+    checkpoint_path: CheckpointPath = gin.REQUIRED,
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
     evaluation: Callable[[], Evaluation] = Evaluation,

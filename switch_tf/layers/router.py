@@ -1,6 +1,6 @@
 """The base class of routers, and the Switch router: one expert per token (paper, Sec. 2.1)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import keras
 import tensorflow as tf
@@ -12,11 +12,13 @@ from switch_tf.layers.base import Layer, configurable, sizes
 from switch_tf.layers.context import current_call
 from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
-from switch_tf.rules import Count, NonNegative, Positive, Rate, Whole
+from switch_tf.rules import Count, NonNegative, Positive, Rate, SetBy, Whole, of_model
 
 # Exploration policies of the paper's Table 11 under Mesh-TensorFlow's names; only `SwitchRouter`
 # has `sample`.
 POLICIES = ("argmax", "sample", "input_dropout", "input_jitter")
+# Where the number of experts of a Switch layer, and so of its router, is set.
+OF_EXPERTS = SetBy("SwitchFFN.num_experts or SwitchProjection.num_experts")
 # What the load-balancing loss averages over.
 LOAD_BALANCING_OVER = ("tokens", "positions")
 # An effective capacity factor further than this ratio from the one asked for is reported.
@@ -82,7 +84,7 @@ class Router(Layer):
 
     def __init__(
         self,
-        num_experts: Count,
+        num_experts: Annotated[Count, OF_EXPERTS],
         capacity_factor: NonNegative = 1.25,
         eval_capacity_factor: NonNegative = 2.0,
         min_capacity: Whole = 4,
@@ -91,9 +93,9 @@ class Router(Layer):
         load_balancing_coef: NonNegative = 1e-2,
         load_balancing_over: Literal[LOAD_BALANCING_OVER] = LOAD_BALANCING_OVER[0],
         z_loss_coef: NonNegative = 0.0,
-        init_scale: NonNegative = 0.1,
-        policy: str | None = None,
-        eval_policy: str = "argmax",
+        init_scale: Annotated[NonNegative, of_model("init_scale")] = 0.1,
+        policy: Literal[POLICIES] | None = None,
+        eval_policy: Literal[POLICIES] = "argmax",
         jitter: NonNegative = 1e-2,
         input_dropout_rate: Rate = 0.1,
         dtype: str | keras.DTypePolicy = "float32",

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import keras
 import tensorflow as tf
@@ -9,7 +10,7 @@ import tensorflow as tf
 from switch_tf.layers.attention import MERGED_AXES, Attention, input_initializers
 from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
 from switch_tf.layers.switch_layer import NumExperts, SwitchLayer
-from switch_tf.rules import Count, NonNegative, Rate
+from switch_tf.rules import Count, NonNegative, Rate, of_model
 
 
 class ProjectionExperts(Layer):
@@ -75,9 +76,9 @@ class SwitchProjection(SwitchLayer):
     def __init__(
         self,
         num_experts: NumExperts,
-        kernels: Sequence[str],
-        num_heads: Count,
-        d_kv: Count,
+        kernels: Annotated[Sequence[str], of_model("switch_attention")],
+        num_heads: Annotated[Count, of_model("num_heads")],
+        d_kv: Annotated[Count, of_model("d_kv")],
         **kwargs,
     ):
         super().__init__(num_experts, **kwargs)
@@ -133,11 +134,11 @@ class SwitchAttention(Attention):
 
     def __init__(
         self,
-        num_heads: Count,
-        d_kv: Count,
-        dropout_rate: Rate = 0.0,
-        init_scale: NonNegative = 0.1,
-        float32_logits: bool = True,
+        num_heads: Annotated[Count, of_model("num_heads")],
+        d_kv: Annotated[Count, of_model("d_kv")],
+        dropout_rate: Annotated[Rate, of_model("dropout_rate")] = 0.0,
+        init_scale: Annotated[NonNegative, of_model("init_scale")] = 0.1,
+        float32_logits: Annotated[bool, of_model("float32_attention_logits")] = True,
         projection: Callable[..., SwitchProjection] = SwitchProjection,
         **kwargs,
     ):

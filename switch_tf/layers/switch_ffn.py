@@ -1,5 +1,7 @@
 """The Switch feed-forward layer, whose experts are feed-forward layers (paper, Sec. 2.1)."""
 
+from typing import Annotated
+
 import tensorflow as tf
 
 from switch_tf.layers.base import Layer, configurable
@@ -7,7 +9,7 @@ from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.feed_forward import Activation, activate, input_kernels
 from switch_tf.layers.initializers import TruncatedNormal
 from switch_tf.layers.switch_layer import NumExperts, SwitchLayer, spare_groups_axis
-from switch_tf.rules import Count, Rate
+from switch_tf.rules import Count, Rate, of_model
 
 
 class Experts(Layer):
@@ -73,9 +75,9 @@ class SwitchFFN(SwitchLayer):
     def __init__(
         self,
         num_experts: NumExperts,
-        d_ff: Count,
-        activation: Activation = "relu",
-        expert_dropout_rate: Rate = 0.0,
+        d_ff: Annotated[Count, of_model("d_ff")],
+        activation: Annotated[Activation, of_model("activation")] = "relu",
+        expert_dropout_rate: Annotated[Rate, of_model("expert_dropout_rate")] = 0.0,
         **kwargs,
     ):
         super().__init__(num_experts, **kwargs)

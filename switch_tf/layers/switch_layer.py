@@ -12,8 +12,8 @@ from switch_tf.layers import routing as routing_lib
 from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
 from switch_tf.layers.context import current_call
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
-from switch_tf.layers.router import Router, SwitchRouter
-from switch_tf.rules import Axis, Count, NonNegative
+from switch_tf.layers.router import OF_EXPERTS, Router, SwitchRouter
+from switch_tf.rules import Axis, Count, NonNegative, of_model
 
 NumExperts = Annotated[Count, Axis("experts")]
 _DISPATCHERS = {kind.__name__: kind for kind in (GatherDispatcher, EinsumDispatcher)}
@@ -57,11 +57,11 @@ class SwitchLayer(Layer):
 
     def __init__(
         self,
-        num_experts: NumExperts,
+        num_experts: Annotated[NumExperts, OF_EXPERTS],
         group_size: Count | None = None,
         groups_multiple: Count = 1,
         mask_padding: bool = True,
-        init_scale: NonNegative = 0.1,
+        init_scale: Annotated[NonNegative, of_model("init_scale")] = 0.1,
         router: Callable[..., Router] = SwitchRouter,
         dispatcher: Callable[[], GatherDispatcher | EinsumDispatcher] = default_dispatcher,
         **kwargs,

@@ -15,7 +15,7 @@ from switch_tf.layers.embedding import Embedding, Softmax
 from switch_tf.layers.feed_forward import Activation, FeedForward
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.models.transformer import Block, Stack
-from switch_tf.rules import Axis, Count, Dtype, NonNegative, Rate, Rule, Seed, Whole
+from switch_tf.rules import Axis, Count, Dtype, NonNegative, Rate, Rule, Seed, SetBy, Whole
 from switch_tf.runtime import dtype_policy
 
 ExpertFrequency = Annotated[
@@ -100,7 +100,7 @@ class TransformerEncoderDecoder(Layer):
         float32_attention_logits: bool = True,
         float32_softmax_logits: bool = True,
         rematerialize: bool = False,
-        seed: Seed = 0,
+        seed: Annotated[Seed, SetBy("SEED")] = 0,
         dtype: Dtype = "float32",
         **kwargs,
     ):

@@ -23,7 +23,7 @@ from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
-from switch_tf.rules import Count, Path, Seed, configurable
+from switch_tf.rules import Count, InitialCheckpoint, RunFolder, Seed, configurable
 from switch_tf.setup.describe import describe, describe_optimizer
 from switch_tf.setup.mesh_model import MeshModel, ModelSetup
 from switch_tf.training.loop import TrainLoop
@@ -33,7 +33,7 @@ from switch_tf.training.step import TrainStep
 
 @configurable
 def train(
-    model_dir: Path = gin.REQUIRED,
+    model_dir: RunFolder = gin.REQUIRED,
     train_steps: Count = gin.REQUIRED,
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
@@ -41,7 +41,7 @@ def train(
     seed: Seed = 0,
     checkpoint_period: Count = 1000,
     keep_checkpoints: Count = 3,
-    initial_checkpoint_path: Path | None = None,
+    initial_checkpoint_path: InitialCheckpoint | None = None,
     restore_optimizer: bool = False,
 ) -> None:
     """Trains a model, or resumes the run in `model_dir`.

@@ -11,7 +11,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import seqio
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from switch_tf import config
 from switch_tf.errors import UserError
+from switch_tf.rules import Folder, Path
 from switch_tf.tasks.sources import availability as sources
 from switch_tf.tasks.sources import formats
 from switch_tf.tasks.sources.availability import ABSENT
@@ -29,6 +30,7 @@ from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFi
 from switch_tf.tasks.sources.indexed import IndexedSource
 
 POLICIES = ("stop", "skip")
+_DATA_DIR = Folder("the one that holds the datasets")
 # A slice of a split, such as train[:100] or train[100:].
 _PART = re.compile(r"(\w+)\[(\d*):(\d*)\]")
 
@@ -39,12 +41,8 @@ def data_dir() -> str | None:
     Raises:
       UserError: it is not a folder.
     """
-    path = config.macro("DATA_DIR", None)
-    if path is None:
-        return None
-    if not isinstance(path, str) or not os.path.isdir(os.path.expanduser(path)):
-        raise UserError(f"DATA_DIR={path!r}: no such folder; give the one that holds the datasets")
-    return os.path.expanduser(path)
+    path = config.macro("DATA_DIR", None, annotation=Annotated[Path, _DATA_DIR])
+    return None if path is None else _DATA_DIR.check("DATA_DIR", path)
 
 
 def bad_data() -> str:
@@ -53,10 +51,7 @@ def bad_data() -> str:
     Raises:
       UserError: it is neither.
     """
-    policy = config.macro("BAD_DATA", POLICIES[0])
-    if policy not in POLICIES:
-        raise UserError(f"BAD_DATA={policy!r} is none of {', '.join(POLICIES)}")
-    return policy
+    return config.macro("BAD_DATA", POLICIES[0], annotation=Literal[POLICIES])
 
 
 class OfficialSource(IndexedSource):

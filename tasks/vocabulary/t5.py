@@ -13,7 +13,7 @@ from google.protobuf import message
 from sentencepiece import sentencepiece_model_pb2
 from seqio import vocabularies
 
-from switch_tf import config, storage
+from switch_tf import config, rules, storage
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import path as vocabulary_path
 
@@ -158,7 +158,7 @@ def mt5_vocabulary_path() -> str:
 
 
 def _path_or(default: str) -> str:
-    path = vocabulary_path.check(config.macro("VOCABULARY_PATH", default))
+    path = vocabulary_path.check(config.macro("VOCABULARY_PATH", default, annotation=rules.Path))
     if path.startswith("gs://"):
         try:
             # TensorFlow would retry for minutes.

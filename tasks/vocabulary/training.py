@@ -8,7 +8,7 @@ from pathlib import Path
 import seqio
 import tensorflow as tf
 
-from switch_tf import config, storage
+from switch_tf import config, rules, storage
 from switch_tf.data.features import user_errors
 from switch_tf.errors import UserError
 from switch_tf.tasks.sources import availability as sources
@@ -34,7 +34,7 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
     """
     if size < 1:
         raise UserError(f"no vocabulary has {size} pieces: give a number, such as 8000")
-    path = config.macro("VOCABULARY_PATH", None)
+    path = config.macro("VOCABULARY_PATH", None, annotation=rules.Path)
     if not isinstance(path, str):
         raise UserError(
             "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", where to write the "

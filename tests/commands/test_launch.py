@@ -41,7 +41,7 @@ BEFORE_TENSORFLOW = {
     ),
     "a missing macro": (
         [MODEL, PRETRAIN],
-        "MODEL_DIR is required: pass --gin.MODEL_DIR=VALUE",
+        "MODEL_DIR is required: pass --gin.MODEL_DIR=\"'VALUE'\"",
     ),
     "a batch that the mesh does not divide": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.BATCH_SIZE=12"],
@@ -142,10 +142,47 @@ BEFORE_TENSORFLOW = {
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.LAYOUT_RULES='d_ff:model'"],
         "LAYOUT_RULES='d_ff:model': the mesh has no dimension 'model', it has batch",
     ),
+    "a mesh dimension that shards nothing": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:4,model:2'"],
+        "MESH_SHAPE: nothing is sharded over 'model', so its 2 devices would do the same work: "
+        "leave it out, or add a rule such as d_ff:model to LAYOUT_RULES",
+    ),
+    "a length that the mesh does not divide": (
+        [MODEL, PRETRAIN, DIR, "--gin.ModelSetup.mesh_shape='batch:1,seq:3'"]
+        + ["--gin.ModelSetup.layout_rules='batch:batch,length:seq'"],
+        "TASK_FEATURE_LENGTHS['inputs']=128 does not divide over the 3 devices",
+    ),
+    "an optimizer without a schedule": (
+        [MODEL, PRETRAIN, DIR, "--gin.ModelSetup.optimizer=@AdamW"],
+        "--gin.ModelSetup.optimizer: @AdamW needs AdamW.learning_rate: pass "
+        "--gin.AdamW.learning_rate=VALUE, a schedule: @schedules.constant(), ",
+    ),
+    "a setting under the name of an older version": (
+        [MODEL, PRETRAIN, DIR, "--gin.train.batch_size=8"],
+        "'train' has no parameter 'batch_size'; there is TaskData.batch_size and "
+        "Evaluation.batch_size",
+    ),
+    "a parameter without its class": (
+        [MODEL, PRETRAIN, DIR, "--gin.d_model=8"],
+        "nothing reads a macro 'd_model'; there is TransformerEncoderDecoder.d_model",
+    ),
+    "a path without a value": ([MODEL, PRETRAIN], "pass --gin.MODEL_DIR=\"'VALUE'\""),
+    "a module by its last name": (
+        [MODEL, PRETRAIN, DIR, "--gin.MIXTURE_OR_TASK_MODULE='c4'"],
+        "no module 'c4'; is it switch_tf.tasks.c4?",
+    ),
     "an initial checkpoint that is not there": (
         [MODEL, FINETUNE, DIR, "--gin.INITIAL_CHECKPOINT_PATH='/no/such'"],
         "INITIAL_CHECKPOINT_PATH='/no/such': no such folder; give a MODEL_DIR that holds "
         "checkpoint_<step>, or such a folder",
+    ),
+    "the same, set as the parameter": (
+        [MODEL, PRETRAIN, DIR, "--gin.train.initial_checkpoint_path='/no/such'"],
+        "train.initial_checkpoint_path='/no/such': no such folder; give a MODEL_DIR that holds ",
+    ),
+    "a folder of data that is not there": (
+        [MODEL, PRETRAIN, DIR, "--gin.DATA_DIR='/no/such'"],
+        "DATA_DIR='/no/such': no such folder; give the one that holds the datasets",
     ),
 }
 

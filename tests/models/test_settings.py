@@ -5,7 +5,7 @@ import functools
 import gin
 import pytest
 
-from switch_tf import configurables
+from switch_tf import configurables, rules
 from switch_tf.errors import UserError
 from switch_tf.layers.context import declare_only
 from switch_tf.layers.dispatch import EinsumDispatcher
@@ -163,7 +163,13 @@ def test_switch_attention_is_one_line_of_gin(bind):
 def test_what_gin_is_refused_the_model_really_gives():
     """Were a layer to take gin's value, refusing it would take a setting away."""
     layers = {"SwitchFFN", "SwitchProjection", "SwitchAttention", "SwitchLayer", "Router"}
-    assert set(configurables.GIVEN) == layers
+    of_model = {
+        f"{found.name}.{parameter}"
+        for found in configurables.project_source().configurables
+        for parameter, annotation in (found.parameters or {}).items()
+        if found.name in layers and rules.mark(annotation, rules.SetBy)
+    }
+    assert {name.partition(".")[0] for name in of_model} == layers
     router = functools.partial(SwitchRouter)
     make = {
         "switch_ffn": functools.partial(SwitchFFN, 4, router=router),
@@ -173,9 +179,8 @@ def test_what_gin_is_refused_the_model_really_gives():
     }
     with declare_only():
         expected = tiny_model(**make).get_config()
-        for layer, parameters in configurables.GIVEN.items():
-            for parameter in parameters:
-                gin.bind_parameter(f"{layer}.{parameter}", "of gin")
+        for name in of_model:
+            gin.bind_parameter(name, "of gin")
         try:
             assert tiny_model(**make).get_config() == expected
         finally:
