@@ -22,8 +22,7 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
 from switch_tf.rules import Count, configurable
 from switch_tf.setup.mesh_model import ModelSetup
-from switch_tf.training.microbatches import check_parts
-from switch_tf.training.step import TrainStep
+from switch_tf.training.step import TrainStep, build_step
 
 # Not timed: the batches that fill buffers, and the first steps, which include compilation.
 _WARM_UP_BATCHES, _WARM_UP_STEPS = 5, 2
@@ -114,11 +113,7 @@ def bench_input(
         gc.collect()
         print(*input_lines(delivered), sep="\n")
         print(_model_heading(made.mesh, batch, rounds, seconds), flush=True)
-        made.model.build()
-        optimizer = setup.optimizer()
-        optimizer.build(made.model.trainable_variables)
-        step = TrainStep(made.model, optimizer, made.mesh, data.seed)
-        check_parts(data.batch_size, step.microbatches, made.mesh.ways("batch"))
+        step = build_step(made, setup.optimizer(), data.seed)
         consumed = _time_steps(step, made.mesh, batch, rounds, seconds)
     print(*model_lines(consumed), sep="\n")
     print(verdict(delivered, consumed, data.use_cached))

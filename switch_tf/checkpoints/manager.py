@@ -42,6 +42,7 @@ class Checkpoints:
       config: returns the operative gin config, saved next to the checkpoints as `config.gin`.
 
     Attributes:
+      path: their folder.
       optimizer_offset: the optimizer's step minus the run's: 0, or the optimizer step of
         the initial checkpoint if the run restored its optimizer from there.
 
@@ -53,6 +54,7 @@ class Checkpoints:
         self, model_dir: str, keep: int, model, optimizer, iterator, config: Callable[[], str]
     ):
         self._dir = ModelDir(model_dir)
+        self.path = self._dir.path
         self._keep = keep
         self._model = model
         self._optimizer = optimizer

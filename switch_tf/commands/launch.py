@@ -50,8 +50,11 @@ class Launch:
           UserError: there are too few devices, or an error that only gin itself or a remote
             checkpoint can reveal.
         """
-        of_mesh = (self.devices, self.given.get("DEVICE_TYPE", "CPU"))
-        runtime.start(*(of_mesh if devices is None else (devices,)), shows_lowered=shows_lowered)
+        if devices is None:
+            device_type = self.given.get("DEVICE_TYPE", "CPU")
+            runtime.start(self.devices, device_type, shows_lowered)
+        else:
+            runtime.start(devices, shows_lowered=shows_lowered)
         config.load(self.args.gin_file, self.bindings)
         # Reading it as a macro records it in the operative config, which needs it to run again.
         config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])

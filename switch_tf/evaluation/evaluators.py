@@ -26,12 +26,14 @@ class Evaluators:
 
     def __init__(self, made: MeshModel, settings: Evaluation):
         self.data = settings.data(made.data, made.mesh)
-        shared = (made.model, made.mesh, self.data)
-        limits = (settings.batches, settings.dropless)
-        self.teacher_forced = TeacherForcedEvaluator(*shared, *limits)
+        self.teacher_forced = TeacherForcedEvaluator(
+            made.model, made.mesh, self.data, settings.batches, settings.dropless
+        )
         self.task_metrics = None
         if settings.decode:
-            self.task_metrics = TaskEvaluator(*shared, settings.decode_examples)
+            self.task_metrics = TaskEvaluator(
+                made.model, made.mesh, self.data, settings.decode_examples
+            )
 
     def run(
         self, step: int, task_metrics: bool, stop: Callable[[], bool] = lambda: False

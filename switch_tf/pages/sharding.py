@@ -14,12 +14,11 @@ from switch_tf import config
 from switch_tf import mesh as mesh_lib
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import markdown
-from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.pages.registry import PAGES
 from switch_tf.planner import lowered
 from switch_tf.planner.activations import activation_places
 from switch_tf.planner.plan import training_step
+from switch_tf.setup.mesh_model import ModelSetup
 
 LAYOUTS = {
     "data": "Every device has all weights, and a part of the batch.",
@@ -66,13 +65,12 @@ def measure(name: str) -> Measured:
     bindings = [f"{key}={value!r}" for key, value in _SIZES.items()]
     if name == "model":
         bindings.append(f"MESH_SHAPE='model:{_DEVICES}'")
-    given = config.precheck(files, bindings)
     config.load(files, bindings)
-    mesh = mesh_lib.Mesh.create(given["MESH_SHAPE"], given["LAYOUT_RULES"])
-    with mesh_lib.use(mesh):
-        model = TransformerEncoderDecoder()
-        data = TaskData(batch_size=_BATCH, task_feature_lengths=_LENGTHS)
-        make_step, features = training_step(model, Adafactor(), mesh, data)
+    setup = ModelSetup()
+    data = TaskData(batch_size=_BATCH, task_feature_lengths=_LENGTHS)
+    with setup.mesh(data) as mesh:
+        model = setup.model()
+        make_step, features = training_step(model, setup.optimizer(), mesh, data)
         step = lowered.LoweredStep.of(make_step(), features)
         activations = activation_places(lowered.definition(step.texts[0]), mesh)
         weights = {}

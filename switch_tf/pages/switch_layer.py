@@ -9,7 +9,7 @@ import tensorflow as tf
 from switch_tf import config
 from switch_tf.checkpoints import restore
 from switch_tf.checkpoints.model_dir import ModelDir
-from switch_tf.layers.context import collect
+from switch_tf.layers.context import inference_scope
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 
 _EXAMPLES = 8
@@ -39,7 +39,7 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
     tokens_BL = np.zeros([_EXAMPLES, lengths["inputs"]], np.int32)
     for i, example in enumerate(examples.as_numpy_iterator()):
         tokens_BL[i, : len(example["inputs"])] = example["inputs"]
-    with collect() as reports:
+    with inference_scope(dropless=False) as reports:
         model.encode({"encoder_input_tokens": tf.constant(tokens_BL)})
     routing = reports[0].routing
     group_size = routing.nonpadding_GS.shape[1]

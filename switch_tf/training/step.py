@@ -11,8 +11,10 @@ from switch_tf.layers.context import collect, step_seed, watch
 from switch_tf.layers.figures import Figures
 from switch_tf.layers.routing import layer_figures
 from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
+from switch_tf.optimizers.base import Optimizer
 from switch_tf.rules import Count, NonNegative, Seed, configurable
-from switch_tf.training.microbatches import Microbatches
+from switch_tf.setup.mesh_model import MeshModel
+from switch_tf.training.microbatches import Microbatches, check_parts
 
 # Seeds of parts are this far apart, so that they do not collide with the seeds of other runs.
 _PART_SEEDS = 7919
@@ -239,3 +241,21 @@ def _tokens(features) -> tf.Tensor:
     names = ("encoder_input_tokens", "decoder_target_tokens")
     counts = [tf.reduce_sum(tf.cast(features[name] > 0, tf.float32)) for name in names]
     return tf.stack(counts)
+
+
+def build_step(made: MeshModel, optimizer: Optimizer, seed: int) -> TrainStep:
+    """Creates the weights and the optimizer's slots, and the step that trains them.
+
+    Args:
+      made: a model that is not built, on its mesh.
+      optimizer: an optimizer that is not built.
+      seed: see `TrainStep`.
+
+    Raises:
+      UserError: the batch does not divide into the micro-batches.
+    """
+    made.model.build()
+    optimizer.build(made.model.trainable_variables)
+    step = TrainStep(made.model, optimizer, made.mesh, seed)
+    check_parts(made.data.batch_size, step.microbatches, made.mesh.ways("batch"))
+    return step

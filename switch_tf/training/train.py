@@ -23,12 +23,12 @@ from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
+from switch_tf.optimizers.base import Optimizer
 from switch_tf.rules import Count, InitialCheckpoint, RunFolder, Seed, configurable
 from switch_tf.setup.describe import describe, describe_optimizer
 from switch_tf.setup.mesh_model import MeshModel, ModelSetup
 from switch_tf.training.loop import TrainLoop
-from switch_tf.training.microbatches import check_parts
-from switch_tf.training.step import TrainStep
+from switch_tf.training.step import build_step
 
 
 @configurable
@@ -70,22 +70,23 @@ def train(
     with setup.mesh_model(data, seed, checkpoint) as made:
         evaluators = Evaluators(made, evaluation)
         feed = _feed(made)
-        made.model.build()
         optimizer = setup.optimizer()
-        optimizer.build(made.model.trainable_variables)
-        train_step = TrainStep(made.model, optimizer, made.mesh, seed)
-        check_parts(data.batch_size, train_step.microbatches, made.mesh.ways("batch"))
+        train_step = build_step(made, optimizer, seed)
         checkpoints = Checkpoints(
             model_dir,
             keep_checkpoints,
-            model=made.model,
-            optimizer=optimizer,
-            iterator=feed.iterator,
-            config=config.operative_config,
+            made.model,
+            optimizer,
+            feed.iterator,
+            config.operative_config,
         )
-        initial = (initial_checkpoint_path, restore_optimizer)
-        step = _restore(made, optimizer, checkpoints, train_step, model_dir, *initial)
-        print(train_step.describe(), flush=True)
+        step, restored = _restore(
+            checkpoints, made, optimizer, initial_checkpoint_path, restore_optimizer
+        )
+        train_step.optimizer_offset = checkpoints.optimizer_offset
+        settings = describe(made.model, optimizer, made.mesh, data, train_step.microbatches)
+        update = describe_optimizer(optimizer, step, checkpoints.optimizer_offset)
+        print(settings, restored, update, train_step.describe(), sep="\n", flush=True)
         writer = MetricsWriter(model_dir, restored_step=step)
         writer.text("operative config", config.operative_config())
         run_facts.write(model_dir, _facts(made, setup, evaluators))
@@ -112,29 +113,22 @@ def _feed(made: MeshModel) -> Feed:
 
 
 def _restore(
-    made: MeshModel, optimizer, checkpoints, train_step, model_dir, initial_path, restore_optimizer
-) -> int:
-    """Restores the run, or its initial checkpoint, prints what it did, and returns the step."""
+    checkpoints: Checkpoints,
+    made: MeshModel,
+    optimizer: Optimizer,
+    initial_path: str | None,
+    restore_optimizer: bool,
+) -> tuple[int, str]:
+    """Restores the run, or its initial checkpoint; returns the step, and a line that says it."""
     step = checkpoints.restore_latest()
-    report = None
-    if step is None and initial_path:
-        report = restore_initial(initial_path, made.model, optimizer, restore_optimizer)
-        checkpoints.optimizer_offset = report.optimizer_step or 0
-    train_step.optimizer_offset = checkpoints.optimizer_offset
-    print(describe(made.model, optimizer, made.mesh, made.data, train_step.microbatches))
     if step is not None:
-        print(
-            f"resumes from step {step} of {model_dir}: {checkpoints.contents} restored; 0 fresh, "
-            "0 skipped",
-            flush=True,
-        )
-    elif report is not None:
-        print(report, flush=True)
-    else:
-        print(f"starts from initial values: {checkpoints.contents} fresh", flush=True)
-    step = step or 0
-    print(describe_optimizer(optimizer, step, checkpoints.optimizer_offset))
-    return step
+        found = f"{checkpoints.contents} restored; 0 fresh, 0 skipped"
+        return step, f"resumes from step {step} of {checkpoints.path}: {found}"
+    if not initial_path:
+        return 0, f"starts from initial values: {checkpoints.contents} fresh"
+    report = restore_initial(initial_path, made.model, optimizer, restore_optimizer)
+    checkpoints.optimizer_offset = report.optimizer_step or 0
+    return 0, str(report)
 
 
 def _facts(made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> dict:
