@@ -19,7 +19,6 @@ class TrainLoop:
     """Runs training from the current step on.
 
     Args:
-      model_dir: MODEL_DIR of the run.
       step: number of steps made so far.
       train_step: performs one training step.
       feed: provides the batches.
@@ -30,7 +29,6 @@ class TrainLoop:
 
     def __init__(
         self,
-        model_dir: str,
         step: int,
         train_step: TrainStep,
         feed: Feed,
@@ -39,7 +37,6 @@ class TrainLoop:
         evaluation: PeriodicEvaluation,
     ):
         self.step = step
-        self._model_dir = model_dir
         self._train_step = train_step
         self._feed = feed
         self._checkpoints = checkpoints
@@ -81,8 +78,8 @@ class TrainLoop:
                 )
             else:
                 progress.say(
-                    f"done: step {self.step} of TRAIN_STEPS={train_steps}, in {self._model_dir}; a "
-                    "larger TRAIN_STEPS goes on from it"
+                    f"done: step {self.step} of TRAIN_STEPS={train_steps}, in "
+                    f"{self._checkpoints.path}; a larger TRAIN_STEPS goes on from it"
                 )
                 print(*evaluation.best_lines(), sep="\n", flush=True)
 
@@ -92,8 +89,8 @@ class TrainLoop:
         if not math.isfinite(nlp):
             raise UserError(
                 f"step {self.step} left weights whose loss is {-nlp}: they are not saved, and the "
-                f"last checkpoint in {self._model_dir} is untouched: lower the learning rate, or "
-                "set DTYPE='float32'"
+                f"last checkpoint in {self._checkpoints.path} is untouched: lower the learning "
+                "rate, or set DTYPE='float32'"
             )
         self._checkpoints.save(self.step)
 
@@ -128,8 +125,8 @@ class TrainLoop:
             largest = f"; largest router logit {logits[name]:.3g} in {name}"
         raise UserError(
             f"loss is {metrics['loss']} at step {self.step + 1}; first not finite: {first}"
-            f"{largest}; the last checkpoint in {self._model_dir} is untouched: lower the learning "
-            "rate, or set DTYPE='float32'"
+            f"{largest}; the last checkpoint in {self._checkpoints.path} is untouched: lower the "
+            "learning rate, or set DTYPE='float32'"
         )
 
 

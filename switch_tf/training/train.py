@@ -3,7 +3,6 @@
 Pre-training and fine-tuning differ only in gin: data, initial checkpoint, learning rate, dropout.
 """
 
-import os
 from collections.abc import Callable
 
 import gin
@@ -65,9 +64,8 @@ def train(
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.
     """
-    data, evaluation, model_dir = data(), evaluation(), os.path.expanduser(model_dir)
-    setup, checkpoint = setup(), _weights_of(model_dir, initial_checkpoint_path)
-    with setup.mesh_model(data, seed, checkpoint) as made:
+    data, setup, evaluation = data(), setup(), evaluation()
+    with setup.mesh_model(data, seed, _weights_of(model_dir, initial_checkpoint_path)) as made:
         evaluators = Evaluators(made, evaluation)
         feed = _feed(made)
         optimizer = setup.optimizer()
@@ -75,10 +73,10 @@ def train(
         checkpoints = Checkpoints(
             model_dir,
             keep_checkpoints,
-            made.model,
-            optimizer,
-            feed.iterator,
-            config.operative_config,
+            model=made.model,
+            optimizer=optimizer,
+            iterator=feed.iterator,
+            config=config.operative_config,
         )
         step, restored = _restore(
             checkpoints, made, optimizer, initial_checkpoint_path, restore_optimizer
@@ -91,14 +89,15 @@ def train(
         writer.text("operative config", config.operative_config())
         run_facts.write(model_dir, _facts(made, setup, evaluators))
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
-        loop = TrainLoop(model_dir, step, train_step, feed, checkpoints, writer, periodic)
+        loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic)
         loop.run(train_steps, checkpoint_period)
 
 
 def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[str, str] | None:
     """Setting and path of the checkpoint that weights come from; None if they are initialised."""
-    if ModelDir(model_dir).steps():
-        return "MODEL_DIR", model_dir
+    run = ModelDir(model_dir)
+    if run.steps():
+        return "MODEL_DIR", run.path
     if initial_checkpoint_path:
         return "INITIAL_CHECKPOINT_PATH", initial_checkpoint_path
     return None
