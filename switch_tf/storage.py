@@ -5,6 +5,7 @@ Local paths can thus be accessed before TensorFlow starts.
 
 import contextlib
 import functools
+import glob
 import json
 import os
 import re
@@ -52,10 +53,31 @@ def is_folder(path: str | Path) -> bool:
     return _system(path).isdir(path)
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether the path is an existing file."""
+    return exists(path) and not is_folder(path)
+
+
 def names(folder: str | Path) -> list[str]:
     """The names of the files and folders in a folder."""
     # Object stores append a slash to the names of folders.
     return [name.rstrip("/") for name in _system(folder).listdir(folder)]
+
+
+def matching(pattern: str) -> list[str]:
+    """The sorted paths that match a pattern; ~ expands to the home folder, `**` to any folders.
+
+    Raises:
+      UserError: a remote pattern has `**`, or its file system cannot be read.
+    """
+    if not is_remote(pattern):
+        return sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    if "**" in pattern:
+        raise UserError(
+            f"'{pattern}': ** finds local folders only: give a pattern for each depth, as */*.txt"
+        )
+    with told(f"'{pattern}' cannot be read"):
+        return sorted(_system(pattern).glob(pattern))
 
 
 def make_folder(folder: str | Path) -> None:
@@ -84,6 +106,20 @@ def opened(path: str | Path, mode: str = "r"):
     if is_remote(path):
         return _system(path).GFile(path, mode)
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
+
+
+def local_path(setting: str, path: str | Path) -> Path:
+    """A path that has to be local; ~ expands to the home folder.
+
+    Args:
+      setting: the setting or flag that gives the path.
+
+    Raises:
+      UserError: it is remote.
+    """
+    if is_remote(path):
+        raise UserError(f"{setting}='{path}': give a local path: it is not written to a remote one")
+    return Path(path).expanduser()
 
 
 def read_text(path: str | Path) -> str:
@@ -133,6 +169,11 @@ def first_line(error: BaseException) -> str:
     """The first line of an error, without TensorFlow's {{function_node ...}}."""
     lines = re.sub(r"\{\{.*?\}\} ?", "", str(error)).splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def reason(error: Exception) -> str:
+    """Why one of `errors` was raised, in a few words without the path."""
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 @contextlib.contextmanager

@@ -7,11 +7,10 @@
 See `switch_tf.tasks.sources.local_files.documents` for the format of the files.
 """
 
-import glob
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from switch_tf import storage
 from switch_tf.errors import UserError
 from switch_tf.rules import Pattern, configurable
 from switch_tf.tasks.parts import pretraining
@@ -28,8 +27,8 @@ def settings(
     """The patterns of the user's files.
 
     Args:
-      train: a path pattern or several, where `**` matches any folders. Use many files rather than
-        one large file: they are shuffled and read in parallel.
+      train: a path pattern or several, local, where `**` matches any folders, or remote. Use many
+        files rather than one large file: they are shuffled and read in parallel.
       validation: likewise, for the validation split.
 
     Returns:
@@ -55,16 +54,14 @@ def files(split: str) -> list[str]:
     for pattern in patterns:
         matches = _matches(pattern)
         if not matches:
-            raise UserError(
-                f"local_text.{split}='{pattern}' matches no file, seen from {Path.cwd()}"
-            )
+            where = "" if storage.is_remote(pattern) else f", seen from {Path.cwd()}"
+            raise UserError(f"local_text.{split}='{pattern}' matches no file{where}")
         found |= matches
     return sorted(found)
 
 
 def _matches(pattern: str) -> set[str]:
-    paths = glob.glob(os.path.expanduser(pattern), recursive=True)
-    return {path for path in paths if os.path.isfile(path)}
+    return {path for path in storage.matching(pattern) if storage.is_file(path)}
 
 
 class LocalSource(TextFiles):

@@ -31,20 +31,24 @@ def settings(
     """The location of the corpus and the size of its vocabulary.
 
     Args:
-      cache_folder: the folder for corpora, by default `switch_tf/pydocs` in `$XDG_CACHE_HOME` or
-        `~/.cache`. Runs that share one parse the packages only once; set it if the home folder is
-        not writable or not kept.
+      cache_folder: the local folder for corpora, by default `switch_tf/pydocs` in
+        `$XDG_CACHE_HOME` or `~/.cache`. Runs that share one parse the packages only once; set it if
+        the home folder is not writable or not kept.
       vocabulary_size: number of pieces, before the 100 sentinels. More pieces make texts shorter in
         tokens but embeddings larger and rare pieces less well trained; 2000 suits models of a few
         million parameters.
 
     Returns:
       The folder for the corpus of the installed packages, and the number of pieces.
+
+    Raises:
+      UserError: the cache folder is remote: processes lock it, which only local ones allow.
     """
     if cache_folder is None:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         cache_folder = Path(caches) / "switch_tf" / "pydocs"
-    return Path(cache_folder).expanduser() / _key(), vocabulary_size
+    folder = storage.local_path("pydocs.cache_folder", cache_folder)
+    return folder / _key(), vocabulary_size
 
 
 @functools.cache

@@ -5,11 +5,13 @@ with the path of the file. A `BadRecord` takes the place of a record that cannot
 """
 
 import dataclasses
+import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from switch_tf import storage
 from switch_tf.errors import UserError
 
 
@@ -43,25 +45,27 @@ def lines(path: str, newline: str | None = None) -> Iterator[tuple[int, str | Ba
     """Yields each line's number and text, or `BadRecord` if not UTF-8, without byte order mark.
 
     Args:
-      path: the file.
+      path: the file, local or remote.
       newline: the end of a line, as in `open`.
 
     Raises:
       UserError: the file cannot be read.
     """
     try:
-        # Invalid bytes become surrogates, which valid UTF-8 never contains.
-        with open(path, encoding="utf-8", errors="surrogateescape", newline=newline) as file:
-            for number, line in enumerate(file, 1):
-                wrong = re.search("[\ud800-\udfff]", line)
-                if wrong:
-                    byte = len(line[: wrong.start()].encode()) + 1
-                    how = "convert the file, for example with iconv"
-                    yield number, BadRecord(f"not UTF-8, at byte {byte} of the line; {how}")
-                else:
-                    yield number, line.removeprefix("\ufeff") if number == 1 else line
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        with storage.opened(path, "rb") as file:
+            content = file.read()
+    except storage.errors() as error:
+        raise UserError(f"{path}: cannot be read: {storage.reason(error)}") from error
+    # Invalid bytes become surrogates, which valid UTF-8 never contains.
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "surrogateescape", newline)
+    for number, line in enumerate(text, 1):
+        wrong = re.search("[\ud800-\udfff]", line)
+        if wrong:
+            byte = len(line[: wrong.start()].encode()) + 1
+            how = "convert the file, for example with iconv"
+            yield number, BadRecord(f"not UTF-8, at byte {byte} of the line; {how}")
+        else:
+            yield number, line.removeprefix("\ufeff") if number == 1 else line
 
 
 def parse_json(text: str) -> Any:

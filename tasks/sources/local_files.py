@@ -145,8 +145,8 @@ def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
         raise UserError(
             f"{path}:{number + 1}: damaged gzip file ({error}); fetch it again"
         ) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except storage.errors() as error:
+        raise UserError(f"{path}: cannot be read: {storage.reason(error)}") from error
 
 
 def has_gzip_size(path: str, size: int) -> bool:
@@ -168,14 +168,14 @@ def check(paths: Sequence[str], policy: str = "stop") -> None:
     Raises:
       UserError: see `documents`; or none of the files contains a document.
     """
-    total = sum(_stat(path)[0] for path in paths)
+    total = sum(stamp(path)[0] for path in paths)
     # Shows a progress bar only for large files.
     quiet = total < CHECKED_BYTES // 20
     label = "checking files"
     found = 0
     with tqdm(total=len(paths), desc=label, unit="file", file=sys.stderr, disable=quiet) as bar:
         for path in paths:
-            number = _count(path, _limit(total), policy, *_stat(path))
+            number = _count(path, _limit(total), policy, *stamp(path))
             if not number:
                 if policy == "stop":
                     raise UserError(f"{path}: no text in it; remove it, or set BAD_DATA='skip'")
@@ -192,19 +192,20 @@ def count(paths: Sequence[str], policy: str = "stop") -> int:
     Raises:
       UserError: see `check`.
     """
-    sizes = [_stat(path)[0] for path in paths]
+    sizes = [stamp(path)[0] for path in paths]
     if _limit(sum(sizes)) is None:
-        return sum(_count(path, None, policy, *_stat(path)) for path in paths)
-    return int(_count(paths[0], None, policy, *_stat(paths[0])) * sum(sizes) / max(sizes[0], 1))
+        return sum(_count(path, None, policy, *stamp(path)) for path in paths)
+    return int(_count(paths[0], None, policy, *stamp(paths[0])) * sum(sizes) / max(sizes[0], 1))
 
 
 def _limit(total: int) -> int | None:
     return CHECKED_DOCUMENTS if total > CHECKED_BYTES else None
 
 
-def _stat(path: str) -> tuple[int, int]:
-    """The size and modification time of a file."""
-    stat = tf.io.gfile.stat(path)
+def stamp(path: str) -> tuple[int, int]:
+    """The size and modification time of a file, which reveal when it changes."""
+    with storage.told(f"{path}: cannot be read"):
+        stat = tf.io.gfile.stat(path)
     return stat.length, stat.mtime_nsec
 
 

@@ -1,6 +1,7 @@
 """Datasets read from their published files, or else through TFDS.
 
-`DATA_DIR` names the folder that holds all of them, each dataset under the path given by its module.
+`DATA_DIR` names the folder, local or remote, that holds all of them, each dataset under the path
+given by its module.
 Examples have the features of the dataset in TFDS, so that T5's preprocessors accept either.
 `BAD_DATA` decides what happens to unreadable records: "stop", the default, reveals a damaged file
 at once; "skip" suits large corpora, where losing a few records does no harm.
@@ -20,11 +21,11 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import hashing
 from tqdm import tqdm
 
-from switch_tf import config
+from switch_tf import config, storage
 from switch_tf.errors import UserError
 from switch_tf.rules import Folder, Path
 from switch_tf.tasks.sources import availability as sources
-from switch_tf.tasks.sources import formats
+from switch_tf.tasks.sources import formats, local_files
 from switch_tf.tasks.sources.availability import ABSENT
 from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFiles
 from switch_tf.tasks.sources.indexed import IndexedSource
@@ -102,7 +103,7 @@ class OfficialSource(IndexedSource):
         folder = data_dir()
         if folder is None:
             return tuple(self.files)
-        there = [s for s, file in self.files.items() if os.path.isfile(os.path.join(folder, file))]
+        there = [s for s, f in self.files.items() if storage.is_file(os.path.join(folder, f))]
         return tuple(there or (ABSENT if self.may_lack else self.files))
 
     @property
@@ -120,7 +121,7 @@ class OfficialSource(IndexedSource):
         for names in (self.files[split], *self.others):
             names = names if isinstance(names, tuple) else (names,)
             paths = [os.path.join(data_dir(), name) for name in names]
-            there = [path for path in paths if os.path.exists(path)]
+            there = [path for path in paths if storage.exists(path)]
             if not there:
                 raise UserError(
                     f"{paths[0]}: no such file; DATA_DIR is to hold {' or '.join(names)}, of "
@@ -159,7 +160,7 @@ class OfficialSource(IndexedSource):
         lacking = []
         for names in (*dict.fromkeys(wanted), *self.others):
             names = names if isinstance(names, tuple) else (names,)
-            if not any(os.path.exists(os.path.join(folder, name)) for name in names):
+            if not any(storage.exists(os.path.join(folder, name)) for name in names):
                 lacking.append(" or ".join(names))
         return sources.first_of(lacking)
 
@@ -172,8 +173,7 @@ class OfficialSource(IndexedSource):
         files, part = self.split_files(split), _PART.fullmatch(self.tfds_splits[split])
         if part:
             files = dataclasses.replace(files, split=part[1])
-        stats = [os.stat(path) for path in (files.path, *files.others)]
-        stamps = tuple((stat.st_size, stat.st_mtime_ns) for stat in stats)
+        stamps = tuple(local_files.stamp(path) for path in (files.path, *files.others))
         found = _read(self, files, bad_data(), stamps)
         if not part:
             return found

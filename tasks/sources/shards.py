@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping
 
 import seqio
-import tensorflow as tf
 
 from switch_tf import storage
 from switch_tf.errors import UserError
@@ -48,7 +47,7 @@ class Shards(TextFiles):
             return ABSENT
         if not self._is_local():
             return tuple(self.files)
-        there = [split for split in self.files if self._glob(self._pattern(split))]
+        there = [split for split in self.files if storage.matching(self._pattern(split))]
         return tuple(there or self._if_none())
 
     def _if_none(self) -> tuple[str, ...]:
@@ -61,7 +60,7 @@ class Shards(TextFiles):
           UserError: there is none.
         """
         pattern = self._pattern(split)
-        found = self._glob(pattern)
+        found = storage.matching(pattern)
         if not found:
             raise UserError(
                 f"no file matches {pattern}, the shards of {self.tfds_name}: set DATA_DIR to the "
@@ -105,9 +104,7 @@ class Shards(TextFiles):
         if not self._is_local():
             return sources.missing_of_tfds(self.tfds_name)
         patterns = [self._pattern(split) for split in self.files]
-        # Remote patterns are skipped, because checking them takes time.
-        local = [pattern for pattern in patterns if not storage.is_remote(pattern)]
-        return sources.first_of([pattern for pattern in local if not self._glob(pattern)])
+        return sources.first_of([p for p in patterns if not storage.matching(p)])
 
     def _is_local(self) -> bool:
         return data_dir() is not None or any(self._patterns().values())
@@ -117,7 +114,3 @@ class Shards(TextFiles):
         if own is not None and not isinstance(own, str):
             raise UserError(f"{self._setting}.{split}={own!r}: give a pattern in quotes")
         return os.path.expanduser(own) if own else os.path.join(data_dir() or "", self.files[split])
-
-    @staticmethod
-    def _glob(pattern: str) -> list[str]:
-        return sorted(tf.io.gfile.glob(pattern))

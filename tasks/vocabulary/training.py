@@ -40,9 +40,7 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
             "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", where to write the "
             "vocabulary"
         )
-    if storage.is_remote(path):
-        raise UserError(f"VOCABULARY_PATH='{path}': give a local path, where to write it")
-    path = Path(path).expanduser()
+    path = storage.local_path("VOCABULARY_PATH", path)
     if path.exists():
         raise UserError(f"VOCABULARY_PATH='{path}' exists: name another path, or remove it")
     tasks = [task for task in seqio.get_subtasks(provider) if SPLIT in task.splits]

@@ -4,17 +4,19 @@ import itertools
 import random
 import threading
 
+import gin
 import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
 
 from switch_tf.data import permutation, windows
-from switch_tf.data.ordered import OrderedBatches
+from switch_tf.data.ordered import OrderedBatches, use_cache_dir
 from switch_tf.errors import UserError
 from tests.data import cached_tasks
 from tests.data.cached_tasks import COUNTS, LENGTHS
-from tests.helpers import assert_same_batches, joined, task_data
+from tests.helpers import assert_same_batches, joined, on_ram, task_data
+from tests.tasks.official_files import set_macros
 
 KINDS = [("cached_spans", False), ("cached_mixture", False), ("cached_mixture", True)]
 
@@ -219,6 +221,26 @@ def test_a_task_without_a_cache_is_told_with_both_ways_out():
 def test_batch_must_divide_by_the_hosts():
     with pytest.raises(UserError, match="BATCH_SIZE=8 does not divide by 3 hosts"):
         ordered("cached_pairs", num_hosts=3)
+
+
+def test_a_cache_on_a_remote_file_system_or_below_a_tilde_gives_the_same_batches(
+    cache, monkeypatch
+):
+    data = task_data("cached_few", LENGTHS, 8, seed=1)
+    expected = take(OrderedBatches(data), 5)
+    monkeypatch.setenv("HOME", str(cache.parent))
+    with on_ram(cache) as place:
+        for folder in (place, f"~/{cache.name}"):
+            cached_tasks.forget()
+            set_macros(CACHE_DIR=folder)
+            use_cache_dir()
+            assert_same_batches(take(OrderedBatches(data), 5), expected)
+            (used,) = seqio.get_global_cache_dirs()
+            assert used == (place if folder == place else str(cache))
+    set_macros(CACHE_DIR="ram://nowhere/cache")
+    with pytest.raises(UserError, match="^CACHE_DIR='ram://nowhere/cache': no such folder; give"):
+        use_cache_dir()
+    gin.clear_config()
 
 
 def test_a_file_that_is_cut_off_is_named(cache, tmp_path):

@@ -11,6 +11,7 @@ from switch_tf.data import features, registry
 from switch_tf.errors import UserError
 from switch_tf.tasks import c4, mc4
 from switch_tf.tasks.vocabulary.t5 import MT5_OUTPUT_FEATURES, T5_OUTPUT_FEATURES
+from tests.helpers import on_ram
 
 LENGTHS = {"inputs": 16, "targets": 8}
 
@@ -70,6 +71,23 @@ def test_c4_is_read_from_its_published_shards(shards):
 def test_patterns_go_before_the_folder(shards):
     configure(**{"c4.train": f"{shards}/en/c4-train.00001*"})
     assert texts("c4_span_corruption") == [f"text 1 {i}" for i in range(5)]
+
+
+def test_shards_on_a_remote_file_system_are_read_from_a_folder_and_by_a_pattern(shards):
+    source = seqio.TaskRegistry.get("c4_span_corruption").source
+    local = {name: texts(name) for name in ("c4_span_corruption", "mc4.de")}
+    with on_ram(shards) as folder:
+        configure(DATA_DIR=folder)
+        assert {name: texts(name) for name in local} == local
+        assert source.missing() is None
+        there = [t.name for t in seqio.MixtureRegistry.get("mc4").tasks if "train" in t.splits]
+        assert there == ["mc4.de", "mc4.fr", "mc4.sw"]
+        configure(**{"c4.train": f"{folder}/en/c4-train.00001*"})
+        assert texts("c4_span_corruption") == [f"text 1 {i}" for i in range(5)]
+        configure(**{"c4.train": f"{folder}/en/no*"})
+        assert source.missing() == f"{folder}/en/no*"
+        with pytest.raises(UserError, match=r"no file matches ram://.*/en/no\*, the shards of c4"):
+            source.shards("train")
 
 
 def test_shards_that_are_not_there_are_told(tmp_path):

@@ -15,6 +15,7 @@ from switch_tf.errors import UserError
 from switch_tf.tasks import local_text
 from switch_tf.tasks.sources import local_files, text_files
 from switch_tf.tasks.vocabulary import t5 as vocabulary
+from tests.helpers import on_ram
 from tests.tasks.official_files import set_macros
 
 TASK = seqio.TaskRegistry.get("local_text_span_corruption")
@@ -163,6 +164,47 @@ def test_a_pattern_that_matches_no_file_is_one_line(folder, monkeypatch):
     configure(validation="train")
     with pytest.raises(UserError, match="^local_text.validation='train' matches no file"):
         TASK.source.prepare()
+
+
+def test_files_on_a_remote_file_system_are_read_as_local_ones(trained):
+    expected = [example["targets"].tolist() for example in task_dataset().as_numpy_iterator()]
+    with on_ram(trained) as place:
+        patterns = [f"{place}/train/*", f"{place}/train/more/*.*"]
+        configure(train=patterns, validation=f"{place}/validation.txt")
+        set_macros(VOCABULARY_PATH=f"{place}/vocabulary.model")
+        registry.prepare(TASK)
+        assert TASK.source.missing() is None
+        assert [path.removeprefix(place) for path in local_text.files("train")] == [
+            "/train/a.txt",
+            "/train/b.json.gz",
+            "/train/more/c.jsonl",
+            "/train/more/d.txt.gz",
+        ]
+        assert [e["targets"].tolist() for e in task_dataset().as_numpy_iterator()] == expected
+        # TensorFlow would append to a file on ram:// that is there.
+        tf.io.gfile.remove(f"{place}/validation.txt")
+        tf.io.write_file(f"{place}/validation.txt", b"\xff\n")
+        with pytest.raises(UserError, match=rf"\A{place}/validation.txt:1: not UTF-8, .*\Z"):
+            registry.prepare(TASK)
+
+
+@pytest.mark.parametrize(
+    "pattern, told",
+    [
+        ("ram://nowhere/*.txt", "local_text.train='{}' matches no file"),
+        (
+            "ram://a/**",
+            "'{}': ** finds local folders only: give a pattern for each depth, as */*.txt",
+        ),
+        ("nocloud://a/*.txt", "'{}' cannot be read: File system scheme 'nocloud' not implemented"),
+    ],
+)
+def test_a_remote_pattern_that_finds_nothing_is_one_line(pattern, told):
+    configure(train=pattern)
+    with pytest.raises(UserError) as raised:
+        TASK.source.prepare()
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(told.format(pattern))
 
 
 @pytest.mark.parametrize("name, value", [("train", 5), ("validation", ["a", 5])])

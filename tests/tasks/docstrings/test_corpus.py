@@ -70,5 +70,10 @@ def test_a_cache_that_cannot_be_written_is_one_line(parses, tmp_path):
     try:
         with pytest.raises(UserError, match="cannot write the cache .*pydocs.cache_folder"):
             pydocs_corpus.prepare()
+        gin.bind_parameter("pydocs.cache_folder", "gs://bucket/pydocs")
+        with pytest.raises(
+            UserError, match="^pydocs.cache_folder='gs://bucket/pydocs': give a loc"
+        ):
+            pydocs_corpus.prepare()
     finally:
         gin.clear_config()

@@ -9,7 +9,9 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from switch_tf.errors import UserError
 from switch_tf.tasks import closed_book, glue, reading, squad, summarization, super_glue
+from tests.helpers import on_ram
 from tests.tasks import official_files
 from tests.tasks.official_files import set_macros
 
@@ -192,6 +194,23 @@ def test_local_examples_are_those_that_tfds_makes_of_the_files(name):
         # TFDS takes stories as their folder lists them.
         assert sorted(map(str, source.examples(split))) == sorted(map(str, expected))
         assert expected
+
+
+def test_files_on_a_remote_file_system_give_the_same_examples(official):
+    sources = {name: case.source() for name, case in CASES.items()}
+
+    def examples():
+        found = {n: [s.examples(split) for split in CASES[n].splits] for n, s in sources.items()}
+        return str(found)
+
+    expected, splits = examples(), [source.splits for source in sources.values()]
+    with on_ram(official) as folder:
+        set_macros(DATA_DIR=folder)
+        assert examples() == expected
+        assert [source.splits for source in sources.values()] == splits
+        assert sources["squad"].missing() is None
+    with pytest.raises(UserError, match=f"^DATA_DIR='{folder}': no such folder; give the one"):
+        examples()
 
 
 @pytest.mark.parametrize("name", CASES)
