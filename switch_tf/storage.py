@@ -91,12 +91,19 @@ def remove_folder(folder: str | Path) -> None:
 
 
 def move_folder(source: str, target: str) -> None:
-    """Renames a folder of files; in object stores, which have no folders, file by file."""
+    """Renames a folder of files to one that is not there; a remote one file by file."""
     if not is_remote(source):
         os.rename(source, target)
         return
     for name in names(source):
-        _system(source).rename(f"{source}/{name}", f"{target}/{name}")
+        paths = f"{source}/{name}", f"{target}/{name}"
+        try:
+            _system(source).rename(*paths)
+        except errors():
+            # Some file systems need the folder first. Making it always would not do: ram:// lists
+            # a folder `a.b` as the file `.b` of `a`, so that `a` could not be removed.
+            make_folder(target)
+            _system(source).rename(*paths)
     remove_folder(source)
     make_folder(target)
 

@@ -7,11 +7,14 @@ from switch_tf import storage
 from switch_tf.errors import UserError
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(params=["local", "ram://", "file://"])
 def folder(request, tmp_path):
-    """A folder that is there, local or on TensorFlow's ram://."""
-    if request.param == "local":
-        yield str(tmp_path)
+    """A folder that is there: local, on TensorFlow's ram://, or below its file://.
+
+    On ram:// a folder is there once a file is in it; file:// has real ones, as hdfs:// has.
+    """
+    if request.param != "ram://":
+        yield f"file://{tmp_path}" if request.param == "file://" else str(tmp_path)
         return
     path = f"ram://storage-{uuid.uuid4().hex}/folder"
     storage.make_folder(path)
@@ -46,8 +49,9 @@ def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):
     assert storage.read_text(path) == "old"
 
 
-def test_a_folder_is_made_moved_and_removed_with_what_is_in_it(folder):
-    source, target = f"{folder}/a/b", f"{folder}/c"
+@pytest.mark.parametrize("moved", ["c", "a/b.damaged"])
+def test_a_folder_is_made_moved_and_removed_with_what_is_in_it(folder, moved):
+    source, target = f"{folder}/a/b", f"{folder}/{moved}"
     storage.make_folder(source)
     storage.make_folder(source)
     for name in ("x", "y"):
@@ -55,7 +59,7 @@ def test_a_folder_is_made_moved_and_removed_with_what_is_in_it(folder):
     storage.move_folder(source, target)
     assert sorted(storage.names(target)) == ["x", "y"]
     assert storage.read_text(f"{target}/y") == "y"
-    assert storage.is_folder(target) and not storage.exists(source)
+    assert storage.is_folder(target) and "b" not in storage.names(f"{folder}/a")
     storage.remove_folder(target)
     assert not storage.exists(target)
 
