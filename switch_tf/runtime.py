@@ -101,7 +101,7 @@ def device_type() -> str:
 
 
 def is_chief() -> bool:
-    """Whether this is the one process that prints and writes logs."""
+    """Whether this is the one process that shows progress and writes logs."""
     return os.environ.get("DTENSOR_CLIENT_ID", "0") == "0"
 
 

@@ -11,7 +11,13 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf import storage
 from switch_tf.checkpoints import contents, tensor_files
-from switch_tf.checkpoints.model_dir import ModelDir, data_prefix, state_prefix, writing
+from switch_tf.checkpoints.model_dir import (
+    ModelDir,
+    data_prefix,
+    state_prefix,
+    write_as_chief,
+    writing,
+)
 from switch_tf.checkpoints.restore import DAMAGED
 from switch_tf.errors import UserError
 
@@ -93,7 +99,7 @@ class Checkpoints:
             with writing(self._dir.checkpoint(step)) as folder:
                 with mesh_lib.host():
                     self._data.write(data_prefix(folder))
-                storage.write_atomically(self._dir.config, self._config())
+                write_as_chief(self._dir.config, self._config())
                 tensor_files.write(state_prefix(folder), self._tensors(step))
             for old in self._dir.steps()[: -self._keep]:
                 storage.remove_folder(self._dir.checkpoint(old))

@@ -12,14 +12,17 @@
 A checkpoint is whole or absent. A local one is written under another name and renamed at the end.
 Remote file systems have no atomic renaming of a folder: there, files are written in place, and
 `state.index`, written last, completes the checkpoint.
+
+Of several processes, all write the tensors of their devices, and only the chief the other files.
 """
 
 import contextlib
+import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from switch_tf import storage
+from switch_tf import runtime, storage
 
 CONFIG = "config.gin"
 FACTS = "run.json"
@@ -109,6 +112,18 @@ def state_prefix(folder: str) -> str:
 def data_prefix(folder: str) -> str:
     """The file prefix of a checkpoint's position in the data."""
     return os.path.join(folder, "data")
+
+
+def write_as_chief(path: str, content: str | Mapping) -> None:
+    """Writes a file that all processes of a run would write alike: only the chief does.
+
+    Args:
+      path: the file.
+      content: a text, or what is written as JSON.
+    """
+    if runtime.is_chief():
+        text = content if isinstance(content, str) else json.dumps(content, indent=2)
+        storage.write_atomically(path, text)
 
 
 @contextlib.contextmanager

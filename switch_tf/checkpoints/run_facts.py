@@ -6,13 +6,8 @@ import json
 import seqio
 
 from switch_tf import storage
-from switch_tf.checkpoints.model_dir import FACTS, ModelDir, find_file
+from switch_tf.checkpoints.model_dir import FACTS, find_file
 from switch_tf.errors import UserError
-
-
-def write(model_dir: str, facts: dict) -> None:
-    """Writes the facts that reports on the run, and runs that start from it, need."""
-    storage.write_json(ModelDir(model_dir).facts, facts)
 
 
 def vocabulary_digest(provider) -> str:

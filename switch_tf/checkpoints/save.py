@@ -2,7 +2,7 @@
 
 from switch_tf import storage
 from switch_tf.checkpoints import contents, tensor_files
-from switch_tf.checkpoints.model_dir import ModelDir, state_prefix, writing
+from switch_tf.checkpoints.model_dir import ModelDir, state_prefix, write_as_chief, writing
 from switch_tf.errors import UserError
 
 
@@ -25,5 +25,5 @@ def save_model(path: str, model, config: str | None = None) -> None:
         raise UserError(f"'{path}' is there already: remove it, or give another path")
     with storage.told(f"cannot write to '{path}'"), writing(path) as folder:
         if config is not None:
-            storage.write_atomically(ModelDir(folder).config, config)
+            write_as_chief(ModelDir(folder).config, config)
         tensor_files.write(state_prefix(folder), contents.weights(model))

@@ -50,7 +50,7 @@ def evaluate(
         print(*settings(made.model), *layers, f"restored {path}", sep="\n", flush=True)
         results = evaluators.run(step=0, task_metrics=True)
     print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)
-    storage.write_json(output_path, results)
+    model_dir.write_as_chief(output_path, results)
     print(f"written to {output_path}")
     return results
 

@@ -4,8 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from switch_tf import storage
-from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.data import registry
 
 # Fields of an evaluation record that are not scores.
@@ -61,4 +60,4 @@ def write(model_dir: str, found: Mapping[str, Mapping[str, Peak]]) -> None:
         task: {name: dataclasses.asdict(peak) for name, peak in sorted(metrics.items())}
         for task, metrics in found.items()
     }
-    storage.write_json(ModelDir(model_dir).best, plain)
+    write_as_chief(ModelDir(model_dir).best, plain)

@@ -5,12 +5,16 @@ import time
 
 import tqdm
 
+from switch_tf import runtime
+
 # Seconds between two lines if there is no terminal.
 _LINE_EVERY = 15.0
 
 
 class Progress:
     """Shows steps, loss, NLP, tokens per second, drop rate and the share of time spent on input.
+
+    Of several processes, only the chief shows anything.
 
     Args:
       total: number of steps of the whole run.
@@ -19,10 +23,10 @@ class Progress:
 
     def __init__(self, total: int, initial: int = 0):
         self._total = total
+        self._is_chief = runtime.is_chief()
         self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=total, initial=initial, unit="step", disable=not self._is_terminal
-        )
+        is_hidden = not (self._is_chief and self._is_terminal)
+        self._bar = tqdm.tqdm(total=total, initial=initial, unit="step", disable=is_hidden)
         self._last_line = 0.0
 
     def __enter__(self):
@@ -39,6 +43,8 @@ class Progress:
           metrics: the metrics returned by `TrainStep`.
           rates: values of "tokens_per_second" and "input_wait_share".
         """
+        if not self._is_chief:
+            return
         shown = {
             "loss": f"{metrics['loss']:.3f}",
             "nlp": f"{metrics['nlp']:.3f}",
@@ -58,4 +64,5 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Prints a line above the bar."""
-        tqdm.tqdm.write(text, file=sys.stderr)
+        if self._is_chief:
+            tqdm.tqdm.write(text, file=sys.stderr)

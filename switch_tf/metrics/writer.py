@@ -7,7 +7,7 @@ import numpy as np
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from switch_tf import storage
+from switch_tf import runtime, storage
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.metrics.load_picture import load_picture
 
@@ -34,12 +34,30 @@ def read_metrics(model_dir: str) -> list[dict]:
     return records
 
 
+class _Nowhere:
+    """Takes the records and events of a process that is not the chief."""
+
+    def write(self, text: str) -> None:
+        pass
+
+    def add_event(self, event: event_pb2.Event) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class MetricsWriter:
     """Writes the metrics of a run's steps and evaluations.
 
     In a local `model_dir`, records are readable at once. Object stores cannot append, so that each
     write replaces the whole file: there, records are written periodically, with each evaluation,
     and by `flush`.
+
+    Of several processes, all know the evaluations, and only the chief writes.
 
     Args:
       model_dir: the folder for events and `metrics.jsonl`.
@@ -56,13 +74,16 @@ class MetricsWriter:
         folder = ModelDir(model_dir)
         storage.make_folder(folder.path)
         self._image_period = image_period
+        self._every = _REMOTE_EVERY if storage.is_remote(folder.path) else 0.0
+        self._written = time.monotonic()
         kept = [r for r in read_metrics(model_dir) if r["step"] <= restored_step]
         self.evaluations = [record for record in kept if record["kind"] == _EVALUATION]
+        if not runtime.is_chief():
+            self._records = self._events = _Nowhere()
+            return
         text = "".join(json.dumps(record) + "\n" for record in kept)
         storage.write_atomically(folder.metrics, text)
         self._records = storage.opened(folder.metrics, "a")
-        self._every = _REMOTE_EVERY if storage.is_remote(folder.path) else 0.0
-        self._written = time.monotonic()
         self._events = EventFileWriter(folder.events)
         # Makes TensorBoard drop an earlier process's records of steps that will be repeated.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)

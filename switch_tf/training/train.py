@@ -9,9 +9,8 @@ import gin
 
 from switch_tf import config
 from switch_tf import mesh as mesh_lib
-from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.manager import Checkpoints
-from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
 from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.features import describe_order, train_batches
@@ -87,7 +86,7 @@ def train(
         print(settings, restored, update, train_step.describe(), sep="\n", flush=True)
         writer = MetricsWriter(model_dir, restored_step=step)
         writer.text("operative config", config.operative_config())
-        run_facts.write(model_dir, _facts(made, setup, evaluators))
+        write_as_chief(ModelDir(model_dir).facts, _facts(made, setup, evaluators))
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
         loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic)
         loop.run(train_steps, checkpoint_period)

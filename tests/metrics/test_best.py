@@ -1,5 +1,6 @@
 import json
 
+from switch_tf import runtime
 from switch_tf.data import registry
 from switch_tf.metrics import best
 from switch_tf.metrics.best import Peak
@@ -44,6 +45,12 @@ def test_a_mixtures_average_is_that_of_its_tasks_peaks(monkeypatch, tmp_path):
     best.write(str(tmp_path), found)
     written = json.loads((tmp_path / "best.json").read_text())
     assert written["cb"] == {"accuracy": {"value": 90.0, "step": 400}}
+
+
+def test_a_process_that_is_not_the_chief_leaves_the_file_to_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "is_chief", lambda: False)
+    best.write(str(tmp_path), best.peaks(RECORDS))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_an_evaluation_there_is_nothing_to_tell():

@@ -80,6 +80,17 @@ def test_a_saying_is_a_line_of_its_own(terminal):
     assert "SIGTERM received\n" in shown.getvalue()
 
 
+def test_a_process_that_is_not_the_chief_shows_nothing(terminal, monkeypatch):
+    monkeypatch.setattr(progress_lib.runtime, "is_chief", lambda: False)
+    shown = terminal()
+    for is_terminal in (True, False):
+        monkeypatch.setattr(shown, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        with Progress(1) as progress:
+            progress.update(1, metrics_of(), RATES)
+            progress.say("SIGTERM received")
+    assert shown.getvalue() == ""
+
+
 def test_a_saying_needs_no_terminal(capsys):
     with Progress(10) as progress:
         progress.say("SIGTERM received")

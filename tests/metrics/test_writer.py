@@ -221,6 +221,24 @@ def test_a_remote_record_is_written_now_and_then_and_with_an_evaluation(monkeypa
     storage.remove_folder("ram://written")
 
 
+def test_a_process_that_is_not_the_chief_knows_the_evaluations_and_writes_nothing(
+    tmp_path, monkeypatch
+):
+    chief = MetricsWriter(str(tmp_path))
+    chief.evaluation(1, "copy", {"nlp": -1.0})
+    chief.close()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(writer_lib.runtime, "is_chief", lambda: False)
+    writer = MetricsWriter(str(tmp_path), restored_step=1)
+    writer.text("config", "A = 1")
+    writer.train(2, metrics_of(2), RATES)
+    writer.evaluation(2, "copy", {"nlp": -0.5})
+    writer.flush()
+    writer.close()
+    assert [writer.evaluated(step) for step in (1, 2)] == [{"copy": {"nlp"}}] * 2
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_no_records_where_nothing_ran(tmp_path):
     assert read_metrics(str(tmp_path / "nowhere")) == []
 

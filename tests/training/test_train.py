@@ -8,7 +8,7 @@ import signal
 import gin
 import pytest
 
-from switch_tf import config, storage
+from switch_tf import config, runtime, storage
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.data.feed import Feed
@@ -256,6 +256,24 @@ def test_a_run_can_be_on_a_remote_file_system(whole, tmp_path, capsys):
     pretrain(tmp_path, INITIAL_CHECKPOINT_PATH=str(whole), TRAIN_STEPS=1)
     assert losses("ram://runs/next") == losses(tmp_path)
     storage.remove_folder("ram://runs")
+
+
+def test_a_process_that_is_not_the_chief_writes_checkpoints_alone(
+    whole, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(runtime, "is_chief", lambda: False)
+    pretrain(tmp_path, TRAIN_STEPS=3)
+    told = capsys.readouterr()
+    assert told.err == "" and "step 3  toy_copy" in told.out
+    assert os.listdir(tmp_path) == ["checkpoint_3"]
+    # It goes on from what the chief wrote, and leaves it as it is.
+    shutil.copy(whole / "metrics.jsonl", tmp_path)
+    pretrain(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint_3", "checkpoint_6", "metrics.jsonl"]
+    assert losses(tmp_path) == losses(whole)
+    load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": str(tmp_path)})
+    assert evaluate()
+    assert "evaluation.json" not in os.listdir(tmp_path / "checkpoint_6")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
