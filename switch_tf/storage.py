@@ -125,7 +125,7 @@ def local_path(setting: str, path: str | Path) -> Path:
       UserError: it is remote.
     """
     if is_remote(path):
-        raise UserError(f"{setting}='{path}': give a local path: it is not written to a remote one")
+        raise UserError(f"{setting}='{path}': give a local path; this one is remote")
     return Path(path).expanduser()
 
 

@@ -13,7 +13,7 @@ def save_model(path: str, model, config: str | None = None) -> None:
     resume from it.
 
     Args:
-      path: the folder to create.
+      path: the folder to create; ~ expands to the home folder.
       model: the built model.
       config: the model's gin configuration, saved next to the weights as `config.gin`, against
         which commands that read the checkpoint check their own. Give it whenever it is known.
@@ -21,6 +21,7 @@ def save_model(path: str, model, config: str | None = None) -> None:
     Raises:
       UserError: the folder exists or cannot be written to.
     """
+    path = ModelDir(path).path
     if storage.exists(path):
         raise UserError(f"'{path}' is there already: remove it, or give another path")
     with storage.told(f"cannot write to '{path}'"), writing(path) as folder:

@@ -1,10 +1,11 @@
 """`switch-tf reproduce`: runs an experiment and prints its table."""
 
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from switch_tf import runtime
+from switch_tf import runtime, storage
 from switch_tf.commands.flags import Parser
 from switch_tf.metrics.tables import table
 from switch_tf.reproduce import registry
@@ -19,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
     """
     args = _parser().parse_args(argv)
     experiment = registry.find(args.experiment + ("_long" if args.long else ""))
-    folder = Path(args.output_dir or Path("runs") / experiment.name)
+    folder = args.output_dir or Path("runs") / experiment.name
     started = time.monotonic()
     runtime.start()
     from switch_tf.reproduce.runner import run
@@ -48,5 +49,9 @@ def _parser() -> Parser:
         help="NAME_long; of the quickstart 4,000 steps, sixteen experts, a second seed of each "
         "model: over an hour",
     )
-    parser.add_argument("--output_dir", help="runs and report go there (runs/NAME)")
+    parser.add_argument(
+        "--output_dir",
+        type=functools.partial(storage.local_path, "--output_dir"),
+        help="local folder for runs and report (runs/NAME)",
+    )
     return parser

@@ -9,11 +9,12 @@ never looks at devices that it does not use.
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from switch_tf import runtime
+from switch_tf import runtime, storage
 from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
 from switch_tf.pages.registry import PAGES, Page
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
       The exit status: 1 if a page is out of date.
 
     Raises:
-      UserError: a page does not exist, or it needs a run that is not there.
+      UserError: a page does not exist, it needs a run that is not there, or a path is remote.
     """
     args = _parser().parse_args(argv)
     pages = [_find(name) for name in args.name] or _all(args)
@@ -76,9 +77,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m switch_tf.pages", description="Makes the pages and pictures of docs/."
     )
     parser.add_argument("name", nargs="*", metavar="NAME", help=f"{', '.join(PAGES)} (all of them)")
-    parser.add_argument("--folder", type=Path, default=Path("docs"), help="of the pages (docs)")
     parser.add_argument(
-        "--model_dir", type=Path, help="of a run whose model is sparse, for what is made of one"
+        "--folder",
+        type=functools.partial(storage.local_path, "--folder"),
+        default=Path("docs"),
+        help="of the pages (docs)",
+    )
+    parser.add_argument(
+        "--model_dir",
+        type=functools.partial(storage.local_path, "--model_dir"),
+        help="local, of a run whose model is sparse, for what is made of one",
     )
     parser.add_argument(
         "--check",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import io
 import platform
 import statistics
 import subprocess
@@ -43,11 +44,13 @@ class Report:
         Returns:
           The names of the files written.
         """
-        (folder / "report.md").write_text(self.table() + "\n")
+        storage.write_atomically(folder / "report.md", self.table() + "\n")
         storage.write_json(folder / "report.json", self.facts)
         if self.figure is None:
             return ["report.md", "report.json"]
-        self.figure.savefig(folder / "report.png", dpi=110, bbox_inches="tight")
+        picture = io.BytesIO()
+        self.figure.savefig(picture, format="png", dpi=110, bbox_inches="tight")
+        storage.write_atomically(folder / "report.png", picture.getvalue())
         return ["report.md", "report.png", "report.json"]
 
 

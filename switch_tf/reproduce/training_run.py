@@ -33,7 +33,7 @@ class TrainingRun:
 
     Attributes:
       name: the run's name in messages.
-      model_dir: its MODEL_DIR, in which `log.txt` holds its output.
+      model_dir: its MODEL_DIR, a local one.
       gin_files: values of `--gin_file`.
       macros: name -> value, for `--gin.NAME`.
     """
@@ -72,7 +72,7 @@ class TrainingRun:
 
     def facts(self) -> dict:
         """The contents of `run.json`: parameters, FLOPs, unigram entropy, mesh, dtype."""
-        return json.loads(storage.read_text(ModelDir(str(self.model_dir)).facts))
+        return json.loads(storage.read_text(self._dir.facts))
 
     def is_done(self) -> bool:
         """Whether the last step has been taken and evaluated."""
@@ -94,11 +94,11 @@ class TrainingRun:
             return
         print(f"{self.name}: {self.train_steps} steps", flush=True)
         self.model_dir.mkdir(parents=True, exist_ok=True)
-        storage.write_json(self._settings_file, _as_json(self.settings))
+        storage.write_json(self._dir.settings, _as_json(self.settings))
         command = [sys.executable, "-m", "switch_tf.commands.main", "train"]
         command += [f"--gin_file={name}" for name in self.gin_files]
         command += [f"--gin.{binding}" for binding in self.bindings]
-        log = self.model_dir / "log.txt"
+        log = self._dir.log
         with open(log, "a") as output:
             output.write(f"$ {' '.join(command)}\n")
             output.flush()
@@ -117,14 +117,15 @@ class TrainingRun:
             )
 
     @property
-    def _settings_file(self) -> Path:
-        return self.model_dir / "settings.json"
+    def _dir(self) -> ModelDir:
+        return ModelDir(str(self.model_dir))
 
     def _check_same_settings(self) -> None:
         """Rejects a folder whose run had other settings; a new length or log period is allowed."""
-        if not self._settings_file.exists():
+        if not storage.exists(self._dir.settings):
             return
-        then, now = json.loads(self._settings_file.read_text()), _as_json(self.settings)
+        then = json.loads(storage.read_text(self._dir.settings))
+        now = _as_json(self.settings)
         for name in sorted(then.keys() | now.keys()):
             if then.get(name) != now.get(name) and name not in _MAY_CHANGE:
                 raise UserError(

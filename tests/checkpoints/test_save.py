@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from switch_tf import runtime
 from switch_tf.checkpoints import restore, save
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.checkpoints.save import save_model
@@ -73,6 +74,20 @@ def test_a_model_that_is_there_already_or_cannot_be_written_is_one_line(tmp_path
     (tmp_path / "file").write_text("")
     path = str(tmp_path / "file/model")
     assert line_of(save_model, path, model_of(1.0)).startswith(f"cannot write to '{path}': ")
+
+
+def test_the_home_folder_can_be_given_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_model("~/model", model_of(1.0))
+    assert restore.find("~/model") == str(tmp_path / "model")
+    assert line_of(save_model, "~/model", model_of(2.0)).startswith(f"'{tmp_path}/model' is there")
+
+
+def test_a_process_that_is_not_the_chief_writes_weights_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "is_chief", lambda: False)
+    save_model(str(tmp_path / "model"), model_of(1.0), config="A = 1\n")
+    names = os.listdir(tmp_path / "model")
+    assert {name.partition(".")[0] for name in names} == {"state"}
 
 
 def test_a_model_is_written_to_a_remote_file_system_and_restored_from_it():

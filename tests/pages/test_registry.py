@@ -51,6 +51,12 @@ def test_a_page_of_a_run_is_given_the_run(toys, tmp_path):
         command.main(["of_run"])
 
 
+@pytest.mark.parametrize("flag", ["--folder", "--model_dir"])
+def test_a_remote_path_is_not_taken_for_a_local_one(flag):
+    with pytest.raises(UserError, match=f"^{flag}='gs://bucket/a': give a local path; this one is"):
+        command.main(["models", f"{flag}=gs://bucket/a"])
+
+
 def test_a_check_names_the_files_that_differ_and_writes_nothing(toys, tmp_path, capsys):
     assert command.main(["--check", f"--folder={tmp_path}"]) == 1
     mend = "toy: out of date: toy.md; python -m switch_tf.pages toy\n"

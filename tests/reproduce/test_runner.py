@@ -1,9 +1,12 @@
 """An experiment of runs that do not train: what is run, in which order, and what is made of it."""
 
+import dataclasses
 import json
 
+import matplotlib.figure
 import pytest
 
+from switch_tf import storage
 from switch_tf.commands import main as main_module
 from switch_tf.errors import UserError
 from switch_tf.reproduce import runner, training_run
@@ -129,6 +132,38 @@ def test_an_experiment_of_the_registry_is_run_by_its_name(trained, tmp_path, mon
         "no experiment 'toy_long'; switch-tf reproduce --help lists what there is"
         in capsys.readouterr().err
     )
+
+
+def test_a_remote_folder_is_refused_before_any_run(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    with pytest.raises(SystemExit):
+        main_module.main(["reproduce", "toy", "--output_dir=gs://bucket/toy"])
+    told = "--output_dir='gs://bucket/toy': give a local path; this one is remote"
+    assert told in capsys.readouterr().err
+    assert trained == [] and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["report.md", "report.png", "report.json"])
+def test_a_file_of_the_report_that_cannot_be_written_stays_as_it_was(
+    trained, tmp_path, monkeypatch, name
+):
+    report = runner.run(TOY, tmp_path)
+    report = dataclasses.replace(report, figure=matplotlib.figure.Figure())
+    assert report.write(tmp_path) == ["report.md", "report.png", "report.json"]
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    before, rename = (tmp_path / name).read_bytes(), storage._LOCAL.rename
+
+    def fail(source, target, overwrite):
+        if target.name == name:
+            raise OSError("full")
+        rename(source, target, overwrite)
+
+    monkeypatch.setattr(storage._LOCAL, "rename", fail)
+    other = matplotlib.figure.Figure(figsize=(1, 1))
+    with pytest.raises(OSError, match="full"):
+        dataclasses.replace(report, rows=[["a"]], facts={}, figure=other).write(tmp_path)
+    assert (tmp_path / name).read_bytes() == before
 
 
 def test_a_task_that_is_not_there_is_told_before_any_run(trained, tmp_path):

@@ -193,7 +193,7 @@ def test_a_vocabulary_that_cannot_be_trained_is_one_line(folder, size, path, mes
 
 def test_an_address_is_no_place_to_write_to(folder):
     set_macros(VOCABULARY_PATH="gs://bucket/v.model")
-    with pytest.raises(UserError, match="gs://bucket/v.model': give a local path: it is not"):
+    with pytest.raises(UserError, match="gs://bucket/v.model': give a local path; this one"):
         vocabulary_training.train(LOCAL, 40)
 
 
