@@ -21,7 +21,7 @@ from switch_tf.gin_files import (
 )
 
 
-class _Given(NamedTuple):
+class _FileSetting(NamedTuple):
     """A setting in one `--gin_file` or its includes."""
 
     file: Settings
@@ -54,7 +54,7 @@ def settle(settings: Settings, complete: Callable[[str], str]) -> list[str]:
     for name, (_, setting) in holds.items():
         if setting.where.startswith("--gin."):
             continue
-        every = [_Given(file, *entries[name]) for file, entries in by_file if name in entries]
+        every = [_FileSetting(file, *entries[name]) for file, entries in by_file if name in entries]
         rivals[name] = [given for given in every if given.setting.value != REQUIRED] or every
         last = rivals[name][-1]
         holds[name] = last.key, last.setting
@@ -95,7 +95,7 @@ def _meaning(
     return type(value), value
 
 
-def _conflict(first: _Given, second: _Given) -> UserError:
+def _conflict(first: _FileSetting, second: _FileSetting) -> UserError:
     name = written(first.key)
     mend = "let one file include the other"
     for whole, part in ((first.file, second.file), (second.file, first.file)):

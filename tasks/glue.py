@@ -18,7 +18,7 @@ from t5.evaluation import metrics
 from switch_tf.data import registry
 from switch_tf.tasks.parts import catalogue, rates, supervised
 from switch_tf.tasks.sources import formats
-from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFiles
+from switch_tf.tasks.sources.formats import BadRecord, OmittedRecord, Records, SplitFiles
 from switch_tf.tasks.sources.official import OfficialSource
 
 _CONFIGS = tfds.text.glue.Glue.builder_configs
@@ -103,7 +103,7 @@ def _example(row: dict, config: str) -> Iterator[dict]:
     texts = _MRPC_TEXTS if config == "mrpc" else _CONFIGS[config].text_features
     if config == "qqp" and (None in row.values() or row.get("is_duplicate") == ""):
         # The official files split Quora's questions at line breaks.
-        raise LeftOut("a part of a row")
+        raise OmittedRecord("a part of a row")
     for column in texts.values():
         if row[column] is None:
             raise BadRecord(f"no field {column!r}")

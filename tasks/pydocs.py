@@ -14,8 +14,7 @@ from t5.data import postprocessors
 from t5.data import preprocessors as t5_preprocessors
 from t5.evaluation import metrics
 
-from switch_tf.tasks.docstrings import corpus as pydocs_corpus
-from switch_tf.tasks.docstrings import examples as pydocs_examples
+from switch_tf.tasks.docstrings import corpus, examples
 from switch_tf.tasks.parts import pretraining, supervised
 from switch_tf.tasks.parts.rouge import rouge
 from switch_tf.tasks.sources.indexed import IndexedSource
@@ -30,11 +29,11 @@ _CONSTANT_SUMMARIES = 20
 @functools.lru_cache
 def _columns(task: str, split: str, folder: object) -> dict[str, np.ndarray]:
     """The raw examples of a task, column by column; `folder` distinguishes corpora in the cache."""
-    documents = pydocs_corpus.documents(split)
+    documents = corpus.documents(split)
     if task == "pydocs_span_corruption":
         rows = [{"text": d.text} for d in documents]
     else:
-        rows = pydocs_examples.MAKERS[task](documents)
+        rows = examples.MAKERS[task](documents)
         if split == "validation":
             rows = [row for row in rows if row["idx"] < _MAX_VALIDATION]
         else:
@@ -58,7 +57,7 @@ class PydocsSource(IndexedSource):
     """
 
     def __init__(self, task: str):
-        super().__init__(splits=pydocs_corpus.SPLITS)
+        super().__init__(splits=corpus.SPLITS)
         self._task = task
 
     def num_input_examples(self, split: str) -> int:
@@ -67,7 +66,7 @@ class PydocsSource(IndexedSource):
 
     def prepare(self) -> None:
         """Builds the corpus, with a progress bar, unless it exists."""
-        pydocs_corpus.prepare()
+        corpus.prepare()
 
     def describe(self) -> str:
         """Describes what the corpus is made from."""
@@ -78,7 +77,7 @@ class PydocsSource(IndexedSource):
 
     def columns(self, split: str) -> Mapping[str, np.ndarray]:
         """The raw examples of a split: column -> values."""
-        return _columns(self._task, split, pydocs_corpus.prepare())
+        return _columns(self._task, split, corpus.prepare())
 
     def look_up(self, split: str) -> Callable[[tf.Tensor], dict]:
         """Returns a function from an example's number to its tensors."""
@@ -86,7 +85,7 @@ class PydocsSource(IndexedSource):
         return lambda number: {name: values[number] for name, values in columns.items()}
 
 
-VOCABULARY = LazyVocabulary(pydocs_corpus.vocabulary_path)
+VOCABULARY = LazyVocabulary(corpus.vocabulary_path)
 OUTPUT_FEATURES = {
     # `required=False`, because span corruption makes the inputs from the targets.
     "inputs": seqio.Feature(vocabulary=VOCABULARY, add_eos=True, required=False),
@@ -128,7 +127,7 @@ _add_supervised(
     postprocessors.rank_classification,
     [rank_accuracy],
 )
-for _name, _labels in pydocs_examples.LABEL_NAMES.items():
+for _name, _labels in examples.LABEL_NAMES.items():
     # In the form of T5's SuperGLUE tasks: "pydocs_rte summary: ... text: ...".
     _add_supervised(
         _name,
@@ -143,7 +142,7 @@ _add_supervised(
     [rouge],
 )
 
-FINETUNE_TASKS = tuple(pydocs_examples.MAKERS)
+FINETUNE_TASKS = tuple(examples.MAKERS)
 # RTE has the highest rate, because comparing two texts is learnt slowly and each example gives only
 # one bit.
 _RATES = {"pydocs_copa": 1.0, "pydocs_rte": 4.0, "pydocs_library": 0.5, "pydocs_summary": 1.0}
@@ -158,7 +157,7 @@ def chance_levels() -> dict[str, dict[str, float]]:
     """
     right = seqio.TaskRegistry.get("pydocs_copa").source.columns("validation")["is_correct"]
     levels = {"pydocs_copa": {"accuracy": float(100 * right.mean())}}
-    for name in pydocs_examples.LABEL_NAMES:
+    for name in examples.LABEL_NAMES:
         labels = seqio.TaskRegistry.get(name).source.columns("validation")["label"]
         levels[name] = {"accuracy": float(100 * np.bincount(labels).max() / len(labels))}
     source = seqio.TaskRegistry.get("pydocs_summary").source

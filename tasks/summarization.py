@@ -20,7 +20,7 @@ from switch_tf import storage
 from switch_tf.tasks.parts import catalogue, supervised
 from switch_tf.tasks.parts.rouge import rouge
 from switch_tf.tasks.sources import formats
-from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFiles
+from switch_tf.tasks.sources.formats import BadRecord, OmittedRecord, Records, SplitFiles
 from switch_tf.tasks.sources.official import OfficialSource
 
 # Line endings of CNN and Daily Mail texts to which no full stop is added.
@@ -97,7 +97,7 @@ def _story(record: tuple[str, str, list[str]]) -> Iterator[dict]:
         ended = "@highlight" in line or line.endswith(_ENDS)
         part.append(line if ended else f"{line}.")
     if not article or not highlights:
-        raise LeftOut("a story without an article or without highlights")
+        raise OmittedRecord("a story without an article or without highlights")
     yield {
         "article": " ".join(article),
         "highlights": "\n".join(highlights),

@@ -10,8 +10,7 @@ import seqio
 
 from switch_tf.commands import main as main_module
 from switch_tf.tasks import pydocs
-from switch_tf.tasks.docstrings import corpus as pydocs_corpus
-from switch_tf.tasks.docstrings import parse as pydocs_parse
+from switch_tf.tasks.docstrings import corpus, parse
 from tests.tasks.conftest import make_documents
 
 ROOT = Path(__file__).parent.parent
@@ -47,12 +46,12 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr(pydocs_parse, "find_libraries", dict)
-        patch.setattr(pydocs_parse, "parse_libraries", lambda *_, **__: make_documents())
+        patch.setattr(parse, "find_libraries", dict)
+        patch.setattr(parse, "parse_libraries", lambda *_, **__: make_documents())
         yield folder
     gin.clear_config()
     seqio.set_global_cache_dirs([])
-    pydocs_corpus._read.cache_clear()
+    corpus._read.cache_clear()
     pydocs._columns.cache_clear()
 
 

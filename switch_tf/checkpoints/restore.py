@@ -45,7 +45,7 @@ def restore_model(path: str, model) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Restored:
+class RestoreSummary:
     """What was restored from an initial checkpoint.
 
     Attributes:
@@ -77,7 +77,7 @@ class Restored:
         )
 
 
-def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False) -> Restored:
+def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False) -> RestoreSummary:
     """Restores a model's weights, and optionally its optimizer, from another run.
 
     Args:
@@ -109,7 +109,7 @@ def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False
         optimizer_step = _read(path, lambda: contents.saved_optimizer_step(path))
         slots = contents.slots(optimizer)
     _read(path, lambda: tensor_files.read(state_prefix(path), common | slots))
-    return Restored(
+    return RestoreSummary(
         path,
         tuple(common),
         tuple(name for name in ours if name not in saved),

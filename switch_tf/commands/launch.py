@@ -14,7 +14,7 @@ from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.data import spans
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
-from switch_tf.tasks.vocabulary import path as vocabulary_path
+from switch_tf.tasks.vocabulary import vocabulary_path
 
 # What the gin files of every command give.
 DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")

@@ -104,21 +104,20 @@ def _describe(name: str) -> tuple[str, ...]:
     import seqio
 
     from switch_tf.data import registry
-    from switch_tf.tasks.sources import availability as sources
-    from switch_tf.tasks.sources import shards
+    from switch_tf.tasks.sources import availability, shards
 
     provider = registry.find(name)
     tasks = seqio.get_subtasks(provider)
     if isinstance(provider, seqio.Mixture):
         # A run leaves out languages that have no shards.
         needed = [task for task in tasks if task.splits != shards.ABSENT] or tasks
-        states = [sources.state(task.source) for task in needed]
+        states = [availability.state(task.source) for task in needed]
         lacking = sum(state != "yes" for state in states)
         data = f"no: {lacking} of its tasks lack theirs" if lacking else "yes"
         kind, source = f"mixture of {len(tasks)}", "those of its tasks"
     else:
-        kind, source = "task", sources.describe(provider.source)
-        data = sources.state(provider.source)
+        kind, source = "task", availability.describe(provider.source)
+        data = availability.state(provider.source)
     metrics = sorted({_metric_name(fn) for task in tasks for fn in task.metric_fns})
     there = {str(split) for split in provider.splits} - {*shards.ABSENT}
     splits = ", ".join(sorted(there, key=_split_order))
@@ -139,9 +138,9 @@ def _split_order(split: str) -> tuple[int, str]:
 
 def _train_vocabulary(args: argparse.Namespace) -> None:
     from switch_tf.data import registry
-    from switch_tf.tasks.vocabulary import training as vocabulary_training
+    from switch_tf.tasks.vocabulary import training
 
-    path = vocabulary_training.train(registry.find(args.name), args.train_vocabulary)
+    path = training.train(registry.find(args.name), args.train_vocabulary)
     print(f"wrote {path}: {args.train_vocabulary} pieces")
 
 

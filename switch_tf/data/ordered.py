@@ -126,17 +126,17 @@ class OrderedIterator(tf.train.experimental.PythonState):
         super().__init__()
         self._batches = batches
         self._state = batches.start()
-        self._ahead: _Ahead | None = None
+        self._prefetcher: _Prefetcher | None = None
 
     def __iter__(self) -> "OrderedIterator":
         return self
 
     def __next__(self) -> Batch:
-        if self._ahead is None:
-            self._ahead = _Ahead(self._batches.after(self._state))
+        if self._prefetcher is None:
+            self._prefetcher = _Prefetcher(self._batches.after(self._state))
             # Otherwise its thread would run as long as the process.
-            weakref.finalize(self, self._ahead.stop)
-        found = self._ahead.get()
+            weakref.finalize(self, self._prefetcher.stop)
+        found = self._prefetcher.get()
         if isinstance(found, Exception):
             self._stop()
             raise found
@@ -144,9 +144,9 @@ class OrderedIterator(tf.train.experimental.PythonState):
         return batch
 
     def _stop(self) -> None:
-        if self._ahead is not None:
-            self._ahead.stop()
-            self._ahead = None
+        if self._prefetcher is not None:
+            self._prefetcher.stop()
+            self._prefetcher = None
 
     def serialize(self) -> str:
         """The iterator's position, as JSON."""
@@ -171,7 +171,7 @@ class OrderedIterator(tf.train.experimental.PythonState):
         self._state = state
 
 
-class _Ahead:
+class _Prefetcher:
     """Prefetches from an endless iterator in a thread; errors are passed on as items."""
 
     def __init__(self, items: Iterator):

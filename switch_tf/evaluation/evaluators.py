@@ -49,7 +49,7 @@ class Evaluators:
           Task -> metric -> value.
 
         Raises:
-          Stopped: `stop` returned True.
+          EvaluationInterrupt: `stop` returned True.
         """
         results = self.teacher_forced.run(stop)
         if task_metrics and self.task_metrics is not None:

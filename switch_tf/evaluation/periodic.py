@@ -55,7 +55,7 @@ class PeriodicEvaluation:
           stop: called between batches; returns whether to stop.
 
         Raises:
-          Stopped: `stop` returned True; nothing is logged.
+          EvaluationInterrupt: `stop` returned True; nothing is logged.
         """
         tasks = ", ".join(self._evaluators.teacher_forced.datasets)
         print(f"\nstep {step}  evaluating {tasks}", flush=True)

@@ -12,7 +12,7 @@ from switch_tf.data import registry
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.task_data import TaskData
 from switch_tf.data.trimming import longest, trim
-from switch_tf.evaluation.teacher_forced import Stopped
+from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
 
@@ -70,7 +70,7 @@ class TaskEvaluator:
           Task -> metric -> value; and mixture -> `average` -> value, if the mixture has one.
 
         Raises:
-          Stopped: `stop` returned True.
+          EvaluationInterrupt: `stop` returned True.
         """
 
         def decode(features):
@@ -105,7 +105,7 @@ class TaskEvaluator:
         # All batches are padded to the same size, which the mesh divides.
         for indices, batch in dataset.batch(self._batch_size).as_numpy_iterator():
             if stop():
-                raise Stopped()
+                raise EvaluationInterrupt()
             missing = self._batch_size - len(indices)
             batch = trim(batch, columns)
             features = {k: np.pad(v, [(0, missing), (0, 0)]) for k, v in batch.items()}

@@ -12,7 +12,7 @@ from switch_tf.evaluation.eval_step import EvalStep
 TEACHER_FORCED = frozenset(("nlp", "nlp_dropless", "token_accuracy", "dropped", "tokens"))
 
 
-class Stopped(Exception):
+class EvaluationInterrupt(Exception):
     """The run was asked to stop during an evaluation."""
 
 
@@ -58,7 +58,7 @@ class TeacherForcedEvaluator:
           tokens).
 
         Raises:
-          Stopped: `stop` returned True.
+          EvaluationInterrupt: `stop` returned True.
         """
         return {task: self._evaluate(batches, stop) for task, batches in self._datasets.items()}
 
@@ -71,7 +71,7 @@ class TeacherForcedEvaluator:
         feed, sums = Feed(batches, self._mesh), {}
         while True:
             if stop():
-                raise Stopped()
+                raise EvaluationInterrupt()
             try:
                 batch = feed.next()
             except StopIteration:

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from switch_tf.layers.base import Layer, Uncast, exact_dtype, lay_out
+from switch_tf.layers.base import Layer, UncastTensor, exact_dtype, lay_out
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.initializers import TruncatedNormal
 
@@ -95,7 +95,7 @@ class Attention(Layer):
           x_BLM: [batch, length, d_model].
           memory_BTM: [batch, memory length, d_model]; None attends to x itself.
           bias: position bias and masks, added to the logits and broadcast to [batch, heads,
-            length, memory length]; a tensor, or an `Uncast` to keep it in float32.
+            length, memory length]; a tensor, or an `UncastTensor` to keep it in float32.
           cache: `Cache` to update while decoding, when length is 1; otherwise None.
           nonpadding_BL: 1 for tokens of x, 0 for padding; used only by Switch layers.
           training: whether to apply dropout.
@@ -110,7 +110,7 @@ class Attention(Layer):
         query_BLHK, key_BTHK = tf.cast(query_BLHK, dtype), tf.cast(key_BTHK, dtype)
         logits_BHLT = tf.einsum("BLHK,BTHK->BHLT", query_BLHK, key_BTHK)
         if bias is not None:
-            bias = bias.tensor if isinstance(bias, Uncast) else bias
+            bias = bias.tensor if isinstance(bias, UncastTensor) else bias
             logits_BHLT += tf.cast(bias, logits_BHLT.dtype)
         weights_BHLT = tf.cast(tf.nn.softmax(logits_BHLT), self.compute_dtype)
         axes = ("batch", "heads", None, None)

@@ -11,11 +11,11 @@ from tensorflow.experimental import dtensor
 from switch_tf import mesh as mesh_lib
 from switch_tf import rules
 from switch_tf.errors import UserError
-from switch_tf.layers.context import Declared, current_build
+from switch_tf.layers.context import WeightDeclaration, current_build
 
 
 @dataclasses.dataclass(frozen=True)
-class Uncast:
+class UncastTensor:
     """Wraps a tensor that Keras must not cast.
 
     Keras casts every float tensor among a layer's arguments to the layer's compute dtype. Wrap one
@@ -122,7 +122,7 @@ class Layer(keras.layers.Layer):
         path = f"{self.path}/{name}"
         groups = _axis_groups(axes, merged)
         if build.declared is not None:
-            build.declared.append(Declared(path, shape, axes, groups))
+            build.declared.append(WeightDeclaration(path, shape, axes, groups))
             return build.declared[-1]
         mesh = mesh_lib.current()
         if mesh is None:

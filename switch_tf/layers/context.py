@@ -28,7 +28,7 @@ from switch_tf.layers.routing import Report
 
 
 @dataclasses.dataclass(frozen=True)
-class Declared:
+class WeightDeclaration:
     """A weight declared but not allocated.
 
     Attributes:
@@ -54,7 +54,7 @@ class BuildContext:
     """
 
     seed: int = 0
-    declared: list[Declared] | None = None
+    declared: list[WeightDeclaration] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

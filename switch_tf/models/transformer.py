@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from switch_tf.layers.attention import Cache, mask_bias
-from switch_tf.layers.base import Layer, Uncast
+from switch_tf.layers.base import Layer, UncastTensor
 from switch_tf.layers.context import see
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.norm import RMSNorm
@@ -116,10 +116,10 @@ class Block(Layer):
 
         Args:
           x_BLM: [batch, length, d_model].
-          bias: bias of self-attention, `Uncast` float32, broadcast to [batch, heads, length,
+          bias: bias of self-attention, `UncastTensor` float32, broadcast to [batch, heads, length,
             length].
           memory_BTM: the encoder's output, [batch, memory length, d_model].
-          memory_bias: bias of cross-attention, `Uncast` float32, broadcast to [batch, heads,
+          memory_bias: bias of cross-attention, `UncastTensor` float32, broadcast to [batch, heads,
             length, memory length].
           nonpadding_BL: 1 for tokens, 0 for padding.
           caches: `Cache` of self-attention and of cross-attention, while decoding.
@@ -215,7 +215,7 @@ class Stack(Layer):
             bias += mask_bias(tf.expand_dims(key_T, 0) <= tf.expand_dims(query_L, 1))
         if allowed is not None:
             bias += mask_bias(allowed)
-        memory_bias = None if memory_allowed is None else Uncast(mask_bias(memory_allowed))
+        memory_bias = None if memory_allowed is None else UncastTensor(mask_bias(memory_allowed))
         x_BLM = self.input_dropout(x_BLM, axes=_ACTIVATION, training=training)
         for i, block in enumerate(self.blocks):
             given = {
@@ -227,7 +227,7 @@ class Stack(Layer):
             if self.rematerialize and training:
                 x_BLM = _rematerialized(block, x_BLM, bias, memory_BTM, given)
             else:
-                x_BLM = block(x_BLM, bias=Uncast(bias), memory_BTM=memory_BTM, **given)
+                x_BLM = block(x_BLM, bias=UncastTensor(bias), memory_BTM=memory_BTM, **given)
         x_BLM = self.norm(x_BLM)
         see(self.norm.path, x_BLM)
         return self.output_dropout(x_BLM, axes=_ACTIVATION, training=training)
@@ -235,7 +235,7 @@ class Stack(Layer):
 
 def _rematerialized(block, x_BLM, bias, memory_BTM, given):
     def run(x_BLM, bias, memory_BTM=None):
-        return block(x_BLM, bias=Uncast(bias), memory_BTM=memory_BTM, **given)
+        return block(x_BLM, bias=UncastTensor(bias), memory_BTM=memory_BTM, **given)
 
     others = () if memory_BTM is None else (memory_BTM,)
     return rematerialize(run, x_BLM, bias, *others, add_loss=block.add_loss)

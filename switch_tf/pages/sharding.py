@@ -43,7 +43,7 @@ _BATCH, _LENGTHS = 32, {"inputs": 64, "targets": 32}
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class LayoutMeasurements:
     """The measurements of one layout's training step.
 
     Attributes:
@@ -59,7 +59,7 @@ class Measured:
     activations: dict[str, tuple[tuple, list[str]]] = dataclasses.field(default_factory=dict)
 
 
-def measure(name: str) -> Measured:
+def measure(name: str) -> LayoutMeasurements:
     """Compiles a step in the layout of gin/layouts/`name`.gin on eight devices."""
     files = ["models/switch_tiny.gin", f"layouts/{name}.gin", "runs/plan.gin"]
     bindings = [f"{key}={value!r}" for key, value in _SIZES.items()]
@@ -78,10 +78,10 @@ def measure(name: str) -> Measured:
             spread = [s for s in variable.value.layout.sharding_specs if s in mesh.shape]
             # Every layer that has this weight shards it alike.
             weights["/".join(variable.path.split("/")[-2:])] = variable.axes, spread
-    return Measured(mesh, step.collectives(), weights, activations)
+    return LayoutMeasurements(mesh, step.collectives(), weights, activations)
 
 
-def section(name: str, measured: Measured) -> Iterator[str]:
+def section(name: str, measured: LayoutMeasurements) -> Iterator[str]:
     """The lines of a layout's section of the page."""
     mesh = measured.mesh
     rules = ", ".join(f"{axis} → {dimension}" for axis, dimension in mesh.rules.items())
@@ -97,14 +97,14 @@ def section(name: str, measured: Measured) -> Iterator[str]:
     yield ""
 
 
-def _places(measured: Measured) -> Iterator[tuple[str, str, str]]:
+def _places(measured: LayoutMeasurements) -> Iterator[tuple[str, str, str]]:
     for kind, tensors in (("weight", measured.weights), ("activation", measured.activations)):
         for name, (axes, over) in tensors.items():
             text = " ".join(axis or "-" for axis in axes)
             yield f"{kind}: {name}", text, ", ".join(over) or "every device has all"
 
 
-def draw(measured: Measured, path: Path) -> None:
+def draw(measured: LayoutMeasurements, path: Path) -> None:
     """Draws which shard of the experts' weights and of the tokens each device holds, as in Fig. 9.
 
     Devices that hold the same shard have the same colour.

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from switch_tf.layers.context import Declared, declare_only
+from switch_tf.layers.context import WeightDeclaration, declare_only
 from switch_tf.mesh import Mesh
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.base import Optimizer
@@ -22,7 +22,7 @@ class Counts:
     """
 
     model: TransformerEncoderDecoder
-    weights: tuple[Declared, ...]
+    weights: tuple[WeightDeclaration, ...]
 
     @classmethod
     def of(cls, make_model: Callable[[], TransformerEncoderDecoder]) -> "Counts":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from switch_tf.reproduce.metrics import Measured, Metric
+from switch_tf.reproduce.metrics import Measurements, Metric
 from switch_tf.reproduce.training_run import TrainingRun
 from switch_tf.reproduce.verdict import Verdict
 
@@ -89,7 +89,7 @@ class Experiment:
     paper: Mapping[str, Mapping[str, float]]
     claim: str
     refuted_by: str
-    verdict: Callable[[Measured], Verdict]
+    verdict: Callable[[Measurements], Verdict]
     times_dtype: bool = False
     report: str = "report"
 
@@ -97,7 +97,7 @@ class Experiment:
         """Arm -> its runs in the order of its seeds; see `Arm.runs`."""
         return {arm: arm.runs(folder, macros) for arm in self.arms}
 
-    def measure(self, runs: Runs) -> Measured:
+    def measure(self, runs: Runs) -> Measurements:
         """Model -> metric name -> one value per seed, from the arm that has the metric."""
         found = {arm.model: {} for arm in self.arms}
         for metric in self.metrics:

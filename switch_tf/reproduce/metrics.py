@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from switch_tf.reproduce.training_run import TrainingRun
 
 # Model -> metric name -> one value per seed.
-Measured = Mapping[str, Mapping[str, Sequence[float]]]
+Measurements = Mapping[str, Mapping[str, Sequence[float]]]
 
 # Skipped when timing: compilation, and system effects at the start of a run.
 _UNTIMED_STEPS = 5

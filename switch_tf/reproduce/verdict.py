@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from switch_tf.reproduce.metrics import Measured, Metric
+from switch_tf.reproduce.metrics import Measurements, Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Verdict:
         return f"{told[self.holds]}: {self.reason}"
 
 
-def ahead(model: str, of: str, metric: Metric) -> Callable[[Measured], Verdict]:
+def ahead(model: str, of: str, metric: Metric) -> Callable[[Measurements], Verdict]:
     """Makes the rule that a model is ahead of another by more than the spread between seeds.
 
     Being behind by more than that refutes the claim. A smaller difference, or a single seed of
@@ -36,7 +36,7 @@ def ahead(model: str, of: str, metric: Metric) -> Callable[[Measured], Verdict]:
       metric: the metric to compare.
     """
 
-    def rule(measured: Measured) -> Verdict:
+    def rule(measured: Measurements) -> Verdict:
         values = {name: measured[name].get(metric.name, ()) for name in (of, model)}
         lacking = [name for name, found in values.items() if not found]
         if lacking:

@@ -7,7 +7,7 @@ from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.data.feed import Feed
 from switch_tf.errors import UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
-from switch_tf.evaluation.teacher_forced import Stopped
+from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.metrics.load_watch import LoadWatch
 from switch_tf.metrics.progress import Progress
 from switch_tf.metrics.writer import MetricsWriter
@@ -64,7 +64,7 @@ class TrainLoop:
                     if evaluation.is_due(self.step):
                         evaluation.run(self.step, signals.stopped)
                 stopped = signals.stopped() and self.step < train_steps
-            except Stopped:
+            except EvaluationInterrupt:
                 stopped = True
             finally:
                 self._writer.close()

@@ -22,7 +22,7 @@ _PART_SEEDS = 7919
 _STEP = "step"
 
 
-class Compiled(NamedTuple):
+class CompiledFunction(NamedTuple):
     """A compiled function that a training step calls.
 
     Attributes:
@@ -123,14 +123,14 @@ class TrainStep:
             f"{self._z_loss_coef}; micro-batches: {self.microbatches}"
         )
 
-    def compiled(self, features, step: int) -> list[Compiled]:
+    def compiled(self, features, step: int) -> list[CompiledFunction]:
         """The compiled functions that `__call__` calls, in order, with the same arguments."""
         if self._parts is None:
-            return [Compiled(self._run, self._arguments(features, step), 1)]
+            return [CompiledFunction(self._run, self._arguments(features, step), 1)]
         part = self._arguments(features, step, 0)
         return [
-            Compiled(self._add_gradients, part, self.microbatches),
-            Compiled(self._update, self._arguments(features, step)[1:], 1),
+            CompiledFunction(self._add_gradients, part, self.microbatches),
+            CompiledFunction(self._update, self._arguments(features, step)[1:], 1),
         ]
 
     def _arguments(self, features, step: int, *part: int) -> tuple:

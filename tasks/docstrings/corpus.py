@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from switch_tf import rules, storage
 from switch_tf.errors import UserError
-from switch_tf.tasks.docstrings import parse as pydocs_parse
+from switch_tf.tasks.docstrings import parse
 from switch_tf.tasks.docstrings.parse import Document
-from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.vocabulary import t5
 
 SPLITS = ("train", "validation")
 # Part of the cache's key: increase it when the same sources should give another corpus.
@@ -55,15 +55,13 @@ def settings(
 def _key() -> str:
     """A hash of the packages' versions and of the parameters for parsing them."""
     try:
-        versions = {
-            name: importlib.metadata.version(name) for name in pydocs_parse.LIBRARIES.values()
-        }
+        versions = {name: importlib.metadata.version(name) for name in parse.LIBRARIES.values()}
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
             f"pydocs: package '{error.name}' is not installed; install requirements.txt "
             "(scripts/quickstart.sh does)"
         ) from error
-    made_by = (_FORMAT, pydocs_parse.MIN_CHARACTERS, pydocs_parse.VALIDATION_PER_MILLE)
+    made_by = (_FORMAT, parse.MIN_CHARACTERS, parse.VALIDATION_PER_MILLE)
     return hashlib.sha256(repr((versions, made_by)).encode()).hexdigest()[:16]
 
 
@@ -100,7 +98,7 @@ def prepare() -> Path:
 
 
 def _parse(folder: Path) -> None:
-    found = pydocs_parse.parse_libraries(pydocs_parse.find_libraries(), workers=_workers())
+    found = parse.parse_libraries(parse.find_libraries(), workers=_workers())
     for split in SPLITS:
         lines = [
             json.dumps({"text": d.text, "library": d.library, "name": d.name}, ensure_ascii=False)
@@ -126,13 +124,13 @@ def vocabulary_path() -> str:
         prepare()
         with _locked(folder):
             if not path.exists():
-                vocabulary.train(_sample(size), path, size)
+                t5.train(_sample(size), path, size)
     return str(path)
 
 
 def _sample(size: int) -> Iterator[str]:
     """Yields the first train documents, a random sample because they are ordered by hash."""
-    total = vocabulary.TRAINING_CHARACTERS
+    total = t5.TRAINING_CHARACTERS
     label = f"pydocs: reading for a vocabulary of {size}"
     with tqdm(total=total, desc=label, unit="char", unit_scale=True, file=sys.stderr) as bar:
         for document in documents("train"):

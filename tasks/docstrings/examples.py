@@ -64,7 +64,7 @@ _ENTAILMENT = ("entailment", "not_entailment")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shown:
+class _Excerpt:
     """A document's summary, and a passage of its body that shares words with it."""
 
     library: str
@@ -187,7 +187,7 @@ def library(documents: Sequence[Document]) -> list[dict]:
 
 def summary(documents: Sequence[Document]) -> list[dict]:
     """Summarise this text: a `text` passage and the `summary` of its document."""
-    rounds = _shown(tuple(documents), DIFFICULTY)[:_SUMMARY_PASSAGES]
+    rounds = _excerpts(tuple(documents), DIFFICULTY)[:_SUMMARY_PASSAGES]
     return _numbered([{"text": s.passage, "summary": s.summary} for r in rounds for s in r])
 
 
@@ -197,7 +197,7 @@ def _numbered(examples: list[dict]) -> list[dict]:
 
 # Cached, because three tasks use the same passages.
 @functools.lru_cache(maxsize=2)
-def _shown(documents: tuple[Document, ...], difficulty: Difficulty) -> list[list[_Shown]]:
+def _excerpts(documents: tuple[Document, ...], difficulty: Difficulty) -> list[list[_Excerpt]]:
     """Documents with their best passage, then documents with their second passage, and so on."""
     rounds = [[] for _ in range(_PASSAGES)]
     # Documents are ordered by hash, so neighbours are from different libraries.
@@ -205,13 +205,13 @@ def _shown(documents: tuple[Document, ...], difficulty: Difficulty) -> list[list
         head, body = document.parts
         if len(head) in SUMMARY_CHARACTERS:
             for r, text in enumerate(passages(body, content_words(head), difficulty)):
-                rounds[r].append(_Shown(document.library, head, text))
+                rounds[r].append(_Excerpt(document.library, head, text))
     return rounds
 
 
-def _pairs(documents: Sequence[Document]) -> Iterator[tuple[_Shown, _Shown]]:
+def _pairs(documents: Sequence[Document]) -> Iterator[tuple[_Excerpt, _Excerpt]]:
     """Yields pairs of documents in which neither summary fits the other's passage."""
-    for shown in _shown(tuple(documents), DIFFICULTY):
+    for shown in _excerpts(tuple(documents), DIFFICULTY):
         waiting = []
         for one in shown:
             for i, other in enumerate(waiting[:_TRIES]):
@@ -222,7 +222,7 @@ def _pairs(documents: Sequence[Document]) -> Iterator[tuple[_Shown, _Shown]]:
                 waiting.append(one)
 
 
-def _differ(one: _Shown, other: _Shown) -> bool:
+def _differ(one: _Excerpt, other: _Excerpt) -> bool:
     if (one.library == other.library) != DIFFICULTY.same_library or one.summary == other.summary:
         return False
     return all(

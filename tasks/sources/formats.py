@@ -19,7 +19,7 @@ class BadRecord(Exception):
     """A record that violates its dataset's format; the message says why in one line."""
 
 
-class LeftOut(BadRecord):
+class OmittedRecord(BadRecord):
     """A record that TFDS's builder also leaves out; the message says why in one line."""
 
 

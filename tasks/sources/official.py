@@ -24,10 +24,9 @@ from tqdm import tqdm
 from switch_tf import config, storage
 from switch_tf.errors import UserError
 from switch_tf.rules import Folder, Path
-from switch_tf.tasks.sources import availability as sources
-from switch_tf.tasks.sources import formats, local_files
+from switch_tf.tasks.sources import availability, formats, local_files
 from switch_tf.tasks.sources.availability import ABSENT
-from switch_tf.tasks.sources.formats import BadRecord, LeftOut, Records, SplitFiles
+from switch_tf.tasks.sources.formats import BadRecord, OmittedRecord, Records, SplitFiles
 from switch_tf.tasks.sources.indexed import IndexedSource
 
 POLICIES = ("stop", "skip")
@@ -155,14 +154,14 @@ class OfficialSource(IndexedSource):
         """The train and validation files missing in DATA_DIR, or that TFDS has not prepared it."""
         folder = data_dir()
         if folder is None:
-            return sources.missing_of_tfds(self.tfds_name)
+            return availability.missing_of_tfds(self.tfds_name)
         wanted = [file for split, file in self.files.items() if not split.startswith("test")]
         lacking = []
         for names in (*dict.fromkeys(wanted), *self.others):
             names = names if isinstance(names, tuple) else (names,)
             if not any(storage.exists(os.path.join(folder, name)) for name in names):
                 lacking.append(" or ".join(names))
-        return sources.first_of(lacking)
+        return availability.first_of(lacking)
 
     def examples(self, split: str) -> list[dict]:
         """The encoded examples of a split of local files.
@@ -240,7 +239,7 @@ class OfficialSource(IndexedSource):
             try:
                 found += self._encode(record, files.split)
                 numbers += [number] * (len(found) - len(numbers))
-            except LeftOut as error:
+            except OmittedRecord as error:
                 left_out.append(f"{place}: {error}")
             except BadRecord as error:
                 bad.append(f"{place}: {error}")

@@ -7,7 +7,7 @@ import seqio
 
 from switch_tf import storage
 from switch_tf.errors import UserError
-from switch_tf.tasks.sources import availability as sources
+from switch_tf.tasks.sources import availability
 from switch_tf.tasks.sources.availability import ABSENT
 from switch_tf.tasks.sources.official import data_dir
 from switch_tf.tasks.sources.text_files import TextFiles
@@ -102,9 +102,9 @@ class Shards(TextFiles):
         if not self._wanted():
             return f"not in {self._setting}.languages"
         if not self._is_local():
-            return sources.missing_of_tfds(self.tfds_name)
+            return availability.missing_of_tfds(self.tfds_name)
         patterns = [self._pattern(split) for split in self.files]
-        return sources.first_of([p for p in patterns if not storage.matching(p)])
+        return availability.first_of([p for p in patterns if not storage.matching(p)])
 
     def _is_local(self) -> bool:
         return data_dir() is not None or any(self._patterns().values())

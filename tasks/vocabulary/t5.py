@@ -15,7 +15,7 @@ from seqio import vocabularies
 
 from switch_tf import config, rules, storage
 from switch_tf.errors import UserError
-from switch_tf.tasks.vocabulary import path as vocabulary_path
+from switch_tf.tasks.vocabulary import vocabulary_path
 
 # Number of sentinels after the pieces, as in T5.
 EXTRA_IDS = 100

@@ -11,8 +11,8 @@ import tensorflow as tf
 from switch_tf import config, rules, storage
 from switch_tf.data.features import user_errors
 from switch_tf.errors import UserError
-from switch_tf.tasks.sources import availability as sources
-from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.sources import availability
+from switch_tf.tasks.vocabulary import t5
 
 SPLIT = "train"
 # Maximum number of a task's files to read, because opening one may take a tenth of a second.
@@ -51,7 +51,7 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
         _prepare(task)
     try:
         with user_errors(f"'{provider.name}', split '{SPLIT}'"):
-            vocabulary.train(_sample(tasks), path, size)
+            t5.train(_sample(tasks), path, size)
     except OSError as error:
         raise UserError(
             f"VOCABULARY_PATH='{path}' cannot be written: {error.strerror or error}"
@@ -61,7 +61,7 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
 
 def _check(task: seqio.Task) -> None:
     for name, feature in task.output_features.items():
-        if not vocabulary.is_of_vocabulary_path(feature.vocabulary):
+        if not t5.is_of_vocabulary_path(feature.vocabulary):
             kind = type(feature.vocabulary).__name__
             raise UserError(
                 f"task '{task.name}' has a vocabulary of its own for '{name}', a {kind}: none is "
@@ -78,9 +78,8 @@ def _prepare(task: seqio.Task) -> None:
     elif isinstance(source, seqio.FileDataSource):
         files = source.list_shards(SPLIT)
         if not files or not tf.io.gfile.exists(files[0]):
-            raise UserError(
-                f"no file for the split '{SPLIT}' of task '{task.name}': {sources.describe(source)}"
-            )
+            what = availability.describe(source)
+            raise UserError(f"no file for the split '{SPLIT}' of task '{task.name}': {what}")
 
 
 def _steps_before_tokenize(task: seqio.Task) -> list[Callable]:
@@ -112,7 +111,7 @@ def _sample(tasks: list[seqio.Task]) -> Iterator[str]:
             preprocessors=[*_steps_before_tokenize(task), seqio.CacheDatasetPlaceholder()],
         )
         parts = _parts(task.source)
-        share = vocabulary.TRAINING_CHARACTERS // (len(tasks) * len(parts)) + 1
+        share = t5.TRAINING_CHARACTERS // (len(tasks) * len(parts)) + 1
         for part in parts:
             raw = task.source.get_dataset(SPLIT, shuffle=False, shard_info=part)
             yield from _cut(_texts(to_text.preprocess_precache(raw, seed=0), task), share)

@@ -12,7 +12,7 @@ from switch_tf.commands import main as main_module
 from switch_tf.data import features, windows
 from switch_tf.errors import UserError
 from switch_tf.tasks.sources import local_files
-from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.vocabulary import t5
 from tests.helpers import task_data
 
 TASK = "c4_span_corruption"
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     """C4 in JSON-lines shards, a vocabulary, and C4 as Beam cached it."""
     path = tmp_path_factory.mktemp("c4")
     (path / "en").mkdir()
-    vocabulary.train(texts(200), path / "vocabulary.model", 80)
+    t5.train(texts(200), path / "vocabulary.model", 80)
     for split, count in {"train": 60, "validation": 7}.items():
         for shard in range(2):
             lines = "".join(json.dumps({"text": t}) + "\n" for t in texts(count)[shard::2])
@@ -112,7 +112,7 @@ def test_of_mc4_the_languages_that_are_there_are_cached(tmp_path):
     for name in ("c4-sw", "c4-sw-validation"):
         path = tmp_path / "multilingual" / f"{name}.tfrecord-00000-of-00001.json.gz"
         path.write_bytes(gzip.compress(b'{"text": "habari"}\n'))
-    vocabulary.train(texts(200), tmp_path / "vocabulary.model", 80)
+    t5.train(texts(200), tmp_path / "vocabulary.model", 80)
     with gin.unlock_config():
         gin.bind_parameter("%DATA_DIR", str(tmp_path))
         gin.bind_parameter("%VOCABULARY_PATH", f"{tmp_path}/vocabulary.model")

@@ -10,8 +10,7 @@ import tensorflow as tf
 from switch_tf.commands import main as main_module
 from switch_tf.commands import tasks as command
 from switch_tf.data import registry
-from switch_tf.tasks.docstrings import examples as pydocs_examples
-from switch_tf.tasks.docstrings import parse as pydocs_parse
+from switch_tf.tasks.docstrings import examples, parse
 from switch_tf.tasks.sources import local_files
 
 BYTES = seqio.ByteVocabulary(extra_ids=100)
@@ -343,12 +342,12 @@ def test_a_bad_line_of_a_file_is_one_line_and_status_2(
 def test_the_docstring_tasks_are_shown_from_a_corpus_made_on_the_way(shown, tmp_path, monkeypatch):
     body = "Counts the sized apples:pears of an orchard"
     documents = [
-        pydocs_parse.Document(f"{body}.\n\n{body} number {i}.", name, "n")
-        for name in pydocs_examples.LABELS
+        parse.Document(f"{body}.\n\n{body} number {i}.", name, "n")
+        for name in examples.LABELS
         for i in range(4)
     ]
-    monkeypatch.setattr(pydocs_parse, "find_libraries", dict)
-    monkeypatch.setattr(pydocs_parse, "parse_libraries", lambda folders, workers: documents)
+    monkeypatch.setattr(parse, "find_libraries", dict)
+    monkeypatch.setattr(parse, "parse_libraries", lambda folders, workers: documents)
     lines = shown(
         "pydocs_summary",
         "--num_examples=1",

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf.layers.attention import Attention, Cache, mask_bias
-from switch_tf.layers.base import Uncast
+from switch_tf.layers.base import UncastTensor
 from switch_tf.layers.context import step_seed
 from switch_tf.mesh import to_numpy
 from switch_tf.optimizers.adafactor import Adafactor
@@ -137,7 +137,7 @@ def test_a_bias_stays_float32_on_its_way_in():
 
     @compiled
     def run(bias):
-        return layer(x_BLM, bias=Uncast(bias))
+        return layer(x_BLM, bias=UncastTensor(bias))
 
     moved, same = run(bias), run(0 * bias)
     assert (moved.numpy() != same.numpy()).any()

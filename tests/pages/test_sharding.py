@@ -40,7 +40,7 @@ def test_the_all_to_alls_are_of_the_experts_capacity():
 
 
 def test_collectives_that_are_alike_share_a_row():
-    lines = list(page.section("data", page.Measured(on_paper("data"), FOUND)))
+    lines = list(page.section("data", page.LayoutMeasurements(on_paper("data"), FOUND)))
     assert "| all-to-all | bf16 | 10 | 4 | 2 | 40 |" in lines
 
 
@@ -63,5 +63,5 @@ def test_activations_lie_in_the_lowered_step_as_the_layout_has_them(name):
 
 def test_a_picture_is_drawn(tmp_path):
     path = tmp_path / "picture.png"
-    page.draw(page.Measured(on_paper("expert_model_data"), []), path)
+    page.draw(page.LayoutMeasurements(on_paper("expert_model_data"), []), path)
     assert path.read_bytes().startswith(b"\x89PNG")

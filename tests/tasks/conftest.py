@@ -4,11 +4,9 @@ import gin
 import pytest
 
 from switch_tf.tasks import pydocs
-from switch_tf.tasks.docstrings import corpus as pydocs_corpus
-from switch_tf.tasks.docstrings import examples as pydocs_examples
-from switch_tf.tasks.docstrings import parse as pydocs_parse
+from switch_tf.tasks.docstrings import corpus, examples, parse
 from switch_tf.tasks.docstrings.parse import Document
-from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.vocabulary import t5
 from tests.tasks import official_files
 
 WORDS = [
@@ -28,11 +26,11 @@ def make_documents(count=2000):
     random_words = random.Random(0)
     documents = []
     for i in range(count):
-        library = i % len(pydocs_examples.LABELS)
+        library = i % len(examples.LABELS)
         a, b, c = random_words.sample(WORDS[library], 3)
         summary = f"Makes the {a}, the {b} and the {c} {i}."
         text = f"{summary}\n\nThe {a}, {b} and {c} of {library} number {i}."
-        documents.append(Document(text, pydocs_examples.LABELS[library], f"f{i}"))
+        documents.append(Document(text, examples.LABELS[library], f"f{i}"))
     return sorted(documents, key=lambda d: d.key)
 
 
@@ -41,17 +39,17 @@ def parses(monkeypatch):
     """Puts a small corpus in the place of the installed packages; counts how often it is parsed."""
     count = []
 
-    def parse(folders, workers):
+    def parse_libraries(folders, workers):
         count.append(1)
         return make_documents()
 
-    monkeypatch.setattr(pydocs_parse, "find_libraries", dict)
-    monkeypatch.setattr(pydocs_parse, "parse_libraries", parse)
+    monkeypatch.setattr(parse, "find_libraries", dict)
+    monkeypatch.setattr(parse, "parse_libraries", parse_libraries)
     return count
 
 
 @pytest.fixture
-def corpus(parses, tmp_path):
+def small_corpus(parses, tmp_path):
     """The small corpus, in a cache of its own, with a vocabulary of 150 pieces."""
     with gin.unlock_config():
         gin.parse_config(
@@ -59,7 +57,7 @@ def corpus(parses, tmp_path):
         )
     yield tmp_path / "cache"
     gin.clear_config()
-    pydocs_corpus._read.cache_clear()
+    corpus._read.cache_clear()
     pydocs._columns.cache_clear()
 
 
@@ -69,7 +67,7 @@ def official_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("official")
     official_files.write(folder)
     texts = [path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()]
-    vocabulary.train(texts, folder / "vocabulary.model", 150)
+    t5.train(texts, folder / "vocabulary.model", 150)
     return folder
 
 

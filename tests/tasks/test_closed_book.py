@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from switch_tf.data import registry
 from switch_tf.errors import UserError
 from switch_tf.tasks import closed_book
-from switch_tf.tasks.sources import availability as sources
+from switch_tf.tasks.sources import availability
 from tests.tasks import official_files
 from tests.tasks.official_files import set_macros, write_file
 
@@ -143,10 +143,10 @@ def test_what_is_tested_is_neither_needed_nor_read_before_it_is_asked_for(name, 
     with pytest.raises(UserError, match=str(test)):
         source.examples("test")
     test.unlink()
-    assert sources.state(source) == "yes" and source.splits == ("train", "validation")
+    assert availability.state(source) == "yes" and source.splits == ("train", "validation")
     source.prepare()
     (folder / FILES[name].format("train")).unlink()
-    assert sources.state(source) == f"no: {FILES[name].format('train')}"
+    assert availability.state(source) == f"no: {FILES[name].format('train')}"
 
 
 def test_a_question_that_is_left_out_moves_none_but_those_at_the_border(folder, capsys):

@@ -14,7 +14,7 @@ from switch_tf.data import features, registry
 from switch_tf.errors import UserError
 from switch_tf.tasks import local_text
 from switch_tf.tasks.sources import local_files, text_files
-from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.vocabulary import t5
 from tests.helpers import on_ram
 from tests.tasks.official_files import set_macros
 
@@ -57,7 +57,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def trained(folder):
-    vocabulary.train(texts(0, 40), folder / "vocabulary.model", 34)
+    t5.train(texts(0, 40), folder / "vocabulary.model", 34)
     set_macros(VOCABULARY_PATH=str(folder / "vocabulary.model"))
     return folder
 

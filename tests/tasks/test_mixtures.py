@@ -77,7 +77,7 @@ def mixtures_of_the_project():
 
 
 @pytest.fixture
-def data(official, corpus, tmp_path):
+def data(official, small_corpus, tmp_path):
     """Small files of everything that a mixture reads."""
     rates._estimate.cache_clear()
     for language, count in DOCUMENTS.items():

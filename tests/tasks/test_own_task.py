@@ -11,7 +11,7 @@ import pytest
 import seqio
 
 from switch_tf.commands import main as main_module
-from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.vocabulary import t5
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "tasks.md").read_text()
@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
     pairs = [f"what comes after {i}\t{i + 1}\n" for i in range(40)]
     (tmp_path / "train.tsv").write_text("".join(pairs[:32]))
     (tmp_path / "validation.tsv").write_text("".join(pairs[32:]))
-    vocabulary.train(pairs, tmp_path / "vocabulary.model", 40)
+    t5.train(pairs, tmp_path / "vocabulary.model", 40)
     (tmp_path / "my_tasks.py").write_text(MODULE)
     yield tmp_path
     gin.clear_config()

@@ -6,20 +6,19 @@ from t5.evaluation import metrics
 
 from switch_tf.data import features
 from switch_tf.tasks import pydocs
-from switch_tf.tasks.docstrings import corpus as pydocs_corpus
-from switch_tf.tasks.docstrings import examples as pydocs_examples
+from switch_tf.tasks.docstrings import corpus, examples
 from tests.helpers import task_data
 
 LENGTHS = {"inputs": 256, "targets": 64}
-SUPERVISED = tuple(pydocs_examples.MAKERS)
-CLASSIFIED = tuple(pydocs_examples.LABEL_NAMES)
+SUPERVISED = tuple(examples.MAKERS)
+CLASSIFIED = tuple(examples.LABEL_NAMES)
 
 
 def source(name):
     return seqio.TaskRegistry.get(name).source
 
 
-def examples(name, split="validation", **kwargs):
+def prepared(name, split="validation", **kwargs):
     task = seqio.get_mixture_or_task(name)
     return task.get_dataset(LENGTHS, split, seed=0, **kwargs).as_numpy_iterator()
 
@@ -30,18 +29,18 @@ def ids(dataset):
 
 
 @pytest.mark.parametrize("name", ["pydocs_span_corruption", *SUPERVISED])
-def test_no_text_of_a_validation_example_is_in_train(corpus, name):
+def test_no_text_of_a_validation_example_is_in_train(small_corpus, name):
     seen = [set(source(name).columns(split)["text"]) for split in ("train", "validation")]
     assert all(seen) and not seen[0] & seen[1]
 
 
-def test_all_documents_are_for_pre_training(corpus):
-    texts = [d.text.encode() for d in pydocs_corpus.documents("train")]
+def test_all_documents_are_for_pre_training(small_corpus):
+    texts = [d.text.encode() for d in corpus.documents("train")]
     assert list(source("pydocs_span_corruption").columns("train")["text"]) == texts
 
 
-def test_the_first_examples_of_validation_are_kept(corpus, monkeypatch):
-    everything = pydocs_examples.rte(pydocs_corpus.documents("validation"))
+def test_the_first_examples_of_validation_are_kept(small_corpus, monkeypatch):
+    everything = examples.rte(corpus.documents("validation"))
     monkeypatch.setattr(pydocs, "_MAX_VALIDATION", 8)
     for name in SUPERVISED:
         rows = 8 * (2 if name == "pydocs_copa" else 1)
@@ -51,7 +50,7 @@ def test_the_first_examples_of_validation_are_kept(corpus, monkeypatch):
     assert [text.decode() for text in kept] == [e["summary"] for e in everything[:8]]
 
 
-def test_the_labels_of_the_validation_examples_are_balanced(corpus, monkeypatch):
+def test_the_labels_of_the_validation_examples_are_balanced(small_corpus, monkeypatch):
     monkeypatch.setattr(pydocs, "_MAX_VALIDATION", 8)
     labels = source("pydocs_library").columns("validation")["label"]
     assert np.bincount(labels).tolist() == [1] * 8
@@ -68,14 +67,14 @@ def test_the_labels_of_the_validation_examples_are_balanced(corpus, monkeypatch)
         ("pydocs_summary", "summarize: {text}"),
     ],
 )
-def test_inputs_and_targets_are_texts_in_the_form_of_t5(corpus, name, form):
+def test_inputs_and_targets_are_texts_in_the_form_of_t5(small_corpus, name, form):
     columns = source(name).columns("validation")
-    found = list(examples(name, shuffle=False))
+    found = list(prepared(name, shuffle=False))
     assert len(found) == source(name).num_input_examples("validation") > 0
     for i, example in enumerate(found):
         row = {k: v[i].decode() if isinstance(v[i], bytes) else v[i] for k, v in columns.items()}
         assert example["inputs_pretokenized"].decode() == form.format(**row)
-        label_names = pydocs_examples.LABEL_NAMES.get(name)
+        label_names = examples.LABEL_NAMES.get(name)
         answer = row.get("choice", row.get("summary"))
         target = label_names[row["label"]] if label_names else answer
         assert example["targets_pretokenized"].decode() == target
@@ -86,12 +85,12 @@ def test_inputs_and_targets_are_texts_in_the_form_of_t5(corpus, name, form):
 @pytest.mark.parametrize("name", CLASSIFIED)
 def test_a_label_becomes_its_class_and_other_text_none(name):
     task = seqio.TaskRegistry.get(name)
-    labels = pydocs_examples.LABEL_NAMES[name]
+    labels = examples.LABEL_NAMES[name]
     assert [task.postprocess_fn(label) for label in labels] == list(range(len(labels)))
     assert task.postprocess_fn("of no class") == task.postprocess_fn("") == -1
 
 
-def test_choices_to_train_on_are_right_and_those_to_rank_have_their_rival(corpus):
+def test_choices_to_train_on_are_right_and_those_to_rank_have_their_rival(small_corpus):
     assert source("pydocs_copa").columns("train")["is_correct"].all()
     columns = source("pydocs_copa").columns("validation")
     assert columns["is_correct"].reshape(-1, 2).sum(axis=1).tolist() == [1] * (
@@ -99,7 +98,7 @@ def test_choices_to_train_on_are_right_and_those_to_rank_have_their_rival(corpus
     )
 
 
-def test_wrong_choices_do_not_count_in_teacher_forced_evaluation(corpus):
+def test_wrong_choices_do_not_count_in_teacher_forced_evaluation(small_corpus):
     found = [e["decoder_target_tokens"] for e in examples_of_evaluation("pydocs_copa")]
     columns = source("pydocs_copa").columns("validation")
     rows = np.concatenate(found)
@@ -112,9 +111,9 @@ def examples_of_evaluation(name):
     ).as_numpy_iterator()
 
 
-def test_the_choice_with_the_likelier_tokens_is_taken(corpus):
+def test_the_choice_with_the_likelier_tokens_is_taken(small_corpus):
     task = seqio.TaskRegistry.get("pydocs_copa")
-    found = list(examples("pydocs_copa"))
+    found = list(prepared("pydocs_copa"))
     targets = [task.postprocess_fn(0.0, example=e, is_target=True) for e in found]
     lengths = np.array([len(e["targets"]) for e in found])
     right = np.array([e["is_correct"] for e in found])
@@ -125,9 +124,9 @@ def test_the_choice_with_the_likelier_tokens_is_taken(corpus):
 
 
 @pytest.mark.parametrize("name", (*CLASSIFIED, "pydocs_summary"))
-def test_perfect_predictions_have_100_and_empty_ones_0(corpus, name):
+def test_perfect_predictions_have_100_and_empty_ones_0(small_corpus, name):
     task = seqio.TaskRegistry.get(name)
-    texts = [e["targets_pretokenized"].decode() for e in examples(name)]
+    texts = [e["targets_pretokenized"].decode() for e in prepared(name)]
     targets = [task.postprocess_fn(text, is_target=True) for text in texts]
     (metric,) = task.metric_fns
     for answers, score in ((texts, 100), ([""] * len(texts), 0)):
@@ -135,7 +134,7 @@ def test_perfect_predictions_have_100_and_empty_ones_0(corpus, name):
         assert found and set(found.values()) == {score}
 
 
-def test_the_mixture_gives_examples_of_all_its_tasks(corpus):
+def test_the_mixture_gives_examples_of_all_its_tasks(small_corpus):
     mixture = seqio.MixtureRegistry.get("pydocs_finetune")
     assert {task.name for task in mixture.tasks} == set(SUPERVISED)
     dataset = mixture.get_dataset(LENGTHS, "train", seed=0).take(200)
@@ -147,7 +146,7 @@ def test_the_mixture_gives_examples_of_all_its_tasks(corpus):
     assert sum(counts) == 200 and min(counts) > 2
 
 
-def test_span_corruption_fills_the_lengths_and_ends(corpus):
+def test_span_corruption_fills_the_lengths_and_ends(small_corpus):
     lengths = {"inputs": 64, "targets": 14}
     task = seqio.TaskRegistry.get("pydocs_span_corruption")
     found = list(task.get_dataset(lengths, "train", seed=0).take(10).as_numpy_iterator())
@@ -155,7 +154,7 @@ def test_span_corruption_fills_the_lengths_and_ends(corpus):
         assert {(len(e[name]), e[name][-1]) for e in found} == {(length, 1)}
 
 
-def test_the_order_is_new_in_each_epoch_and_the_seed_decides_it(corpus):
+def test_the_order_is_new_in_each_epoch_and_the_seed_decides_it(small_corpus):
     pydocs_rte = source("pydocs_rte")
     count = pydocs_rte.num_input_examples("validation")
     two_epochs = ids(pydocs_rte.get_dataset("validation", seed=1).repeat(2))
@@ -167,7 +166,7 @@ def test_the_order_is_new_in_each_epoch_and_the_seed_decides_it(corpus):
     assert ids(pydocs_rte.get_dataset("validation", shuffle=False)) == list(range(count))
 
 
-def test_hosts_share_the_examples(corpus):
+def test_hosts_share_the_examples(small_corpus):
     pydocs_rte = source("pydocs_rte")
     shards = [
         ids(pydocs_rte.get_dataset("validation", shard_info=seqio.ShardInfo(i, 3)))
@@ -177,7 +176,7 @@ def test_hosts_share_the_examples(corpus):
     assert all(shards)
 
 
-def test_a_checkpoint_restores_the_position(corpus, tmp_path):
+def test_a_checkpoint_restores_the_position(small_corpus, tmp_path):
     iterator = iter(source("pydocs_rte").get_dataset("train", seed=1))
     for _ in range(100):
         next(iterator)
@@ -188,11 +187,11 @@ def test_a_checkpoint_restores_the_position(corpus, tmp_path):
     assert [int(next(restored)["idx"]) for _ in range(100)] == expected
 
 
-def test_another_cache_has_its_own_examples(corpus, monkeypatch, tmp_path):
+def test_another_cache_has_its_own_examples(small_corpus, monkeypatch, tmp_path):
     before = source("pydocs_rte").columns("train")
-    monkeypatch.setattr(pydocs_corpus, "prepare", lambda: tmp_path)
-    monkeypatch.setattr(pydocs_corpus, "documents", lambda split: [])
-    monkeypatch.setitem(pydocs_examples.MAKERS, "pydocs_rte", lambda _: [{"text": "a", "label": 1}])
+    monkeypatch.setattr(corpus, "prepare", lambda: tmp_path)
+    monkeypatch.setattr(corpus, "documents", lambda split: [])
+    monkeypatch.setitem(examples.MAKERS, "pydocs_rte", lambda _: [{"text": "a", "label": 1}])
     after = source("pydocs_rte").columns("train")
     assert len(before["text"]) > 1000 and after["text"].tolist() == [b"a"]
 

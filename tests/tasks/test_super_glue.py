@@ -12,7 +12,7 @@ from switch_tf.errors import UserError
 from switch_tf.metrics.writer import read_metrics
 from switch_tf.tasks import super_glue
 from switch_tf.tasks.parts import rates
-from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.vocabulary import t5
 from switch_tf.training.train import train
 from tests.tasks import super_glue_files
 from tests.tasks.official_files import set_macros
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("super_glue")
     super_glue_files.write(folder)
     words = [f"{inputs} {targets}" for inputs, targets in TEXTS.values()] * 20
-    vocabulary.train(words, folder / "vocabulary.model", 80)
+    t5.train(words, folder / "vocabulary.model", 80)
     return folder
 
 

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from switch_tf.tasks.docstrings import corpus as pydocs_corpus
-from switch_tf.tasks.docstrings import examples as pydocs_examples
+from switch_tf.tasks.docstrings import corpus, examples
 from switch_tf.tasks.docstrings.examples import LABELS
 from switch_tf.tasks.docstrings.parse import Document
 
@@ -24,8 +23,8 @@ TWO = [document(ALPHA, ALPHA_BODY, "jax"), document(HOTEL, HOTEL_BODY, "nltk")]
 
 
 @pytest.fixture
-def documents(corpus):
-    return pydocs_corpus.documents("train")
+def documents(small_corpus):
+    return corpus.documents("train")
 
 
 ALPHA_TEXT = "An alpha, a bravo and a delta are added."
@@ -39,7 +38,7 @@ def summaries_by_text(documents):
 
 def questions(documents):
     """(text, right summary, wrong summary) of the questions of copa."""
-    rows = pydocs_examples.copa(documents)
+    rows = examples.copa(documents)
     assert [(row["idx"], row["choice_idx"]) for row in rows] == [
         (i, j) for i in range(len(rows) // 2) for j in range(2)
     ]
@@ -55,7 +54,7 @@ def test_copa_offers_the_summary_of_the_text_and_one_of_another():
 
 
 def test_each_choice_of_copa_is_right_as_often_as_wrong_and_comes_first_as_often(documents):
-    rows = pydocs_examples.copa(documents)
+    rows = examples.copa(documents)
     assert len(rows) > 1000
     labels = collections.defaultdict(list)
     for row in rows:
@@ -65,25 +64,25 @@ def test_each_choice_of_copa_is_right_as_often_as_wrong_and_comes_first_as_often
 
 
 def test_rte_has_each_summary_with_its_text_and_with_another():
-    examples = pydocs_examples.rte(TWO)
-    assert {(e["summary"], e["text"]): e["label"] for e in examples} == {
+    rows = examples.rte(TWO)
+    assert {(e["summary"], e["text"]): e["label"] for e in rows} == {
         (ALPHA, ALPHA_TEXT): 0,
         (HOTEL, HOTEL_BODY): 0,
         (ALPHA, HOTEL_BODY): 1,
         (HOTEL, ALPHA_TEXT): 1,
     }
-    assert [e["idx"] for e in examples] == list(range(4))
+    assert [e["idx"] for e in rows] == list(range(4))
 
 
 def test_a_part_of_an_example_alone_says_nothing_of_its_label(documents):
     for maker, columns in (
-        (pydocs_examples.rte, ("summary",)),
-        (pydocs_examples.rte, ("text",)),
+        (examples.rte, ("summary",)),
+        (examples.rte, ("text",)),
     ):
-        examples = maker(documents)
-        assert len(examples) > 1000
+        rows = maker(documents)
+        assert len(rows) > 1000
         labels = collections.defaultdict(list)
-        for example in examples:
+        for example in rows:
             labels[tuple(example[name] for name in columns)].append(example["label"])
         assert all(2 * sum(values) == len(values) for values in labels.values())
 
@@ -95,22 +94,22 @@ def test_the_wrong_summary_is_of_another_library_and_shares_no_content_word(docu
         libraries[d.parts[0]].add(d.library)
     for text, right, wrong in itertools.islice(questions(documents), 500):
         assert len(libraries[wrong] | libraries[right]) > 1
-        words = pydocs_examples.content_words(text)
-        assert len(pydocs_examples.content_words(right) & words) >= 2
-        assert not pydocs_examples.content_words(wrong) & words
+        words = examples.content_words(text)
+        assert len(examples.content_words(right) & words) >= 2
+        assert not examples.content_words(wrong) & words
 
 
 def test_the_right_summary_is_that_of_the_text(documents):
     owners = summaries_by_text(documents)
     for text, right, _ in itertools.islice(questions(documents), 100):
         assert right in owners(text)
-    for example in pydocs_examples.summary(documents)[:100]:
+    for example in examples.summary(documents)[:100]:
         assert example["summary"] in owners(example["text"])
 
 
 def test_a_harder_difficulty_takes_the_wrong_summary_from_the_same_library(documents, monkeypatch):
-    harder = pydocs_examples.Difficulty(same_library=True, shared_words=2, lure_words=1)
-    monkeypatch.setattr(pydocs_examples, "DIFFICULTY", harder)
+    harder = examples.Difficulty(same_library=True, shared_words=2, lure_words=1)
+    monkeypatch.setattr(examples, "DIFFICULTY", harder)
     libraries = collections.defaultdict(set)
     for d in documents:
         libraries[d.parts[0]].add(d.library)
@@ -122,13 +121,13 @@ def test_a_harder_difficulty_takes_the_wrong_summary_from_the_same_library(docum
 def test_passages_do_not_overlap_and_the_best_comes_first():
     words = {"alpha", "bravo", "delta"}
     text = "alpha bravo " + "x " * 60 + "alpha bravo\ndelta " + "y " * 60 + "delta " + "z " * 60
-    easy = pydocs_examples.DIFFICULTY
-    found = pydocs_examples.passages(text, words, easy)
+    easy = examples.DIFFICULTY
+    found = examples.passages(text, words, easy)
     assert [len(words & set(passage.split())) for passage in found] == [3, 2]
-    assert all(len(p) <= pydocs_examples.PASSAGE_CHARACTERS for p in found)
+    assert all(len(p) <= examples.PASSAGE_CHARACTERS for p in found)
     assert all(p in " ".join(text.split()) for p in found)
-    assert pydocs_examples.passages(text, {"alpha"}, easy) == []
-    assert pydocs_examples.passages("", words, easy) == []
+    assert examples.passages(text, {"alpha"}, easy) == []
+    assert examples.passages("", words, easy) == []
 
 
 @pytest.mark.parametrize(
@@ -147,20 +146,19 @@ def test_passages_do_not_overlap_and_the_best_comes_first():
     ],
 )
 def test_documents_that_cannot_be_told_apart_give_no_example(documents):
-    assert pydocs_examples.copa(documents) == pydocs_examples.rte(documents) == []
+    assert examples.copa(documents) == examples.rte(documents) == []
 
 
 def test_library_has_each_label_equally_often_and_in_turn(documents):
-    examples = pydocs_examples.library(documents)
-    assert [e["label"] for e in examples] == list(range(len(LABELS))) * (len(examples) // 8)
-    assert [e["idx"] for e in examples] == list(range(len(examples)))
+    rows = examples.library(documents)
+    assert [e["label"] for e in rows] == list(range(len(LABELS))) * (len(rows) // 8)
+    assert [e["idx"] for e in rows] == list(range(len(rows)))
     libraries = {
-        pydocs_examples.shorten(d.text, pydocs_examples.LONG_BODY_CHARACTERS): d.library
-        for d in documents
+        examples.shorten(d.text, examples.LONG_BODY_CHARACTERS): d.library for d in documents
     }
-    assert all(libraries[e["text"]] == LABELS[e["label"]] for e in examples)
+    assert all(libraries[e["text"]] == LABELS[e["label"]] for e in rows)
     counts = collections.Counter(d.library for d in documents)
-    assert len(examples) == 8 * min(counts.values())
+    assert len(rows) == 8 * min(counts.values())
 
 
 @pytest.mark.parametrize(
@@ -175,17 +173,17 @@ def test_library_has_each_label_equally_often_and_in_turn(documents):
     ],
 )
 def test_names_that_give_the_library_away_are_masked(text, masked):
-    examples = pydocs_examples.library([Document(text, name, "n") for name in LABELS])
-    assert [e["text"] for e in examples] == [masked] * len(LABELS)
+    rows = examples.library([Document(text, name, "n") for name in LABELS])
+    assert [e["text"] for e in rows] == [masked] * len(LABELS)
 
 
 def test_a_library_without_documents_leaves_no_example():
-    assert pydocs_examples.library([Document("text", name, "n") for name in LABELS[1:]]) == []
+    assert examples.library([Document("text", name, "n") for name in LABELS[1:]]) == []
 
 
 def test_summary_pairs_the_passage_with_its_summary():
-    examples = pydocs_examples.summary([*TWO, document(ALPHA, HOTEL_BODY)])
-    assert {(e["text"], e["summary"]) for e in examples} == {
+    rows = examples.summary([*TWO, document(ALPHA, HOTEL_BODY)])
+    assert {(e["text"], e["summary"]) for e in rows} == {
         (ALPHA_TEXT, ALPHA),
         (HOTEL_BODY, HOTEL),
     }
@@ -194,7 +192,7 @@ def test_summary_pairs_the_passage_with_its_summary():
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(text=st.text("ab \n\t"), characters=st.integers(1, 30))
 def test_a_shortened_text_is_one_line_cut_at_the_end_of_a_word(text, characters):
-    words, short = text.split(), pydocs_examples.shorten(text, characters)
+    words, short = text.split(), examples.shorten(text, characters)
     assert len(short) <= characters
     if words and len(words[0]) > characters:
         assert short == words[0][:characters]
@@ -207,4 +205,4 @@ def test_a_shortened_text_is_one_line_cut_at_the_end_of_a_word(text, characters)
 
 def test_content_words_are_long_lower_case_and_not_common():
     text = "This Array, which_has more Values than 4th arrays: return them."
-    assert pydocs_examples.content_words(text) == {"array", "arrays"}
+    assert examples.content_words(text) == {"array", "arrays"}

@@ -1,7 +1,7 @@
 import pytest
 
 from switch_tf.errors import UserError
-from switch_tf.tasks.docstrings import parse as pydocs_parse
+from switch_tf.tasks.docstrings import parse
 from switch_tf.tasks.docstrings.parse import Document, parse_libraries, parse_source
 
 LONG = "Adds two numbers.\n\n    " + "The sum is exact for integers. " * 10
@@ -75,4 +75,4 @@ def test_a_summary_is_a_first_paragraph_of_one_sentence(text, parts):
 
 def test_a_package_that_is_not_installed_is_named():
     with pytest.raises(UserError, match="'no_such_package' is not installed"):
-        pydocs_parse.find_libraries(["no_such_package"])
+        parse.find_libraries(["no_such_package"])

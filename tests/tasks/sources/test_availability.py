@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from switch_tf.tasks import c4, pydocs, super_glue  # noqa: F401 - registers their tasks
-from switch_tf.tasks.sources import availability as sources
+from switch_tf.tasks.sources import availability
 from tests.tasks.official_files import set_macros
 
 BOOLQ = "super_glue/boolq:1.0.2"
@@ -47,83 +47,85 @@ def test_what_tfds_has_prepared_is_seen_by_its_folder(tfds_folder, name, prepare
     prepare(tfds_folder, prepared)
     state = "yes" if is_there else "no: not prepared by TFDS"
     source = seqio.TfdsDataSource(name, splits=["train"])
-    assert (sources.describe(source), sources.state(source)) == (name, state)
+    assert (availability.describe(source), availability.state(source)) == (name, state)
 
 
 def test_a_source_of_tfds_may_have_a_folder_or_datasets_of_its_own(tmp_path):
     prepare(tmp_path / "own", "xsum/1.1.0")
     own = str(tmp_path / "own")
     source = seqio.TfdsDataSource("xsum:1.1.0", tfds_data_dir=own, splits=["train"])
-    assert sources.state(source) == "yes"
+    assert availability.state(source) == "yes"
     split = seqio.TfdsSplit(dataset="xsum:1.1.0", split="train", data_dir=own)
     other = seqio.TfdsSplit(dataset="squad:1.0.0", split="train", data_dir=own)
     source = seqio.TfdsDataSource(splits={"train": split, "validation": split})
-    assert (sources.describe(source), sources.state(source)) == ("xsum:1.1.0", "yes")
+    assert (availability.describe(source), availability.state(source)) == ("xsum:1.1.0", "yes")
     source = seqio.TfdsDataSource(splits={"train": split, "validation": other})
-    assert sources.describe(source) == "xsum:1.1.0, squad:1.0.0"
-    assert sources.state(source) == "no: not prepared by TFDS"
+    assert availability.describe(source) == "xsum:1.1.0, squad:1.0.0"
+    assert availability.state(source) == "no: not prepared by TFDS"
 
 
 def test_files_are_looked_for(tmp_path):
     (tmp_path / "a.tsv").write_text("a")
     names = [f"{tmp_path}/{name}" for name in ("*.tsv", "b.txt", "c.txt")]
     source = seqio.TextLineDataSource(dict(zip(["train", "dev", "test"], names, strict=True)))
-    assert sources.describe(source) == ", ".join(names)
-    assert sources.state(source) == f"no: {names[1]} and 1 more"
+    assert availability.describe(source) == ", ".join(names)
+    assert availability.state(source) == f"no: {names[1]} and 1 more"
     source = seqio.TextLineDataSource({"train": [names[0]]})
-    assert sources.state(source) == "yes"
+    assert availability.state(source) == "yes"
 
 
 def test_an_address_is_not_looked_up():
     source = seqio.TextLineDataSource({"train": "gs://bucket/a.tsv"})
-    assert sources.state(source) == "not known: gs://bucket/a.tsv"
+    assert availability.state(source) == "not known: gs://bucket/a.tsv"
 
 
 def test_a_function_is_there_and_of_a_foreign_source_nothing_is_known():
     source = seqio.FunctionDataSource(read, ["train"])
-    assert (sources.describe(source), sources.state(source)) == ("function read", "yes")
+    assert (availability.describe(source), availability.state(source)) == ("function read", "yes")
 
     class Own(seqio.FunctionDataSource.__base__):
         supports_arbitrary_sharding = False
         list_shards = get_dataset = None
 
-    assert (sources.describe(Own(["train"])), sources.state(Own(["train"]))) == ("Own", "not known")
+    source = Own(["train"])
+    assert (availability.describe(source), availability.state(source)) == ("Own", "not known")
 
 
 def test_official_files_are_looked_for_where_gin_says(tfds_folder, tmp_path):
     source = super_glue.source("boolq")
-    assert sources.describe(source) == f"{BOOLQ} or DATA_DIR/BoolQ"
-    assert sources.state(source) == "no: not prepared by TFDS"
+    assert availability.describe(source) == f"{BOOLQ} or DATA_DIR/BoolQ"
+    assert availability.state(source) == "no: not prepared by TFDS"
     set_macros(DATA_DIR=str(tmp_path))
-    assert sources.state(source) == "no: BoolQ/train.jsonl and 1 more"
+    assert availability.state(source) == "no: BoolQ/train.jsonl and 1 more"
     os.makedirs(tmp_path / "BoolQ")
     for name in ("train", "val"):
         (tmp_path / "BoolQ" / f"{name}.jsonl").write_text("{}")
-    assert sources.state(source) == "yes"
+    assert availability.state(source) == "yes"
 
 
 def test_what_a_dataset_needs_besides_its_splits_is_missed(tmp_path):
     set_macros(DATA_DIR=str(tmp_path))
-    state = sources.state(seqio.get_mixture_or_task("xsum").source)
+    state = availability.state(seqio.get_mixture_or_task("xsum").source)
     assert state == "no: xsum/XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json and 1 more"
     os.makedirs(tmp_path / "xsum/xsum-extracts-from-downloads")
     (tmp_path / "xsum/XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json").write_text("{}")
-    assert sources.state(seqio.get_mixture_or_task("xsum").source) == "yes"
+    assert availability.state(seqio.get_mixture_or_task("xsum").source) == "yes"
 
 
 def test_shards_are_looked_for_where_gin_says(tmp_path):
     source = seqio.get_mixture_or_task("c4_span_corruption").source
-    assert sources.describe(source) == "c4/en:3.0.1 or DATA_DIR/en/c4-train.*.json.gz"
-    assert sources.state(source) == "no: not prepared by TFDS"
+    assert availability.describe(source) == "c4/en:3.0.1 or DATA_DIR/en/c4-train.*.json.gz"
+    assert availability.state(source) == "no: not prepared by TFDS"
     set_macros(DATA_DIR=str(tmp_path))
-    state = sources.state(source)
+    state = availability.state(source)
     assert state == f"no: {tmp_path}/en/c4-train.*.json.gz and 1 more"
     (tmp_path / "en").mkdir()
     for split in ("train", "validation"):
         (tmp_path / f"en/c4-{split}.00000-of-00001.json.gz").write_bytes(b"")
-    assert sources.state(source) == "yes"
+    assert availability.state(source) == "yes"
 
 
 def test_docstrings_are_there():
     source = pydocs.PydocsSource("pydocs_copa")
-    assert (sources.describe(source), sources.state(source)) == ("installed packages", "yes")
+    assert availability.describe(source) == "installed packages"
+    assert availability.state(source) == "yes"

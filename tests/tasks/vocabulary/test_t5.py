@@ -5,7 +5,7 @@ from t5.data import preprocessors
 
 from switch_tf.data import features
 from switch_tf.errors import UserError
-from switch_tf.tasks.vocabulary import t5 as vocabulary
+from switch_tf.tasks.vocabulary import t5
 
 TEXTS = [
     f"the {a} of a {b} goes {a}{b}" for a in "red blue green".split() for b in "cat dog".split()
@@ -14,9 +14,9 @@ TEXTS = [
 
 def test_ids_are_those_of_t5_and_the_same_texts_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        vocabulary.train(TEXTS, tmp_path / name, 20)
+        t5.train(TEXTS, tmp_path / name, 20)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    found = vocabulary.LazyVocabulary(lambda: str(tmp_path / "a"))
+    found = t5.LazyVocabulary(lambda: str(tmp_path / "a"))
     assert (found.pad_id, found.eos_id, found.unk_id) == (0, 1, 2)
     assert found.vocab_size == 120
     assert found.decode(found.encode("the red cat")) == "the red cat"
@@ -26,7 +26,7 @@ def test_ids_are_those_of_t5_and_the_same_texts_give_the_same_bytes(tmp_path):
 
 def test_too_little_text_is_one_line_with_the_largest_size(tmp_path):
     with pytest.raises(UserError, match=r"no vocabulary of 5000 pieces .*use at most \d+"):
-        vocabulary.train(TEXTS, tmp_path / "v", 5000)
+        t5.train(TEXTS, tmp_path / "v", 5000)
     assert not (tmp_path / "v").exists()
 
 
@@ -37,20 +37,20 @@ def test_an_error_of_the_texts_writes_nothing(tmp_path, size):
         raise UserError("a bad line")
 
     with pytest.raises(UserError, match="^a bad line$"):
-        vocabulary.train(texts(), tmp_path / "v", size)
+        t5.train(texts(), tmp_path / "v", size)
     assert not (tmp_path / "v").exists()
 
 
 def test_the_model_is_found_when_first_used_and_again_when_it_changes(tmp_path):
     for size in (20, 24):
-        vocabulary.train(TEXTS, tmp_path / str(size), size)
+        t5.train(TEXTS, tmp_path / str(size), size)
     asked = []
 
     def find():
         asked.append(1)
         return str(tmp_path / name)
 
-    found = vocabulary.LazyVocabulary(find)
+    found = t5.LazyVocabulary(find)
     assert not asked
     name = "20"
     assert found.vocab_size == 120
@@ -77,9 +77,9 @@ def corrupts_spans(of):
 
 
 def test_a_model_that_holds_sentinels_gets_no_further_ones(tmp_path):
-    vocabulary.train(TEXTS, tmp_path / "plain", 24)
-    plain = vocabulary.LazyVocabulary(lambda: str(tmp_path / "plain"))
-    own = vocabulary.LazyVocabulary(lambda: str(with_sentinels(tmp_path / "plain")))
+    t5.train(TEXTS, tmp_path / "plain", 24)
+    plain = t5.LazyVocabulary(lambda: str(tmp_path / "plain"))
+    own = t5.LazyVocabulary(lambda: str(with_sentinels(tmp_path / "plain")))
     assert (plain.extra_ids, own.extra_ids) == (100, 0)
     assert plain.vocab_size == own.vocab_size == 124
     text = "<extra_id_0> a <extra_id_99>"
@@ -89,7 +89,7 @@ def test_a_model_that_holds_sentinels_gets_no_further_ones(tmp_path):
 
 
 def test_sentinels_added_to_those_of_a_model_are_told(tmp_path):
-    vocabulary.train(TEXTS, tmp_path / "plain", 24)
+    t5.train(TEXTS, tmp_path / "plain", 24)
     twice = seqio.SentencePieceVocabulary(str(with_sentinels(tmp_path / "plain")), extra_ids=100)
     with pytest.raises(UserError, match="whose model holds the sentinels itself takes extra_ids=0"):
         features.check_vocabulary(corrupts_spans(twice), 300)

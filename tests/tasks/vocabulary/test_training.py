@@ -9,8 +9,7 @@ from t5.data import preprocessors as t5_preprocessors
 from switch_tf.errors import UserError
 from switch_tf.tasks import local_text, pydocs, super_glue  # noqa: F401 - registers its tasks
 from switch_tf.tasks.sources import local_files
-from switch_tf.tasks.vocabulary import t5 as vocabulary
-from switch_tf.tasks.vocabulary import training as vocabulary_training
+from switch_tf.tasks.vocabulary import t5, training
 from switch_tf.tasks.vocabulary.t5 import T5_OUTPUT_FEATURES
 from tests.tasks.official_files import set_macros
 
@@ -34,11 +33,11 @@ def folder(tmp_path):
 def sampled(monkeypatch):
     """Trains nothing; returns the texts that a vocabulary would be trained on."""
     given = []
-    monkeypatch.setattr(vocabulary, "train", lambda texts, path, size: given.extend(texts))
+    monkeypatch.setattr(t5, "train", lambda texts, path, size: given.extend(texts))
 
     def sample(provider):
         given.clear()
-        vocabulary_training.train(provider, 40)
+        training.train(provider, 40)
         return list(given)
 
     return sample
@@ -65,7 +64,7 @@ TOKENIZE = functools.partial(functools.partial(seqio.preprocessors.tokenize, wit
 
 def test_a_trained_vocabulary_is_written_where_gin_says_and_used(folder):
     path = folder / "new" / "vocabulary.model"
-    assert vocabulary_training.train(LOCAL, 34) == path
+    assert training.train(LOCAL, 34) == path
     found = LOCAL.output_features["targets"].vocabulary
     assert found.sentencepiece_model_file == str(path) and found.vocab_size == 134
     assert found.decode(found.encode("the red cat")) == "the red cat"
@@ -84,7 +83,7 @@ def test_text_is_what_the_task_would_tokenise(folder, sampled):
 
 
 def test_the_start_of_each_file_is_read(folder, sampled, monkeypatch):
-    monkeypatch.setattr(vocabulary, "TRAINING_CHARACTERS", 140)
+    monkeypatch.setattr(t5, "TRAINING_CHARACTERS", 140)
     (first, second), third = TEXTS[:2], TEXTS[30]
     left = 140 // 2 + 1
     assert sampled(LOCAL) == [
@@ -94,14 +93,14 @@ def test_the_start_of_each_file_is_read(folder, sampled, monkeypatch):
 
 
 def test_of_very_many_files_evenly_spread_ones_are_read(folder, sampled, monkeypatch):
-    monkeypatch.setattr(vocabulary_training, "MAX_FILES", 2)
+    monkeypatch.setattr(training, "MAX_FILES", 2)
     for name in "cde":
         (folder / f"{name}.txt").write_text(f"only {name}")
     assert sampled(LOCAL) == [*TEXTS[:30], "only d"]
 
 
 def test_a_mixture_shares_the_characters_among_its_tasks_that_train(folder, sampled, monkeypatch):
-    monkeypatch.setattr(vocabulary, "TRAINING_CHARACTERS", 20)
+    monkeypatch.setattr(t5, "TRAINING_CHARACTERS", 20)
     steps = [REKEY, TOKENIZE]
     parts = [task("a", steps), task("b", steps, splits=["train"]), task("c", steps, splits=["dev"])]
     for part in parts:
@@ -123,7 +122,7 @@ def test_tasks_of_official_files_train_one(official, sampled, tmp_path):
 
 def test_without_a_step_that_tokenises_is_one_line(folder):
     with pytest.raises(UserError) as raised:
-        vocabulary_training.train(task("own", [REKEY]), 40)
+        training.train(task("own", [REKEY]), 40)
     assert str(raised.value) == (
         "task 'own' has no seqio.preprocessors.tokenize among its preprocessors, so it cannot be "
         "told what text a vocabulary is to be trained on"
@@ -147,7 +146,7 @@ def test_without_a_step_that_tokenises_is_one_line(folder):
 )
 def test_a_vocabulary_of_the_tasks_own_is_one_line(folder, name, features, kind):
     with pytest.raises(UserError) as raised:
-        vocabulary_training.train(task(name, [REKEY, TOKENIZE], features), 40)
+        training.train(task(name, [REKEY, TOKENIZE], features), 40)
     assert str(raised.value) == (
         f"{kind}: none is trained for it; give it the features "
         "switch_tf.tasks.vocabulary.t5.T5_OUTPUT_FEATURES"
@@ -156,13 +155,13 @@ def test_a_vocabulary_of_the_tasks_own_is_one_line(folder, name, features, kind)
 
 def test_without_a_train_split_or_files_is_one_line(folder):
     with pytest.raises(UserError, match="^'own' has no split 'train' to train a vocabulary on$"):
-        vocabulary_training.train(task("own", [REKEY, TOKENIZE], splits=["dev"]), 40)
+        training.train(task("own", [REKEY, TOKENIZE], splits=["dev"]), 40)
     for name in ("no.tsv", "*.tsv"):
         lines = seqio.TextLineDataSource({"train": f"{folder}/{name}"})
         parse = functools.partial(t5_preprocessors.parse_tsv, field_names=["inputs", "targets"])
         own = seqio.Task("own", lines, T5_OUTPUT_FEATURES, [parse, TOKENIZE])
         with pytest.raises(UserError) as raised:
-            vocabulary_training.train(own, 40)
+            training.train(own, 40)
         assert str(raised.value) == f"no file for the split 'train' of task 'own': {folder}/{name}"
 
 
@@ -186,7 +185,7 @@ def test_a_vocabulary_that_cannot_be_trained_is_one_line(folder, size, path, mes
     set_macros(VOCABULARY_PATH=path)
     before = sorted(folder.iterdir())
     with pytest.raises(UserError) as raised:
-        vocabulary_training.train(LOCAL, size)
+        training.train(LOCAL, size)
     assert str(raised.value) == message.format(path)
     assert sorted(folder.iterdir()) == before
 
@@ -194,12 +193,12 @@ def test_a_vocabulary_that_cannot_be_trained_is_one_line(folder, size, path, mes
 def test_an_address_is_no_place_to_write_to(folder):
     set_macros(VOCABULARY_PATH="gs://bucket/v.model")
     with pytest.raises(UserError, match="gs://bucket/v.model': give a local path; this one"):
-        vocabulary_training.train(LOCAL, 40)
+        training.train(LOCAL, 40)
 
 
 def test_a_vocabulary_of_too_many_pieces_writes_nothing(folder):
     with pytest.raises(UserError, match=r"no vocabulary of 4000 pieces .*use at most \d+"):
-        vocabulary_training.train(LOCAL, 4000)
+        training.train(LOCAL, 4000)
     assert not (folder / "new" / "vocabulary.model").exists()
 
 
@@ -210,4 +209,4 @@ def test_a_bad_line_is_named_by_file_and_line(folder, monkeypatch):
     with gin.unlock_config():
         gin.bind_parameter("local_text.train", f"{folder}/c.jsonl")
     with pytest.raises(UserError, match=r"c.jsonl:2: not JSON: .*; mend or drop the line$"):
-        vocabulary_training.train(LOCAL, 4)
+        training.train(LOCAL, 4)

@@ -1,7 +1,7 @@
 import pytest
 
 from switch_tf.errors import UserError
-from switch_tf.tasks.vocabulary import path as vocabulary_path
+from switch_tf.tasks.vocabulary import vocabulary_path
 
 
 def test_a_file_is_found_by_its_path_and_an_address_is_not_looked_up(tmp_path, monkeypatch):
