@@ -118,7 +118,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_contributing_draws_the_house_as_it_is():
     page = (ROOT / "CONTRIBUTING.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \|[^|]+\|([^|]*)\|[^|]+\|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|[^|]+\|([^|\n]*)\|$", page, re.MULTILINE)
     drawn = {room: others.replace(",", "").split() for room, others in rows}
     without_errors = {
         room: [o for o in others if o != "errors"] for room, others in rooms().items()

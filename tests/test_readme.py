@@ -90,6 +90,13 @@ def test_a_script_of_the_readme_is_there_and_can_be_run(script):
     assert (ROOT / script).stat().st_mode & 0o111
 
 
+def test_the_table_of_the_house_has_every_folder_of_the_package():
+    folders = {path.parent.resolve() for path in (ROOT / "switch_tf").glob("*/__init__.py")}
+    (table,) = re.findall(r"^## The house\n(.*?)\n\n[^|\n]", TEXT, re.MULTILINE | re.DOTALL)
+    links = {(ROOT / target).resolve() for target in re.findall(r"\]\(([^)]+)\)", table)}
+    assert folders <= links
+
+
 @pytest.mark.parametrize("target", re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))
 def test_a_link_of_the_readme_leads_somewhere(target):
     assert (ROOT / target).exists()
