@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
         interrupted.
     """
     args = _parser().parse_args(argv)
-    experiment = registry.find(args.experiment + ("_long" if args.long else ""))
+    experiment = registry.find(args.experiment, args.variant)
     folder = args.output_dir or Path("runs") / experiment.name
     started = time.monotonic()
     runtime.start()
@@ -35,7 +35,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _parser() -> Parser:
-    rows = ((name, f"{e.reproduces}: {e.claim}") for name, e in registry.EXPERIMENTS.items())
+    rows = (
+        (" ".join((name, *(f"[--{flag}]" for flag in e.variants))), f"{e.reproduces}: {e.claim}")
+        for name, e in registry.EXPERIMENTS.items()
+    )
     parser = Parser(
         prog="switch-tf reproduce",
         description="Runs an experiment and ends with its table and picture. The same command "
@@ -44,14 +47,12 @@ def _parser() -> Parser:
     )
     parser.add_argument("experiment", metavar="NAME", help="one of the above")
     parser.add_argument(
-        "--long",
-        action="store_true",
-        help="NAME_long; of the quickstart 4,000 steps, sixteen experts, a second seed of each "
-        "model: over an hour",
-    )
-    parser.add_argument(
         "--output_dir",
         type=functools.partial(storage.local_path, "--output_dir"),
         help="local folder for runs and report (runs/NAME)",
     )
+    flags = parser.add_mutually_exclusive_group()
+    for flag, found in registry.variants().items():
+        text = "; ".join(f"of {name}: {variant.size}" for name, variant in found)
+        flags.add_argument(f"--{flag}", action="store_const", const=flag, dest="variant", help=text)
     return parser

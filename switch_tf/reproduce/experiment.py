@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from switch_tf.errors import UserError
 from switch_tf.reproduce.metrics import Measurements, Metric
 from switch_tf.reproduce.training_run import TrainingRun
 from switch_tf.reproduce.verdict import Verdict
@@ -20,29 +22,29 @@ class Arm:
     Attributes:
       model: the model's name in tables; the metrics of all its arms share a row.
       gin_files: values of `--gin_file`.
-      macros: name -> value, for `--gin.NAME`.
+      bindings: macro or `configurable.parameter` -> value, for `--gin.NAME`.
       seeds: one run for each seed; if empty, a single run with the gin files' SEED.
       starts_from: the arm whose first run's checkpoint is fine-tuned; None pre-trains.
     """
 
     model: str
     gin_files: Sequence[str]
-    macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seeds: Sequence[int] = ()
     starts_from: Arm | None = None
 
-    def runs(self, folder: Path, macros: Mapping[str, Any]) -> list[TrainingRun]:
+    def runs(self, folder: Path, bindings: Mapping[str, Any]) -> list[TrainingRun]:
         """The arm's runs in the order of its seeds.
 
         Args:
           folder: the experiment's folder.
-          macros: macros shared by all arms; the arm's own take precedence.
+          bindings: shared by all arms; the arm's own take precedence.
         """
         name, kind = f"pre-training {self.model}", "pretrain"
-        given = {**macros, **self.macros}
+        given = {**bindings, **self.bindings}
         if self.starts_from is not None:
             name, kind = f"fine-tuning {self.model}", "finetune"
-            (start, *_) = self.starts_from.runs(folder, macros)
+            (start, *_) = self.starts_from.runs(folder, bindings)
             given["INITIAL_CHECKPOINT_PATH"] = str(start.model_dir)
         place = folder / re.sub(r"\W+", "_", self.model).lower()
         if not self.seeds:
@@ -80,6 +82,9 @@ class Experiment:
       report: module of `switch_tf.reproduce` whose `make` makes the report from the finished runs.
         It is named, not imported: it may need TensorFlow, and experiments are listed before
         TensorFlow starts.
+      variants: flag, without dashes -> the experiment that `switch-tf reproduce NAME --FLAG` runs
+        in place of this one.
+      size: for a variant, how it differs, and how long it takes, in a few words for --help.
     """
 
     name: str
@@ -92,10 +97,27 @@ class Experiment:
     verdict: Callable[[Measurements], Verdict]
     times_dtype: bool = False
     report: str = "report"
+    variants: Mapping[str, Experiment] = dataclasses.field(default_factory=dict)
+    size: str = ""
 
-    def runs(self, folder: Path, macros: Mapping[str, Any]) -> dict[Arm, list[TrainingRun]]:
+    def __post_init__(self):
+        """Checks that no two runs share a folder.
+
+        Raises:
+          UserError: names of models differ only in case or punctuation, or an arm is there twice.
+        """
+        found = {}
+        for run in itertools.chain(*self.runs(Path(), {}).values()):
+            other = found.setdefault(run.model_dir, run)
+            if other is not run:
+                raise UserError(
+                    f"experiment '{self.name}': '{other.name}' and '{run.name}' share the folder "
+                    f"{run.model_dir}: give models names that differ in letters or digits"
+                )
+
+    def runs(self, folder: Path, bindings: Mapping[str, Any]) -> dict[Arm, list[TrainingRun]]:
         """Arm -> its runs in the order of its seeds; see `Arm.runs`."""
-        return {arm: arm.runs(folder, macros) for arm in self.arms}
+        return {arm: arm.runs(folder, bindings) for arm in self.arms}
 
     def measure(self, runs: Runs) -> Measurements:
         """Model -> metric name -> one value per seed, from the arm that has the metric."""

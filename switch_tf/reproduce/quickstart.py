@@ -27,6 +27,7 @@ def _quickstart(
     seeds: Mapping[str, Sequence[int]],
     switch: Mapping[str, Any],
     paper: float,
+    **others,
 ) -> Experiment:
     """Makes the experiment in one size.
 
@@ -34,8 +35,9 @@ def _quickstart(
       name: the experiment's name.
       pretrain: the gin file for pre-training.
       seeds: model -> its pre-training seeds.
-      switch: macros for the Switch model only.
+      switch: bindings for the Switch model only.
       paper: the Switch model's NLP in the paper, at the same capacity factor.
+      **others: further attributes of the experiment.
     """
     dense = Arm(DENSE, (*_DENSE_FILES, pretrain), seeds=seeds[DENSE])
     sparse = Arm(SWITCH, (*_SWITCH_FILES, pretrain), switch, seeds=seeds[SWITCH])
@@ -55,16 +57,10 @@ def _quickstart(
         verdict=ahead(SWITCH, DENSE, NLP),
         times_dtype=True,
         report="quickstart_report",
+        **others,
     )
 
 
-SHORT = _quickstart(
-    "quickstart",
-    "tables/quickstart.gin",
-    seeds={DENSE: (0, 1), SWITCH: (0,)},
-    switch={"NUM_EXPERTS": 8},
-    paper=-1.553,
-)
 # A capacity of twice the even share: at 1.25, sixteen experts drop 6% of the training tokens.
 LONG = _quickstart(
     "quickstart_long",
@@ -72,4 +68,13 @@ LONG = _quickstart(
     seeds={DENSE: (0, 1), SWITCH: (0, 1)},
     switch={"NUM_EXPERTS": 16, "CAPACITY_FACTOR": 2.0},
     paper=-1.554,
+    size="4,000 steps, sixteen experts, a second seed of each model: over an hour",
+)
+SHORT = _quickstart(
+    "quickstart",
+    "tables/quickstart.gin",
+    seeds={DENSE: (0, 1), SWITCH: (0,)},
+    switch={"NUM_EXPERTS": 8},
+    paper=-1.553,
+    variants={"long": LONG},
 )

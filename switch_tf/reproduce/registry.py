@@ -5,18 +5,38 @@ from switch_tf.gin_files import nearest
 from switch_tf.reproduce import quickstart
 from switch_tf.reproduce.experiment import Experiment
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (quickstart.SHORT, quickstart.LONG)}
+EXPERIMENTS = {experiment.name: experiment for experiment in (quickstart.SHORT,)}
 
 
-def find(name: str) -> Experiment:
+def find(name: str, variant: str | None = None) -> Experiment:
     """Finds an experiment by name.
 
+    Args:
+      name: its name.
+      variant: the flag, without dashes, of one of its variants; None for the experiment itself.
+
     Raises:
-      UserError: there is none; the message suggests the nearest name.
+      UserError: there is none, and the message suggests the nearest name; or the flag belongs to
+        others.
     """
     if name not in EXPERIMENTS:
         raise UserError(
             f"no experiment '{name}'{nearest(name, EXPERIMENTS)}; "
             "switch-tf reproduce --help lists what there is"
         )
-    return EXPERIMENTS[name]
+    experiment = EXPERIMENTS[name]
+    if variant is None:
+        return experiment
+    if variant not in experiment.variants:
+        others = ", ".join(other for other, _ in variants().get(variant, ()))
+        raise UserError(f"'{name}' has no --{variant}; that is of: {others}")
+    return experiment.variants[variant]
+
+
+def variants() -> dict[str, list[tuple[str, Experiment]]]:
+    """Flag, without dashes -> names of the experiments that have it, each with its variant."""
+    found = {}
+    for name, experiment in EXPERIMENTS.items():
+        for flag, variant in experiment.variants.items():
+            found.setdefault(flag, []).append((name, variant))
+    return found

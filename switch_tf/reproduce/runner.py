@@ -29,8 +29,8 @@ def run(experiment: Experiment, folder: Path) -> Report:
         resumes it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    macros = {"DTYPE": _faster_dtype(folder / "settings.json")} if experiment.times_dtype else {}
-    runs = experiment.runs(folder, macros)
+    shared = {"DTYPE": _faster_dtype(folder / "settings.json")} if experiment.times_dtype else {}
+    runs = experiment.runs(folder, shared)
     _prepare_data(runs)
     for of_a_seed in itertools.zip_longest(*runs.values()):
         for each in filter(None, of_a_seed):
@@ -45,7 +45,7 @@ def _prepare_data(runs: Runs) -> None:
     for first, *_ in runs.values():
         name = first.settings["MIXTURE_OR_TASK_NAME"]
         if name not in prepared:
-            config.load(first.gin_files, first.bindings)
+            config.load(first.gin_files, first.binding_strings)
             use_cached = first.settings.get("USE_CACHED_TASKS", False)
             registry.prepare(registry.find(name), use_cached)
             prepared.add(name)

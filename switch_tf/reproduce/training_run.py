@@ -35,24 +35,24 @@ class TrainingRun:
       name: the run's name in messages.
       model_dir: its MODEL_DIR, a local one.
       gin_files: values of `--gin_file`.
-      macros: name -> value, for `--gin.NAME`.
+      bindings: macro or `configurable.parameter` -> value, for `--gin.NAME`.
     """
 
     name: str
     model_dir: Path
     gin_files: Sequence[str]
-    macros: Mapping[str, Any]
+    bindings: Mapping[str, Any]
 
     @property
-    def bindings(self) -> list[str]:
-        """`NAME=value` for each macro, including MODEL_DIR."""
-        macros = dict(self.macros) | {"MODEL_DIR": str(self.model_dir)}
-        return [f"{name}={value!r}" for name, value in macros.items()]
+    def binding_strings(self) -> list[str]:
+        """`NAME=value` for each binding, including MODEL_DIR."""
+        bindings = dict(self.bindings) | {"MODEL_DIR": str(self.model_dir)}
+        return [f"{name}={value!r}" for name, value in bindings.items()]
 
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of its gin files and flags, from `config.precheck`."""
-        return config.precheck(self.gin_files, self.bindings)
+        return config.precheck(self.gin_files, self.binding_strings)
 
     @property
     def train_steps(self) -> int:
@@ -97,7 +97,7 @@ class TrainingRun:
         storage.write_json(self._dir.settings, _as_json(self.settings))
         command = [sys.executable, "-m", "switch_tf.commands.main", "train"]
         command += [f"--gin_file={name}" for name in self.gin_files]
-        command += [f"--gin.{binding}" for binding in self.bindings]
+        command += [f"--gin.{binding}" for binding in self.binding_strings]
         log = self._dir.log
         with open(log, "a") as output:
             output.write(f"$ {' '.join(command)}\n")

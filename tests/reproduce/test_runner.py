@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import matplotlib.figure
 import pytest
@@ -95,9 +96,10 @@ def test_a_run_that_failed_is_started_again_and_those_before_it_are_not(
 
 def test_fine_tuning_starts_from_the_first_run_of_its_arm(tmp_path):
     *_, (finetune,) = TOY.runs(tmp_path, {"DTYPE": "bfloat16"}).values()
-    assert finetune.macros["INITIAL_CHECKPOINT_PATH"] == str(tmp_path / "dense" / "pretrain_seed0")
-    assert finetune.macros["DTYPE"] == "bfloat16"
-    assert "SEED" not in finetune.macros
+    start = finetune.bindings["INITIAL_CHECKPOINT_PATH"]
+    assert start == str(tmp_path / "dense" / "pretrain_seed0")
+    assert finetune.bindings["DTYPE"] == "bfloat16"
+    assert "SEED" not in finetune.bindings
 
 
 def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path):
@@ -128,10 +130,29 @@ def test_an_experiment_of_the_registry_is_run_by_its_name(trained, tmp_path, mon
     assert f"\nwritten to {tmp_path}: report.md, report.json; in " in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main_module.main(["reproduce", "toy", "--long"])
-    assert (
-        "no experiment 'toy_long'; switch-tf reproduce --help lists what there is"
-        in capsys.readouterr().err
+    error = "switch-tf: error: 'toy' has no --long; that is of: quickstart\n"
+    assert capsys.readouterr().err == error
+
+
+def test_help_says_which_experiment_has_a_flag(monkeypatch, capsys):
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    with pytest.raises(SystemExit):
+        main_module.main(["reproduce", "--help"])
+    told = capsys.readouterr().out
+    assert "\n  quickstart [--long]  Table 1, at a small size: after" in told
+    assert "\n  toy                  Figure 0: experts help\n" in told
+    assert re.search(r"\n  --long +of quickstart: 4,000 steps", told)
+
+
+@pytest.mark.parametrize("name", ["switch 8", "Switch, 8"])
+def test_arms_whose_runs_would_share_a_folder_are_refused(name):
+    twin = Arm(name, SPARSE.gin_files, TASK, seeds=(1,))
+    message = (
+        f"^experiment 'toy': 'pre-training Switch, 8, seed 1' and 'pre-training {name}, seed 1' "
+        "share the folder switch_8/pretrain_seed1: give models names that differ in letters or "
     )
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(TOY, arms=(SPARSE, twin))
 
 
 def test_a_remote_folder_is_refused_before_any_run(trained, tmp_path, monkeypatch, capsys):
