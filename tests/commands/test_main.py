@@ -55,6 +55,15 @@ def test_an_unknown_flag_is_one_line_and_status_2(command):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_task_module_under_its_old_name_is_told_before_tensorflow_starts():
+    done = run_without_tensorflow("tasks", "--module=tasks.c4")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "switch-tf: error: --module: the module 'tasks.c4' is called 'switch_tf.tasks.c4': write "
+        "it so\n",
+    )
+
+
 def test_a_command_is_a_module_with_main_and_a_line_of_the_list(monkeypatch, capsys):
     def hello(argv):
         """What a module `switch_tf.commands.hello` would have as its `main`."""
