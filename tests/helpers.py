@@ -128,8 +128,9 @@ def tiny_model(num_experts=8, group_size=16, router=None, built=True, **kwargs):
     """A Switch Transformer of 2 + 2 layers, every other sparse."""
     options = {"group_size": group_size} | ({} if router is None else {"router": router})
     sizes = dict(d_model=16, d_kv=4, num_heads=8, d_ff=32, num_layers=2, expert_frequency=2)
+    sizes["vocab_size"] = VOCAB
     sizes["switch_ffn"] = functools.partial(SwitchFFN, num_experts, **options)
-    model = TransformerEncoderDecoder(VOCAB, **(sizes | kwargs))
+    model = TransformerEncoderDecoder(**(sizes | kwargs))
     if built:
         model.build()
     return model

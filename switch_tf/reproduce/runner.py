@@ -10,6 +10,7 @@ import gin
 from switch_tf import config, storage
 from switch_tf.benches.dtype import seconds_per_layer
 from switch_tf.data import registry
+from switch_tf.data.task_data import TaskData
 from switch_tf.reproduce.experiment import Experiment, Runs
 from switch_tf.reproduce.report import Report
 
@@ -43,12 +44,11 @@ def _prepare_data(runs: Runs) -> None:
     """Prepares or checks each task's data once, before the first run needs it."""
     prepared = set()
     for first, *_ in runs.values():
-        name = first.settings["MIXTURE_OR_TASK_NAME"]
-        if name not in prepared:
-            config.load(first.gin_files, first.binding_strings)
-            use_cached = first.settings.get("USE_CACHED_TASKS", False)
-            registry.prepare(registry.find(name), use_cached)
-            prepared.add(name)
+        config.load(first.gin_files, first.binding_strings)
+        data = TaskData()
+        if data.mixture_or_task_name not in prepared:
+            registry.prepare(data.provider(), data.use_cached)
+            prepared.add(data.mixture_or_task_name)
     gin.clear_config()
 
 

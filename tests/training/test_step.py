@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.evaluation.eval_step import EvalStep
-from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import to_numpy
@@ -19,7 +18,7 @@ from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import rsqrt
 from switch_tf.training.step import TrainStep
-from tests.helpers import VOCAB, place_features, put, random_features, tiny_model, using
+from tests.helpers import VOCAB, place_features, put, random_features, using
 
 STEPS = 20
 ROUTER_Z_LOSS = 0.01
@@ -191,34 +190,6 @@ def test_a_loss_that_is_not_finite_names_the_first_layer(spread, path, first):
     assert figures["not_finite"][0] == first
 
 
-def test_evaluation_has_a_capped_and_a_dropless_figure(spread):
-    model = build(capacity_factor=1.0)
-    for block in (*model.encoder.blocks, *model.decoder.blocks):
-        block.feed_forward.layer.router.eval_capacity_factor = 0.25
-    arrays = batch()
-    sums = EvalStep(model)(place_features(arrays))
-    tokens = arrays["encoder_input_tokens"].astype(bool).sum()
-    tokens += arrays["decoder_target_tokens"].astype(bool).sum()
-    assert sums["routed"] == tokens
-    assert 0 < sums["kept"] < tokens
-    assert sums["cross_entropy"] != sums["cross_entropy_dropless"]
-
-    for block in (*model.encoder.blocks, *model.decoder.blocks):
-        block.feed_forward.layer.router.eval_capacity_factor = 8.0
-    roomy = EvalStep(model)(place_features(arrays))
-    assert roomy["kept"] == roomy["routed"] == tokens
-    assert roomy["cross_entropy"] == pytest.approx(sums["cross_entropy_dropless"], rel=1e-6)
-
-
-@pytest.mark.parametrize("frequency", [0, 2])
-def test_a_model_without_sparse_layers_has_one_figure(spread, frequency):
-    model = TransformerEncoderDecoder(VOCAB, 16, 4, 8, 32, num_layers=1, expert_frequency=frequency)
-    model.build()
-    sums = EvalStep(model)(place_features(batch()))
-    assert sums["cross_entropy"] == sums["cross_entropy_dropless"]
-    assert sums["kept"] == sums["routed"] == sums["tokens"]
-
-
 def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
     arrays = batch()
     arrays["decoder_loss_weights"][0, 2:] = 0
@@ -244,11 +215,3 @@ def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
 def test_an_unknown_normalizing_factor_is_told():
     with pytest.raises(UserError, match="'TOKENS': give 'NUM_REAL_TARGET_TOKENS' or 'AVERAGE"):
         TrainStep(None, None, None, 0, loss_normalizing_factor="TOKENS")
-
-
-def test_a_router_that_draws_does_so_alike_in_every_evaluation():
-    with using(("batch:2", EXPERTS)):
-        router = functools.partial(Top2Router, second_policy="random", second_threshold=0.9)
-        model = tiny_model(router=router)
-        evaluation, features = EvalStep(model), place_features(batch())
-        assert evaluation(features) == evaluation(features)
