@@ -26,7 +26,7 @@ _NOT_FOUND = "; run where it can be imported, or set PYTHONPATH"
 gin.add_config_file_search_path(str(gin_files.GIN_FOLDER))
 
 
-class Given(dict):
+class Values(dict):
     """Macro name or `configurable.parameter` -> value, for values that are literals.
 
     Attributes:
@@ -41,7 +41,7 @@ class Given(dict):
         }
 
 
-def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> Given:
+def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> Values:
     """Checks gin files and flags as far as possible without importing what they configure.
 
     Args:
@@ -58,7 +58,7 @@ def precheck(files: Sequence[str], bindings: Sequence[str] = ()) -> Given:
         required parameter has no value; a flag sets a macro that nothing reads; or a value does not
         match its parameter's annotation.
     """
-    return Given(_checked(files, bindings).settings)
+    return Values(_checked(files, bindings).settings)
 
 
 def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str], set[str]]:
@@ -143,7 +143,7 @@ def operative_config() -> str:
 
 
 @dataclasses.dataclass
-class _Checked:
+class _Resolution:
     """Settings whose names have been checked.
 
     Attributes:
@@ -161,15 +161,15 @@ class _Checked:
     after_files: Sequence[str] = ()
 
 
-def _named(files: Sequence[str], bindings: Sequence[str]) -> _Checked:
+def _named(files: Sequence[str], bindings: Sequence[str]) -> _Resolution:
     settings = gin_files.read(files, bindings)
     source, open_ended = _known_source(settings)
     known = configurables.selector_map(source)
     used = gin_checks.check_names(settings, source, known, open_ended)
-    return _Checked(settings, used, source, known)
+    return _Resolution(settings, used, source, known)
 
 
-def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Checked:
+def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Resolution:
     checked = _named(files, bindings)
 
     def complete(name: str) -> str:
@@ -196,7 +196,7 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
             # With dynamic registration, any name of an imported module may be configured.
             open_ended = True
             continue
-        with _working_directory_on_path():
+        with working_directory_on_path():
             source = configurables.module_source(str(module))
             own_name = configurables.project_name(str(module))
         if own_name:
@@ -213,7 +213,7 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
 
 
 @contextlib.contextmanager
-def _working_directory_on_path():
+def working_directory_on_path():
     """Adds the working directory to the module path, as `python -m` does but scripts do not."""
     before = list(sys.path)
     sys.path.append(os.getcwd())
@@ -233,7 +233,7 @@ def import_module(module: str, where: str) -> None:
     Raises:
       UserError: there is no such module.
     """
-    with _working_directory_on_path():
+    with working_directory_on_path():
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -259,7 +259,7 @@ def _files_only():
 def _one_line(where: str):
     """Turns gin's multi-line errors into one line."""
     try:
-        with _working_directory_on_path():
+        with working_directory_on_path():
             yield
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, SyntaxError) as error:
         lines = str(error).splitlines() or [type(error).__name__]

@@ -36,7 +36,7 @@ class Launch:
 
     args: argparse.Namespace
     bindings: list[str]
-    given: config.Given
+    given: config.Values
     devices: int
 
     def start(self, devices: int | None = None, shows_lowered: bool = False) -> None:
@@ -137,7 +137,7 @@ def check_files(
         )
 
 
-def check_paths(given: config.Given) -> None:
+def check_paths(given: config.Values) -> None:
     """Checks that local folders and the vocabulary, which a run will read, exist.
 
     Args:
@@ -253,7 +253,7 @@ def _saved(path: str) -> dict:
     return {}
 
 
-def check_mesh(given: config.Given) -> int:
+def check_mesh(given: config.Values) -> int:
     """Checks mesh, layout rules, batch and widths against each other, without TensorFlow.
 
     Args:

@@ -89,7 +89,7 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, flag) is not None and not args.name:
             raise UserError(f"--{flag} is of a task or mixture: switch-tf tasks NAME --{flag}")
     for module in args.module:
-        with config._working_directory_on_path():
+        with config.working_directory_on_path():
             own_name = configurables.project_name(module)
         if own_name:
             raise UserError(f"--module: the module '{module}' is called '{own_name}': write it so")
