@@ -52,6 +52,7 @@ class Launch:
         """
         if devices is None:
             device_type = self.given.get("DEVICE_TYPE", "CPU")
+            runtime.check_devices(self.devices, device_type)
             runtime.start(self.devices, device_type, shows_lowered)
         else:
             runtime.start(devices, shows_lowered=shows_lowered)
