@@ -8,7 +8,8 @@
     run.json                     facts about the run, for reports and for runs that start from it
     metrics.jsonl, tensorboard/  the metrics of every step and evaluation
     best.json                    the best evaluation of each task
-    settings.json, log.txt       settings and output of a run started by `switch-tf reproduce`
+    settings.json, log.txt,      settings and output of a run started by `switch-tf reproduce`,
+    sittings.jsonl               and how long each of its processes took
 
 A checkpoint is whole or absent. A local one is written under another name and renamed at the end.
 Remote file systems have no atomic renaming of a folder: there, files are written in place, and
@@ -40,7 +41,7 @@ class ModelDir:
 
     Attributes:
       path: the folder.
-      config, facts, metrics, events, best, settings, log: paths in the folder.
+      config, facts, metrics, events, best, settings, log, sittings: paths in the folder.
     """
 
     def __init__(self, path: str):
@@ -50,6 +51,7 @@ class ModelDir:
         self.metrics = os.path.join(self.path, "metrics.jsonl")
         self.events = os.path.join(self.path, "tensorboard")
         self.best = os.path.join(self.path, "best.json")
+        self.sittings = os.path.join(self.path, "sittings.jsonl")
         self.settings = os.path.join(self.path, "settings.json")
         self.log = os.path.join(self.path, "log.txt")
 
