@@ -198,11 +198,9 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
             # With dynamic registration, any name of an imported module may be configured.
             open_ended = True
             continue
-        with working_directory_on_path():
+        check_module_name(str(module), where)
+        with _working_directory_on_path():
             source = configurables.module_source(str(module))
-            own_name = configurables.project_name(str(module))
-        if own_name:
-            raise UserError(f"{where}: the module '{module}' is called '{own_name}': write it so")
         if source is None:
             ours = configurables.modules_called(str(module))
             hint = f"; is it {' or '.join(ours)}?" if ours else ""
@@ -215,7 +213,7 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
 
 
 @contextlib.contextmanager
-def working_directory_on_path():
+def _working_directory_on_path():
     """Adds the working directory to the module path, as `python -m` does but scripts do not."""
     before = list(sys.path)
     sys.path.append(os.getcwd())
@@ -223,6 +221,22 @@ def working_directory_on_path():
         yield
     finally:
         sys.path[:] = before
+
+
+def check_module_name(module: str, where: str) -> None:
+    """Checks that a module of the project is named in full.
+
+    Args:
+      module: its dotted name.
+      where: the place that names the module, for the error.
+
+    Raises:
+      UserError: it is named without the package; the message says its full name.
+    """
+    with _working_directory_on_path():
+        own_name = configurables.project_name(module)
+    if own_name:
+        raise UserError(f"{where}: the module '{module}' is called '{own_name}': write it so")
 
 
 def import_module(module: str, where: str) -> None:
@@ -235,7 +249,7 @@ def import_module(module: str, where: str) -> None:
     Raises:
       UserError: there is no such module.
     """
-    with working_directory_on_path():
+    with _working_directory_on_path():
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -261,7 +275,7 @@ def _files_only():
 def _one_line(where: str):
     """Turns gin's multi-line errors into one line."""
     try:
-        with working_directory_on_path():
+        with _working_directory_on_path():
             yield
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, SyntaxError) as error:
         lines = str(error).splitlines() or [type(error).__name__]

@@ -57,7 +57,7 @@ def check_names(
     for (_, name, parameter), (_, where) in settings.bindings.items():
         found = look_up(name, where)
         if found and found.parameters is not None:
-            _check_parameter(f"{where}: ", name, parameter, found, source, has_model)
+            _check_parameter(where, name, parameter, found, source, has_model)
     for value, where in settings.all():
         for reference in _references(value):
             look_up(reference.name.rpartition("/")[2], where)
@@ -71,18 +71,20 @@ def _check_parameter(
     if parameter not in takes:
         hint = nearest(parameter, takes) or owned_by(parameter, source)
         raise UserError(
-            f"{where}'{name}' has no parameter '{parameter}'"
+            f"{where}: '{name}' has no parameter '{parameter}'"
             + (hint or f"; it has {', '.join(sorted(takes)) or 'none'}")
         )
     of_model = rules.mark(takes[parameter], rules.SetBy)
     if of_model and has_model:
-        raise UserError(f"{where}the model gives '{name}' its {parameter}: set {of_model.setting}")
+        raise UserError(
+            f"{where}: the model gives '{name}' its {parameter}: set {of_model.setting}"
+        )
 
 
 def owned_by(parameter: str, source: Source) -> str:
     """Says which of the project's configurables have a parameter, for the end of an error.
 
-    For example `; TransformerEncoderDecoder.d_ff is one`; empty if none or many have it.
+    For example `; there is TransformerEncoderDecoder.d_model`; empty if none or many have it.
     """
     owners = [
         f"{c.name}.{parameter}"
@@ -168,8 +170,7 @@ def check_values(settings: Settings, source: Source, known: SelectorMap) -> None
     # Sorted, so that the error does not depend on the order of the files.
     for key, annotation in sorted(_annotations(settings, known)):
         name, (value, where) = settings.origin(key)
-        # A flag already names the setting.
-        place = where if where.startswith("--gin.") else f"{where}: {name}"
+        place = _place(name, where)
         if isinstance(value, Reference):
             _check_reference(place, value, annotation, known)
         else:
@@ -177,8 +178,12 @@ def check_values(settings: Settings, source: Source, known: SelectorMap) -> None
     for name, annotation in sorted(source.macros.items()):
         if name in settings.macros:
             value, where = settings.macros[name]
-            place = where if where.startswith("--gin.") else f"{where}: {name}"
-            _check_literal(place, value, annotation, settings)
+            _check_literal(_place(name, where), value, annotation, settings)
+
+
+def _place(name: str, where: str) -> str:
+    """Where a setting was set, with its name, which a flag already says."""
+    return where if where.startswith("--gin.") else f"{where}: {name}"
 
 
 def _check_literal(place: str, value: Any, annotation: Any, settings: Settings) -> None:

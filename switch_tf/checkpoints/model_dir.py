@@ -19,7 +19,6 @@ Of several processes, all write the tensors of their devices, and only the chief
 """
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -127,8 +126,8 @@ def write_as_chief(path: str, content: str | Mapping) -> None:
       content: a text, or what is written as JSON.
     """
     if runtime.is_chief():
-        text = content if isinstance(content, str) else json.dumps(content, indent=2)
-        storage.write_atomically(path, text)
+        write = storage.write_atomically if isinstance(content, str) else storage.write_json
+        write(path, content)
 
 
 @contextlib.contextmanager

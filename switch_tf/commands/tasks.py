@@ -4,7 +4,7 @@ import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 
-from switch_tf import config, configurables, rules, runtime
+from switch_tf import config, rules, runtime
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
 
@@ -89,10 +89,7 @@ def _check(args: argparse.Namespace) -> None:
         if getattr(args, flag) is not None and not args.name:
             raise UserError(f"--{flag} is of a task or mixture: switch-tf tasks NAME --{flag}")
     for module in args.module:
-        with config.working_directory_on_path():
-            own_name = configurables.project_name(module)
-        if own_name:
-            raise UserError(f"--module: the module '{module}' is called '{own_name}': write it so")
+        config.check_module_name(module, "--module")
 
 
 def _list() -> None:

@@ -4,6 +4,7 @@ It is read off the source and the gin files, without TensorFlow.
 """
 
 import ast
+import functools
 import re
 import types
 import typing
@@ -11,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from gin.selector_map import SelectorMap
 
 from switch_tf import annotations, configurables, gin_files, rules
 from switch_tf.configurables import Configurable
@@ -105,8 +108,12 @@ def _link(configurable: Configurable) -> str:
 
 def _written(configurable: Configurable) -> str:
     """The shortest name that is not ambiguous, as gin files write it."""
-    known = configurables.selector_map(configurables.project_source())
-    return known.minimal_selector(configurable.selector)
+    return _known().minimal_selector(configurable.selector)
+
+
+@functools.cache
+def _known() -> SelectorMap:
+    return configurables.selector_map(configurables.project_source())
 
 
 def _parameter_rows(

@@ -41,8 +41,6 @@ class Display:
         self._clock = clock
         self._is_terminal = self._stream.isatty()
         self._last_line = -_LINE_EVERY
-        # How long runs take here, against what they are foretold to take.
-        self._scale = 1.0
 
     def plan(self) -> None:
         """Prints what will run and how long it takes."""
@@ -69,7 +67,9 @@ class Display:
         Args:
           run: one of the runs, about to start.
         """
-        log = _Log(run.metrics_path)
+        log, number = _Log(run.metrics_path), self._runs.index(run) + 1
+        heading = f"[{number}/{len(self._runs)}] {run.name}"
+        later = sum(other.minutes for other in self._runs[number:] if not other.is_done())
         shown = {(r["step"], r["task"]) for r in log.new() if r["kind"] == "evaluation"}
         started, first, last = self._clock(), None, None
         while True:
@@ -83,7 +83,10 @@ class Display:
                     self._line(
                         f"  step {record['step']:,}  {figures_line(record['task'], figures)}"
                     )
-            self._live(run, started, first, last)
+            if last is None:
+                self._live(f"{heading}: starting, {self._clock() - started:.0f} s")
+            else:
+                self._live(f"{heading}: {self._stage(run, started, first, last, later)}")
             yield
 
     def end(self, text: str) -> None:
@@ -91,23 +94,32 @@ class Display:
         self._line(text)
         self._last_line = -_LINE_EVERY
 
-    def _live(self, run, started, first, last) -> None:
+    def _stage(self, run: TrainingRun, started: float, first, last: dict, later: float) -> str:
+        """Where a run is that has logged steps, and the time left.
+
+        Args:
+          run: the run.
+          started: the time at which its process started.
+          first: time and step of the first step that it logged.
+          last: the record of its last step.
+          later: foretold minutes of the runs after it.
+        """
+        step, steps, now = last["step"], run.train_steps, self._clock()
+        if step >= steps:
+            return f"step {steps:,}/{steps:,}, evaluating"
+        text = f"step {step:,}/{steps:,}, loss {last['loss']:.3f}, "
+        text += f"{last['tokens_per_second']:,.0f} tokens/s"
+        if step == first[1]:
+            return text
+        left = (steps - step) * (now - first[0]) / (step - first[1])
+        # How long runs take here, against what they are foretold to take.
+        scale = (now - started + left) / (60 * run.minutes)
+        rest = left + scale * 60 * later
+        return f"{text}, {duration(left)} left, {duration(rest)} with the later runs"
+
+    def _live(self, text: str) -> None:
+        """Rewrites the live line; where there is no terminal, adds a line if it is time for one."""
         now = self._clock()
-        number = f"[{self._runs.index(run) + 1}/{len(self._runs)}] {run.name}"
-        later = self._runs[self._runs.index(run) + 1 :]
-        if last is None:
-            text = f"{number}: starting, {now - started:.0f} s"
-        else:
-            steps = run.train_steps
-            text = f"{number}: step {last['step']:,}/{steps:,}, loss {last['loss']:.3f}, "
-            text += f"{last['tokens_per_second']:,.0f} tokens/s"
-            if last["step"] > first[1]:
-                left = (steps - last["step"]) * (now - first[0]) / (last["step"] - first[1])
-                self._scale = (now - started + left) / (60 * run.minutes)
-                rest = left + self._scale * 60 * sum(r.minutes for r in later if not r.is_done())
-                text += f", {duration(left)} left, {duration(rest)} with the later runs"
-            if last["step"] >= steps:
-                text = f"{number}: step {steps:,}/{steps:,}, evaluating"
         if self._is_terminal:
             width = shutil.get_terminal_size().columns
             self._stream.write(f"\r{text[: width - 1]}\x1b[K")

@@ -30,6 +30,10 @@ class Metric:
     unit: str = ""
     digits: int = 3
 
+    def difference(self, value: float) -> str:
+        """A difference between two values as text, with its sign and unit."""
+        return f"{value:+.{self.digits}f} {self.unit}".rstrip()
+
 
 def evaluated(task: str, figure: str) -> Callable[[TrainingRun], float | None]:
     """Makes a reader of a figure in a task's last evaluation."""

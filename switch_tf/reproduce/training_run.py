@@ -6,6 +6,7 @@ resumes an interrupted one.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -54,7 +55,8 @@ class TrainingRun:
         bindings = dict(self.bindings) | {"MODEL_DIR": str(self.model_dir)}
         return [f"{name}={value!r}" for name, value in bindings.items()]
 
-    @property
+    # Read once: a live display asks for it every second, on the machine that is measured.
+    @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """The settings of its gin files and flags, from `config.precheck`."""
         return config.precheck(self.gin_files, self.binding_strings)

@@ -43,10 +43,9 @@ def ahead(model: str, of: str, metric: Metric) -> Callable[[Measurements], Verdi
             return Verdict(None, f"no {metric.name} of {' and of '.join(lacking)}")
         gain = statistics.mean(values[model]) - statistics.mean(values[of])
         is_clear, reason = _against_seeds(gain, values)
-        text = f"{gain:+.{metric.digits}f} {metric.unit}".rstrip()
         return Verdict(
             gain > 0 if is_clear else None,
-            f"{model}, the mean of its seeds, is {text} against {of}: {reason}",
+            f"{model}, the mean of its seeds, is {metric.difference(gain)} against {of}: {reason}",
         )
 
     return rule
@@ -72,11 +71,10 @@ def ahead_by(
             return Verdict(None, f"it takes {metric.name} of {model}, and two seeds of {of}")
         gain, spread = statistics.mean(ours) - statistics.mean(theirs), max(theirs) - min(theirs)
         ratio = f"{abs(gain) / spread:.1f} times " if spread else ""
-        text = f"{gain:+.{metric.digits}f} {metric.unit}".rstrip()
         return Verdict(
             gain > 0 if abs(gain) >= times * spread else None,
-            f"{model} is {text} against {of}: {ratio}the {spread:.{metric.digits}f} between its "
-            f"seeds, where {times:g} times is asked for",
+            f"{model} is {metric.difference(gain)} against {of}: {ratio}the "
+            f"{spread:.{metric.digits}f} between its seeds, where {times:g} times is asked for",
         )
 
     return rule

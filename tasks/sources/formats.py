@@ -53,19 +53,20 @@ def lines(path: str, newline: str | None = None) -> Iterator[tuple[int, str | Ba
     """
     try:
         with storage.opened(path, "rb") as file:
-            content = file.read()
+            # Only a local file can be wrapped, and so need not fit in memory.
+            raw = io.BytesIO(file.read()) if storage.is_remote(path) else file
+            # Invalid bytes become surrogates, which valid UTF-8 never contains.
+            text = io.TextIOWrapper(raw, "utf-8", "surrogateescape", newline)
+            for number, line in enumerate(text, 1):
+                wrong = re.search("[\ud800-\udfff]", line)
+                if wrong:
+                    byte = len(line[: wrong.start()].encode()) + 1
+                    how = "convert the file, for example with iconv"
+                    yield number, BadRecord(f"not UTF-8, at byte {byte} of the line; {how}")
+                else:
+                    yield number, line.removeprefix("\ufeff") if number == 1 else line
     except storage.errors() as error:
         raise UserError(f"{path}: cannot be read: {storage.reason(error)}") from error
-    # Invalid bytes become surrogates, which valid UTF-8 never contains.
-    text = io.TextIOWrapper(io.BytesIO(content), "utf-8", "surrogateescape", newline)
-    for number, line in enumerate(text, 1):
-        wrong = re.search("[\ud800-\udfff]", line)
-        if wrong:
-            byte = len(line[: wrong.start()].encode()) + 1
-            how = "convert the file, for example with iconv"
-            yield number, BadRecord(f"not UTF-8, at byte {byte} of the line; {how}")
-        else:
-            yield number, line.removeprefix("\ufeff") if number == 1 else line
 
 
 def parse_json(text: str) -> Any:

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from switch_tf import config
 from switch_tf.reproduce.display import Display, duration
 from switch_tf.reproduce.training_run import TrainingRun
 from tests.reproduce import logs
@@ -95,6 +96,15 @@ def test_a_resumed_run_does_not_show_its_old_evaluations_again(runs):
     next(watch)
     assert "step 4" not in stream.getvalue()
     assert "step 8  t  nlp -1" in stream.getvalue()
+
+
+def test_watching_a_run_leaves_the_machine_to_it(runs, monkeypatch):
+    """The gin files are read once a run, not every second."""
+    read, precheck = [], config.precheck
+    monkeypatch.setattr(config, "precheck", lambda *args: read.append(1) or precheck(*args))
+    logs.write(runs[0], {})
+    watched(runs, io.StringIO(), *([step(n)] for n in range(1, 10)))
+    assert len(read) == len(runs)
 
 
 @pytest.mark.parametrize(
