@@ -5,7 +5,9 @@
     checkpoint_<step>.partial/   a checkpoint being written, or whose writing was interrupted
     checkpoint_<step>.damaged/   a checkpoint that could not be read
     config.gin                   the operative configuration, as of the last save
-    run.json                     facts about the run, for reports and for runs that start from it
+    run.json                     facts about the run, for reports and for runs that start from it:
+                                 sizes, mesh, devices, versions, a digest of the vocabulary
+    vocabulary.model             a copy of the SentencePiece model, if the run's tasks have one
     metrics.jsonl, tensorboard/  the metrics of every step and evaluation
     best.json                    the best evaluation of each task
     settings.json, log.txt       settings and output of a run started by `switch-tf reproduce`
@@ -24,9 +26,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 from switch_tf import runtime, storage
+from switch_tf.errors import UserError
 
 CONFIG = "config.gin"
 FACTS = "run.json"
+VOCABULARY = "vocabulary.model"
 EVALUATION = "evaluation.json"
 _FOLDER = re.compile(r"checkpoint_(\d+)")
 _PARTIAL = ".partial"
@@ -40,13 +44,14 @@ class ModelDir:
 
     Attributes:
       path: the folder.
-      config, facts, metrics, events, best, settings, log: paths in the folder.
+      config, facts, vocabulary, metrics, events, best, settings, log: paths in the folder.
     """
 
     def __init__(self, path: str):
         self.path = os.path.expanduser(path)
         self.config = os.path.join(self.path, CONFIG)
         self.facts = os.path.join(self.path, FACTS)
+        self.vocabulary = os.path.join(self.path, VOCABULARY)
         self.metrics = os.path.join(self.path, "metrics.jsonl")
         self.events = os.path.join(self.path, "tensorboard")
         self.best = os.path.join(self.path, "best.json")
@@ -90,16 +95,41 @@ class ModelDir:
         return not storage.is_remote(self.path) or is_checkpoint(self.checkpoint(step))
 
 
+def find(path: str) -> str:
+    """The checkpoint at `path`: the folder itself, or the newest checkpoint in a MODEL_DIR.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = os.path.expanduser(path)
+    if is_checkpoint(path):
+        return path
+    folder = ModelDir(path)
+    there = folder.steps()
+    if not there:
+        raise UserError(
+            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
+            "folder"
+        )
+    return folder.checkpoint(there[-1])
+
+
 def find_file(path: str, name: str) -> str | None:
     """Finds a file of a MODEL_DIR, given the folder or a checkpoint in it; None if it is missing.
 
     Args:
       path: a MODEL_DIR, or a checkpoint in one or on its own.
-      name: `CONFIG` or `FACTS`.
+      name: `CONFIG`, `FACTS` or `VOCABULARY`.
     """
     path = os.path.expanduser(path)
     places = (os.path.join(folder, name) for folder in (path, os.path.dirname(path.rstrip("/"))))
     return next((place for place in places if storage.exists(place)), None)
+
+
+def is_run_config(path: str) -> bool:
+    """Whether a local file is the config.gin of a run or of a checkpoint."""
+    folder, name = os.path.split(path)
+    return name == CONFIG and (is_checkpoint(folder) or os.path.isfile(os.path.join(folder, FACTS)))
 
 
 def is_checkpoint(folder: str) -> bool:
@@ -117,16 +147,16 @@ def data_prefix(folder: str) -> str:
     return os.path.join(folder, "data")
 
 
-def write_as_chief(path: str, content: str | Mapping) -> None:
+def write_as_chief(path: str, content: str | bytes | Mapping) -> None:
     """Writes a file that all processes of a run would write alike: only the chief does.
 
     Args:
       path: the file.
-      content: a text, or what is written as JSON.
+      content: a text, bytes, or what is written as JSON.
     """
     if runtime.is_chief():
-        text = content if isinstance(content, str) else json.dumps(content, indent=2)
-        storage.write_atomically(path, text)
+        is_json = isinstance(content, Mapping)
+        storage.write_atomically(path, json.dumps(content, indent=2) if is_json else content)
 
 
 @contextlib.contextmanager

@@ -1,37 +1,17 @@
 """Restores a model, and optionally its optimizer, from a checkpoint onto any mesh."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from switch_tf import storage
 from switch_tf.checkpoints import contents, tensor_files
-from switch_tf.checkpoints.model_dir import ModelDir, is_checkpoint, state_prefix
+from switch_tf.checkpoints.model_dir import find, state_prefix
 from switch_tf.errors import UserError
 
 # The errors that reading a damaged file raises; IndexError if it is truncated.
 DAMAGED = (tf.errors.OpError, ValueError, OSError, IndexError)
-
-
-def find(path: str) -> str:
-    """The checkpoint at `path`: the folder itself, or the newest checkpoint in a MODEL_DIR.
-
-    Raises:
-      UserError: there is none.
-    """
-    path = os.path.expanduser(path)
-    if is_checkpoint(path):
-        return path
-    folder = ModelDir(path)
-    there = folder.steps()
-    if not there:
-        raise UserError(
-            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
-            "folder"
-        )
-    return folder.checkpoint(there[-1])
 
 
 def restore_model(path: str, model) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import gin
 
-from switch_tf import config
+from switch_tf import config, runtime
 from switch_tf import mesh as mesh_lib
+from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
@@ -86,6 +87,7 @@ def train(
         print(settings, restored, update, train_step.describe(), sep="\n", flush=True)
         writer = MetricsWriter(model_dir, restored_step=step)
         writer.text("operative config", config.operative_config())
+        run_facts.keep_vocabulary(model_dir, made.data.provider())
         write_as_chief(ModelDir(model_dir).facts, _facts(made, setup, evaluators))
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
         loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic)
@@ -147,6 +149,8 @@ def _facts(made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> dict:
         "unigram_entropy": entropy,
         "mesh_shape": setup.mesh_shape,
         "layout_rules": setup.layout_rules,
+        "devices": {"type": runtime.device_type(), "number": made.mesh.size},
         "dtype": made.model.compute_dtype,
         "vocabulary": made.vocabulary,
+        "versions": run_facts.versions(),
     }
