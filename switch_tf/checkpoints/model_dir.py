@@ -6,7 +6,8 @@
     checkpoint_<step>.damaged/   a checkpoint that could not be read
     config.gin                   the operative configuration, as of the last save
     run.json                     facts about the run, for reports and for runs that start from it
-    metrics.jsonl, tensorboard/  the metrics of every step and evaluation
+    description.txt              settings, weights with their layouts, and Switch layers
+    metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation
     best.json                    the best evaluation of each task
     settings.json, log.txt,      settings and output of a run started by `switch-tf reproduce`,
     sittings.jsonl               and how long each of its processes took
@@ -41,13 +42,14 @@ class ModelDir:
 
     Attributes:
       path: the folder.
-      config, facts, metrics, events, best, settings, log, sittings: paths in the folder.
+      config, facts, description, metrics, events, best, settings, log, sittings: paths in it.
     """
 
     def __init__(self, path: str):
         self.path = os.path.expanduser(path)
         self.config = os.path.join(self.path, CONFIG)
         self.facts = os.path.join(self.path, FACTS)
+        self.description = os.path.join(self.path, "description.txt")
         self.metrics = os.path.join(self.path, "metrics.jsonl")
         self.events = os.path.join(self.path, "tensorboard")
         self.best = os.path.join(self.path, "best.json")

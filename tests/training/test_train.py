@@ -38,7 +38,13 @@ SMALL = {
     "TASK_FEATURE_LENGTHS": {"inputs": 8, "targets": 8},
     "BATCH_SIZE": 4,
 }
-RUN = {"TRAIN_STEPS": STEPS, "EVAL_PERIOD": 3, "CHECKPOINT_PERIOD": 3, "DROPOUT_RATE": 0.1}
+RUN = {
+    "TRAIN_STEPS": STEPS,
+    "EVAL_PERIOD": 3,
+    "CHECKPOINT_PERIOD": 3,
+    "DROPOUT_RATE": 0.1,
+    "LOG_PERIOD": 1,
+}
 
 
 @pytest.fixture(autouse=True)
