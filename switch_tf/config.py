@@ -142,6 +142,12 @@ def operative_config() -> str:
     return gin.operative_config_str()
 
 
+def macros() -> dict[str, Any]:
+    """Name -> value of the macros that the operative config has so far."""
+    used = gin.config._OPERATIVE_CONFIG.items()
+    return {name: values["value"] for (name, kind), values in used if kind == "gin.macro"}
+
+
 @dataclasses.dataclass
 class _Resolution:
     """Settings whose names have been checked.

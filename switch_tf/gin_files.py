@@ -353,10 +353,11 @@ def set_by(name: str) -> str:
 
 
 def _files_that(do: str, use: re.Pattern) -> str:
+    # What files share stands in a common.gin, which is not run by itself.
     files = [
         str(path.relative_to(GIN_FOLDER))
         for path in sorted(GIN_FOLDER.rglob("*.gin"))
-        if use.search(path.read_text())
+        if path.name != "common.gin" and use.search(_with_common(path))
     ]
     if not files:
         return ""
@@ -365,6 +366,13 @@ def _files_that(do: str, use: re.Pattern) -> str:
     further = len(files) - 2
     more = f" and {further} more file{'s' * (further > 1)}" if further > 0 else ""
     return f"; {', '.join(files[:2])}{more} {do}{'s' * (len(files) == 1)} it"
+
+
+def _with_common(path: Path) -> str:
+    """The text of a file of the project, with that of the common.gin that it includes."""
+    text, common = path.read_text(encoding="utf-8"), path.parent / "common.gin"
+    is_included = f"include '{common.relative_to(GIN_FOLDER)}'" in text
+    return text + common.read_text(encoding="utf-8") if is_included else text
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

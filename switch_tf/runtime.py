@@ -15,6 +15,8 @@ from absl import logging as absl_logging
 from switch_tf.errors import UserError
 
 DEVICE_TYPES = ("CPU", "GPU", "TPU")
+# More CPU devices than this on a core only wait for each other, and each takes memory.
+DEVICES_PER_CORE = 8
 
 _started_devices: int | None = None
 _device_type = "CPU"
@@ -93,6 +95,22 @@ def check_device_type(device_type: str) -> None:
     """
     if device_type not in DEVICE_TYPES:
         raise UserError(f"DEVICE_TYPE={device_type!r}: give 'CPU', 'GPU' or 'TPU'")
+
+
+def check_devices(num_devices: int, device_type: str) -> None:
+    """Checks that this machine can start its share of a mesh's CPU devices; needs no TensorFlow.
+
+    Raises:
+      UserError: there are more than `DEVICES_PER_CORE` on each core.
+    """
+    local_devices = math.ceil(num_devices / len(os.environ.get("DTENSOR_JOBS", "").split(",")))
+    cores = len(os.sched_getaffinity(0))
+    if device_type == "CPU" and local_devices > DEVICES_PER_CORE * cores:
+        raise UserError(
+            f"MESH_SHAPE has {num_devices} devices, which is too many CPU devices for this machine "
+            f"of {cores} core{'s' * (cores > 1)}: give at most {DEVICES_PER_CORE * cores}, or plan "
+            "the larger mesh with switch-tf plan, which needs no devices"
+        )
 
 
 def device_type() -> str:

@@ -8,9 +8,11 @@
     run.json                     facts about the run, for reports and for runs that start from it:
                                  sizes, mesh, devices, versions, a digest of the vocabulary
     vocabulary.model             a copy of the SentencePiece model, if the run's tasks have one
-    metrics.jsonl, tensorboard/  the metrics of every step and evaluation
+    description.txt              settings, weights with their layouts, and Switch layers
+    metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation
     best.json                    the best evaluation of each task
-    settings.json, log.txt       settings and output of a run started by `switch-tf reproduce`
+    settings.json, log.txt,      settings and output of a run started by `switch-tf reproduce`,
+    sittings.jsonl               and how long each of its processes took
 
 A checkpoint is whole or absent. A local one is written under another name and renamed at the end.
 Remote file systems have no atomic renaming of a folder: there, files are written in place, and
@@ -44,7 +46,8 @@ class ModelDir:
 
     Attributes:
       path: the folder.
-      config, facts, vocabulary, metrics, events, best, settings, log: paths in the folder.
+      config, facts, vocabulary, description, metrics, events, best, settings, log, sittings: paths
+        in it.
     """
 
     def __init__(self, path: str):
@@ -52,9 +55,11 @@ class ModelDir:
         self.config = os.path.join(self.path, CONFIG)
         self.facts = os.path.join(self.path, FACTS)
         self.vocabulary = os.path.join(self.path, VOCABULARY)
+        self.description = os.path.join(self.path, "description.txt")
         self.metrics = os.path.join(self.path, "metrics.jsonl")
         self.events = os.path.join(self.path, "tensorboard")
         self.best = os.path.join(self.path, "best.json")
+        self.sittings = os.path.join(self.path, "sittings.jsonl")
         self.settings = os.path.join(self.path, "settings.json")
         self.log = os.path.join(self.path, "log.txt")
 

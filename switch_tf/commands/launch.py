@@ -55,7 +55,7 @@ class Launch:
         if self.lines and runtime.is_chief():
             print(*self.lines, sep="\n", flush=True)
         if devices is None:
-            runtime.start(self.devices, _device_type(self.given), shows_lowered)
+            _start(self.given, self.devices, shows_lowered)
         else:
             runtime.start(devices, shows_lowered=shows_lowered)
         config.load(self.args.gin_file, self.bindings)
@@ -100,7 +100,7 @@ def check(
     if not args.gin_file:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
     trains = command == "train"
-    remembered = remember(args.gin_file, bindings, trains, _start_early)
+    remembered = remember(args.gin_file, bindings, trains, lambda v: _start(v, check_mesh(v)))
     args.gin_file, bindings = remembered.files, [*remembered.statements, *bindings]
     if not trains:
         there = gin_files.read(args.gin_file, bindings).macros
@@ -117,13 +117,10 @@ def check(
     return Launch(args, bindings, given, devices, remembered.lines)
 
 
-def _start_early(given: config.Values) -> None:
-    """Starts TensorFlow, with which alone a remote config.gin can be read."""
-    runtime.start(check_mesh(given), _device_type(given))
-
-
-def _device_type(given: config.Values) -> str:
-    return given.get("DEVICE_TYPE", "CPU")
+def _start(given: config.Values, devices: int, shows_lowered: bool = False) -> None:
+    device_type = given.get("DEVICE_TYPE", "CPU")
+    runtime.check_devices(devices, device_type)
+    runtime.start(devices, device_type, shows_lowered)
 
 
 def check_files(

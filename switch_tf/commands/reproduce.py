@@ -1,7 +1,6 @@
 """`switch-tf reproduce`: runs an experiment and prints its table."""
 
 import functools
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,6 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(argv)
     experiment = registry.find(args.experiment, args.variant)
     folder = args.output_dir or Path("runs") / experiment.name
-    started = time.monotonic()
     runtime.start()
     from switch_tf.reproduce.runner import run
 
@@ -30,8 +28,7 @@ def main(argv: Sequence[str]) -> None:
     print("\n" + report.table() + "\n")
     for line in report.verdicts:
         print(line)
-    minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    print(f"written to {folder}: {', '.join(files)}; in {minutes} min {seconds} s")
+    print(f"written to {folder}: {', '.join(files)}")
 
 
 def _parser() -> Parser:

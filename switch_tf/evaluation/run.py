@@ -6,7 +6,7 @@ from collections.abc import Callable
 import gin
 
 from switch_tf import storage
-from switch_tf.checkpoints import model_dir, restore
+from switch_tf.checkpoints import model_dir
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
@@ -40,7 +40,7 @@ def evaluate(
       UserError: there is no checkpoint, it is of another model, or `train` would refuse the
         settings as well.
     """
-    path = restore.find(checkpoint_path)
+    path = model_dir.find(checkpoint_path)
     output_path = os.path.expanduser(output_path or os.path.join(path, model_dir.EVALUATION))
     _check_writable(output_path)
     with setup().mesh_model(data(), checkpoint=("CHECKPOINT_PATH", path)) as made:

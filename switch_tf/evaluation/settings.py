@@ -40,6 +40,16 @@ class Evaluation:
     decode_period: Whole = 0
     decode_examples: Count | None = None
 
+    def describe(self) -> str:
+        """A line on what is evaluated, and when."""
+        size = "all of it" if self.batches is None else f"at most {self.batches} batches a task"
+        own = "at the last step"
+        if self.decode_period:
+            own = f"every {self.decode_period:,} steps and {own}"
+        return f"evaluation: {self.split}, {size}, every {self.period:,} steps and at the last" + (
+            f"; the tasks' own metrics {own}" if self.decode else ""
+        )
+
     def data(self, data: TaskData, mesh: Mesh) -> TaskData:
         """The data to evaluate on, derived from the run's data and checked against the mesh.
 

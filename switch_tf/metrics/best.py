@@ -8,7 +8,7 @@ from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.data import registry
 
 # Fields of an evaluation record that are not scores.
-_NO_SCORES = {"step", "kind", "task", "tokens", "dropped"}
+_NO_SCORES = {"step", "kind", "task", "tokens", "dropped", "truncated_inputs", "truncated_targets"}
 
 
 @dataclasses.dataclass(frozen=True)

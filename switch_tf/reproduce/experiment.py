@@ -24,6 +24,7 @@ class Arm:
       gin_files: values of `--gin_file`.
       bindings: macro or `configurable.parameter` -> value, for `--gin.NAME`.
       seeds: one run for each seed; if empty, a single run with the gin files' SEED.
+      minutes: about how long a run takes on two idle cores with AVX512.
       starts_from: the arm whose first run's checkpoint is fine-tuned; None pre-trains.
     """
 
@@ -31,6 +32,7 @@ class Arm:
     gin_files: Sequence[str]
     bindings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seeds: Sequence[int] = ()
+    minutes: float = 1.0
     starts_from: Arm | None = None
 
     def runs(self, folder: Path, bindings: Mapping[str, Any]) -> list[TrainingRun]:
@@ -48,13 +50,14 @@ class Arm:
             given["INITIAL_CHECKPOINT_PATH"] = str(start.model_dir)
         place = folder / re.sub(r"\W+", "_", self.model).lower()
         if not self.seeds:
-            return [TrainingRun(name, place / kind, self.gin_files, given)]
+            return [TrainingRun(name, place / kind, self.gin_files, given, self.minutes)]
         return [
             TrainingRun(
                 f"{name}, seed {seed}",
                 place / f"{kind}_seed{seed}",
                 self.gin_files,
                 given | {"SEED": seed},
+                self.minutes,
             )
             for seed in self.seeds
         ]

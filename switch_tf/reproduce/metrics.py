@@ -43,8 +43,12 @@ def evaluated(task: str, figure: str) -> Callable[[TrainingRun], float | None]:
 
 def tokens_per_second(run: TrainingRun) -> float:
     """The tokens per second of the median training step."""
-    records = run.records("train")[_UNTIMED_STEPS:]
-    return statistics.median(record["tokens_per_second"] for record in records)
+    return _median(run, "tokens_per_second")
+
+
+def _median(run: TrainingRun, figure: str) -> float:
+    """The median of a figure over the steps after the first ones."""
+    return statistics.median(r[figure] for r in run.records("train")[_UNTIMED_STEPS:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +59,32 @@ class Curve:
       steps: the steps of its evaluations, ascending.
       nlp: NLP at the evaluation capacity, in minus nats per target token.
       nlp_dropless: NLP when no token is dropped, in the same unit.
+      seconds_per_step: the median of its training steps, without evaluations and checkpoints.
     """
 
     steps: tuple[int, ...]
     nlp: tuple[float, ...]
     nlp_dropless: tuple[float, ...]
+    seconds_per_step: float = 1.0
 
     @classmethod
     def of(cls, run: TrainingRun, task: str) -> "Curve":
         """The curve of a run's evaluations of a task."""
         records = [record for record in run.records("evaluation") if record["task"] == task]
-        return cls(*(tuple(r[name] for r in records) for name in ("step", "nlp", "nlp_dropless")))
+        values = (tuple(r[name] for r in records) for name in ("step", "nlp", "nlp_dropless"))
+        return cls(*values, _median(run, "seconds"))
+
+    @classmethod
+    def mean(cls, curves: Sequence["Curve"]) -> "Curve":
+        """The mean curve of several seeds, at the steps that all of them evaluated."""
+        steps = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
+
+        def at(name: str) -> tuple[float, ...]:
+            of_seeds = [dict(zip(c.steps, getattr(c, name), strict=True)) for c in curves]
+            return tuple(statistics.mean(found[step] for found in of_seeds) for step in steps)
+
+        seconds = statistics.mean(curve.seconds_per_step for curve in curves)
+        return cls(tuple(steps), at("nlp"), at("nlp_dropless"), seconds)
 
     def steps_to(self, nlp: float) -> float | None:
         """Steps needed to reach `nlp`, interpolated between evaluations; None if never reached.

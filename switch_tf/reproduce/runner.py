@@ -1,5 +1,6 @@
 """Runs experiments: finished runs are skipped, and interrupted runs resume."""
 
+import functools
 import importlib
 import itertools
 import json
@@ -11,8 +12,11 @@ from switch_tf import config, storage
 from switch_tf.benches.dtype import seconds_per_layer
 from switch_tf.data import registry
 from switch_tf.data.task_data import TaskData
+from switch_tf.reproduce.display import Display, duration
 from switch_tf.reproduce.experiment import Experiment, Runs
+from switch_tf.reproduce.machine_load import Load
 from switch_tf.reproduce.report import Report
+from switch_tf.reproduce.training_run import TrainingRun
 
 
 def run(experiment: Experiment, folder: Path) -> Report:
@@ -33,11 +37,35 @@ def run(experiment: Experiment, folder: Path) -> Report:
     shared = {"DTYPE": _faster_dtype(folder / "settings.json")} if experiment.times_dtype else {}
     runs = experiment.runs(folder, shared)
     _prepare_data(runs)
-    for of_a_seed in itertools.zip_longest(*runs.values()):
-        for each in filter(None, of_a_seed):
-            each.run()
+    of_seeds = itertools.zip_longest(*runs.values())
+    in_order = list(filter(None, itertools.chain.from_iterable(of_seeds)))
+    display = Display(in_order)
+    display.plan()
+    for each in in_order:
+        if each.is_done():
+            continue
+        each.run(functools.partial(next, display.watch(each)))
+        display.end(_took(each))
+    print(f"all runs together: {duration(sum(map(_seconds, in_order)))}", flush=True)
     report = importlib.import_module(f"switch_tf.reproduce.{experiment.report}")
     return report.make(experiment, runs)
+
+
+def _seconds(run: TrainingRun) -> float:
+    """How long a run's processes took together."""
+    return sum(sitting["seconds"] for sitting in run.sittings())
+
+
+def _took(run: TrainingRun) -> str:
+    """A line on a finished run: how long it took, and what slowed it."""
+    sittings = run.sittings()
+    text = f"{run.name}: done in {duration(_seconds(run))}"
+    if len(sittings) > 1:
+        text += f", in {len(sittings)} sittings"
+    slowed = [load for s in sittings if (load := Load(s["others"], s["cores"])).is_notable()]
+    if slowed:
+        text += f"; {max(slowed, key=lambda load: load.others)}, so tokens/s are too low"
+    return text
 
 
 def _prepare_data(runs: Runs) -> None:

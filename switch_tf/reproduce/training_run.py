@@ -4,24 +4,28 @@ Its gin files and bindings are those that a user would pass. A second call skips
 resumes an interrupted one.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from switch_tf import config, storage
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.errors import UserError
+from switch_tf.reproduce.machine_load import Load, LoadMeter
 
 # Settings that may differ when a run resumes: its length, what is written when, and, if the folder
 # was moved, its path. Bindings to these macros follow them.
 _MAY_CHANGE = (
     *("TRAIN_STEPS", "CHECKPOINT_PERIOD", "EVAL_PERIOD", "MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
+    *("LOG_PERIOD", "ROUTING_PERIOD", "MetricsWriter.log_period", "MetricsWriter.routing_period"),
     *("train.train_steps", "train.checkpoint_period", "Evaluation.period"),
     *("train.model_dir", "train.initial_checkpoint_path"),
 )
@@ -36,12 +40,14 @@ class TrainingRun:
       model_dir: its MODEL_DIR, a local one.
       gin_files: values of `--gin_file`.
       bindings: macro or `configurable.parameter` -> value, for `--gin.NAME`.
+      minutes: about how long it takes on two idle cores, to foretell the experiment's end.
     """
 
     name: str
     model_dir: Path
     gin_files: Sequence[str]
     bindings: Mapping[str, Any]
+    minutes: float = 1.0
 
     @property
     def binding_strings(self) -> list[str]:
@@ -79,10 +85,24 @@ class TrainingRun:
         steps = (record["step"] for record in self.records("evaluation"))
         return max(steps, default=0) >= self.train_steps
 
-    def run(self) -> None:
+    @property
+    def metrics_path(self) -> str:
+        """The path of its log of metrics."""
+        return self._dir.metrics
+
+    def sittings(self) -> list[dict]:
+        """What each of its processes took: "seconds", and the "cores" that "others" took."""
+        path = self._dir.sittings
+        lines = storage.read_text(path).splitlines() if storage.exists(path) else ()
+        return list(map(json.loads, lines))
+
+    def run(self, watch: Callable[[], None] = lambda: None) -> None:
         """Trains up to the last step, unless that has been done.
 
         SIGINT, SIGTERM and SIGHUP are forwarded: the run saves a checkpoint, and this raises.
+
+        Args:
+          watch: called every second while it trains.
 
         Raises:
           UserError: the run failed or was interrupted, and the message says where its output is; or
@@ -90,9 +110,7 @@ class TrainingRun:
         """
         self._check_same_settings()
         if self.is_done():
-            print(f"{self.name}: done before, in {self.model_dir}", flush=True)
             return
-        print(f"{self.name}: {self.train_steps} steps", flush=True)
         self.model_dir.mkdir(parents=True, exist_ok=True)
         storage.write_json(self._dir.settings, _as_json(self.settings))
         command = [sys.executable, "-m", "switch_tf.commands.main", "train"]
@@ -102,7 +120,9 @@ class TrainingRun:
         with open(log, "a") as output:
             output.write(f"$ {' '.join(command)}\n")
             output.flush()
-            status, stopped_by = _run(command, output)
+            started, meter = time.monotonic(), LoadMeter()
+            status, stopped_by = _run(command, output, watch)
+        self._sat(time.monotonic() - started, meter.read())
         if stopped_by is not None and not status:
             raise UserError(f"{self.name}: {stopped_by}: saved; the same command goes on with it")
         if stopped_by is not None:
@@ -112,9 +132,14 @@ class TrainingRun:
             )
         if status or not self.is_done():
             raise UserError(
-                f"{self.name} failed with status {status}: its error stands above, its output in "
-                f"{log}; mend that, and the same command goes on"
+                f"{self.name} failed with status {status}: {_error(log)}; all output is in {log}; "
+                "mend that, and the same command goes on"
             )
+
+    def _sat(self, seconds: float, load: Load) -> None:
+        found = {"seconds": seconds, "others": load.others, "cores": load.cores}
+        lines = [json.dumps(sitting) + "\n" for sitting in (*self.sittings(), found)]
+        storage.write_atomically(self._dir.sittings, "".join(lines))
 
     @property
     def _dir(self) -> ModelDir:
@@ -138,11 +163,22 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=repr))
 
 
-def _run(command: Sequence[str], output) -> tuple[int, str | None]:
+def _error(log: str) -> str:
+    """The last error line of a process's output, without the name of the command."""
+    start = "switch-tf: error: "
+    lines = [line for line in storage.read_text(log).splitlines() if line.startswith(start)]
+    return lines[-1].removeprefix(start) if lines else "it printed no error"
+
+
+def _run(
+    command: Sequence[str], output, watch: Callable[[], None] = lambda: None
+) -> tuple[int, str | None]:
     """The exit status of a child process, and the forwarded signal that stopped it, or None."""
     received = []
     # Its own session, or it would get a terminal's SIGINT twice, which means "stop at once".
-    child = subprocess.Popen(command, stdout=output, start_new_session=True)
+    child = subprocess.Popen(
+        command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
 
     def hand_on(number, _):
         received.append(signal.Signals(number).name)
@@ -152,8 +188,13 @@ def _run(command: Sequence[str], output) -> tuple[int, str | None]:
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, hand_on) for number in numbers}
+    status = None
     try:
-        status = child.wait()
+        while status is None:
+            watch()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = child.wait(timeout=1.0)
+        watch()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

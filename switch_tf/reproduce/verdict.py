@@ -52,6 +52,48 @@ def ahead(model: str, of: str, metric: Metric) -> Callable[[Measurements], Verdi
     return rule
 
 
+def ahead_by(
+    model: str, of: str, metric: Metric, times: float
+) -> Callable[[Measurements], Verdict]:
+    """Makes the rule that a model is ahead by several times the distance between seeds.
+
+    Unlike `ahead`, it needs several seeds of the other model alone.
+
+    Args:
+      model: the model claimed to be ahead.
+      of: the model it is compared with.
+      metric: the metric to compare.
+      times: how many times the distance between the lowest and the highest seed of `of`.
+    """
+
+    def rule(measured: Measurements) -> Verdict:
+        ours, theirs = (measured[name].get(metric.name, ()) for name in (model, of))
+        if not ours or len(theirs) < 2:
+            return Verdict(None, f"it takes {metric.name} of {model}, and two seeds of {of}")
+        gain, spread = statistics.mean(ours) - statistics.mean(theirs), max(theirs) - min(theirs)
+        ratio = f"{abs(gain) / spread:.1f} times " if spread else ""
+        text = f"{gain:+.{metric.digits}f} {metric.unit}".rstrip()
+        return Verdict(
+            gain > 0 if abs(gain) >= times * spread else None,
+            f"{model} is {text} against {of}: {ratio}the {spread:.{metric.digits}f} between its "
+            f"seeds, where {times:g} times is asked for",
+        )
+
+    return rule
+
+
+def every(rules: Sequence[Callable[[Measurements], Verdict]]) -> Callable[[Measurements], Verdict]:
+    """Makes the rule that all rules hold; it is refuted if one of them is."""
+
+    def rule(measured: Measurements) -> Verdict:
+        found = [each(measured) for each in rules]
+        holds = False if any(v.holds is False for v in found) else None
+        reasons = "; ".join(verdict.reason for verdict in found)
+        return Verdict(True if all(v.holds for v in found) else holds, reasons)
+
+    return rule
+
+
 def _against_seeds(gain: float, values: Mapping[str, Sequence[float]]) -> tuple[bool, str]:
     """Whether a lead exceeds the spread between seeds; a single seed has no spread."""
     spread = max(max(found) - min(found) for found in values.values())

@@ -15,6 +15,7 @@ from switch_tf.optimizers.base import Optimizer
 from switch_tf.rules import Count, NonNegative, Seed, configurable
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.training.microbatches import Microbatches, check_parts
+from switch_tf.training.norms import Norms
 
 # Seeds of parts are this far apart, so that they do not collide with the seeds of other runs.
 _PART_SEEDS = 7919
@@ -87,6 +88,7 @@ class TrainStep:
         self._z_loss_coef = z_loss_coef
         self._seed = seed
         self._figures = Figures()
+        self._norms = Norms(model.trainable_variables)
         # Autograph would rewrite Python that should run while tracing, and wrap its errors.
         self._run = tf.function(self._train_step, autograph=False)
         self._parts = None
@@ -104,17 +106,19 @@ class TrainStep:
 
         Returns:
           Floats: loss, nlp (minus nats per target token), accuracy, z_loss, tokens, learning_rate;
+          `norms`: see `Norms.by_group`;
           `routing`: layer -> `routing.layer_figures`; `not_finite`: the layers whose output has inf
           or NaN, in order.
         """
         if self._parts is None:
-            return self._unpack(mesh_lib.to_numpy(self._run(*self._arguments(features, step))))
+            vector, squares = self._run(*self._arguments(features, step))
+            return self._unpack(mesh_lib.to_numpy(vector), squares)
         parts = []
         for part in range(self.microbatches):
             arguments = self._arguments(features, step, part)
             parts.append(mesh_lib.to_numpy(self._add_gradients(*arguments)))
-        self._update(*self._arguments(features, step)[1:])
-        return self._unpack(self._figures.combine(np.stack(parts)))
+        squares = self._update(*self._arguments(features, step)[1:])
+        return self._unpack(self._figures.combine(np.stack(parts)), squares)
 
     def describe(self) -> str:
         """Describes the objective in one line."""
@@ -141,8 +145,7 @@ class TrainStep:
     def _train_step(self, features, numbers):
         numbers = tf.cast(numbers, tf.int32)
         gradients, figures = self._gradients(features, numbers)
-        self._optimizer.apply(gradients, self._model.trainable_variables, numbers[2])
-        return figures
+        return figures, self._apply(gradients, numbers[2])
 
     def _add_gradients_of_part(self, features, numbers):
         numbers = tf.cast(numbers, tf.int32)
@@ -159,7 +162,12 @@ class TrainStep:
 
     def _update_by_sums(self, numbers):
         step = tf.cast(numbers, tf.int32)[2]
-        self._optimizer.apply(self._parts.take(), self._model.trainable_variables, step)
+        return self._apply(self._parts.take(), step)
+
+    def _apply(self, gradients, step) -> list[tf.Tensor]:
+        """Updates the weights; returns `Norms.squares`."""
+        updates = self._optimizer.apply(gradients, self._model.trainable_variables, step)
+        return self._norms.squares(gradients, updates)
 
     def _loss_weights(self, features):
         """The weight of each token in the loss, [batch, length]."""
@@ -219,7 +227,7 @@ class TrainStep:
             return 1.0 / self.microbatches
         return token_shares[int(report.name.startswith(self._model.decoder.path + "/"))]
 
-    def _unpack(self, vector: np.ndarray) -> dict:
+    def _unpack(self, vector: np.ndarray, squares: list[tf.Tensor]) -> dict:
         layers = self._figures.unpack(vector)
         step = layers.pop(_STEP)
         tokens = max(step["tokens"], 1.0)
@@ -231,6 +239,7 @@ class TrainStep:
             "z_loss": step["z_loss"] / tokens,
             "tokens": tokens,
             "learning_rate": step["learning_rate"],
+            "norms": self._norms.by_group(squares),
             "routing": {path: layer_figures(found) for path, found in layers.items()},
             "not_finite": [path for path, size in watched if not np.isfinite(size)],
         }

@@ -3,7 +3,7 @@
 Pre-training and fine-tuning differ only in gin: data, initial checkpoint, learning rate, dropout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import gin
 
@@ -13,8 +13,9 @@ from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
+from switch_tf.data import truncation
 from switch_tf.data.entropy import unigram_entropy
-from switch_tf.data.features import describe_order, train_batches
+from switch_tf.data.features import describe_order, tasks, train_batches
 from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
@@ -24,10 +25,13 @@ from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.base import Optimizer
 from switch_tf.rules import Count, InitialCheckpoint, RunFolder, Seed, configurable
-from switch_tf.setup.describe import describe, describe_optimizer
+from switch_tf.setup.describe import describe_optimizer, details, overview, warnings
 from switch_tf.setup.mesh_model import MeshModel, ModelSetup
 from switch_tf.training.loop import TrainLoop
 from switch_tf.training.step import build_step
+
+# Examples whose lengths are counted at the start: of a task, and of all tasks together.
+_SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
 
 
 @configurable
@@ -67,31 +71,63 @@ def train(
     data, setup, evaluation = data(), setup(), evaluation()
     with setup.mesh_model(data, seed, _weights_of(model_dir, initial_checkpoint_path)) as made:
         evaluators = Evaluators(made, evaluation)
-        feed = _feed(made)
+        feed, order = _feed(made)
         optimizer = setup.optimizer()
         train_step = build_step(made, optimizer, seed)
+        saved = {"model": made.model, "optimizer": optimizer, "iterator": feed.iterator}
         checkpoints = Checkpoints(
-            model_dir,
-            keep_checkpoints,
-            model=made.model,
-            optimizer=optimizer,
-            iterator=feed.iterator,
-            config=config.operative_config,
+            model_dir, keep_checkpoints, **saved, config=config.operative_config
         )
         step, restored = _restore(
             checkpoints, made, optimizer, initial_checkpoint_path, restore_optimizer
         )
         train_step.optimizer_offset = checkpoints.optimizer_offset
-        settings = describe(made.model, optimizer, made.mesh, data, train_step.microbatches)
+        first = f"{_data_line(made.data)}, to step {train_steps:,}, in {checkpoints.path}"
+        saves = f"{evaluation.describe()}; a checkpoint every {checkpoint_period:,} steps"
         update = describe_optimizer(optimizer, step, checkpoints.optimizer_offset)
-        print(settings, restored, update, train_step.describe(), sep="\n", flush=True)
+        lines = [first, *overview(made.model, optimizer, made.mesh), order, restored, saves, update]
+        _tell(model_dir, made, [*lines, train_step.describe()], train_step.microbatches)
         writer = MetricsWriter(model_dir, restored_step=step)
-        writer.text("operative config", config.operative_config())
+        writer.start(config.operative_config(), config.macros())
+        _tell_truncated(made.data, writer)
         run_facts.keep_vocabulary(model_dir, made.data.provider())
         write_as_chief(ModelDir(model_dir).facts, _facts(made, setup, evaluators))
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
         loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic)
         loop.run(train_steps, checkpoint_period)
+
+
+def _data_line(data: TaskData) -> str:
+    lengths = data.task_feature_lengths
+    row = lengths["inputs"] + lengths["targets"]
+    return (
+        f"trains on {data.mixture_or_task_name}, {data.split}: batches of {data.batch_size:,} rows "
+        f"of {lengths['inputs']} + {lengths['targets']} tokens ({data.batch_size * row:,} a step)"
+    )
+
+
+def _tell(model_dir: str, made: MeshModel, lines: Sequence[str], microbatches: int) -> None:
+    """Prints what matters, and warnings; writes that and everything else to a file."""
+    path = ModelDir(model_dir).description
+    parts = made.model, made.data, made.mesh, microbatches
+    told = [*lines, f"every setting, weight with its layout and Switch layer: {path}"]
+    print(*told, *warnings(*parts), sep="\n", flush=True)
+    write_as_chief(path, "\n".join([*lines, "", *details(*parts)]) + "\n")
+
+
+def _tell_truncated(data: TaskData, writer: MetricsWriter) -> None:
+    """Tells and logs what is truncated of a sample of each task's training data.
+
+    Not counted as batches are made: packed rows no longer know their tasks, nor trimmed examples
+    their lengths.
+    """
+    with mesh_lib.host():
+        number = min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks(data)))
+        found = truncation.count(data, max(number, 1))
+    for line in truncation.lines(found):
+        print(f"{data.split} of {line}", flush=True)
+    for task, share in found.items():
+        writer.data(task, share.figures() | {"examples": share.examples})
 
 
 def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[str, str] | None:
@@ -104,12 +140,12 @@ def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[st
     return None
 
 
-def _feed(made: MeshModel) -> Feed:
+def _feed(made: MeshModel) -> tuple[Feed, str]:
+    """The batches, and a line on their order and rows."""
     with mesh_lib.host():
         batches = train_batches(made.data)
-    packed = "packed: several examples a row" if made.data.pack else "not packed"
-    print(describe_order(batches), f"data: {packed}", sep="\n", flush=True)
-    return Feed(batches, made.mesh)
+    packed = "packed, several examples a row" if made.data.pack else "one example a row"
+    return Feed(batches, made.mesh), f"{describe_order(batches)}; {packed}"
 
 
 def _restore(

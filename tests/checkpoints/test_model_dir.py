@@ -1,7 +1,10 @@
 import subprocess
 import sys
 
-from switch_tf.checkpoints.model_dir import CONFIG, FACTS, ModelDir, find_file
+import pytest
+
+from switch_tf.checkpoints.model_dir import CONFIG, FACTS, ModelDir, find, find_file
+from switch_tf.errors import UserError
 
 
 def test_steps_are_of_whole_checkpoints_by_number(tmp_path):
@@ -10,6 +13,21 @@ def test_steps_are_of_whole_checkpoints_by_number(tmp_path):
         (tmp_path / name).mkdir()
     assert ModelDir(str(tmp_path)).steps() == [9, 10]
     assert ModelDir(str(tmp_path / "nowhere")).steps() == []
+
+
+def test_a_checkpoint_is_found_by_its_own_folder_or_its_runs(tmp_path):
+    for name in ("checkpoint_10", "checkpoint_9"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.index").write_text("")
+    assert find(str(tmp_path)) == str(tmp_path / "checkpoint_10")
+    assert find(str(tmp_path / "checkpoint_9")) == str(tmp_path / "checkpoint_9")
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(UserError) as told:
+        find(nowhere)
+    assert str(told.value) == (
+        f"no checkpoint at '{nowhere}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
+        "folder"
+    )
 
 
 def test_a_file_of_a_run_is_found_from_its_folder_and_from_its_checkpoints(tmp_path):

@@ -5,17 +5,6 @@ from switch_tf.checkpoints import restore
 from tests.checkpoints.runs import damage, fill, line_of, save_steps, small_run
 
 
-def test_a_checkpoint_is_found_by_its_own_folder_or_its_runs(tmp_path):
-    save_steps(tmp_path, [9, 10])
-    assert restore.find(str(tmp_path)) == str(tmp_path / "checkpoint_10")
-    assert restore.find(str(tmp_path / "checkpoint_9")) == str(tmp_path / "checkpoint_9")
-    nowhere = str(tmp_path / "nowhere")
-    assert line_of(restore.find, nowhere) == (
-        f"no checkpoint at '{nowhere}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
-        "folder"
-    )
-
-
 def test_another_run_starts_from_the_weights_alone(tmp_path):
     saver = small_run(tmp_path, 3.0, old=(2,))
     fill(saver.optimizer.slots)

@@ -142,6 +142,16 @@ BEFORE_TENSORFLOW = {
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.LAYOUT_RULES='d_ff:model'"],
         "LAYOUT_RULES='d_ff:model': the mesh has no dimension 'model', it has batch",
     ),
+    "a mesh larger than the machine": (
+        [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:8192'"]
+        + ["--gin.BATCH_SIZE=8192", "--gin.NUM_EXPERTS=8192"],
+        "MESH_SHAPE has 8192 devices, which is too many CPU devices for this machine of ",
+    ),
+    "a mesh without a layout": (
+        [MODEL, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:8'"],
+        "nothing reads a macro 'MESH_SHAPE'; layouts/data.gin, layouts/expert_data.gin and 3 more "
+        "files read it",
+    ),
     "a mesh dimension that shards nothing": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:4,model:2'"],
         "MESH_SHAPE: nothing is sharded over 'model', so its 2 devices would do the same work: "

@@ -23,6 +23,11 @@ def test_the_first_steps_are_not_timed(tmp_path):
     assert metrics.tokens_per_second(run) == 200.0
 
 
+def test_the_mean_of_curves_has_the_steps_that_all_of_them_have():
+    curves = [Curve((10, 20), (-4.0, -3.0), (-4.0, -3.0), 1.0), Curve((10,), (-5.0,), (-4.0,), 3.0)]
+    assert Curve.mean(curves) == Curve((10,), (-4.5,), (-4.0,), 2.0)
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(st.floats(-9, -1), min_size=1, max_size=8), st.floats(-9, -1))
 def test_steps_to_a_quality_lie_where_the_curve_crosses_it(values, wanted):

@@ -1,43 +1,56 @@
-import pytest
-
 from switch_tf.reproduce import quickstart
 
 
-@pytest.fixture(params=[quickstart.SHORT, quickstart.LONG], ids=["short", "long"])
-def runs(request, tmp_path):
-    """Model -> its pre-training by seed, and model -> its fine-tuning."""
-    found = request.param.runs(tmp_path, {"DTYPE": "bfloat16"}).items()
-    pretrain = {arm.model: runs for arm, runs in found if arm.starts_from is None}
-    return pretrain, {arm.model: run for arm, (run, *_) in found if arm.starts_from}
+def pretraining(experiment, folder):
+    """Model -> its pre-training runs by seed."""
+    found = experiment.runs(folder, {"DTYPE": "bfloat16"}).items()
+    return {arm.model: runs for arm, runs in found if arm.starts_from is None}
 
 
-def test_both_models_see_the_same_batches(runs):
-    pretrain, finetune = runs
+def finetuning(folder):
+    """Model -> its fine-tuning run."""
+    found = quickstart.SHORT.runs(folder, {"DTYPE": "bfloat16"}).items()
+    return {arm.model: run for arm, (run, *_) in found if arm.starts_from}
+
+
+def test_all_models_see_the_same_batches(tmp_path):
     same = ("MIXTURE_OR_TASK_NAME", "TASK_FEATURE_LENGTHS", "BATCH_SIZE", "TRAIN_STEPS", "SEED")
-    for both in ([p[0] for p in pretrain.values()], finetune.values()):
-        dense, sparse = ({name: run.settings[name] for name in same} for run in both)
-        assert dense == sparse
+    for runs in (
+        [of_seeds[0] for of_seeds in pretraining(quickstart.SHORT, tmp_path).values()],
+        [of_seeds[0] for of_seeds in pretraining(quickstart.LONG, tmp_path).values()],
+        list(finetuning(tmp_path).values()),
+    ):
+        first, *others = ({name: run.settings[name] for name in same} for run in runs)
+        assert others and all(other == first for other in others)
 
 
-def test_the_switch_model_lies_on_eight_devices_with_its_experts(runs):
-    pretrain, finetune = runs
-    for run in (*pretrain["Switch"], finetune["Switch"]):
-        assert run.settings["MESH_SHAPE"] == "batch:8"
-        assert run.settings["LAYOUT_RULES"] == "batch:batch,experts:batch"
-        assert run.settings["NUM_EXPERTS"] == pretrain["Switch"][0].settings["NUM_EXPERTS"]
-    assert all("NUM_EXPERTS" not in r.settings for r in pretrain["dense T5"])
+def test_experts_are_spread_over_eight_devices_or_one_an_expert(tmp_path):
+    short = pretraining(quickstart.SHORT, tmp_path)["Switch"][0], finetuning(tmp_path)["Switch"]
+    long = [of_seeds[0] for of_seeds in pretraining(quickstart.LONG, tmp_path).values()]
+    found = [(r.settings.get("NUM_EXPERTS"), r.settings["MESH_SHAPE"]) for r in (*short, *long)]
+    assert found == [
+        *[(8, "batch:8")] * 2,
+        (None, "batch:8"),
+        *[(4, "batch:4"), (16, "batch:8"), (64, "batch:8")],
+    ]
 
 
-def test_fine_tuning_starts_from_seed_0_of_the_same_model(runs):
-    pretrain, finetune = runs
-    for model, run in finetune.items():
+def test_the_long_size_has_three_seeds_of_each_model(tmp_path):
+    runs = pretraining(quickstart.LONG, tmp_path)
+    seeds = {model: [run.settings["SEED"] for run in found] for model, found in runs.items()}
+    assert seeds == dict.fromkeys(runs, [0, 1, 2])
+
+
+def test_fine_tuning_starts_from_seed_0_of_the_same_model(tmp_path):
+    pretrain = pretraining(quickstart.SHORT, tmp_path)
+    for model, run in finetuning(tmp_path).items():
         assert pretrain[model][0].settings["SEED"] == 0
         start = run.settings["INITIAL_CHECKPOINT_PATH"]
         assert start == str(pretrain[model][0].model_dir)
 
 
-def test_the_folders_of_the_runs_are_those_that_the_pages_name(runs, tmp_path):
-    pretrain, finetune = runs
+def test_the_folders_of_the_runs_are_those_that_the_pages_name(tmp_path):
+    pretrain, finetune = pretraining(quickstart.SHORT, tmp_path), finetuning(tmp_path)
     first = {model: found[0].model_dir for model, found in pretrain.items()}
     assert first == {
         "dense T5": tmp_path / "dense_t5" / "pretrain_seed0",

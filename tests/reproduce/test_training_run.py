@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from switch_tf import storage
 from switch_tf.errors import UserError
 from switch_tf.reproduce import training_run
 from switch_tf.reproduce.training_run import TrainingRun
@@ -28,7 +29,7 @@ def child(monkeypatch):
     """Puts a function of the command in the place of the child process."""
 
     def replace(function):
-        monkeypatch.setattr(training_run, "_run", lambda command, output: function(command))
+        monkeypatch.setattr(training_run, "_run", lambda command, output, watch: function(command))
 
     return replace
 
@@ -56,12 +57,12 @@ def test_its_command_is_what_a_user_would_type(tmp_path, child):
     assert run.settings["NUM_EXPERTS"] == 8
 
 
-def test_what_is_done_is_not_run_again(tmp_path, child, capsys):
+def test_what_is_done_is_not_run_again(tmp_path, child):
     run = make_run(tmp_path)
     log(run, 10)
     child(lambda command: pytest.fail("it was run again"))
     run.run()
-    assert capsys.readouterr().out == f"a run: done before, in {run.model_dir}\n"
+    assert not storage.exists(run.model_dir / "sittings.jsonl")
 
 
 def test_a_folder_of_other_settings_is_not_taken_for_this_run(tmp_path, child):
@@ -97,6 +98,24 @@ def test_a_run_that_does_not_end_is_told_with_its_log(tmp_path, child, status):
     child(lambda command: (status, None))
     with pytest.raises(UserError, match=rf"^a run failed with status {status}: .*run/log.txt; "):
         run.run()
+
+
+def test_the_error_of_a_run_is_told_and_not_only_logged(tmp_path):
+    run = make_run(tmp_path, BATCH_SIZE=7)
+    with pytest.raises(
+        UserError, match="^a run failed with status 2: BATCH_SIZE=7 does not divide"
+    ):
+        run.run()
+
+
+def test_each_sitting_of_a_run_is_kept(tmp_path, child):
+    run = make_run(tmp_path)
+    child(lambda command: (0, "SIGTERM"))
+    for number in (1, 2):
+        with pytest.raises(UserError, match="SIGTERM"):
+            run.run()
+        assert len(run.sittings()) == number
+    assert all(s["seconds"] >= 0 and s["others"] >= 0 and s["cores"] for s in run.sittings())
 
 
 def test_an_interrupted_run_says_that_the_same_command_goes_on(tmp_path, child):

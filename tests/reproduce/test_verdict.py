@@ -1,7 +1,7 @@
 import pytest
 
 from switch_tf.reproduce.metrics import Metric
-from switch_tf.reproduce.verdict import Verdict, ahead
+from switch_tf.reproduce.verdict import Verdict, ahead, ahead_by, every
 
 NLP = Metric("NLP", lambda run: None, unit="nats", digits=1)
 RULE = ahead("Switch", "dense", NLP)
@@ -31,6 +31,29 @@ def test_one_seed_of_a_model_decides_nothing():
 
 def test_a_model_without_the_figure_decides_nothing():
     assert RULE({"Switch": {}, "dense": {}}).reason == "no NLP of dense and of Switch"
+
+
+@pytest.mark.parametrize("sparse, holds", [(-2.9, True), (-3.1, None), (-5.4, None), (-5.5, False)])
+def test_a_lead_may_have_to_be_several_times_the_distance_of_the_others_seeds(sparse, holds):
+    rule = ahead_by("Switch", "dense", NLP, times=3)
+    found = rule({"Switch": {"NLP": [sparse]}, "dense": {"NLP": [-4.0, -4.4]}})
+    assert found.holds is holds
+    assert "the 0.4 between its seeds, where 3 times is asked for" in found.reason
+    assert rule({"Switch": {"NLP": [-3.0]}, "dense": {"NLP": [-4.0]}}).holds is None
+
+
+def test_seeds_that_agree_decide_any_lead():
+    rule = ahead_by("Switch", "dense", NLP, times=3)
+    assert rule({"Switch": {"NLP": [-3.0]}, "dense": {"NLP": [-4.0, -4.0]}}).holds is True
+
+
+@pytest.mark.parametrize(
+    "holds, expected",
+    [((True, True), True), ((True, None), None), ((None, False), False), ((True, False), False)],
+)
+def test_of_several_rules_all_must_hold(holds, expected):
+    rules = [lambda measured, h=h: Verdict(h, f"because {h}") for h in holds]
+    assert every(rules)({}) == Verdict(expected, f"because {holds[0]}; because {holds[1]}")
 
 
 def test_a_verdict_is_told_in_words():

@@ -1,0 +1,154 @@
+"""Shows what an experiment does: its runs, a live line with the time left, each evaluation.
+
+Everything is read off the runs' logs, so it is the same for a run that resumes.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
+
+from switch_tf.evaluation.evaluators import figures_line
+from switch_tf.metrics.tables import table
+from switch_tf.reproduce.training_run import TrainingRun
+
+# Seconds between two lines where there is no terminal, so that nobody takes it for hanging.
+_LINE_EVERY = 8.0
+
+
+class Display:
+    """Shows the runs of an experiment, one after another, on a terminal or in a file.
+
+    On a terminal the last line is rewritten each second; elsewhere a line is added every eight.
+
+    Args:
+      runs: all runs, in running order.
+      stream: where to; by default stdout.
+      clock: returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[TrainingRun],
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._runs = list(runs)
+        self._stream = stream or sys.stdout
+        self._clock = clock
+        self._is_terminal = self._stream.isatty()
+        self._last_line = -_LINE_EVERY
+        # How long runs take here, against what they are foretold to take.
+        self._scale = 1.0
+
+    def plan(self) -> None:
+        """Prints what will run and how long it takes."""
+        left = [run for run in self._runs if not run.is_done()]
+        total = duration(60 * sum(run.minutes for run in left))
+        print(
+            f"{len(self._runs)} runs, {len(self._runs) - len(left)} of them done; about {total} "
+            "on two idle cores with AVX512, three times as long with AVX2 alone:",
+            file=self._stream,
+        )
+        rows = (
+            (f"  {run.name}", f"{run.train_steps:,} steps", duration(60 * run.minutes))
+            if run in left
+            else (f"  {run.name}", f"{run.train_steps:,} steps", "done")
+            for run in self._runs
+        )
+        print(*table(rows), sep="\n", file=self._stream, flush=True)
+
+    def watch(self, run: TrainingRun) -> Iterator[None]:
+        """A generator to advance every second while the run's process is alive.
+
+        It prints the evaluations as they come, and rewrites the live line.
+
+        Args:
+          run: one of the runs, about to start.
+        """
+        log = _Log(run.metrics_path)
+        shown = {(r["step"], r["task"]) for r in log.new() if r["kind"] == "evaluation"}
+        started, first, last = self._clock(), None, None
+        while True:
+            for record in log.new():
+                if record["kind"] == "train":
+                    last = record
+                    first = first or (self._clock(), record["step"])
+                elif (record["step"], record["task"]) not in shown:
+                    shown.add((record["step"], record["task"]))
+                    figures = {k: v for k, v in record.items() if isinstance(v, float)}
+                    self._line(
+                        f"  step {record['step']:,}  {figures_line(record['task'], figures)}"
+                    )
+            self._live(run, started, first, last)
+            yield
+
+    def end(self, text: str) -> None:
+        """Ends the live line of a run with a line that stays."""
+        self._line(text)
+        self._last_line = -_LINE_EVERY
+
+    def _live(self, run, started, first, last) -> None:
+        now = self._clock()
+        number = f"[{self._runs.index(run) + 1}/{len(self._runs)}] {run.name}"
+        later = self._runs[self._runs.index(run) + 1 :]
+        if last is None:
+            text = f"{number}: starting, {now - started:.0f} s"
+        else:
+            steps = run.train_steps
+            text = f"{number}: step {last['step']:,}/{steps:,}, loss {last['loss']:.3f}, "
+            text += f"{last['tokens_per_second']:,.0f} tokens/s"
+            if last["step"] > first[1]:
+                left = (steps - last["step"]) * (now - first[0]) / (last["step"] - first[1])
+                self._scale = (now - started + left) / (60 * run.minutes)
+                rest = left + self._scale * 60 * sum(r.minutes for r in later if not r.is_done())
+                text += f", {duration(left)} left, {duration(rest)} with the later runs"
+            if last["step"] >= steps:
+                text = f"{number}: step {steps:,}/{steps:,}, evaluating"
+        if self._is_terminal:
+            width = shutil.get_terminal_size().columns
+            self._stream.write(f"\r{text[: width - 1]}\x1b[K")
+            self._stream.flush()
+        elif now - self._last_line >= _LINE_EVERY:
+            self._last_line = now
+            print(text, file=self._stream, flush=True)
+
+    def _line(self, text: str) -> None:
+        if self._is_terminal:
+            self._stream.write("\r\x1b[K")
+        print(text, file=self._stream, flush=True)
+
+
+class _Log:
+    """Reads what is appended to a run's `metrics.jsonl`, which a resumed run replaces."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._inode, self._position = None, 0
+
+    def new(self) -> list[dict]:
+        """The whole records since the last call."""
+        try:
+            with open(self._path, "rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self._inode:
+                    self._inode, self._position = inode, 0
+                file.seek(self._position)
+                appended = file.read()
+        except FileNotFoundError:
+            return []
+        whole = appended[: appended.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def duration(seconds: float) -> str:
+    """Formats a time, such as `45 s`, `2 min 5 s` or `1 h 2 min`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

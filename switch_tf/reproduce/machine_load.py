@@ -1,0 +1,56 @@
+"""How much of the machine other processes took while something was measured."""
+
+import dataclasses
+import os
+import resource
+import time
+from pathlib import Path
+
+_STAT = Path("/proc/stat")
+# Share of the machine from which others slow what is measured by more than it varies anyway.
+_NOTABLE = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """The load of other processes.
+
+    Attributes:
+      others: cores taken by other processes, and by other machines on the same hardware, in the
+        mean.
+      cores: cores of this machine.
+    """
+
+    others: float
+    cores: int
+
+    def __str__(self) -> str:
+        return f"other processes took {self.others:.1f} of {self.cores} cores"
+
+    def is_notable(self) -> bool:
+        """Whether it lowered tokens/s by more than they vary from run to run."""
+        return self.others > _NOTABLE * self.cores
+
+
+class LoadMeter:
+    """Measures the load of other processes from its creation on.
+
+    Not counted are this process and its children that have ended by the time of `read`.
+    """
+
+    def __init__(self):
+        self._before = self._now()
+
+    def read(self) -> Load:
+        """The mean load so far."""
+        (wall, busy, own), (wall_0, busy_0, own_0) = self._now(), self._before
+        others = ((busy - busy_0) - (own - own_0)) / max(wall - wall_0, 1e-9)
+        return Load(max(others, 0.0), os.cpu_count() or 1)
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds of the clock, of all cores at work, and of this process and its children."""
+        user, nice, system, _, _, *interrupts = map(int, _STAT.read_text().split()[1:9])
+        busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+        used = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return time.monotonic(), busy, sum(u.ru_utime + u.ru_stime for u in used)

@@ -1,0 +1,104 @@
+import io
+import json
+
+import pytest
+
+from switch_tf.reproduce.display import Display, duration
+from switch_tf.reproduce.training_run import TrainingRun
+from tests.reproduce import logs
+
+FILES = ("models/t5_tiny.gin", "layouts/data.gin", "tables/quickstart.gin")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs of ten steps, of one and of two minutes."""
+    return [
+        TrainingRun(f"run {n}", tmp_path / str(n), FILES, {"TRAIN_STEPS": 10}, minutes=n)
+        for n in (1, 2)
+    ]
+
+
+def step(number, loss=3.0):
+    return {"step": number, "kind": "train", "loss": loss, "tokens_per_second": 1000.0}
+
+
+def append(run, *records):
+    with open(run.metrics_path, "a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def watched(runs, stream, *batches):
+    """Shows the first run, to whose log records are added every ten seconds."""
+    now = [0.0]
+    display = Display(runs, stream, clock=lambda: now[0])
+    watch = display.watch(runs[0])
+    for records in ((), *batches):
+        append(runs[0], *records)
+        next(watch)
+        now[0] += 10.0
+    display.end("done")
+    return stream.getvalue()
+
+
+def test_first_it_says_what_will_run_and_how_long(runs):
+    logs.write(runs[0], {}, logs.evaluation(10, "t", nlp=-1.0))
+    stream = io.StringIO()
+    Display(runs, stream).plan()
+    first, *rows = stream.getvalue().splitlines()
+    assert first.startswith("2 runs, 1 of them done; about 2 min 0 s on two idle cores")
+    assert [row.split() for row in rows] == [
+        ["run", "1", "10", "steps", "done"],
+        ["run", "2", "10", "steps", "2", "min", "0", "s"],
+    ]
+
+
+def test_a_file_gets_a_line_every_few_seconds_and_each_evaluation(runs):
+    logs.write(runs[0], {})
+    text = watched(
+        runs, io.StringIO(), [step(1)], [step(6), logs.evaluation(6, "t", nlp=-2.0)], [step(10)]
+    )
+    assert text.splitlines() == [
+        "[1/2] run 1: starting, 0 s",
+        "[1/2] run 1: step 1/10, loss 3.000, 1,000 tokens/s",
+        "  step 6  t  nlp -2",
+        # Two seconds a step; the second run is foretold to take twice as long as the first.
+        "[1/2] run 1: step 6/10, loss 3.000, 1,000 tokens/s, 8 s left, 1 min 4 s with the later "
+        "runs",
+        "[1/2] run 1: step 10/10, evaluating",
+        "done",
+    ]
+
+
+def test_a_terminal_has_one_live_line_under_what_stays(runs):
+    logs.write(runs[0], {})
+    text = watched(runs, Terminal(), [step(6), logs.evaluation(6, "t", nlp=-2.0)])
+    assert "\r\x1b[K  step 6  t  nlp -2\n" in text
+    assert text.count("\n") == 2
+    assert text.endswith("\r\x1b[Kdone\n")
+
+
+def test_a_resumed_run_does_not_show_its_old_evaluations_again(runs):
+    before = logs.evaluation(4, "t", nlp=-2.0)
+    logs.write(runs[0], {}, before)
+    display = Display(runs, stream := io.StringIO(), clock=lambda: 0.0)
+    watch = display.watch(runs[0])
+    next(watch)
+    # As a run does that resumes: the log is written anew, and goes on.
+    (runs[0].model_dir / "metrics.jsonl").unlink()
+    logs.write(runs[0], {}, before, logs.evaluation(8, "t", nlp=-1.0))
+    next(watch)
+    assert "step 4" not in stream.getvalue()
+    assert "step 8  t  nlp -1" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(0.4, "0 s"), (65, "1 min 5 s"), (3599.9, "1 h 0 min"), (3720, "1 h 2 min")]
+)
+def test_a_time_is_told_in_its_two_largest_units(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,35 @@
+import subprocess
+import sys
+
+from switch_tf.reproduce import machine_load
+from switch_tf.reproduce.machine_load import Load, LoadMeter
+
+BUSY = "import time; end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+
+
+def test_what_this_process_and_its_children_take_is_not_of_others(monkeypatch, tmp_path):
+    # The machine as if nothing else ran: its busy time is what is taken here.
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(machine_load, "_STAT", stat)
+    stat.write_text("cpu 0 0 0 0 0 0 0 0 0 0\n")
+    meter = LoadMeter()
+    subprocess.run([sys.executable, "-c", BUSY], check=True)
+    stat.write_text("cpu 50 0 0 0 0 0 0 0 0 0\n")
+    assert meter.read().others == 0.0
+
+
+def test_what_others_take_is_measured_in_cores(monkeypatch, tmp_path):
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(machine_load, "_STAT", stat)
+    stat.write_text("cpu 0 0 0 0 0 0 0 0 0 0\n")
+    monkeypatch.setattr(machine_load.time, "monotonic", iter([0.0, 10.0]).__next__)
+    meter = LoadMeter()
+    # Ten seconds of user, system, interrupts and other machines; idle and waiting do not count.
+    stat.write_text("cpu 400 100 300 99999 99999 50 50 100 0 0\n")
+    assert 0.9 < meter.read().others <= 1.0
+
+
+def test_a_load_is_told_where_it_matters():
+    assert not Load(0.05, 2).is_notable()
+    assert Load(0.5, 2).is_notable()
+    assert str(Load(0.5, 2)) == "other processes took 0.5 of 2 cores"
