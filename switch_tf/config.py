@@ -107,7 +107,7 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
         with _one_line(statement):
             gin.parse_config(statement)
     for binding in bindings:
-        with _one_line(f"--gin.{binding}"):
+        with _one_line(getattr(binding, "where", f"--gin.{binding}")):
             gin.parse_config(binding)
     if module:
         # Reading it as a macro records it in the operative config, which needs it to run again.

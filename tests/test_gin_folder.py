@@ -10,6 +10,7 @@ import pytest
 
 from switch_tf import config, configurables, gin_files
 from switch_tf.commands import launch
+from switch_tf.commands.remembered import remember
 from switch_tf.errors import UserError
 
 FOLDER = gin_files.GIN_FOLDER
@@ -34,8 +35,9 @@ def head(name):
 def given_by_flags(*files):
     """Flags for what the files require."""
     macros = gin_files.read(files).macros
+    values = {"TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 16}, "BATCH_SIZE": 64}
     required = [name for name, setting in macros.items() if setting.value == gin_files.REQUIRED]
-    return [f"{name}='/tmp/x'" for name in required]
+    return [f"{name}={values.get(name, '/tmp/x')!r}" for name in required]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,14 +58,30 @@ def test_a_file_opens_with_what_it_is_and_what_must_be_set(name):
         assert "switch-tf " in text
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The MODEL_DIR of a run, of which commands take what their files do not say."""
+    folder = tmp_path_factory.mktemp("run")
+    files = ["models/switch_tiny.gin", "runs/pretrain.gin"]
+    said = gin_files.read(files, ["VOCABULARY_PATH='t5.model'"]).entries().items()
+    lines = [f"{gin_files.written(key)} = {gin_files.text(s.value)}" for key, s in said]
+    (folder / "config.gin").write_text("\n".join(lines))
+    (folder / "checkpoint_7").mkdir()
+    return folder
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(name):
+def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(name, run):
     _, command, rest = re.split(r"(?m)^switch-tf (\w+) ", head(name))
     words = shlex.split(rest.replace("\\\n", " "))
     files = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
     assert len(files) + len(bindings) == len(words)
     assert name in files
+    of_run = re.compile(r"CHECKPOINT_PATH=.*")
+    bindings = [of_run.sub(f"CHECKPOINT_PATH='{run}'", binding) for binding in bindings]
+    found = remember(files, bindings, command == "train", pytest.fail)
+    bindings = [*found.statements, *bindings]
     given = config.precheck(files, bindings)
     module = importlib.import_module(f"switch_tf.commands.{command}")
     launch.check_files(files, bindings, module.NEEDS, module.RUN_FILE)

@@ -86,12 +86,10 @@ def check(
       UserError: a flag or setting is invalid or inconsistent with another.
     """
     bindings, rest = split_gin_args(argv)
-    model_dir = " --gin.MODEL_DIR=\"'/tmp/model'\"" if command == "train" else ""
     parser = Parser(
         prog=f"switch-tf {command}",
         description=description,
-        epilog=f"example:\n  switch-tf {command} --gin_file=models/switch_tiny.gin "
-        f"--gin_file=layouts/expert_data.gin --gin_file=runs/{run_file}{model_dir}",
+        epilog=f"example:\n  {_example(command, run_file)}",
     )
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
@@ -115,6 +113,14 @@ def check(
         check_optimizer(given)
     check_checkpoints(given, remote=False)
     return Launch(args, bindings, given, devices, remembered.lines)
+
+
+def _example(command: str, run_file: str) -> str:
+    model = "" if command == "eval" else "--gin_file=models/switch_tiny.gin "
+    own = {"train": "MODEL_DIR", "eval": "CHECKPOINT_PATH"}.get(command)
+    flag = f" --gin.{own}=\"'/tmp/model'\"" if own else ""
+    files = f"{model}--gin_file=layouts/expert_data.gin --gin_file=runs/{run_file}"
+    return f"switch-tf {command} {files}{flag}"
 
 
 def _start(given: config.Values, devices: int, shows_lowered: bool = False) -> None:

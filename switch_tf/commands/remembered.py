@@ -81,7 +81,10 @@ def remember(
         if storage.is_remote(path):
             start(given.values)
         else:
-            model_dir.find(folders[parameter].check(setting, path))
+            folder = folders[parameter].check(setting, path)
+            # A fine-tuning that is resumed needs it no more.
+            if use == "restore":
+                model_dir.find(folder)
         with storage.told(f"{setting}='{path}' cannot be read"):
             run = _of_checkpoint(path, use)
         if run is not None:
@@ -172,7 +175,7 @@ class _Run:
         self._keys = {_name(key): key for key in self._selected()}
 
     def _set_batch_of_evaluation(self) -> None:
-        """What a run evaluates in batches of a size of their own, others evaluate in these."""
+        """Makes the batch size that of the run's evaluations, where they have one of their own."""
         own = self.settings.literals().get("Evaluation.batch_size")
         for key in [key for key in self.settings.bindings if _name(key) == "TaskData.batch_size"]:
             name, (_, where) = self.settings.origin(key)
@@ -275,8 +278,7 @@ class _Run:
         """
         if not self._keys:
             return []
-        final = gin_files.read(given.files, bindings)
-        keys = {_name(key): key for key in final.bindings}
+        final = _Given(given.files, bindings)
         lines = [
             f"model and vocabulary are those of {self._file}"
             if self._use == "start"
@@ -285,11 +287,12 @@ class _Run:
         for name, key in self._keys.items():
             if name not in _RATES:
                 _, saved = self.settings.origin(key)
-                called, setting = final.origin(keys[name])
+                called, setting = final.settings.origin(final.keys[name])
                 lines.append(_difference(called, setting, saved, given.setting(name)))
         for name in self._macros():
-            if name in self.settings.macros and name in final.macros:
-                lines.append(_difference(name, final.macros[name], self.settings.macros[name]))
+            if name in self.settings.macros and name in final.settings.macros:
+                setting, saved = final.settings.macros[name], self.settings.macros[name]
+                lines.append(_difference(name, setting, saved))
         lines += self._not_saved(given)
         return list(filter(None, lines))
 

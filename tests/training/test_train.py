@@ -7,10 +7,12 @@ import signal
 
 import gin
 import pytest
+import tensorflow as tf
 
 from switch_tf import config, runtime, storage
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.commands import main as main_module
 from switch_tf.data.feed import Feed
 from switch_tf.errors import UserError
 from switch_tf.evaluation.run import evaluate
@@ -99,6 +101,9 @@ def test_run_json_has_what_a_report_needs(whole):
     assert facts["parameters"] > 384 * 16
     assert 0 < facts["unigram_entropy"]["toy_copy"] < 4
     assert facts["dtype"] == "float32"
+    assert facts["mesh_shape"] == "batch:2"
+    assert facts["devices"] == {"type": "CPU", "number": 2}
+    assert facts["versions"]["tensorflow"] == tf.__version__
 
 
 def test_a_packed_run_resumes_bit_for_bit(tmp_path):
@@ -407,11 +412,14 @@ def test_counts_are_checked_before_anything_is_made(tmp_path, name, value):
 
 @pytest.fixture(scope="module")
 def finetuned(whole, tmp_path_factory):
-    """A fine-tuning of `whole` with decoded metrics, and its first figures."""
+    """A fine-tuning of `whole` with decoded metrics, which takes its model from there."""
     folder = tmp_path_factory.mktemp("finetuned")
-    settings = {"MODEL_DIR": str(folder), "INITIAL_CHECKPOINT_PATH": str(whole), "TRAIN_STEPS": 2}
-    load([*FILES, "runs/finetune.gin"], SMALL | settings | {"EVAL_PERIOD": 2})
-    train()
+    settings = {"MODEL_DIR": str(folder), "INITIAL_CHECKPOINT_PATH": str(whole)}
+    of_task = ("MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE", "TASK_FEATURE_LENGTHS")
+    settings |= {name: SMALL[name] for name in (*of_task, "BATCH_SIZE", "MESH_SHAPE")}
+    settings |= {"TRAIN_STEPS": 2, "EVAL_PERIOD": 2}
+    flags = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    main_module.main(["train", f"--gin_file={FILES[1]}", "--gin_file=runs/finetune.gin", *flags])
     return folder
 
 
@@ -446,17 +454,21 @@ def test_fine_tuning_drops_more_inside_the_experts(finetuned):
     assert (settings["DROPOUT_RATE"], settings["EXPERT_DROPOUT_RATE"]) == (0.1, 0.4)
 
 
-def test_eval_of_the_checkpoint_gives_the_figures_of_the_run(whole, tmp_path, capsys):
+def test_eval_gives_the_figures_of_the_run_whose_model_and_task_it_takes(whole, tmp_path, capsys):
     output = tmp_path / "figures.json"
     settings = {"CHECKPOINT_PATH": str(whole), "evaluate.output_path": str(output)}
-    load([*FILES, "runs/eval.gin"], SMALL | settings | {"Evaluation.decode": False})
-    found = evaluate()
-    assert json.loads(output.read_text()) == found
+    settings |= {"Evaluation.decode": False, "MESH_SHAPE": SMALL["MESH_SHAPE"]}
+    flags = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    main_module.main(["eval", f"--gin_file={FILES[1]}", "--gin_file=runs/eval.gin", *flags])
+    found = json.loads(output.read_text())
+    assert set(found) == {"toy_copy", "toy_copy_too"}
     for record in records(whole, "evaluation"):
         if record["step"] == STEPS:
             figures = {name: record[name] for name in found[record["task"]]}
             assert figures == found[record["task"]]
-    assert "toy_copy  nlp -" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"task, lengths and batch size are those of {whole}/config.gin\n" in told
+    assert "toy_copy  nlp -" in told
 
 
 def test_a_model_of_another_vocabulary_is_refused(whole, tmp_path):
