@@ -14,6 +14,12 @@ TEXTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
 def test_ids_are_those_of_t5_and_the_same_texts_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         t5.train(TEXTS, tmp_path / name, 20)
@@ -70,8 +76,7 @@ def test_vocabulary_path_names_the_model_of_every_task(tmp_path):
     assert found.sentencepiece_model_file == str(tmp_path / "24")
     set_macros(VOCABULARY_PATH=str(tmp_path / "gone"))
     with pytest.raises(UserError, match="/gone': no such file; set VOCABULARY_PATH to a copy"):
-        found.vocab_size
-    gin.clear_config()
+        found.load_model()
 
 
 def with_sentinels(path):
