@@ -53,8 +53,9 @@ LENGTHS = {"inputs": 96, "targets": 24}
 
 
 def make(folder, text=CONFIG):
-    """A MODEL_DIR with a configuration, an empty checkpoint and a copy of a vocabulary."""
+    """A MODEL_DIR with a configuration, an empty checkpoint and an empty vocabulary."""
     (folder / "checkpoint_7").mkdir(parents=True)
+    (folder / "checkpoint_7/state.index").write_bytes(b"")
     (folder / "config.gin").write_text(textwrap.dedent(text).lstrip())
     (folder / "run.json").write_text("{}")
     (folder / "vocabulary.model").write_bytes(b"")
