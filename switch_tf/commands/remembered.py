@@ -146,6 +146,15 @@ class _Given:
         _, setting = self.settings.origin(self.keys[name])
         return None if setting.value == REQUIRED else setting
 
+    def required(self, name: str) -> str | None:
+        """The macro that the files want a parameter's value from, if it has none."""
+        for part in self.settings.files:
+            for key, (value, _) in part.bindings.items():
+                if _name(key) == name and isinstance(value, Macro):
+                    setting = self.settings.macros.get(value.name)
+                    return value.name if setting and setting.value == REQUIRED else None
+        return None
+
     def lacks(self, run: _Run) -> Iterator[Statement]:
         """Yields what a run's file says and no other file or flag, but for its checkpoints."""
         of_checkpoints = {name for name, _ in configurables.marked(rules.Checkpoint)}
@@ -241,9 +250,14 @@ class _Run:
             setting = self.settings.bindings[key]
             if name in _RATES:
                 yield from self._rate(name, given)
-            elif not given.is_by_user(name):
+                continue
+            if not given.is_by_user(name):
                 yield _statement(key, setting)
                 values.append(setting.value)
+            if macro := given.required(name):
+                # Who sets the parameter itself, the run or a flag, leaves the macro without a value.
+                saved = self.settings.origin(key)[1]
+                yield _statement((macro, MACRO, "value"), given.setting(name) or saved)
         seen = set()
         while values:
             for part in gin_files.parts(values.pop()):
