@@ -119,7 +119,7 @@ class Checkpoints:
             path = self._dir.checkpoint(step)
             try:
                 contents.check_model(path, self._model)
-                contents.check_optimizer(path, self._optimizer, _OTHER_RUN)
+                contents.check_optimizer(path, self._optimizer, _OTHER_RUN, all_saved=True)
                 offset = contents.saved_optimizer_step(path) - step
                 tensor_files.read(state_prefix(path), self._variables)
                 self._check_order(path)

@@ -7,6 +7,7 @@ import signal
 
 import gin
 import pytest
+import tensorflow as tf
 
 from switch_tf import config, runtime, storage
 from switch_tf.checkpoints.manager import Checkpoints
@@ -164,6 +165,37 @@ def test_a_fine_tuning_goes_on_with_the_optimizer_where_it_is_asked_to(whole, tm
     assert rates(tmp_path / "next")[0] == pytest.approx((STEPS + 4) ** -0.5)
 
 
+def test_a_fine_tuning_keeps_what_is_frozen_and_resumes_with_it_alone(whole, tmp_path, capsys):
+    own = {"INITIAL_CHECKPOINT_PATH": str(whole), "TRAIN_STEPS": 1, "FROZEN": ["router"]}
+    pretrain(tmp_path, **own)
+    assert "; frozen: 2 of " in capsys.readouterr().out
+    before, after = (
+        tf.train.load_checkpoint(f"{folder}/state")
+        for folder in (whole / "checkpoint_6", tmp_path / "checkpoint_1")
+    )
+    for name in after.get_variable_to_shape_map():
+        if not name.startswith("optimizer/"):
+            same = (before.get_tensor(name) == after.get_tensor(name)).all()
+            assert same == ("router" in name), name
+    for other in ([], ["router", "norm"]):
+        with pytest.raises(UserError, match="/.* has .*: take the model, .* and FROZEN that it"):
+            pretrain(tmp_path, **own | {"FROZEN": other})
+    pretrain(tmp_path, **own | {"TRAIN_STEPS": 2})
+    assert list(losses(tmp_path)) == [1, 2]
+
+
+def test_a_dense_model_starts_from_a_sparse_one_where_it_is_allowed(whole, tmp_path, capsys):
+    own = {"INITIAL_CHECKPOINT_PATH": str(whole), "TRAIN_STEPS": 1}
+    own["TransformerEncoderDecoder.expert_frequency"] = 0
+    allowed = {"INITIAL_CHECKPOINT_FRESH": ["/ffn/"], "INITIAL_CHECKPOINT_SKIPPED": ["switch_ffn"]}
+    with pytest.raises(UserError, match="lacks model/.*/ffn/.* and has model/.*/switch_ffn/"):
+        pretrain(tmp_path / "refused", **own)
+    assert ModelDir(str(tmp_path / "refused")).steps() == []
+    capsys.readouterr()
+    pretrain(tmp_path / "allowed", **own, **allowed)
+    assert re.search(r"restored, \d+ \(.*/ffn/.*\) fresh, \d+ \(", capsys.readouterr().out)
+
+
 def test_an_optimizer_that_the_checkpoint_has_not_is_one_line(whole, tmp_path):
     own = {"INITIAL_CHECKPOINT_PATH": str(whole), "RESTORE_OPTIMIZER": True}
     with pytest.raises(UserError) as caught:
@@ -171,7 +203,7 @@ def test_an_optimizer_that_the_checkpoint_has_not_is_one_line(whole, tmp_path):
     line = str(caught.value).splitlines()[0]
     assert "/m of shape" in line
     assert line.endswith(
-        "take the model and the optimizer's settings that it was trained with, or "
+        "take the model, the optimizer's settings and FROZEN that it was trained with, or "
         "RESTORE_OPTIMIZER=False"
     )
 
