@@ -262,6 +262,17 @@ def test_memory_that_does_not_suffice_is_no_damage(tmp_path, monkeypatch):
     assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
 
+def test_protected_checkpoints_are_kept_beside_the_newest(tmp_path):
+    run = small_run(tmp_path, keep=2)
+    run.checkpoints.protected = {1, 4}
+    for step in range(1, 6):
+        run.checkpoints.save(step)
+    assert ModelDir(str(tmp_path)).steps() == [1, 4, 5]
+    run.checkpoints.protected = {4}
+    run.checkpoints.prune()
+    assert ModelDir(str(tmp_path)).steps() == [4, 5]
+
+
 def test_a_weight_more_or_less_is_one_line(tmp_path):
     save_steps(tmp_path, [1])
     path = tmp_path / "checkpoint_1"
