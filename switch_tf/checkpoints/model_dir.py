@@ -1,7 +1,8 @@
 """The layout of a MODEL_DIR; local ones can be inspected before TensorFlow starts.
 
-    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data; and
-                                 evaluation.json, from `switch-tf eval`
+    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data; and,
+                                 from `switch-tf eval`, evaluation_<task>_<split>.json and
+                                 predictions
     checkpoint_<step>.partial/   a checkpoint being written, or whose writing was interrupted
     checkpoint_<step>.damaged/   a checkpoint that could not be read
     config.gin                   the operative configuration, as of the last save
@@ -10,7 +11,8 @@
     vocabulary.model             a copy of the SentencePiece model, if the run's tasks have one
     description.txt              settings, weights with their layouts, and Switch layers
     metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation
-    best.json                    the best evaluation of each task
+    best.json                    the best evaluation of each task and metric
+    predictions/                 <split>_<step>/<task>.jsonl, of the evaluations of training
     settings.json, log.txt,      settings and output of a run started by `switch-tf reproduce`,
     sittings.jsonl               and how long each of its processes took
 
@@ -22,6 +24,7 @@ Of several processes, all write the tensors of their devices, and only the chief
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -33,7 +36,6 @@ from switch_tf.errors import UserError
 CONFIG = "config.gin"
 FACTS = "run.json"
 VOCABULARY = "vocabulary.model"
-EVALUATION = "evaluation.json"
 _FOLDER = re.compile(r"checkpoint_(\d+)")
 _PARTIAL = ".partial"
 
@@ -66,6 +68,10 @@ class ModelDir:
     def checkpoint(self, step: int) -> str:
         """Path of the folder checkpoint_<step>."""
         return os.path.join(self.path, f"checkpoint_{step}")
+
+    def predictions(self, split: str, step: int) -> str:
+        """Path of the folder for the predictions of one evaluation."""
+        return os.path.join(self.path, "predictions", f"{_in_a_name(split)}_{step}")
 
     def steps(self) -> list[int]:
         """The steps of all whole checkpoints, ascending."""
@@ -135,6 +141,23 @@ def is_run_config(path: str) -> bool:
     """Whether a local file is the config.gin of a run or of a checkpoint."""
     folder, name = os.path.split(path)
     return name == CONFIG and (is_checkpoint(folder) or os.path.isfile(os.path.join(folder, FACTS)))
+
+
+def evaluation(folder: str, task: str, split: str) -> str:
+    """Path of the figures of `switch-tf eval`, in the folder of the evaluated checkpoint."""
+    return os.path.join(folder, f"evaluation_{_in_a_name(task)}_{_in_a_name(split)}.json")
+
+
+def _in_a_name(text: str) -> str:
+    """A text as a part of a file's name; splits may be such as `test[:10%]`."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
+def unused(path: str) -> str:
+    """The path of a file, or, if that is there, with the first number from 2 that is not."""
+    stem, end = os.path.splitext(path)
+    names = itertools.chain([path], (f"{stem}_{number}{end}" for number in itertools.count(2)))
+    return next(name for name in names if not storage.exists(name))
 
 
 def is_checkpoint(folder: str) -> bool:

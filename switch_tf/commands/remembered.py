@@ -255,7 +255,7 @@ class _Run:
                 yield _statement(key, setting)
                 values.append(setting.value)
             if macro := given.required(name):
-                # Who sets the parameter itself, the run or a flag, leaves the macro without a value.
+                # A run, or a flag, that sets the parameter itself leaves the macro without a value.
                 saved = self.settings.origin(key)[1]
                 yield _statement((macro, MACRO, "value"), given.setting(name) or saved)
         seen = set()

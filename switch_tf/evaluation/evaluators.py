@@ -40,7 +40,11 @@ class Evaluators:
             )
 
     def run(
-        self, step: int, task_metrics: bool, stop: Callable[[], bool] = lambda: False
+        self,
+        step: int,
+        task_metrics: bool,
+        stop: Callable[[], bool] = lambda: False,
+        predictions: str | None = None,
     ) -> dict[str, dict[str, float]]:
         """Evaluates the model in its current state.
 
@@ -48,6 +52,7 @@ class Evaluators:
           step: step of the model, for SeqIO's own records.
           task_metrics: whether to compute the tasks' own metrics too, if the settings ask for them.
           stop: called between batches; returns whether to stop.
+          predictions: folder for what the model answers to each example; see `predictions.records`.
 
         Returns:
           Task -> metric -> value; of a task of which something is truncated also
@@ -61,7 +66,7 @@ class Evaluators:
             if lost.inputs or lost.targets:
                 results[task] |= lost.figures()
         if task_metrics and self.task_metrics is not None:
-            for task, metrics in self.task_metrics.run(step, stop).items():
+            for task, metrics in self.task_metrics.run(step, stop, predictions).items():
                 results[task] = results.get(task, {}) | metrics
         return results
 

@@ -15,7 +15,7 @@ from switch_tf.rules import Count, configurable
 
 _TRAIN, _EVALUATION, _DATA = "train", "evaluation", "data"
 # Fields of a record other than its metrics.
-_KEYS = {"step", "kind", "task"}
+KEYS = frozenset(("step", "kind", "task", "split"))
 # Seconds between two writes of new records to a remote file system.
 _REMOTE_EVERY = 60.0
 
@@ -101,12 +101,12 @@ class MetricsWriter:
         self._events = Events(folder.events, restored_step)
         self._writers = [self._events, *(make(folder.path) for make in others)]
 
-    def evaluated(self, step: int) -> dict[str, set[str]]:
-        """Task -> names of the metrics logged for its evaluation at a step."""
+    def evaluated(self, step: int, split: str = "validation") -> dict[str, set[str]]:
+        """Task -> names of the metrics logged for its evaluation on a split at a step."""
         found: dict[str, set[str]] = {}
         for record in self.evaluations:
-            if record["step"] == step:
-                found.setdefault(record["task"], set()).update(record.keys() - _KEYS)
+            if record["step"] == step and record.get("split", split) == split:
+                found.setdefault(record["task"], set()).update(record.keys() - KEYS)
         return found
 
     def train(self, step: int, metrics: dict, rates: dict[str, float]) -> None:
@@ -165,9 +165,11 @@ class MetricsWriter:
         self._record(record)
         self._logged = self._step
 
-    def evaluation(self, step: int, task: str, metrics: dict[str, float]) -> None:
-        """Logs the metrics of one task's evaluation."""
-        record = {"step": step, "kind": _EVALUATION, "task": task} | metrics
+    def evaluation(
+        self, step: int, task: str, metrics: dict[str, float], split: str = "validation"
+    ) -> None:
+        """Logs the metrics of one task's evaluation on a split."""
+        record = {"step": step, "kind": _EVALUATION, "task": task, "split": split} | metrics
         self.evaluations.append(record)
         if self._is_chief:
             self._log()

@@ -3,7 +3,15 @@ import sys
 
 import pytest
 
-from switch_tf.checkpoints.model_dir import CONFIG, FACTS, ModelDir, find, find_file
+from switch_tf.checkpoints.model_dir import (
+    CONFIG,
+    FACTS,
+    ModelDir,
+    evaluation,
+    find,
+    find_file,
+    unused,
+)
 from switch_tf.errors import UserError
 
 
@@ -41,6 +49,15 @@ def test_a_file_of_a_run_is_found_from_its_folder_and_from_its_checkpoints(tmp_p
     # One of its own, of a model by itself, comes first.
     (checkpoint / "config.gin").write_text("")
     assert find_file(str(checkpoint), CONFIG) == f"{checkpoint}/config.gin"
+
+
+def test_figures_have_a_name_of_their_task_and_split_and_a_number_where_it_is_taken(tmp_path):
+    path = evaluation(str(tmp_path), "glue", "test[:10%]")
+    assert unused(path) == path == f"{tmp_path}/evaluation_glue_test_10_.json"
+    (tmp_path / "evaluation_glue_test_10_.json").touch()
+    (tmp_path / "evaluation_glue_test_10__2.json").touch()
+    assert unused(path) == f"{tmp_path}/evaluation_glue_test_10__3.json"
+    assert ModelDir("/run").predictions("test[:10%]", 7) == "/run/predictions/test_10__7"
 
 
 def test_the_home_folder_can_be_given_by_a_tilde(tmp_path, monkeypatch):
