@@ -17,14 +17,21 @@ from switch_tf.errors import UserError
 from switch_tf.gin_files import MACRO, REQUIRED, Key, Macro, Reference, Setting, Settings, Statement
 from switch_tf.tasks.vocabulary import vocabulary_path
 
-# "start" takes the model and its vocabulary; "restore" also the task, its lengths and batches.
-_Use = Literal["start", "restore"]
+# What is taken: the vocabulary; "start" takes the model, too, and "restore" both and the task.
+_Use = Literal["vocabulary", "start", "restore"]
 _ROOMS = {
+    "vocabulary": (),
     "start": ("switch_tf.layers.", "switch_tf.models."),
     "restore": ("switch_tf.layers.", "switch_tf.models.", "switch_tf.data.", "switch_tf.tasks."),
 }
+_TAKEN = {
+    "vocabulary": "vocabulary is that of",
+    "start": "model and vocabulary are those of",
+    "restore": "model, vocabulary, task, lengths and batch size are those of",
+}
 # Of those rooms, what each run decides for itself.
 _OWN = {"TaskData.split", "TaskData.pack", "TaskData.seed", "DEVICE_TYPE"}
+_MAY_DIFFER = ("train.initial_checkpoint_fresh", "train.initial_checkpoint_skipped")
 # Each run has its own rates; of the model is only which macro gives them.
 _RATES = {
     f"{configurables.MODEL}.dropout_rate": "DROPOUT_RATE",
@@ -86,7 +93,7 @@ def remember(
             if use == "restore":
                 model_dir.find(folder)
         with storage.told(f"{setting}='{path}' cannot be read"):
-            run = _of_checkpoint(path, use)
+            run = _of_checkpoint(path, "vocabulary" if given.has_own_model() else use)
         if run is not None:
             found.statements += run.taken(given)
             found.lines += run.told(given, [*found.statements, *bindings])
@@ -145,6 +152,11 @@ class _Given:
             return None
         _, setting = self.settings.origin(self.keys[name])
         return None if setting.value == REQUIRED else setting
+
+    def has_own_model(self) -> bool:
+        """Whether a fine-tuning has a model file, and may differ from its checkpoint's model."""
+        patterns = map(self.values.get, _MAY_DIFFER)
+        return any(patterns) and f"{configurables.MODEL}.d_model" in self.keys
 
     def required(self, name: str) -> str | None:
         """The macro that the files want a parameter's value from, if it has none."""
@@ -221,7 +233,7 @@ class _Run:
         ):
             return False
         if name == "ModelSetup.model":
-            return True
+            return self._use != "vocabulary"
         # Steps of T5 are of no room; they are of tasks.
         of_library = self._use == "restore" and not (found.module or "").startswith("switch_tf.")
         in_room = (found.module or "").startswith(_ROOMS[self._use])
@@ -257,7 +269,8 @@ class _Run:
             if macro := given.required(name):
                 # A run, or a flag, that sets the parameter itself leaves the macro without a value.
                 saved = self.settings.origin(key)[1]
-                yield _statement((macro, MACRO, "value"), given.setting(name) or saved)
+                value, _ = given.setting(name) or saved
+                yield _statement((macro, MACRO, "value"), Setting(value, saved.where))
         seen = set()
         while values:
             for part in gin_files.parts(values.pop()):
@@ -272,7 +285,8 @@ class _Run:
     def _macros(self) -> list[str]:
         """The macros taken that Python code reads."""
         read = configurables.project_source().macros
-        return [vocabulary_path.SETTING] if self._use == "start" else sorted(read.keys() - _OWN)
+        names = sorted(read.keys() - _OWN) if self._use == "restore" else [vocabulary_path.SETTING]
+        return [name for name in names if name in self.settings.macros]
 
     def _rate(self, name: str, given: _Given) -> Iterator[Statement]:
         key, macro = self._keys[name], _RATES[name]
@@ -290,21 +304,17 @@ class _Run:
           given: what files and flags say.
           bindings: what is taken, and the flags.
         """
-        if not self._keys:
+        if not self._keys and not self._macros():
             return []
         final = _Given(given.files, bindings)
-        lines = [
-            f"model and vocabulary are those of {self._file}"
-            if self._use == "start"
-            else f"model, vocabulary, task, lengths and batch size are those of {self._file}"
-        ]
+        lines = [f"{_TAKEN[self._use]} {self._file}"]
         for name, key in self._keys.items():
             if name not in _RATES:
                 _, saved = self.settings.origin(key)
                 called, setting = final.settings.origin(final.keys[name])
                 lines.append(_difference(called, setting, saved, given.setting(name)))
         for name in self._macros():
-            if name in self.settings.macros and name in final.settings.macros:
+            if name in final.settings.macros:
                 setting, saved = final.settings.macros[name], self.settings.macros[name]
                 lines.append(_difference(name, setting, saved))
         lines += self._not_saved(given)

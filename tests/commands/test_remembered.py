@@ -135,6 +135,18 @@ def test_a_fine_tuning_of_a_dense_model_has_no_rate_of_experts(tmp_path):
         fine_tuning(make(tmp_path / "run", text), "EXPERT_DROPOUT_RATE=0.2")
 
 
+def test_a_model_that_may_differ_from_the_checkpoints_is_that_of_its_file(run):
+    may_differ = "INITIAL_CHECKPOINT_SKIPPED=['switch_ffn']"
+    given, lines = fine_tuning(run, may_differ, files=["models/t5_tiny.gin"])
+    assert given["TransformerEncoderDecoder.d_model"] == 64
+    assert "SwitchFFN.num_experts" not in given
+    assert given["VOCABULARY_PATH"] == f"{run}/vocabulary.model"
+    assert lines == [f"vocabulary is that of {run}/config.gin"]
+    # Without a file, flags say in what it differs.
+    given, _ = fine_tuning(run, may_differ, "TransformerEncoderDecoder.num_layers=3")
+    assert given["TransformerEncoderDecoder.d_model"] == 16
+
+
 def test_the_run_wins_over_the_projects_files_and_each_difference_is_told(run):
     given, lines = evaluating(run, files=[MODEL])
     assert (given["DTYPE"], given["NUM_EXPERTS"], given["SwitchLayer.group_size"]) == (
