@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import json
 
 import pytest
@@ -7,6 +9,7 @@ from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.run import evaluate
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.layers.switch_ffn import SwitchFFN
 from tests.evaluation.conftest import DATA, SETUP, TASKS
 
 
@@ -31,9 +34,14 @@ def test_a_checkpoint_has_the_figures_of_its_model_beside_it_and_told(saved, cap
 
 
 def test_a_second_evaluation_keeps_the_first_and_predictions_are_beside_it(saved, tmp_path, capsys):
+    # Decoding has one token a sequence, which two devices share as two groups.
+    switch_ffn = functools.partial(SwitchFFN, 8, group_size=16, groups_multiple=2)
+    model = functools.partial(SETUP.model, switch_ffn=switch_ffn)
+    setup = dataclasses.replace(SETUP, model=model)
+
     def run():
         decodes = Evaluation(batches=1, decode=True, decode_examples=3)
-        evaluate(saved[0], lambda: DATA, lambda: SETUP, lambda: decodes, str(tmp_path / "f.json"))
+        evaluate(saved[0], lambda: DATA, lambda: setup, lambda: decodes, str(tmp_path / "f.json"))
 
     run()
     first = (tmp_path / "f.json").read_bytes()
