@@ -10,8 +10,8 @@ import pytest
 
 from switch_tf import config, configurables, gin_files
 from switch_tf.commands import launch
-from switch_tf.commands.remembered import remember
 from switch_tf.errors import UserError
+from tests.helpers import with_run
 
 FOLDER = gin_files.GIN_FOLDER
 ALL = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin"))
@@ -58,30 +58,15 @@ def test_a_file_opens_with_what_it_is_and_what_must_be_set(name):
         assert "switch-tf " in text
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The MODEL_DIR of a run, of which commands take what their files do not say."""
-    folder = tmp_path_factory.mktemp("run")
-    files = ["models/switch_tiny.gin", "runs/pretrain.gin"]
-    said = gin_files.read(files, ["VOCABULARY_PATH='t5.model'"]).entries().items()
-    lines = [f"{gin_files.written(key)} = {gin_files.text(s.value)}" for key, s in said]
-    (folder / "config.gin").write_text("\n".join(lines))
-    (folder / "checkpoint_7").mkdir()
-    return folder
-
-
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(name, run):
+def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(name, tmp_path):
     _, command, rest = re.split(r"(?m)^switch-tf (\w+) ", head(name))
     words = shlex.split(rest.replace("\\\n", " "))
     files = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
     assert len(files) + len(bindings) == len(words)
     assert name in files
-    of_run = re.compile(r"CHECKPOINT_PATH=.*")
-    bindings = [of_run.sub(f"CHECKPOINT_PATH='{run}'", binding) for binding in bindings]
-    found = remember(files, bindings, command == "train", pytest.fail)
-    bindings = [*found.statements, *bindings]
+    bindings = with_run(tmp_path, files, bindings, command == "train")
     given = config.precheck(files, bindings)
     module = importlib.import_module(f"switch_tf.commands.{command}")
     launch.check_files(files, bindings, module.NEEDS, module.RUN_FILE)
