@@ -107,7 +107,7 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
         with _one_line(statement):
             gin.parse_config(statement)
     for binding in bindings:
-        with _one_line(f"--gin.{binding}"):
+        with _one_line(getattr(binding, "where", f"--gin.{binding}")):
             gin.parse_config(binding)
     if module:
         # Reading it as a macro records it in the operative config, which needs it to run again.
@@ -142,6 +142,12 @@ def macro(name: str, *default: Any, annotation: Any = Any) -> Any:
 def operative_config() -> str:
     """The parameters used so far, as a gin file that reproduces the run by itself."""
     return gin.operative_config_str()
+
+
+def macros() -> dict[str, Any]:
+    """Name -> value of the macros that the operative config has so far."""
+    used = gin.config._OPERATIVE_CONFIG.items()
+    return {name: values["value"] for (name, kind), values in used if kind == "gin.macro"}
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 from gin.selector_map import SelectorMap
 
-from switch_tf import annotations
+from switch_tf import annotations, rules
 
 PACKAGE = "switch_tf"
 # Calls of this function read the macro named by their first argument.
@@ -150,6 +150,25 @@ def project_source() -> Source:
     )
     everything = merge(sources)
     return dataclasses.replace(everything, configurables=_inherit(everything.configurables))
+
+
+def marked(kind: type[rules.T]) -> Iterator[tuple[str, rules.T]]:
+    """Yields what the project's settings are marked as, by their annotations.
+
+    Args:
+      kind: a kind of mark, such as `rules.Axis`.
+
+    Yields:
+      A macro or `configurable.parameter`, and its mark.
+    """
+    source = project_source()
+    settings = dict(source.macros)
+    for configurable in source.configurables:
+        for parameter, annotation in (configurable.parameters or {}).items():
+            settings[f"{configurable.name}.{parameter}"] = annotation
+    for name, annotation in settings.items():
+        if mark := rules.mark(annotation, kind):
+            yield name, mark
 
 
 def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...]:

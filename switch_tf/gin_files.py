@@ -137,6 +137,20 @@ class Settings:
         return value
 
 
+class Statement(str):
+    """A statement for gin that comes from elsewhere than a flag, to stand among the bindings.
+
+    Args:
+      text: the statement.
+      where: its place, `file:line`.
+    """
+
+    def __new__(cls, text: str, where: str):
+        made = super().__new__(cls, text)
+        made.where = where
+        return made
+
+
 def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Settings:
     """Reads files and then flags; see `config.precheck`.
 
@@ -150,9 +164,26 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Settings:
             _add(statement, where, settings)
             _add(statement, where, settings.files[-1])
     for binding in bindings:
-        where = "--gin." + binding.partition("=")[0].strip()
+        flag = "--gin." + binding.partition("=")[0].strip()
+        where = binding.where if isinstance(binding, Statement) else flag
         for statement, place in read_statements(binding, where):
             _add(statement, place, settings)
+    return settings
+
+
+def read_text(text: str, where: str) -> Settings:
+    """Reads the text of a file, without what it includes.
+
+    Args:
+      text: the file's text.
+      where: its name, for errors and the places of settings.
+
+    Raises:
+      UserError: there is a syntax error.
+    """
+    settings = Settings(name=where)
+    for statement, place in read_statements(io.StringIO(text), where):
+        _add(statement, place, settings)
     return settings
 
 
@@ -255,7 +286,7 @@ def _add(statement: Any, where: str, settings: Settings) -> None:
         settings.macros[name] = setting
         if where.startswith("--gin."):
             settings.flags[name] = where
-        elif not os.path.abspath(where).startswith(os.path.join(GIN_FOLDER, "")):
+        elif not is_of_project(where):
             settings.declared.add(name)
     elif isinstance(statement, config_parser.BlockDeclaration):
         settings.blocks.append(Setting(statement.selector, where))
@@ -263,6 +294,11 @@ def _add(statement: Any, where: str, settings: Settings) -> None:
         settings.imports.append(Setting(statement.module, where))
     elif isinstance(statement, config_parser.IncludeStatement):
         settings.includes.add(statement.filename)
+
+
+def is_of_project(where: str) -> bool:
+    """Whether a place is in one of the project's own gin files."""
+    return os.path.abspath(where).startswith(os.path.join(GIN_FOLDER, ""))
 
 
 def written(key: Key) -> str:

@@ -33,7 +33,7 @@ def settle(settings: Settings, complete: Callable[[str], str]) -> list[str]:
     """Reduces each setting to a single value, independently of the order of the files.
 
     Short and long names of a configurable are equivalent. A value in one file satisfies what
-    another requires, and a flag resolves contradictions between files.
+    another requires, and a flag, or a checkpoint's run, resolves contradictions between files.
 
     Args:
       settings: the result of `gin_files.read`; modified.
@@ -52,9 +52,10 @@ def settle(settings: Settings, complete: Callable[[str], str]) -> list[str]:
     by_file = [(file, keyed(file.entries())) for file in settings.files]
     holds, rivals, after = keyed(settings.entries()), {}, []
     for name, (_, setting) in holds.items():
-        if setting.where.startswith("--gin."):
-            continue
         every = [_FileSetting(file, *entries[name]) for file, entries in by_file if name in entries]
+        if not every or every[-1].setting != setting:
+            # Set by a flag, or by a checkpoint's run.
+            continue
         rivals[name] = [given for given in every if given.setting.value != REQUIRED] or every
         last = rivals[name][-1]
         holds[name] = last.key, last.setting

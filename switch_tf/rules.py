@@ -10,6 +10,7 @@ import functools
 import inspect
 import numbers
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -124,12 +125,31 @@ Dtype = Annotated[
     Literal["float32", "bfloat16"],
     Rule("'float32' or 'bfloat16'; T5's activations overflow float16"),
 ]
+
+
+def _compile(patterns: Sequence[str]) -> bool:
+    try:
+        return all(re.compile(pattern) for pattern in patterns)
+    except re.error:
+        return False
+
+
+# Of variables' paths; a pattern may be found anywhere in a path.
+VariablePatterns = Annotated[
+    Sequence[str],
+    Rule("a list of regular expressions in quotes, as ['router']", _compile),
+]
 Path = Annotated[str | os.PathLike, Rule("a path in quotes")]
 Pattern = Annotated[str, Rule("a path in quotes")]
 RunFolder = Annotated[Path, Checkpoint("resume")]
 _SAVED = Folder("a MODEL_DIR that holds checkpoint_<step>, or such a folder")
 InitialCheckpoint = Annotated[Path, _SAVED, Checkpoint("start")]
 CheckpointPath = Annotated[Path, _SAVED, Checkpoint("restore")]
+
+
+def matches(path: str, patterns: VariablePatterns) -> bool:
+    """Whether one of the patterns is found in a variable's path."""
+    return any(re.search(pattern, path) for pattern in patterns)
 
 
 def check(name: str, value: Any, annotation: Any) -> None:

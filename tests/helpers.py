@@ -3,16 +3,19 @@
 import contextlib
 import functools
 import math
+import re
 import uuid
 from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from tensorflow.experimental import dtensor
 
-from switch_tf import config
+from switch_tf import config, gin_files
 from switch_tf import mesh as mesh_lib
+from switch_tf.commands.remembered import remember
 from switch_tf.data.task_data import TaskData
 from switch_tf.layers.context import collect
 from switch_tf.layers.figures import Figures
@@ -30,6 +33,21 @@ def task_data(name, lengths, batch_size, **others):
     return TaskData(
         mixture_or_task_name=name, task_feature_lengths=lengths, batch_size=batch_size, **others
     )
+
+
+def with_run(folder, files, bindings, trains):
+    """A command's bindings, with what it takes of the run of a small model, made in a folder.
+
+    That is the run of its checkpoint, whatever path the command gives.
+    """
+    model = ["models/switch_tiny.gin", "runs/pretrain.gin"]
+    said = gin_files.read(model, ["VOCABULARY_PATH='t5.model'"]).entries().items()
+    lines = [f"{gin_files.written(key)} = {gin_files.text(value)}" for key, (value, _) in said]
+    (folder / "config.gin").write_text("\n".join(lines))
+    (folder / "checkpoint_7").mkdir()
+    of_run = re.compile("CHECKPOINT_PATH=.*")
+    bindings = [of_run.sub(f"CHECKPOINT_PATH='{folder}'", binding) for binding in bindings]
+    return [*remember(files, bindings, trains, pytest.fail).statements, *bindings]
 
 
 @contextlib.contextmanager

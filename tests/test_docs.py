@@ -8,6 +8,7 @@ import pytest
 
 from switch_tf import config, configurables
 from switch_tf.commands import launch
+from tests.helpers import with_run
 
 ROOT = Path(__file__).parent.parent
 # Its code is a module of the user's, which tests/tasks/test_own_task.py runs.
@@ -49,7 +50,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_passes_the_checks_before_tensorflow(command):
+def test_a_command_passes_the_checks_before_tensorflow(command, tmp_path):
     _, name, *words = shlex.split(command)
     files = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
@@ -58,6 +59,7 @@ def test_a_command_passes_the_checks_before_tensorflow(command):
     if name != "train" and "runs/pretrain.gin" in files:
         # As the command itself does, which needs no MODEL_DIR.
         bindings.append("MODEL_DIR=''")
+    bindings = with_run(tmp_path, files, bindings, name == "train")
     launch.check_mesh(config.precheck(files, bindings))
 
 

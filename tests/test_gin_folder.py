@@ -11,6 +11,7 @@ import pytest
 from switch_tf import config, configurables, gin_files
 from switch_tf.commands import launch
 from switch_tf.errors import UserError
+from tests.helpers import with_run
 
 FOLDER = gin_files.GIN_FOLDER
 ALL = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin"))
@@ -34,8 +35,9 @@ def head(name):
 def given_by_flags(*files):
     """Flags for what the files require."""
     macros = gin_files.read(files).macros
+    values = {"TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 16}, "BATCH_SIZE": 64}
     required = [name for name, setting in macros.items() if setting.value == gin_files.REQUIRED]
-    return [f"{name}='/tmp/x'" for name in required]
+    return [f"{name}={values.get(name, '/tmp/x')!r}" for name in required]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,13 +59,14 @@ def test_a_file_opens_with_what_it_is_and_what_must_be_set(name):
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(name):
+def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(name, tmp_path):
     _, command, rest = re.split(r"(?m)^switch-tf (\w+) ", head(name))
     words = shlex.split(rest.replace("\\\n", " "))
     files = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
     assert len(files) + len(bindings) == len(words)
     assert name in files
+    bindings = with_run(tmp_path, files, bindings, command == "train")
     given = config.precheck(files, bindings)
     module = importlib.import_module(f"switch_tf.commands.{command}")
     launch.check_files(files, bindings, module.NEEDS, module.RUN_FILE)

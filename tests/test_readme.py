@@ -29,7 +29,8 @@ SMALL_MODEL = [
 ]
 SMALL = {
     "train": [*SMALL_MODEL, "--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=8"],
-    "eval": [*SMALL_MODEL, "--gin.BATCH_SIZE=8", "--gin.Evaluation.batches=1"],
+    # Model and batch size are those of the run.
+    "eval": ["--gin.Evaluation.batches=1"],
     "plan": ["--gin.BATCH_SIZE=2048", "--gin.TASK_FEATURE_LENGTHS={'inputs':8,'targets':4}"],
     "cache": ["--min_shards=2"],
     "tasks": ["--gin.pydocs.vocabulary_size=120"],
@@ -65,6 +66,14 @@ def own_text(folder):
         (folder / name / "a.json.gz").write_bytes(gzip.compress("\n".join(part).encode()))
 
 
+def forget_vocabularies(folder):
+    """Removes those of the docstrings from the cache; an evaluation has its run's copy."""
+    there = list((folder / "cache").rglob("vocabulary_*.model"))
+    for path in there:
+        path.unlink()
+    return there
+
+
 def test_the_readme_shows_each_kind_of_command():
     assert {command[0] for command in COMMANDS} == {"train", "eval", "plan", "cache", "tasks"}
 
@@ -81,8 +90,11 @@ def test_a_command_of_the_readme_runs(folder, number, capsys):
         small.append("--gin.MESH_SHAPE='batch:2'")
     if any("train_vocabulary" in argument for argument in command):
         command = [re.sub("=8000$", "=120", argument) for argument in command]
+    if command[0] == "eval":
+        forget_vocabularies(folder)
     main_module.main([*command, *small])
     assert capsys.readouterr().out
+    assert command[0] != "eval" or not forget_vocabularies(folder)
 
 
 @pytest.mark.parametrize("script", re.findall(r"^(scripts/\S+)", "\n".join(LINES), re.MULTILINE))

@@ -59,20 +59,27 @@ def check_model(path: str, model) -> None:
         )
 
 
-def check_optimizer(path: str, optimizer, mend: str) -> None:
+def check_optimizer(path: str, optimizer, mend: str, all_saved: bool = False) -> None:
     """Checks that the checkpoint `path` holds this optimizer's slots and its step.
 
     Args:
       mend: for the error, a remedy other than using the same optimizer.
+      all_saved: whether the optimizer must have all slots of the checkpoint, too.
 
     Raises:
       UserError: a slot is missing or has another shape; the message names the first one.
     """
+    settings = "take the model, the optimizer's settings and FROZEN that it was trained with"
     saved = tensor_files.reader(model_dir.state_prefix(path)).get_variable_to_shape_map()
     wanted = {name: tuple(slot.shape) for name, slot in slots(optimizer).items()}
     for name, shape in sorted((wanted | {OPTIMIZER_STEP: ()}).items()):
         if tuple(saved.get(name, (-1,))) != shape:
             raise UserError(
-                f"checkpoint '{path}' has no {name} of shape {shape}: take the model and the "
-                f"optimizer's settings that it was trained with, or {mend}"
+                f"checkpoint '{path}' has no {name} of shape {shape}: {settings}, or {mend}"
             )
+    extra = {name for name in saved if name.startswith("optimizer/")} - {*wanted, OPTIMIZER_STEP}
+    if all_saved and extra:
+        raise UserError(
+            f"checkpoint '{path}' has {min(extra)}, this run's optimizer has not: {settings}, or "
+            f"{mend}"
+        )

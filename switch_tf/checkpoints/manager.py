@@ -4,7 +4,7 @@ They hold the model, the optimizer and the position in the data. Tensors are nam
 paths, and `tf.train.load_checkpoint` reads them unsharded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import tensorflow as tf
 
@@ -49,6 +49,7 @@ class Checkpoints:
 
     Attributes:
       path: their folder.
+      protected: steps whose checkpoints are kept beyond the newest.
       optimizer_offset: the optimizer's step minus the run's: 0, or the optimizer step of
         the initial checkpoint if the run restored its optimizer from there.
 
@@ -68,6 +69,7 @@ class Checkpoints:
         self._variables = contents.weights(model) | contents.slots(optimizer)
         self._data = tf.train.Checkpoint(iterator=iterator)
         self._is_cached = isinstance(iterator, tf.train.experimental.PythonState)
+        self.protected: Collection[int] = ()
         self.optimizer_offset = 0
         with self._disk_errors():
             storage.make_folder(self._dir.path)
@@ -88,7 +90,7 @@ class Checkpoints:
         return f"{len(self._variables) - slots} variables, {slots} optimizer slots, data position"
 
     def save(self, step: int) -> None:
-        """Writes checkpoint_<step>, unless it exists.
+        """Writes checkpoint_<step>, unless it exists, and removes what is not to be kept.
 
         Raises:
           UserError: writing fails; older checkpoints are kept.
@@ -101,8 +103,18 @@ class Checkpoints:
                     self._data.write(data_prefix(folder))
                 write_as_chief(self._dir.config, self._config())
                 tensor_files.write(state_prefix(folder), self._tensors(step))
+        self.prune()
+
+    def prune(self) -> None:
+        """Removes the checkpoints that are neither among the newest nor protected.
+
+        Raises:
+          UserError: the folder cannot be written to.
+        """
+        with self._disk_errors():
             for old in self._dir.steps()[: -self._keep]:
-                storage.remove_folder(self._dir.checkpoint(old))
+                if old not in self.protected:
+                    storage.remove_folder(self._dir.checkpoint(old))
 
     def restore_latest(self) -> int | None:
         """Restores the newest readable checkpoint; returns its step, or None if there is none.
@@ -119,7 +131,7 @@ class Checkpoints:
             path = self._dir.checkpoint(step)
             try:
                 contents.check_model(path, self._model)
-                contents.check_optimizer(path, self._optimizer, _OTHER_RUN)
+                contents.check_optimizer(path, self._optimizer, _OTHER_RUN, all_saved=True)
                 offset = contents.saved_optimizer_step(path) - step
                 tensor_files.read(state_prefix(path), self._variables)
                 self._check_order(path)

@@ -1,13 +1,18 @@
 """The layout of a MODEL_DIR; local ones can be inspected before TensorFlow starts.
 
-    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data; and
-                                 evaluation.json, from `switch-tf eval`
+    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data; and,
+                                 from `switch-tf eval`, evaluation_<task>_<split>.json and
+                                 predictions
     checkpoint_<step>.partial/   a checkpoint being written, or whose writing was interrupted
     checkpoint_<step>.damaged/   a checkpoint that could not be read
     config.gin                   the operative configuration, as of the last save
-    run.json                     facts about the run, for reports and for runs that start from it
-    metrics.jsonl, tensorboard/  the metrics of every step and evaluation
-    best.json                    the best evaluation of each task
+    run.json                     facts about the run, for reports and for runs that start from it:
+                                 sizes, mesh, devices, versions, a digest of the vocabulary
+    vocabulary.model             a copy of the SentencePiece model, if the run's tasks have one
+    description.txt              settings, weights with their layouts, and Switch layers
+    metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation
+    best.json                    the best evaluation of each task and metric
+    predictions/                 <split>_<step>/<task>.jsonl, of the evaluations of training
     settings.json, log.txt,      settings and output of a run started by `switch-tf reproduce`,
     sittings.jsonl               and how long each of its processes took
 
@@ -19,15 +24,17 @@ Of several processes, all write the tensors of their devices, and only the chief
 """
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping
 
 from switch_tf import runtime, storage
+from switch_tf.errors import UserError
 
 CONFIG = "config.gin"
 FACTS = "run.json"
-EVALUATION = "evaluation.json"
+VOCABULARY = "vocabulary.model"
 _FOLDER = re.compile(r"checkpoint_(\d+)")
 _PARTIAL = ".partial"
 
@@ -40,13 +47,16 @@ class ModelDir:
 
     Attributes:
       path: the folder.
-      config, facts, metrics, events, best, settings, log, sittings: paths in the folder.
+      config, facts, vocabulary, description, metrics, events, best, settings, log, sittings: paths
+        in it.
     """
 
     def __init__(self, path: str):
         self.path = os.path.expanduser(path)
         self.config = os.path.join(self.path, CONFIG)
         self.facts = os.path.join(self.path, FACTS)
+        self.vocabulary = os.path.join(self.path, VOCABULARY)
+        self.description = os.path.join(self.path, "description.txt")
         self.metrics = os.path.join(self.path, "metrics.jsonl")
         self.events = os.path.join(self.path, "tensorboard")
         self.best = os.path.join(self.path, "best.json")
@@ -57,6 +67,10 @@ class ModelDir:
     def checkpoint(self, step: int) -> str:
         """Path of the folder checkpoint_<step>."""
         return os.path.join(self.path, f"checkpoint_{step}")
+
+    def predictions(self, split: str, step: int) -> str:
+        """Path of the folder for the predictions of one evaluation."""
+        return os.path.join(self.path, "predictions", f"{_in_a_name(split)}_{step}")
 
     def steps(self) -> list[int]:
         """The steps of all whole checkpoints, ascending."""
@@ -91,16 +105,58 @@ class ModelDir:
         return not storage.is_remote(self.path) or is_checkpoint(self.checkpoint(step))
 
 
+def find(path: str) -> str:
+    """The checkpoint at `path`: the folder itself, or the newest checkpoint in a MODEL_DIR.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = os.path.expanduser(path)
+    if is_checkpoint(path):
+        return path
+    folder = ModelDir(path)
+    there = folder.steps()
+    if not there:
+        raise UserError(
+            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
+            "folder"
+        )
+    return folder.checkpoint(there[-1])
+
+
 def find_file(path: str, name: str) -> str | None:
     """Finds a file of a MODEL_DIR, given the folder or a checkpoint in it; None if it is missing.
 
     Args:
       path: a MODEL_DIR, or a checkpoint in one or on its own.
-      name: `CONFIG` or `FACTS`.
+      name: `CONFIG`, `FACTS` or `VOCABULARY`.
     """
     path = os.path.expanduser(path)
     places = (os.path.join(folder, name) for folder in (path, os.path.dirname(path.rstrip("/"))))
     return next((place for place in places if storage.exists(place)), None)
+
+
+def is_run_config(path: str) -> bool:
+    """Whether a local file is the config.gin of a run or of a checkpoint."""
+    folder, name = os.path.split(path)
+    return name == CONFIG and (is_checkpoint(folder) or os.path.isfile(os.path.join(folder, FACTS)))
+
+
+def evaluation(folder: str, task: str, split: str) -> str:
+    """Path of the figures of `switch-tf eval`, in the folder of the evaluated checkpoint."""
+    return os.path.join(folder, f"evaluation_{_in_a_name(task)}_{_in_a_name(split)}.json")
+
+
+def _in_a_name(text: str) -> str:
+    """A text as a part of a file's name; splits may be such as `test[:10%]`."""
+    return re.sub(r"[^\w.-]+", "_", text)
+
+
+def unused(path: str) -> str:
+    """The path of a file, or, if that is there, with the first number from 2 that is not."""
+    stem, end = os.path.splitext(path)
+    names = itertools.chain([path], (f"{stem}_{number}{end}" for number in itertools.count(2)))
+    return next(name for name in names if not storage.exists(name))
 
 
 def is_checkpoint(folder: str) -> bool:
@@ -118,15 +174,15 @@ def data_prefix(folder: str) -> str:
     return os.path.join(folder, "data")
 
 
-def write_as_chief(path: str, content: str | Mapping) -> None:
+def write_as_chief(path: str, content: str | bytes | Mapping) -> None:
     """Writes a file that all processes of a run would write alike: only the chief does.
 
     Args:
       path: the file.
-      content: a text, or what is written as JSON.
+      content: a text, bytes, or what is written as JSON.
     """
     if runtime.is_chief():
-        write = storage.write_atomically if isinstance(content, str) else storage.write_json
+        write = storage.write_json if isinstance(content, Mapping) else storage.write_atomically
         write(path, content)
 
 

@@ -1,37 +1,22 @@
 """Restores a model, and optionally its optimizer, from a checkpoint onto any mesh."""
 
 import dataclasses
-import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Set
 
 import tensorflow as tf
 
 from switch_tf import storage
 from switch_tf.checkpoints import contents, tensor_files
-from switch_tf.checkpoints.model_dir import ModelDir, is_checkpoint, state_prefix
+from switch_tf.checkpoints.model_dir import find, state_prefix
 from switch_tf.errors import UserError
+from switch_tf.rules import VariablePatterns, matches
 
 # The errors that reading a damaged file raises; IndexError if it is truncated.
 DAMAGED = (tf.errors.OpError, ValueError, OSError, IndexError)
 
-
-def find(path: str) -> str:
-    """The checkpoint at `path`: the folder itself, or the newest checkpoint in a MODEL_DIR.
-
-    Raises:
-      UserError: there is none.
-    """
-    path = os.path.expanduser(path)
-    if is_checkpoint(path):
-        return path
-    folder = ModelDir(path)
-    there = folder.steps()
-    if not there:
-        raise UserError(
-            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
-            "folder"
-        )
-    return folder.checkpoint(there[-1])
+# Number of layers that an error names.
+_SHOWN = 3
 
 
 def restore_model(path: str, model) -> None:
@@ -77,7 +62,14 @@ class RestoreSummary:
         )
 
 
-def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False) -> RestoreSummary:
+def restore_initial(
+    path: str,
+    model,
+    optimizer,
+    restore_optimizer: bool = False,
+    fresh: VariablePatterns = (),
+    skipped: VariablePatterns = (),
+) -> RestoreSummary:
     """Restores a model's weights, and optionally its optimizer, from another run.
 
     Args:
@@ -87,9 +79,12 @@ def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False
       restore_optimizer: whether to restore the optimizer's slots and step as well. True continues
         pre-training where the other run left off; leave it False when the task or the schedule
         changes.
+      fresh: patterns of the weights that may be missing from the checkpoint.
+      skipped: patterns of the checkpoint's weights that the model may lack.
 
     Raises:
-      UserError: there is no checkpoint, it is damaged, or a weight or a slot differs in shape.
+      UserError: there is no checkpoint, it is damaged, a weight or a slot differs in shape, or a
+        weight that no pattern allows would be fresh or skipped.
     """
     path = find(path)
     ours, saved = contents.weights(model), _read(path, lambda: contents.saved_weights(path))
@@ -102,6 +97,7 @@ def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False
     common = {name: variable for name, variable in ours.items() if name in saved}
     if not common:
         raise UserError(f"INITIAL_CHECKPOINT_PATH '{path}' shares no weight with the model")
+    _check_left_out(path, set(ours), set(saved), fresh, skipped)
     optimizer_step, slots = None, {}
     if restore_optimizer:
         mend = "RESTORE_OPTIMIZER=False"
@@ -117,6 +113,45 @@ def restore_initial(path: str, model, optimizer, restore_optimizer: bool = False
         len(optimizer.slots),
         optimizer_step,
     )
+
+
+def _check_left_out(
+    path: str,
+    ours: Set[str],
+    saved: Set[str],
+    fresh: VariablePatterns,
+    skipped: VariablePatterns,
+) -> None:
+    """Checks that only weights that the patterns allow are in one of model and checkpoint alone."""
+    sides = (
+        ("lacks {} of the model (they would start fresh)", "FRESH", ours, saved, fresh),
+        ("has {} that the model lacks (they would be skipped)", "SKIPPED", saved, ours, skipped),
+    )
+    told, flags = [], []
+    for text, name, names, others, patterns in sides:
+        found = _layers([n for n in names - others if not matches(n, patterns)], others)
+        if not found:
+            continue
+        shown = [*patterns, *found[:_SHOWN]]
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        told.append(text.format(", ".join(found[:_SHOWN]) + more))
+        flags.append(f'--gin.INITIAL_CHECKPOINT_{name}="{shown}"' + (" and so on" if more else ""))
+    if told:
+        raise UserError(
+            f"INITIAL_CHECKPOINT_PATH '{path}' {' and '.join(told)}: take the gin/models file that "
+            f"it was trained with, or allow it by regular expressions, {' '.join(flags)}"
+        )
+
+
+def _layers(names: Collection[str], others: Collection[str]) -> list[str]:
+    """Largest layers, as `encoder/layer_1/`, of the named weights that hold none of the others."""
+
+    def layers(name):
+        return [name[: slash.end()] for slash in re.finditer("/", name)]
+
+    shared = {layer for name in others for layer in layers(name)}
+    alone = {next((la for la in layers(name) if la not in shared), name) for name in names}
+    return sorted(alone)
 
 
 def _read(path: str, reader: Callable):

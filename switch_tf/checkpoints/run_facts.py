@@ -1,13 +1,75 @@
 """Facts about a run, kept next to its checkpoints in `run.json`."""
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
+import platform
+import subprocess
+from pathlib import Path
 
 import seqio
 
-from switch_tf import storage
-from switch_tf.checkpoints.model_dir import FACTS, find_file
+import switch_tf
+from switch_tf import runtime, storage
+from switch_tf.checkpoints.model_dir import FACTS, ModelDir, find_file, write_as_chief
 from switch_tf.errors import UserError
+
+# Those whose versions may change a run's numbers.
+_PACKAGES = ("tensorflow", "tensorflow-text", "keras", "numpy", "seqio", "t5", "gin-config")
+_ROOT = Path(switch_tf.__file__).parent.parent
+
+
+def versions() -> dict[str, str | None]:
+    """Package -> version, of Python, this project and what it computes with.
+
+    `commit` is the project's git commit, followed by -dirty if its files differ from it; None if
+    it does not run from a checkout. A package that is not installed under its usual name has None.
+    """
+    found = {"python": platform.python_version(), "switch_tf": switch_tf.__version__}
+    found["commit"] = _commit()
+    for name in _PACKAGES:
+        found[name] = None
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _commit() -> str | None:
+    # Not that of a repository in whose folder the project is only installed.
+    if not (_ROOT / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+        return done.stdout.strip() or None
+    return None
+
+
+def keep_vocabulary(model_dir: str, provider) -> None:
+    """Copies the SentencePiece model of a task or mixture into a MODEL_DIR, unless it is there.
+
+    Copies nothing if there is none, as for bytes, or if there are several.
+
+    Args:
+      model_dir: the run's folder.
+      provider: a `seqio.Task` or `seqio.Mixture`.
+
+    Raises:
+      UserError: the file cannot be read or written.
+    """
+    copy = ModelDir(model_dir).vocabulary
+    files = {
+        getattr(feature.vocabulary, "sentencepiece_model_file", None)
+        for task in seqio.get_subtasks(provider)
+        for feature in task.output_features.values()
+    } - {None}
+    if not runtime.is_chief() or len(files) != 1:
+        return
+    with storage.told(f"the vocabulary cannot be copied to '{copy}'"):
+        if not storage.exists(copy):
+            with storage.opened(*files, "rb") as file:
+                write_as_chief(copy, file.read())
 
 
 def vocabulary_digest(provider) -> str:

@@ -1,16 +1,16 @@
 """Shared by the commands that gin configures: flags, and checks before TensorFlow starts."""
 
 import argparse
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from switch_tf import config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
+from switch_tf.commands.remembered import remember
 from switch_tf.data import spans
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
@@ -28,19 +28,21 @@ class Launch:
     """A command line whose gin configuration was checked before TensorFlow starts.
 
     Attributes:
-      args: the parsed flags other than gin's.
-      bindings: `NAME=value` for each `--gin.NAME` flag.
+      args: the parsed flags other than gin's; `args.gin_file` without the config.gin of runs.
+      bindings: what is taken from runs, and `NAME=value` for each `--gin.NAME` flag.
       given: the values set by gin files and bindings, from `config.precheck`.
       devices: number of devices in the mesh.
+      lines: say what is taken from runs; see `remembered`.
     """
 
     args: argparse.Namespace
     bindings: list[str]
     given: config.Values
     devices: int
+    lines: list[str]
 
     def start(self, devices: int | None = None, shows_lowered: bool = False) -> None:
-        """Starts TensorFlow and loads gin.
+        """Says what is taken from runs, starts TensorFlow and loads gin.
 
         Args:
           devices: number of CPU devices to start; None starts those of the mesh.
@@ -50,10 +52,10 @@ class Launch:
           UserError: there are too few devices, or an error that only gin itself or a remote
             checkpoint can reveal.
         """
+        if self.lines and runtime.is_chief():
+            print(*self.lines, sep="\n", flush=True)
         if devices is None:
-            device_type = self.given.get("DEVICE_TYPE", "CPU")
-            runtime.check_devices(self.devices, device_type)
-            runtime.start(self.devices, device_type, shows_lowered)
+            _start(self.given, self.devices, shows_lowered)
         else:
             runtime.start(devices, shows_lowered=shows_lowered)
         config.load(self.args.gin_file, self.bindings)
@@ -84,12 +86,10 @@ def check(
       UserError: a flag or setting is invalid or inconsistent with another.
     """
     bindings, rest = split_gin_args(argv)
-    model_dir = " --gin.MODEL_DIR=\"'/tmp/model'\"" if command == "train" else ""
     parser = Parser(
         prog=f"switch-tf {command}",
         description=description,
-        epilog=f"example:\n  switch-tf {command} --gin_file=models/switch_tiny.gin "
-        f"--gin_file=layouts/expert_data.gin --gin_file=runs/{run_file}{model_dir}",
+        epilog=f"example:\n  {_example(command, run_file)}",
     )
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
@@ -97,7 +97,10 @@ def check(
     args = parser.parse_args(rest)
     if not args.gin_file:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
-    if command != "train":
+    trains = command == "train"
+    remembered = remember(args.gin_file, bindings, trains, lambda v: _start(v, check_mesh(v)))
+    args.gin_file, bindings = remembered.files, [*remembered.statements, *bindings]
+    if not trains:
         there = gin_files.read(args.gin_file, bindings).macros
         bindings += [f"{name}={value!r}" for name, value in _OF_TRAINING.items() if name in there]
     # Checked first, or the error would be about a macro that the missing file sets.
@@ -106,10 +109,24 @@ def check(
     check_spans(given)
     devices = check_mesh(given)
     check_paths(given)
-    if command == "train":
+    if trains:
         check_optimizer(given)
     check_checkpoints(given, remote=False)
-    return Launch(args, bindings, given, devices)
+    return Launch(args, bindings, given, devices, remembered.lines)
+
+
+def _example(command: str, run_file: str) -> str:
+    model = "" if command == "eval" else "--gin_file=models/switch_tiny.gin "
+    own = {"train": "MODEL_DIR", "eval": "CHECKPOINT_PATH"}.get(command)
+    flag = f" --gin.{own}=\"'/tmp/model'\"" if own else ""
+    files = f"{model}--gin_file=layouts/expert_data.gin --gin_file=runs/{run_file}"
+    return f"switch-tf {command} {files}{flag}"
+
+
+def _start(given: config.Values, devices: int, shows_lowered: bool = False) -> None:
+    device_type = given.get("DEVICE_TYPE", "CPU")
+    runtime.check_devices(devices, device_type)
+    runtime.start(devices, device_type, shows_lowered)
 
 
 def check_files(
@@ -147,7 +164,7 @@ def check_paths(given: config.Values) -> None:
     Raises:
       UserError: one does not exist; the message names the setting and the path.
     """
-    for name, folder in _marked(rules.Folder):
+    for name, folder in configurables.marked(rules.Folder):
         path = given.get(name)
         if path and not storage.is_remote(path):
             folder.check(given.called.get(name, name), path)
@@ -197,8 +214,8 @@ def check_checkpoints(given: dict, remote: bool) -> None:
       UserError: a setting differs, and the message names it, both values and the fix; or a remote
         path cannot be reached.
     """
-    sizes = [name for name, axis in _marked(rules.Axis) if axis.name != "batch"]
-    for parameter, checkpoint in _marked(rules.Checkpoint):
+    sizes = [name for name, axis in configurables.marked(rules.Axis) if axis.name != "batch"]
+    for parameter, checkpoint in configurables.marked(rules.Checkpoint):
         path = given.get(parameter)
         if not path or storage.is_remote(path) != remote:
             continue
@@ -232,26 +249,10 @@ def _of_order() -> list[str]:
     return [*(f"TaskData.{name}" for name in data.parameters if name != "module"), *_SPANS]
 
 
-def _marked(kind: type[rules.T]) -> Iterator[tuple[str, rules.T]]:
-    """Yields each macro and `configurable.parameter` whose annotation has a mark, and the mark."""
-    source = configurables.project_source()
-    settings = dict(source.macros)
-    for configurable in source.configurables:
-        for parameter, annotation in (configurable.parameters or {}).items():
-            settings[f"{configurable.name}.{parameter}"] = annotation
-    for name, annotation in settings.items():
-        if mark := rules.mark(annotation, kind):
-            yield name, mark
-
-
 def _saved(path: str) -> dict:
     """The settings in the config.gin of a MODEL_DIR or of the MODEL_DIR of a checkpoint."""
     file = find_file(path, CONFIG)
-    if file is not None:
-        text = storage.read_text(file)
-        with contextlib.suppress(UserError):
-            return gin_files.read((), [text]).literals()
-    return {}
+    return gin_files.read_text(storage.read_text(file), file).literals() if file else {}
 
 
 def check_mesh(given: config.Values) -> int:
@@ -276,7 +277,7 @@ def check_mesh(given: config.Values) -> int:
                 f"do the same work: leave it out, or add a rule such as d_ff:{dimension} to "
                 "LAYOUT_RULES"
             )
-    for name, axis in _marked(rules.Axis):
+    for name, axis in configurables.marked(rules.Axis):
         if given.get(name) is not None:
             sizes = {axis.name: (given[name], given.called[name])}
             mesh_lib.check_divides(layout, shape, sizes)

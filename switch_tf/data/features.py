@@ -300,15 +300,22 @@ def eval_datasets(data: TaskData, *args, **kwargs) -> dict:
     Raises:
       UserError: see `eval_dataset`; or no task of the mixture has the split.
     """
+    each = {t.name: dataclasses.replace(data, mixture_or_task_name=t.name) for t in tasks(data)}
+    return {name: eval_dataset(of_task, *args, **kwargs) for name, of_task in each.items()}
+
+
+def tasks(data: TaskData) -> list:
+    """The `seqio.Task`s of a task or mixture that have the split.
+
+    Raises:
+      UserError: there is none, or one is not cached that should be.
+    """
     import seqio
 
     provider = data.provider()
     if data.use_cached:
         from switch_tf.data import ordered
 
-        tasks = ordered.cached_tasks(provider, data.split)
-    else:
-        check_split(provider, data.split)
-        tasks = [task for task in seqio.get_subtasks(provider) if data.split in task.splits]
-    each = {task.name: dataclasses.replace(data, mixture_or_task_name=task.name) for task in tasks}
-    return {name: eval_dataset(of_task, *args, **kwargs) for name, of_task in each.items()}
+        return ordered.cached_tasks(provider, data.split)
+    check_split(provider, data.split)
+    return [task for task in seqio.get_subtasks(provider) if data.split in task.splits]

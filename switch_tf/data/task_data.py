@@ -20,7 +20,8 @@ class TaskData:
       mixture_or_task_name: the name of a SeqIO task or mixture; a plan needs none.
       task_feature_lengths: {"inputs": tokens, "targets": tokens}, the length of a row. Longer
         examples are truncated, shorter ones padded or packed. Longer rows lose less text but slow
-        every step; `switch-tf tasks NAME --statistics` shows what is lost.
+        every step; a run says at its start which tasks lose what, and `switch-tf tasks NAME
+        --statistics` shows more.
       batch_size: rows in a global batch, over all devices. A larger one gives smoother gradients
         and better use of the devices but needs more memory per step.
       split: the split of the task, or of the mixture's tasks.

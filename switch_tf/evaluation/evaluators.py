@@ -1,7 +1,10 @@
 """All figures of an evaluation: teacher-forced ones, and the tasks' own metrics."""
 
+import functools
 from collections.abc import Callable, Mapping
 
+from switch_tf import mesh as mesh_lib
+from switch_tf.data import truncation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
 from switch_tf.evaluation.teacher_forced import TeacherForcedEvaluator
@@ -29,6 +32,7 @@ class Evaluators:
         self.teacher_forced = TeacherForcedEvaluator(
             made.model, made.mesh, self.data, settings.batches, settings.dropless
         )
+        self._examples = settings.batches and settings.batches * self.data.batch_size
         self.task_metrics = None
         if settings.decode:
             self.task_metrics = TaskEvaluator(
@@ -36,7 +40,11 @@ class Evaluators:
             )
 
     def run(
-        self, step: int, task_metrics: bool, stop: Callable[[], bool] = lambda: False
+        self,
+        step: int,
+        task_metrics: bool,
+        stop: Callable[[], bool] = lambda: False,
+        predictions: str | None = None,
     ) -> dict[str, dict[str, float]]:
         """Evaluates the model in its current state.
 
@@ -44,18 +52,32 @@ class Evaluators:
           step: step of the model, for SeqIO's own records.
           task_metrics: whether to compute the tasks' own metrics too, if the settings ask for them.
           stop: called between batches; returns whether to stop.
+          predictions: folder for what the model answers to each example; see `predictions.records`.
 
         Returns:
-          Task -> metric -> value.
+          Task -> metric -> value; of a task of which something is truncated also
+          `truncated_inputs` and `truncated_targets`, as shares of its examples.
 
         Raises:
           EvaluationInterrupt: `stop` returned True.
         """
         results = self.teacher_forced.run(stop)
+        for task, lost in self._truncated.items():
+            if lost.inputs or lost.targets:
+                results[task] |= lost.figures()
         if task_metrics and self.task_metrics is not None:
-            for task, metrics in self.task_metrics.run(step, stop).items():
+            for task, metrics in self.task_metrics.run(step, stop, predictions).items():
                 results[task] = results.get(task, {}) | metrics
         return results
+
+    @functools.cached_property
+    def _truncated(self) -> dict[str, truncation.Truncation]:
+        """What is truncated of each task, counted and told once: a split is always the same."""
+        with mesh_lib.host():
+            found = truncation.count(self.data, self._examples)
+        for line in truncation.lines(found):
+            print(f"{self.data.split} of {line}", flush=True)
+        return found
 
 
 def figures_line(task: str, metrics: Mapping[str, float]) -> str:

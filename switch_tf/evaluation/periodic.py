@@ -1,7 +1,9 @@
-"""Periodic evaluation during a run: when it is due, and what has been logged."""
+"""Periodic evaluation during a run: when it is due, what has been logged, and what is best."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.evaluation import ranking
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.teacher_forced import TEACHER_FORCED
@@ -12,12 +14,20 @@ from switch_tf.metrics.writer import MetricsWriter
 class PeriodicEvaluation:
     """Evaluates a run periodically, and at its last step.
 
+    All that it knows of earlier evaluations is in the run's log, so that a resumed run stops early
+    and keeps checkpoints as one that was never stopped.
+
     Args:
       evaluators: evaluators of the model.
       settings: when to evaluate.
       writer: writer of the run's log.
       model_dir: MODEL_DIR of the run.
       train_steps: the last step.
+
+    Attributes:
+      stops_early: whether as many evaluations as `Evaluation.early_stopping` allows have come since
+        the best one.
+      kept: step -> what its evaluation is best by, of the steps whose checkpoints are to be kept.
     """
 
     def __init__(
@@ -31,8 +41,10 @@ class PeriodicEvaluation:
         self._evaluators = evaluators
         self._settings = settings
         self._writer = writer
-        self._model_dir = model_dir
+        self._dir = ModelDir(model_dir)
         self._train_steps = train_steps
+        self._name = evaluators.data.mixture_or_task_name
+        self._rank(self._dir.steps())
 
     def is_due(self, step: int) -> bool:
         """Whether an evaluation is due at the step."""
@@ -40,7 +52,7 @@ class PeriodicEvaluation:
 
     def is_done(self, step: int) -> bool:
         """Whether the step has been evaluated, with all figures that are due."""
-        found = self._writer.evaluated(step)
+        found = self._writer.evaluated(step, self._settings.split)
         metrics = self._evaluators.task_metrics
         decoded = metrics.tasks if metrics and self._decodes(step) else ()
         return set(self._evaluators.teacher_forced.datasets) <= set(found) and all(
@@ -57,20 +69,64 @@ class PeriodicEvaluation:
         Raises:
           EvaluationInterrupt: `stop` returned True; nothing is logged.
         """
-        tasks = ", ".join(self._evaluators.teacher_forced.datasets)
+        decodes = self._decodes(step)
+        self._evaluate(step, decodes, stop)
+        if self.stops_early and self._settings.decode and not decodes:
+            # It has turned out to be the last step, of which the tasks' own metrics are due.
+            self._evaluate(step, True, stop)
+
+    def _evaluate(self, step: int, decodes: bool, stop: Callable[[], bool]) -> None:
+        tasks, split = ", ".join(self._evaluators.teacher_forced.datasets), self._settings.split
         print(f"\nstep {step}  evaluating {tasks}", flush=True)
-        results = self._evaluators.run(step, self._decodes(step), stop)
+        folder = self._dir.predictions(split, step) if self._settings.predictions else None
+        results = self._evaluators.run(step, decodes, stop, folder)
         for task, metrics in results.items():
-            self._writer.evaluation(step, task, metrics)
+            self._writer.evaluation(step, task, metrics, split)
             print(f"\nstep {step}  {figures_line(task, metrics)}", flush=True)
-        best.write(self._model_dir, self._best())
+        self._rank([*self._dir.steps(), step])
+        best.write(self._dir.path, self._peaks(), self.kept)
+
+    def _rank(self, there: list[int]) -> None:
+        """Sets `stops_early` and, among the steps whose checkpoints can be kept, `kept`."""
+        settings = self._settings
+        patience, found = settings.early_stopping, self._evaluations
+        self.stops_early = patience is not None and self._score.since_peak >= patience
+        kept = ranking.steps_to_keep(settings.keep_best, self._score, best.peaks(found), found)
+        self.kept = {step: reasons for step, reasons in kept.items() if step in there}
+
+    @property
+    def _evaluations(self) -> list[Mapping]:
+        """The records of this split; those of an earlier version do not name theirs."""
+        split = self._settings.split
+        return [r for r in self._writer.evaluations if r.get("split", split) == split]
+
+    @property
+    def _score(self) -> ranking.Score:
+        by_own = self._settings.decode and self._settings.decode_period > 0
+        return ranking.score(self._name, self._evaluations, by_own)
+
+    def _peaks(self) -> dict[str, dict[str, best.Peak]]:
+        """Each task's peaks, and that of the evaluations as a whole."""
+        peaks, score = best.peaks(self._evaluations), self._score
+        if score.peak is not None:
+            peaks.setdefault(score.task, {}).setdefault(score.metric, score.peak)
+        return peaks
+
+    def early_line(self) -> str:
+        """A line on why the run stops early."""
+        score = self._score
+        since = f", {score.peak.value:.4g} at step {score.peak.step}" if score.peak else ""
+        return (
+            f"stops early: {score.since_peak} evaluations without a better {score.metric} of "
+            f"{score.task}{since}; a larger Evaluation.early_stopping goes on"
+        )
 
     def best_lines(self) -> list[str]:
-        """Lines that describe each task's best evaluation so far."""
-        return list(best.lines(self._evaluators.data.mixture_or_task_name, self._best()))
-
-    def _best(self) -> dict:
-        return best.peaks(self._writer.evaluations)
+        """Lines on each task's best evaluation so far, and on the checkpoints kept for them."""
+        lines = list(best.lines(self._name, self._peaks()))
+        for step, reasons in sorted(self.kept.items()):
+            lines.append(f"kept: {self._dir.checkpoint(step)}, best by {', '.join(reasons)}")
+        return lines
 
     def nlp(self, batch) -> float:
         """NLP of one batch from the feed, at the evaluation capacity."""
@@ -78,5 +134,5 @@ class PeriodicEvaluation:
 
     def _decodes(self, step: int) -> bool:
         """Whether an evaluation at the step includes the tasks' own metrics."""
-        period = self._settings.decode_period
-        return step >= self._train_steps or bool(period and step % period == 0)
+        period, is_last = self._settings.decode_period, step >= self._train_steps
+        return is_last or self.stops_early or bool(period and step % period == 0)

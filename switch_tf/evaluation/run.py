@@ -6,7 +6,7 @@ from collections.abc import Callable
 import gin
 
 from switch_tf import storage
-from switch_tf.checkpoints import model_dir, restore
+from switch_tf.checkpoints import model_dir
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
@@ -31,7 +31,9 @@ def evaluate(
       data: makes the `TaskData`.
       setup: makes the `ModelSetup`; its mesh may differ from that of training.
       evaluation: makes the `Evaluation`.
-      output_path: path of the JSON file; None uses `evaluation.json` in the checkpoint folder.
+      output_path: path of the JSON file; None uses `evaluation_<task>_<split>.json` in the
+        checkpoint folder. A file that is there is kept, and the new one gets a number. Predictions
+        are beside it, in a folder of the same name that ends in `_predictions`.
 
     Returns:
       Task -> metric -> value.
@@ -40,18 +42,25 @@ def evaluate(
       UserError: there is no checkpoint, it is of another model, or `train` would refuse the
         settings as well.
     """
-    path = restore.find(checkpoint_path)
-    output_path = os.path.expanduser(output_path or os.path.join(path, model_dir.EVALUATION))
-    _check_writable(output_path)
-    with setup().mesh_model(data(), checkpoint=("CHECKPOINT_PATH", path)) as made:
-        evaluators = Evaluators(made, evaluation())
+    path = model_dir.find(checkpoint_path)
+    data, evaluation = data(), evaluation()
+    default = model_dir.evaluation(path, data.mixture_or_task_name, evaluation.split)
+    wanted = os.path.expanduser(output_path or default)
+    _check_writable(wanted)
+    written = model_dir.unused(wanted)
+    folder = f"{os.path.splitext(written)[0]}_predictions" if evaluation.predictions else None
+    with setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made:
+        evaluators = Evaluators(made, evaluation)
         made.restore(path)
         layers = switch_layers(made.model, evaluators.data, made.mesh)
         print(*settings(made.model), *layers, f"restored {path}", sep="\n", flush=True)
-        results = evaluators.run(step=0, task_metrics=True)
+        results = evaluators.run(step=0, task_metrics=True, predictions=folder)
     print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)
-    model_dir.write_as_chief(output_path, results)
-    print(f"written to {output_path}")
+    model_dir.write_as_chief(written, results)
+    if written != wanted:
+        print(f"{wanted} is of an earlier evaluation and is kept")
+    decoded = folder and evaluators.task_metrics and evaluators.task_metrics.tasks
+    print(f"written to {written}" + (f", predictions to {folder}" if decoded else ""))
     return results
 
 

@@ -1,6 +1,7 @@
 """Settings of evaluation: what a run evaluates, and when."""
 
 import dataclasses
+from typing import Literal
 
 from switch_tf.data.task_data import TaskData
 from switch_tf.mesh import Mesh
@@ -29,6 +30,18 @@ class Evaluation:
       decode_period: steps between such evaluations, of those that `period` evaluates; 0 for the
         last step only. Decoding is slow, so use a multiple of `period`.
       decode_examples: maximum number of examples per task for them; None for the whole split.
+      predictions: writes inputs, targets and prediction, or score, of each example that is decoded
+        or scored, as JSON lines: one or two kB an example and evaluation. Read them before you
+        trust a metric; turn them off where decoding is frequent and the disk small.
+      keep_best: whose best checkpoints stay beyond `train.keep_checkpoints`: "score" for one, of
+        the best evaluation as a whole, which is best by the first of each task's own metrics where
+        `decode_period` is set, otherwise by NLP, and for a mixture by its average or the mean over
+        its tasks; "tasks" also for those by NLP and by the first own metric of each task, up to two
+        a task; None for none. Each takes the disk of weights and slots. One that is due for no
+        checkpoint is saved when it is evaluated: where saving is slow, evaluate when it is due.
+      early_stopping: ends a run after so many evaluations without a better score, the one of
+        `keep_best`, so that a run that only overfits does not go on; None for never. Scores are
+        noisy: choose 5 or more. A run that is resumed ends at the same step.
     """
 
     period: Count = 1000
@@ -39,6 +52,22 @@ class Evaluation:
     decode: bool = False
     decode_period: Whole = 0
     decode_examples: Count | None = None
+    predictions: bool = True
+    keep_best: Literal["score", "tasks"] | None = "score"
+    early_stopping: Count | None = None
+
+    def describe(self) -> str:
+        """A line on what is evaluated, and when, and when a run ends early."""
+        size = "all of it" if self.batches is None else f"at most {self.batches} batches a task"
+        own = "at the last step"
+        if self.decode_period:
+            own = f"every {self.decode_period:,} steps and {own}"
+        early = f"; stops after {self.early_stopping} without a better score"
+        return (
+            f"evaluation: {self.split}, {size}, every {self.period:,} steps and at the last"
+            + (f"; the tasks' own metrics {own}" if self.decode else "")
+            + (early if self.early_stopping else "")
+        )
 
     def data(self, data: TaskData, mesh: Mesh) -> TaskData:
         """The data to evaluate on, derived from the run's data and checked against the mesh.

@@ -12,6 +12,7 @@ from switch_tf.data import registry
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.task_data import TaskData
 from switch_tf.data.trimming import longest, trim
+from switch_tf.evaluation import predictions
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
@@ -59,12 +60,18 @@ class TaskEvaluator:
         """Names of the tasks that have metrics and the split."""
         return [task.name for task in self._evaluator.eval_tasks]
 
-    def run(self, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, dict]:
+    def run(
+        self,
+        step: int,
+        stop: Callable[[], bool] = lambda: False,
+        folder: str | None = None,
+    ) -> dict[str, dict]:
         """Evaluates every task.
 
         Args:
           step: step of the model, for SeqIO's own records.
           stop: called between batches; returns whether to stop.
+          folder: folder for the predictions; None writes none.
 
         Returns:
           Task -> metric -> value; and mixture -> `average` -> value, if the mixture has one.
@@ -83,12 +90,15 @@ class TaskEvaluator:
             return lambda dataset, *_: self._by_index(function, dataset, stop)
 
         with mesh_lib.host():
-            metrics, _ = self._evaluator.evaluate(
+            metrics, outputs = self._evaluator.evaluate(
                 compute_metrics=True,
                 step=step,
                 predict_fn=of_examples(decode),
                 score_fn=of_examples(score),
             )
+            for task in self._evaluator.eval_tasks if folder is not None else ():
+                examples = self._evaluator.cached_task_datasets[task.name].as_numpy_iterator()
+                predictions.write(folder, task, examples, outputs[task.name])
         found = {task: _numbers(values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
         return found if average is None else found | {self._name: {"average": average}}

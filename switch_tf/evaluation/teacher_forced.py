@@ -8,8 +8,11 @@ from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.eval_step import EvalStep
 
-# Figures of `TeacherForcedEvaluator`; a task's other figures come from decoding or scoring.
-TEACHER_FORCED = frozenset(("nlp", "nlp_dropless", "token_accuracy", "dropped", "tokens"))
+# Figures of `TeacherForcedEvaluator` and of its data; others come from decoding or scoring.
+TEACHER_FORCED = frozenset(
+    ("nlp", "nlp_dropless", "token_accuracy", "dropped", "tokens")
+    + ("truncated_inputs", "truncated_targets")
+)
 
 
 class EvaluationInterrupt(Exception):

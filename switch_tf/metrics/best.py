@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.data import registry
+from switch_tf.metrics.writer import KEYS
 
 # Fields of an evaluation record that are not scores.
-_NO_SCORES = {"step", "kind", "task", "tokens", "dropped"}
+_NO_SCORES = KEYS | {"tokens", "dropped", "truncated_inputs", "truncated_targets"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +56,24 @@ def lines(mixture_or_task_name: str, found: Mapping[str, Mapping[str, Peak]]) ->
         yield f"best of {mixture_or_task_name}: average of its tasks' peaks {average:.4g}"
 
 
-def write(model_dir: str, found: Mapping[str, Mapping[str, Peak]]) -> None:
-    """Writes the peaks to `best.json` in a MODEL_DIR: task -> metric -> value and step."""
-    plain = {
-        task: {name: dataclasses.asdict(peak) for name, peak in sorted(metrics.items())}
+def write(
+    model_dir: str, found: Mapping[str, Mapping[str, Peak]], kept: Collection[int] = ()
+) -> None:
+    """Writes the peaks to `best.json` in a MODEL_DIR: task -> metric -> value and step.
+
+    Args:
+      model_dir: the MODEL_DIR.
+      found: the result of `peaks`.
+      kept: steps whose checkpoints are kept; their peaks name them.
+    """
+    folder = ModelDir(model_dir)
+
+    def plain(peak):
+        named = {"checkpoint": os.path.basename(folder.checkpoint(peak.step))}
+        return dataclasses.asdict(peak) | (named if peak.step in kept else {})
+
+    every = {
+        task: {name: plain(peak) for name, peak in sorted(metrics.items())}
         for task, metrics in found.items()
     }
-    write_as_chief(ModelDir(model_dir).best, plain)
+    write_as_chief(folder.best, every)

@@ -32,6 +32,17 @@ def markdown(rows: Iterable[Sequence], is_aligned: bool = False) -> Iterator[str
         yield f"| {' | '.join(cells)} |"
 
 
+def size(count: float) -> str:
+    """A number of bytes as people read it.
+
+    >>> [size(count) for count in (512, 2_540_000, 1_571_000_000_000)]
+    ['0.512 kB', '2.54 MB', '1,571 GB']
+    """
+    scale, unit = (1e3, "kB") if count < 1e6 else (1e6, "MB") if count < 1e9 else (1e9, "GB")
+    value = count / scale
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
 def _texts(rows: Iterable[Sequence]) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in rows]
 

@@ -2,24 +2,26 @@
 
 import json
 import time
-
-import numpy as np
-from tensorboard.compat.proto import event_pb2, summary_pb2
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from switch_tf import runtime, storage
 from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.metrics.events import Events, ScalarWriter
 from switch_tf.metrics.load_picture import load_picture
+from switch_tf.metrics.load_watch import load_entropy
+from switch_tf.metrics.means import Means
+from switch_tf.rules import Count, configurable
 
-_TRAIN, _EVALUATION = "train", "evaluation"
+_TRAIN, _EVALUATION, _DATA = "train", "evaluation", "data"
 # Fields of a record other than its metrics.
-_KEYS = {"step", "kind", "task"}
+KEYS = frozenset(("step", "kind", "task", "split"))
 # Seconds between two writes of new records to a remote file system.
 _REMOTE_EVERY = 60.0
 
 
 def read_metrics(model_dir: str) -> list[dict]:
-    """The records of a run in order, with `step`, `kind` ("train" or "evaluation") and metrics.
+    """The records of a run in order, with `step`, `kind` (train, evaluation or data) and metrics.
 
     Skips a last line left incomplete by an interrupted process.
     """
@@ -34,24 +36,14 @@ def read_metrics(model_dir: str) -> list[dict]:
     return records
 
 
-class _Nowhere:
-    """Takes the records and events of a process that is not the chief."""
-
-    def write(self, text: str) -> None:
-        pass
-
-    def add_event(self, event: event_pb2.Event) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
+@configurable(denylist=["model_dir", "restored_step"])
 class MetricsWriter:
     """Writes the metrics of a run's steps and evaluations.
+
+    A record holds the means over the steps since the one before it, and their number, `steps`:
+    nothing is lost between two records. One is written each `log_period` steps, after a process's
+    first step, whose seconds are those of compilation, with each checkpoint and evaluation, and at
+    the end.
 
     In a local `model_dir`, records are readable at once. Object stores cannot append, so that each
     write replaces the whole file: there, records are written periodically, with each evaluation,
@@ -63,116 +55,170 @@ class MetricsWriter:
       model_dir: the folder for events and `metrics.jsonl`.
       restored_step: the step that the run resumes from; later records are dropped, since their
         steps will be repeated.
-      image_period: steps between two pictures of the load per expert. Each picture enlarges the
-        event file, while the load itself is logged as scalars at every step: 100 or more is enough.
+      log_period: steps between two records. A record takes about 5 kB: at 10, the log of 100,000
+        steps takes 50 MB. 1 logs each step by itself, which is good for short runs.
+      routing_period: steps between two records that also have each Switch layer by itself, with the
+        load of each expert; others have the mean over the layers. A layer takes 20 bytes an expert
+        and 1 kB.
+      image_period: steps between two pictures of the load per expert, of some 50 kB each.
+      others: what makes further writers, called with `model_dir`; each gets all scalars. See
+        `events.ScalarWriter`.
 
     Attributes:
       evaluations: the records of all evaluations so far, including those of earlier processes.
     """
 
-    def __init__(self, model_dir: str, restored_step: int = 0, image_period: int = 100):
+    def __init__(
+        self,
+        model_dir: str,
+        restored_step: int = 0,
+        log_period: Count = 10,
+        routing_period: Count = 100,
+        image_period: Count = 1000,
+        others: Sequence[Callable[[str], ScalarWriter]] = (),
+    ):
         folder = ModelDir(model_dir)
         storage.make_folder(folder.path)
+        self._log_period = log_period
+        self._routing_period = routing_period
         self._image_period = image_period
         self._every = _REMOTE_EVERY if storage.is_remote(folder.path) else 0.0
         self._written = time.monotonic()
+        self._means = Means()
+        # Of the last step, and of the last record.
+        self._step = self._logged = restored_step
+        self._is_first = True
+        # Each process tells of its data anew.
         kept = [r for r in read_metrics(model_dir) if r["step"] <= restored_step]
+        kept = [record for record in kept if record["kind"] != _DATA]
         self.evaluations = [record for record in kept if record["kind"] == _EVALUATION]
-        if not runtime.is_chief():
-            self._records = self._events = _Nowhere()
+        self._is_chief = runtime.is_chief()
+        if not self._is_chief:
             return
         text = "".join(json.dumps(record) + "\n" for record in kept)
         storage.write_atomically(folder.metrics, text)
         self._records = storage.opened(folder.metrics, "a")
-        self._events = EventFileWriter(folder.events)
-        # Makes TensorBoard drop an earlier process's records of steps that will be repeated.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._events.add_event(
-            event_pb2.Event(wall_time=time.time(), step=restored_step + 1, session_log=start)
-        )
+        self._events = Events(folder.events, restored_step)
+        self._writers = [self._events, *(make(folder.path) for make in others)]
 
-    def evaluated(self, step: int) -> dict[str, set[str]]:
-        """Task -> names of the metrics logged for its evaluation at a step."""
+    def evaluated(self, step: int, split: str = "validation") -> dict[str, set[str]]:
+        """Task -> names of the metrics logged for its evaluation on a split at a step."""
         found: dict[str, set[str]] = {}
         for record in self.evaluations:
-            if record["step"] == step:
-                found.setdefault(record["task"], set()).update(record.keys() - _KEYS)
+            if record["step"] == step and record.get("split", split) == split:
+                found.setdefault(record["task"], set()).update(record.keys() - KEYS)
         return found
 
     def train(self, step: int, metrics: dict, rates: dict[str, float]) -> None:
-        """Logs the metrics of one training step.
+        """Takes the metrics of one training step, and logs them where a record is due.
 
         Args:
           step: number of steps taken so far.
           metrics: the metrics returned by `TrainStep`.
-          rates: name -> speed, such as tokens per second.
+          rates: see `Means.add`.
         """
-        figures = {k: v for k, v in metrics.items() if isinstance(v, float)} | rates
-        routing = metrics["routing"]
+        if not self._is_chief:
+            return
+        self._means.add(metrics, rates)
+        is_first, self._step = self._is_first, step
+        self._is_first = False
+        if is_first or self._is_due(self._log_period):
+            self._log()
+            if time.monotonic() - self._written >= self._every:
+                self.flush()
+
+    def _is_due(self, period: int) -> bool:
+        """Whether a multiple of the period lies behind the last record, or it is the first step."""
+        return self._logged == 0 or self._step // period > self._logged // period
+
+    def _log(self) -> None:
+        """Logs the means over the steps since the last record, if there are any."""
+        steps = self._means.steps
+        if not steps:
+            return
+        found = self._means.take()
+        figures = {name: value for name, value in found.items() if isinstance(value, float)}
+        norms, routing = found.get("norms", {}), found.get("routing", {})
         scalars = {f"train/{name}": value for name, value in figures.items()}
-        for layer, values in routing.items():
-            for name, value in values.items():
-                if name == "load_E":
-                    for expert, share in enumerate(value):
-                        scalars[f"load/{layer}/expert_{expert}"] = float(share)
-                else:
-                    scalars[f"routing/{name}/{layer}"] = value
-        self._scalars(step, scalars)
-        if routing and (step == 1 or step % self._image_period == 0):
-            self._image(step, "load per expert", load_picture(routing))
-        plain = {
-            layer: {k: np.asarray(v).tolist() for k, v in values.items()}
-            for layer, values in routing.items()
-        }
-        self._record({"step": step, "kind": _TRAIN} | figures | {"routing": plain})
-        if time.monotonic() - self._written >= self._every:
+        for kind, groups in norms.items():
+            scalars |= {f"norms/{kind}/{group}": norm for group, norm in groups.items()}
+        record = {"step": self._step, "kind": _TRAIN, "steps": steps} | figures
+        if norms:
+            record["norms"] = norms
+        if routing:
+            layers = {layer: _scalars(values) for layer, values in routing.items()}
+            record["routing_mean"] = {
+                name: sum(values[name] for values in layers.values()) / len(layers)
+                for name in next(iter(layers.values()))
+            }
+            scalars |= {f"routing/{name}": v for name, v in record["routing_mean"].items()}
+            if self._is_due(self._routing_period):
+                for layer, values in layers.items():
+                    scalars |= {f"routing/{name}/{layer}": v for name, v in values.items()}
+                record["routing"] = {
+                    layer: values | {"load_E": routing[layer]["load_E"].tolist()}
+                    for layer, values in layers.items()
+                }
+            if self._is_due(self._image_period):
+                self._events.image(self._step, "load per expert", load_picture(routing))
+        self._write_scalars(self._step, scalars)
+        self._record(record)
+        self._logged = self._step
+
+    def evaluation(
+        self, step: int, task: str, metrics: dict[str, float], split: str = "validation"
+    ) -> None:
+        """Logs the metrics of one task's evaluation on a split."""
+        record = {"step": step, "kind": _EVALUATION, "task": task, "split": split} | metrics
+        self.evaluations.append(record)
+        if self._is_chief:
+            self._log()
+            self._write_scalars(step, {f"eval/{task}/{name}": v for name, v in metrics.items()})
+            self._record(record)
             self.flush()
 
-    def evaluation(self, step: int, task: str, metrics: dict[str, float]) -> None:
-        """Logs the metrics of one task's evaluation."""
-        self._scalars(step, {f"eval/{task}/{name}": value for name, value in metrics.items()})
-        record = {"step": step, "kind": _EVALUATION, "task": task} | metrics
-        self.evaluations.append(record)
-        self._record(record)
-        self.flush()
+    def data(self, task: str, figures: Mapping[str, float]) -> None:
+        """Logs figures of one task's training data, at the step that the run starts from."""
+        if self._is_chief:
+            self._write_scalars(self._step, {f"data/{task}/{n}": v for n, v in figures.items()})
+            self._record({"step": self._step, "kind": _DATA, "task": task} | figures)
 
-    def text(self, name: str, value: str) -> None:
-        """Adds a text to TensorBoard, shown verbatim."""
-        metadata = summary_pb2.SummaryMetadata(
-            plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="text")
-        )
-        summary = summary_pb2.Summary()
-        entry = summary.value.add(tag=name, metadata=metadata)
-        entry.tensor.dtype = 7
-        entry.tensor.string_val.append(f"```\n{value}\n```".encode())
-        entry.tensor.tensor_shape.dim.add(size=1)
-        self._add(0, summary)
+    def start(self, config: str, settings: Mapping[str, Any]) -> None:
+        """Logs what the run is made with.
+
+        Args:
+          config: the operative config, shown as a text.
+          settings: name -> setting, for the HParams tab.
+        """
+        if self._is_chief:
+            self._events.text("operative config", config)
+            self._events.settings(settings)
 
     def flush(self) -> None:
-        """Writes the records that are still buffered."""
-        self._records.flush()
-        self._written = time.monotonic()
+        """Logs the steps since the last record, and writes all records that are buffered."""
+        if self._is_chief:
+            self._log()
+            self._records.flush()
+            self._written = time.monotonic()
 
     def close(self) -> None:
-        """Writes what is buffered; nothing can be logged afterwards."""
-        self._records.close()
-        self._events.close()
+        """Like `flush`; nothing can be logged afterwards."""
+        if self._is_chief:
+            self._log()
+            self._records.close()
+            for writer in self._writers:
+                writer.close()
 
-    def _scalars(self, step, values):
-        entries = [
-            summary_pb2.Summary.Value(tag=name, simple_value=value)
-            for name, value in values.items()
-        ]
-        self._add(step, summary_pb2.Summary(value=entries))
-
-    def _image(self, step, tag, png: bytes):
-        image = summary_pb2.Summary.Image(encoded_image_string=png)
-        self._add(
-            step, summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag=tag, image=image)])
-        )
-
-    def _add(self, step, summary):
-        self._events.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+    def _write_scalars(self, step, values):
+        for writer in self._writers:
+            writer.scalars(step, values)
 
     def _record(self, record):
         self._records.write(json.dumps(record) + "\n")
+
+
+def _scalars(figures: Mapping) -> dict[str, float]:
+    """A layer's scalars, and its load's entropy by that of an even load (1.0 is even)."""
+    scalars = {name: value for name, value in figures.items() if name != "load_E"}
+    load_E = figures["load_E"]
+    return scalars | ({"load_entropy": load_entropy(load_E)} if len(load_E) > 1 else {})

@@ -106,13 +106,16 @@ class Optimizer(tf.Module):
 
     def apply(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
-    ) -> None:
+    ) -> list[tf.Tensor]:
         """Updates the variables and their slots; call it inside a compiled function.
 
         Args:
           gradients: one per variable, of the same shape.
           variables: the variables given to `build`, or some of them.
           step: int scalar, 0 in the first update.
+
+        Returns:
+          What was subtracted from each variable.
 
         Raises:
           ValueError: a variable has no gradient, or was not given to `build`.
@@ -125,9 +128,9 @@ class Optimizer(tf.Module):
         gradients = self._clipped([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
         updates = self.updates(gradients, variables, tf.cast(step, tf.float32))
         for update, variable in zip(updates, variables, strict=True):
-            update = tf.cast(update, variable.value.dtype)
             # Subtract in place: w = w - update could round w to bfloat16 at each step.
-            variable.value.assign_sub(update, read_value=False)
+            variable.value.assign_sub(tf.cast(update, variable.value.dtype), read_value=False)
+        return updates
 
     def _clipped(self, gradients):
         if self._global_norm_clip_threshold is None:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from switch_tf import config
 from switch_tf.checkpoints import restore
-from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.checkpoints.model_dir import ModelDir, find
 from switch_tf.layers.context import inference_scope
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 
@@ -31,7 +31,7 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
     config.load([ModelDir(str(model_dir)).config])
     model = TransformerEncoderDecoder()
     model.build()
-    restore.restore_model(restore.find(str(model_dir)), model)
+    restore.restore_model(find(str(model_dir)), model)
     name = config.macro("MIXTURE_OR_TASK_NAME")
     task = seqio.get_mixture_or_task(name)
     lengths = config.macro("TASK_FEATURE_LENGTHS")

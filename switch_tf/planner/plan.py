@@ -10,7 +10,7 @@ import numpy as np
 
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
-from switch_tf.metrics.tables import table
+from switch_tf.metrics.tables import size, table
 from switch_tf.planner import lowered
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
@@ -62,8 +62,8 @@ def plan(
         if memory:
             taken = bytes_of_steps(make_step, features)
             print(
-                f"\nmemory: training steps raised this process's peak by {taken / 1e6:,.0f} MB, "
-                f"to {peak_bytes() / 1e6:,.0f} MB"
+                f"\nmemory: training steps raised this process's peak by {size(taken)}, to "
+                f"{size(peak_bytes())}"
             )
         if collectives or dtypes:
             lowered_step = lowered.LoweredStep.of(make_step(), features)
@@ -130,8 +130,8 @@ def _counted(counts: Counts, optimizer, mesh, lengths) -> Iterator[str]:
         "tokens"
     )
     yield (
-        f"on each of {mesh.size} devices: weights {counts.weight_bytes(mesh):,} bytes, optimizer "
-        f"slots {counts.slot_bytes(mesh, optimizer):,} bytes"
+        f"on each of {mesh.size} devices: weights {size(counts.weight_bytes(mesh))}, optimizer "
+        f"slots {size(counts.slot_bytes(mesh, optimizer))}"
     )
     largest = sorted(counts.weights, key=lambda w: -math.prod(w.shape))
     rows = [("largest weights", "axes", "shape", "split into")]

@@ -224,7 +224,8 @@ def _scores(run: TrainingRun) -> dict[str, dict[str, float]]:
 
 def _load(run: TrainingRun) -> tuple[list[str], np.ndarray]:
     """The Switch layers, and their experts' load over the last steps, [layers, experts]."""
-    routing = [record["routing"] for record in run.records("train")[-_LOAD_STEPS:]]
+    records = [record for record in run.records("train") if "routing" in record]
+    routing = [record["routing"] for record in records[-_LOAD_STEPS:]]
     layers = list(routing[0])
     loads = [stack_loads([record[name]["load_E"] for name in layers]) for record in routing]
     return layers, np.mean(loads, axis=0)

@@ -26,6 +26,7 @@ from switch_tf.reproduce.machine_load import Load, LoadMeter
 # was moved, its path. Bindings to these macros follow them.
 _MAY_CHANGE = (
     *("TRAIN_STEPS", "CHECKPOINT_PERIOD", "EVAL_PERIOD", "MODEL_DIR", "INITIAL_CHECKPOINT_PATH"),
+    *("LOG_PERIOD", "ROUTING_PERIOD", "MetricsWriter.log_period", "MetricsWriter.routing_period"),
     *("train.train_steps", "train.checkpoint_period", "Evaluation.period"),
     *("train.model_dir", "train.initial_checkpoint_path"),
 )

@@ -6,36 +6,50 @@ from collections.abc import Iterator
 from switch_tf import mesh as mesh_lib
 from switch_tf.data.task_data import TaskData
 from switch_tf.layers.router import Router
-from switch_tf.metrics.tables import table
+from switch_tf.metrics.tables import size, table
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers import schedules
 
 
-def describe(model, optimizer, mesh, data: TaskData, microbatches: int = 1) -> str:
-    """Describes the weights, with axes, layout and bytes per device, and the Switch layers.
+def overview(model, optimizer, mesh) -> Iterator[str]:
+    """Lines on what matters first: the model's size, what a device holds of it, the mesh.
 
     Args:
       model: a built `TransformerEncoderDecoder`.
       optimizer: a built optimizer.
       mesh: the mesh in use.
+    """
+    sparse = model.switch_layers
+    experts = " or ".join(str(n) for n in dict.fromkeys(layer.num_experts for layer in sparse))
+    kind = f"{len(sparse)} Switch layers of {experts} experts" if sparse else "dense"
+    yield (
+        f"model: {parameter_count(model):,} parameters, {model.num_layers} + {model.num_layers} "
+        f"layers, {kind}, computes in {model.compute_dtype}"
+    )
+    weights = [variable.value for variable in model.trainable_variables]
+    slots = optimizer.slots.values()
+    weight_bytes, slot_bytes = (sum(map(_bytes_per_device, found)) for found in (weights, slots))
+    yield f"per device: weights {size(weight_bytes)}, optimizer slots {size(slot_bytes)}"
+    shape = ", ".join(f"{name} {count}" for name, count in mesh.shape.items())
+    rules = ", ".join(f"{axis} -> {dimension}" for axis, dimension in mesh.rules.items())
+    yield f"mesh: {shape}; rules: {rules or 'none'}"
+
+
+def details(model, data: TaskData, mesh, microbatches: int = 1) -> Iterator[str]:
+    """Lines on all settings, each weight with its axes and layout, and each Switch layer.
+
+    Args:
+      model: a built `TransformerEncoderDecoder`.
       data: data of the run.
+      mesh: the mesh in use.
       microbatches: number of parts of a batch, each routed by itself.
 
     Raises:
       UserError: the groups of a Switch layer are not divisible by the number of batch shards.
     """
-    lines = [
-        f"model: {parameter_count(model):,} parameters, {model.num_layers} + {model.num_layers} "
-        f"layers, computes in {model.compute_dtype}",
-        "mesh: "
-        + ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
-        + "; rules: "
-        + (", ".join(f"{a} -> {d}" for a, d in mesh.rules.items()) or "none"),
-        *settings(model),
-        *_weights(model, optimizer, mesh),
-        *switch_layers(model, data, mesh, microbatches),
-    ]
-    return "\n".join(lines)
+    yield from settings(model)
+    yield from _weights(model, mesh)
+    yield from switch_layers(model, data, mesh, microbatches)
 
 
 def settings(model) -> Iterator[str]:
@@ -94,27 +108,19 @@ def describe_optimizer(optimizer, step: int, offset: int) -> str:
     )
 
 
-def _weights(model, optimizer, mesh):
-    rows = [("weight", "axes", "shape", "layout", "bytes/device")]
-    weight_bytes = slot_bytes = 0
+def _weights(model, mesh):
+    rows = [("weight", "axes", "shape", "layout", "a device")]
     for variable in model.trainable_variables:
-        spec = mesh.spec(variable.axes)
-        size = _bytes_per_device(variable.value)
-        weight_bytes += size
-        slot_bytes += sum(_bytes_per_device(s) for s in optimizer.slots_of(variable).values())
-        axes = " ".join(axis or "-" for axis in variable.axes)
-        shape = "x".join(str(n) for n in variable.shape)
         rows.append(
             (
                 variable.path,
-                axes,
-                shape,
-                " ".join(s if s in mesh.shape else "-" for s in spec),
-                f"{size:,}",
+                " ".join(axis or "-" for axis in variable.axes),
+                "x".join(str(n) for n in variable.shape),
+                " ".join(s if s in mesh.shape else "-" for s in mesh.spec(variable.axes)),
+                size(_bytes_per_device(variable.value)),
             )
         )
     yield from table(rows)
-    yield f"per device: weights {weight_bytes:,} bytes, optimizer slots {slot_bytes:,} bytes"
 
 
 def switch_layers(model, data: TaskData, mesh, microbatches: int = 1) -> Iterator[str]:
@@ -141,42 +147,62 @@ def switch_layers(model, data: TaskData, mesh, microbatches: int = 1) -> Iterato
             "z coef.",
         )
     ]
-    batch_size, lengths = data.batch_size // microbatches, data.task_feature_lengths
-    told: dict[str, list[str]] = {}
-    for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
-        for layer in stack.switch_layers:
-            groups, group_size = layer.groups(batch_size, length, mesh)
-            for line in (
-                *_small_groups(layer, batch_size, length, group_size),
-                *_cuts(layer.router, group_size),
-                *_factors(layer, groups, group_size),
-            ):
-                told.setdefault(line, []).append(layer.path)
-            capacities = [layer.router.capacity(group_size, training) for training in (True, False)]
-            rows.append(
-                (
-                    layer.path,
-                    layer.num_experts,
-                    groups,
-                    group_size,
-                    *capacities,
-                    layer.router.load_balancing_coef,
-                    layer.router.z_loss_coef,
-                )
+    for layer, batch_size, length in _sparse(model, data, microbatches):
+        groups, group_size = layer.groups(batch_size, length, mesh)
+        capacities = [layer.router.capacity(group_size, training) for training in (True, False)]
+        rows.append(
+            (
+                layer.path,
+                layer.num_experts,
+                groups,
+                group_size,
+                *capacities,
+                layer.router.load_balancing_coef,
+                layer.router.z_loss_coef,
             )
+        )
     if len(rows) == 1:
         yield "no switch layers: the model is dense"
         return
     yield from table(rows)
+    yield from warnings(model, data, mesh, microbatches)
+
+
+def warnings(model, data: TaskData, mesh, microbatches: int = 1) -> Iterator[str]:
+    """Lines on Switch layers whose groups or capacities are far from what settings ask for.
+
+    Args:
+      model, data, mesh, microbatches: see `switch_layers`.
+
+    Raises:
+      UserError: the groups are not divisible by the number of batch shards.
+    """
+    told: dict[str, list[str]] = {}
+    for layer, batch_size, length in _sparse(model, data, microbatches):
+        groups, group_size = layer.groups(batch_size, length, mesh)
+        for line in (
+            *_small_groups(layer, batch_size, length, group_size),
+            *_cuts(layer.router, group_size),
+            *_factors(layer, groups, group_size),
+        ):
+            told.setdefault(line, []).append(layer.path)
     for line, paths in told.items():
         yield f"{paths[0]}{_and_more(len(paths) - 1)}: {line}"
-    router = layer.router
-    if router.dropless:
+    if model.switch_layers and model.switch_layers[-1].router.dropless:
+        layer = model.switch_layers[-1]
         yield (
             "dropless: no token is dropped; experts and all-to-alls work on "
-            f"{layer.num_experts} slots a token, in place of {router.capacity_factor} at "
+            f"{layer.num_experts} slots a token, in place of {layer.router.capacity_factor} at "
             "CAPACITY_FACTOR"
         )
+
+
+def _sparse(model, data: TaskData, microbatches: int) -> Iterator[tuple]:
+    """Each Switch layer, with the rows and columns of the part of a batch that it routes."""
+    lengths = data.task_feature_lengths
+    for stack, length in ((model.encoder, lengths["inputs"]), (model.decoder, lengths["targets"])):
+        for layer in stack.switch_layers:
+            yield layer, data.batch_size // microbatches, length
 
 
 def _and_more(count: int) -> str:

@@ -51,37 +51,51 @@ class TrainLoop:
           UserError: a loss is not finite; the last checkpoint stays as it is.
         """
         batch, evaluation = None, self._evaluation
+        self._checkpoints.protected = evaluation.kept
         with StopSignals() as signals, Progress(train_steps, self.step) as progress:
             try:
                 if evaluation.is_due(self.step) and not evaluation.is_done(self.step):
-                    evaluation.run(self.step, signals.stopped)
-                while self.step < train_steps and not signals.stopped():
+                    self._evaluate(batch, signals)
+                while not self._is_over(train_steps) and not signals.stopped():
                     batch = self._advance(progress)
                     if self.step % checkpoint_period == 0 or self.step == train_steps:
                         # Records up to a checkpoint's step must survive whatever comes next.
                         self._writer.flush()
                         self._save(batch)
                     if evaluation.is_due(self.step):
-                        evaluation.run(self.step, signals.stopped)
-                stopped = signals.stopped() and self.step < train_steps
+                        self._evaluate(batch, signals)
+                stopped = signals.stopped() and not self._is_over(train_steps)
             except EvaluationInterrupt:
                 stopped = True
             finally:
                 self._writer.close()
             if stopped:
                 self._save(batch)
-                done = self.step < train_steps or evaluation.is_done(self.step)
+                done = not self._is_over(train_steps) or evaluation.is_done(self.step)
                 missing = "" if done else ", not evaluated"
                 progress.say(
                     f"{signals.name} received: saved step {self.step}{missing}; the same command "
                     "resumes"
                 )
+                return
+            place = f"done: step {self.step} of TRAIN_STEPS={train_steps}, in "
+            place += self._checkpoints.path
+            if self.step < train_steps:
+                progress.say(f"{place}; {evaluation.early_line()}")
             else:
-                progress.say(
-                    f"done: step {self.step} of TRAIN_STEPS={train_steps}, in "
-                    f"{self._checkpoints.path}; a larger TRAIN_STEPS goes on from it"
-                )
-                print(*evaluation.best_lines(), sep="\n", flush=True)
+                progress.say(f"{place}; a larger TRAIN_STEPS goes on from it")
+            print(*evaluation.best_lines(), sep="\n", flush=True)
+
+    def _is_over(self, train_steps: int) -> bool:
+        return self.step >= train_steps or self._evaluation.stops_early
+
+    def _evaluate(self, batch, signals: StopSignals) -> None:
+        """Evaluates, and saves the step if it is the best or the last, whatever the period."""
+        self._evaluation.run(self.step, signals.stopped)
+        self._checkpoints.protected = self._evaluation.kept
+        if self.step in self._evaluation.kept or self._evaluation.stops_early:
+            self._save(batch)
+        self._checkpoints.prune()
 
     def _save(self, batch) -> None:
         """Saves a checkpoint, unless the last update left weights with a non-finite loss."""

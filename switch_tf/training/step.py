@@ -1,20 +1,24 @@
 """One training step, compiled for the mesh in use."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
 from switch_tf.layers.context import collect, step_seed, watch
 from switch_tf.layers.figures import Figures
 from switch_tf.layers.routing import layer_figures
 from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
 from switch_tf.optimizers.base import Optimizer
-from switch_tf.rules import Count, NonNegative, Seed, configurable
+from switch_tf.rules import Count, NonNegative, Seed, VariablePatterns, configurable, matches
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.training.microbatches import Microbatches, check_parts
+from switch_tf.training.norms import Norms
 
 # Seeds of parts are this far apart, so that they do not collide with the seeds of other runs.
 _PART_SEEDS = 7919
@@ -42,13 +46,14 @@ class TrainStep:
 
     Attributes:
       microbatches: see below.
+      variables: the weights that it updates.
       optimizer_offset: how far the optimizer's step is ahead of the run's: the optimizer's step in
         the initial checkpoint, if the run restored its optimizer, otherwise 0. Optimizer and
         learning rate follow the optimizer's step; data and noise follow the run's.
 
     Args:
-      model: called with features and `training`.
-      optimizer: a built optimizer from `switch_tf.optimizers`.
+      model: built, and called with features and `training`.
+      optimizer: an optimizer, to be built for `variables`.
       mesh: the mesh in use.
       seed: seeds dropout and jitter, together with the step.
       z_loss_coef: weight of the softmax z-loss, log(Z)², which keeps the logits near zero. Keep
@@ -56,6 +61,10 @@ class TrainStep:
       loss_normalizing_factor: "NUM_REAL_TARGET_TOKENS" gives all target tokens the same weight,
         "AVERAGE_PER_SEQUENCE" all sequences. The first is usual; the second keeps tasks with long
         targets from dominating a mixture.
+      frozen: patterns of the weights that are not updated and have no optimizer slots, such as
+        ["router"] for all routers in fine-tuning. Saves their gradients and slots, and keeps what
+        they learned; what the frozen weights cannot adapt to, the others have to. A resumed run
+        must freeze the same.
       microbatches: number of parts of a batch that go through the model one after another, their
         gradients summed. More parts need less memory for activations, but smaller parts use
         devices less well: use the fewest that fit. The update is the same if parts have the groups
@@ -65,7 +74,8 @@ class TrainStep:
         routers' losses are means over the parts, as in Mesh-TensorFlow.
 
     Raises:
-      UserError: an unknown factor, or fewer than one part.
+      UserError: an unknown factor, fewer than one part, or a pattern of `frozen` that is found in
+        no weight's path.
     """
 
     def __init__(
@@ -77,21 +87,24 @@ class TrainStep:
         z_loss_coef: NonNegative = 1e-4,
         loss_normalizing_factor: Literal[LOSS_NORMALIZING_FACTORS] = LOSS_NORMALIZING_FACTORS[0],
         microbatches: Count = 1,
+        frozen: VariablePatterns = (),
     ):
         self.microbatches = microbatches
         self.optimizer_offset = 0
         self._loss_normalizing_factor = loss_normalizing_factor
         self._model = model
+        self.variables = _trained(model.trainable_variables, frozen)
         self._optimizer = optimizer
         self._mesh = mesh
         self._z_loss_coef = z_loss_coef
         self._seed = seed
         self._figures = Figures()
+        self._norms = Norms(self.variables)
         # Autograph would rewrite Python that should run while tracing, and wrap its errors.
         self._run = tf.function(self._train_step, autograph=False)
         self._parts = None
         if microbatches > 1:
-            self._parts = Microbatches(microbatches, mesh, model.trainable_variables)
+            self._parts = Microbatches(microbatches, mesh, self.variables)
             self._add_gradients = tf.function(self._add_gradients_of_part, autograph=False)
             self._update = tf.function(self._update_by_sums, autograph=False)
 
@@ -104,23 +117,33 @@ class TrainStep:
 
         Returns:
           Floats: loss, nlp (minus nats per target token), accuracy, z_loss, tokens, learning_rate;
+          `norms`: see `Norms.by_group`;
           `routing`: layer -> `routing.layer_figures`; `not_finite`: the layers whose output has inf
           or NaN, in order.
         """
         if self._parts is None:
-            return self._unpack(mesh_lib.to_numpy(self._run(*self._arguments(features, step))))
+            vector, squares = self._run(*self._arguments(features, step))
+            return self._unpack(mesh_lib.to_numpy(vector), squares)
         parts = []
         for part in range(self.microbatches):
             arguments = self._arguments(features, step, part)
             parts.append(mesh_lib.to_numpy(self._add_gradients(*arguments)))
-        self._update(*self._arguments(features, step)[1:])
-        return self._unpack(self._figures.combine(np.stack(parts)))
+        squares = self._update(*self._arguments(features, step)[1:])
+        return self._unpack(self._figures.combine(np.stack(parts)), squares)
 
     def describe(self) -> str:
-        """Describes the objective in one line."""
+        """Describes the objective, and what is frozen, in one line."""
+        every, trained = self._model.trainable_variables, self.variables
+        frozen = ""
+        if len(trained) < len(every):
+            parameters = [sum(math.prod(v.shape) for v in found) for found in (every, trained)]
+            frozen = (
+                f"; frozen: {len(every) - len(trained)} of {len(every)} variables, "
+                f"{parameters[0] - parameters[1]:,} of {parameters[0]:,} parameters"
+            )
         return (
             f"loss: {self._loss_normalizing_factor}, softmax z-loss coefficient "
-            f"{self._z_loss_coef}; micro-batches: {self.microbatches}"
+            f"{self._z_loss_coef}; micro-batches: {self.microbatches}{frozen}"
         )
 
     def compiled(self, features, step: int) -> list[CompiledFunction]:
@@ -141,8 +164,7 @@ class TrainStep:
     def _train_step(self, features, numbers):
         numbers = tf.cast(numbers, tf.int32)
         gradients, figures = self._gradients(features, numbers)
-        self._optimizer.apply(gradients, self._model.trainable_variables, numbers[2])
-        return figures
+        return figures, self._apply(gradients, numbers[2])
 
     def _add_gradients_of_part(self, features, numbers):
         numbers = tf.cast(numbers, tf.int32)
@@ -159,7 +181,12 @@ class TrainStep:
 
     def _update_by_sums(self, numbers):
         step = tf.cast(numbers, tf.int32)[2]
-        self._optimizer.apply(self._parts.take(), self._model.trainable_variables, step)
+        return self._apply(self._parts.take(), step)
+
+    def _apply(self, gradients, step) -> list[tf.Tensor]:
+        """Updates the weights; returns `Norms.squares`."""
+        updates = self._optimizer.apply(gradients, self.variables, step)
+        return self._norms.squares(gradients, updates)
 
     def _loss_weights(self, features):
         """The weight of each token in the loss, [batch, length]."""
@@ -177,7 +204,6 @@ class TrainStep:
           normalizer: divisor of the loss; None uses the default of `cross_entropy`.
           token_shares: for a part, its share of the batch's encoder and decoder tokens, [2].
         """
-        variables = self._model.trainable_variables
         with tf.GradientTape() as tape:
             with step_seed(numbers[:2]), collect() as reports, watch() as watched:
                 logits_BLV = self._model(features, training=True)
@@ -191,7 +217,7 @@ class TrainStep:
             )
             for report in reports:
                 loss += self._share(report, token_shares) * report.loss()
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        gradients = tape.gradient(loss, [v.value for v in self.variables])
         rate = tf.cast(self._optimizer.learning_rate(numbers[2]), tf.float32)
         sums = {
             "loss": loss,
@@ -219,7 +245,7 @@ class TrainStep:
             return 1.0 / self.microbatches
         return token_shares[int(report.name.startswith(self._model.decoder.path + "/"))]
 
-    def _unpack(self, vector: np.ndarray) -> dict:
+    def _unpack(self, vector: np.ndarray, squares: list[tf.Tensor]) -> dict:
         layers = self._figures.unpack(vector)
         step = layers.pop(_STEP)
         tokens = max(step["tokens"], 1.0)
@@ -231,9 +257,24 @@ class TrainStep:
             "z_loss": step["z_loss"] / tokens,
             "tokens": tokens,
             "learning_rate": step["learning_rate"],
+            "norms": self._norms.by_group(squares),
             "routing": {path: layer_figures(found) for path, found in layers.items()},
             "not_finite": [path for path, size in watched if not np.isfinite(size)],
         }
+
+
+def _trained(variables: Sequence[keras.Variable], frozen: VariablePatterns) -> list[keras.Variable]:
+    """The variables that are not frozen."""
+    for pattern in frozen:
+        if not any(matches(variable.path, [pattern]) for variable in variables):
+            raise UserError(
+                f"FROZEN: {pattern!r} is found in the path of no weight: give a part of one, such "
+                f"as {variables[-1].path!r}"
+            )
+    trained = [variable for variable in variables if not matches(variable.path, frozen)]
+    if variables and not trained:
+        raise UserError(f"FROZEN={list(frozen)} leaves no weight to train: freeze fewer")
+    return trained
 
 
 def _tokens(features) -> tf.Tensor:
@@ -255,7 +296,7 @@ def build_step(made: MeshModel, optimizer: Optimizer, seed: int) -> TrainStep:
       UserError: the batch does not divide into the micro-batches.
     """
     made.model.build()
-    optimizer.build(made.model.trainable_variables)
     step = TrainStep(made.model, optimizer, made.mesh, seed)
+    optimizer.build(step.variables)
     check_parts(made.data.batch_size, step.microbatches, made.mesh.ways("batch"))
     return step

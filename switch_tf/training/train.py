@@ -3,17 +3,20 @@
 Pre-training and fine-tuning differ only in gin: data, initial checkpoint, learning rate, dropout.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 
-from switch_tf import config
+from switch_tf import config, runtime
 from switch_tf import mesh as mesh_lib
+from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
+from switch_tf.data import truncation
 from switch_tf.data.entropy import unigram_entropy
-from switch_tf.data.features import describe_order, train_batches
+from switch_tf.data.features import describe_order, tasks, train_batches
 from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
@@ -21,12 +24,21 @@ from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
-from switch_tf.optimizers.base import Optimizer
-from switch_tf.rules import Count, InitialCheckpoint, RunFolder, Seed, configurable
-from switch_tf.setup.describe import describe, describe_optimizer
+from switch_tf.rules import (
+    Count,
+    InitialCheckpoint,
+    RunFolder,
+    Seed,
+    VariablePatterns,
+    configurable,
+)
+from switch_tf.setup.describe import describe_optimizer, details, overview, warnings
 from switch_tf.setup.mesh_model import MeshModel, ModelSetup
 from switch_tf.training.loop import TrainLoop
-from switch_tf.training.step import build_step
+from switch_tf.training.step import TrainStep, build_step
+
+# Examples whose lengths are counted at the start: of a task, and of all tasks together.
+_SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
 
 
 @configurable
@@ -41,15 +53,15 @@ def train(
     keep_checkpoints: Count = 3,
     initial_checkpoint_path: InitialCheckpoint | None = None,
     restore_optimizer: bool = False,
+    initial_checkpoint_fresh: VariablePatterns = (),
+    initial_checkpoint_skipped: VariablePatterns = (),
 ) -> None:
     """Trains a model, or resumes the run in `model_dir`.
 
     Args:
       model_dir: folder for checkpoints and logs; if it already holds a run, that is resumed.
       train_steps: the step to stop at, counted from the start of the run.
-      data: makes the `TaskData`.
-      setup: makes the `ModelSetup`.
-      evaluation: makes the `Evaluation`.
+      data, setup, evaluation: make the `TaskData`, `ModelSetup` and `Evaluation`.
       seed: seeds initial weights, dropout and jitter.
       checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
         loses at most this many steps; choose a period of ten minutes or more.
@@ -57,8 +69,13 @@ def train(
         slots, but with one alone there is none to fall back on.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
       restore_optimizer: also takes the optimizer's slots and step from there, as Mesh-TensorFlow
-        and T5X do: updates are scaled well from the first one, and the schedule continues. The
-        run's own steps still count from 0. Leave it off if the checkpoint has no slots.
+        and T5X do: the first updates are scaled well, and the schedule continues; the run's own
+        steps count from 0. Leave it off if the checkpoint has no slots.
+      initial_checkpoint_fresh: patterns of the weights that may be missing from there and start
+        from the seed, such as ["decoder/layer_1/"] for a deeper stack, and spoil what the others
+        learned until they have, too.
+      initial_checkpoint_skipped: patterns of the weights there that the model may lack, such as
+        ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
 
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.
@@ -66,30 +83,65 @@ def train(
     data, setup, evaluation = data(), setup(), evaluation()
     with setup.mesh_model(data, seed, _weights_of(model_dir, initial_checkpoint_path)) as made:
         evaluators = Evaluators(made, evaluation)
-        feed = _feed(made)
+        feed, order = _feed(made)
         optimizer = setup.optimizer()
         train_step = build_step(made, optimizer, seed)
-        checkpoints = Checkpoints(
-            model_dir,
-            keep_checkpoints,
-            model=made.model,
-            optimizer=optimizer,
-            iterator=feed.iterator,
-            config=config.operative_config,
-        )
-        step, restored = _restore(
-            checkpoints, made, optimizer, initial_checkpoint_path, restore_optimizer
-        )
+        saved = made.model, optimizer, feed.iterator, config.operative_config
+        checkpoints = Checkpoints(model_dir, keep_checkpoints, *saved)
+        may_differ = initial_checkpoint_fresh, initial_checkpoint_skipped
+        initial = initial_checkpoint_path, made.model, optimizer, restore_optimizer, *may_differ
+        step, restored = _restore(checkpoints, *initial)
         train_step.optimizer_offset = checkpoints.optimizer_offset
-        settings = describe(made.model, optimizer, made.mesh, data, train_step.microbatches)
         update = describe_optimizer(optimizer, step, checkpoints.optimizer_offset)
-        print(settings, restored, update, train_step.describe(), sep="\n", flush=True)
-        writer = MetricsWriter(model_dir, restored_step=step)
-        writer.text("operative config", config.operative_config())
+        saves = f"{evaluation.describe()}; a checkpoint every {checkpoint_period:,} steps"
+        lines = *overview(made.model, optimizer, made.mesh), order, restored, saves, update
+        _tell(train_steps, checkpoints.path, made, lines, train_step)
+        writer = _log(model_dir, step, data)
+        run_facts.keep_vocabulary(model_dir, data.provider())
         write_as_chief(ModelDir(model_dir).facts, _facts(made, setup, evaluators))
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
-        loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic)
-        loop.run(train_steps, checkpoint_period)
+        parts = train_step, feed, checkpoints, writer, periodic
+        TrainLoop(step, *parts).run(train_steps, checkpoint_period)
+
+
+def _data_line(data: TaskData) -> str:
+    lengths = data.task_feature_lengths
+    row = lengths["inputs"] + lengths["targets"]
+    return (
+        f"trains on {data.mixture_or_task_name}, {data.split}: batches of {data.batch_size:,} rows "
+        f"of {lengths['inputs']} + {lengths['targets']} tokens ({data.batch_size * row:,} a step)"
+    )
+
+
+def _tell(
+    train_steps: int, model_dir: str, made: MeshModel, lines: Sequence[str], step: TrainStep
+) -> None:
+    """Prints what matters, and warnings; writes that and everything else to a file."""
+    first = f"{_data_line(made.data)}, to step {train_steps:,}, in {model_dir}"
+    lines = [first, *lines, step.describe()]
+    path = ModelDir(model_dir).description
+    parts = made.model, made.data, made.mesh, step.microbatches
+    told = [*lines, f"every setting, weight with its layout and Switch layer: {path}"]
+    print(*told, *warnings(*parts), sep="\n", flush=True)
+    write_as_chief(path, "\n".join([*lines, "", *details(*parts)]) + "\n")
+
+
+def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
+    """Starts the log; tells and logs what is truncated of a sample of each task's training data.
+
+    Not counted as batches are made: packed rows no longer know their tasks, nor trimmed examples
+    their lengths.
+    """
+    writer = MetricsWriter(model_dir, restored_step=step)
+    writer.start(config.operative_config(), config.macros())
+    with mesh_lib.host():
+        number = min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks(data)))
+        found = truncation.count(data, max(number, 1))
+    for line in truncation.lines(found):
+        print(f"{data.split} of {line}", flush=True)
+    for task, share in found.items():
+        writer.data(task, share.figures() | {"examples": share.examples})
+    return writer
 
 
 def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[str, str] | None:
@@ -102,29 +154,29 @@ def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[st
     return None
 
 
-def _feed(made: MeshModel) -> Feed:
+def _feed(made: MeshModel) -> tuple[Feed, str]:
+    """The batches, and a line on their order and rows."""
     with mesh_lib.host():
         batches = train_batches(made.data)
-    packed = "packed: several examples a row" if made.data.pack else "not packed"
-    print(describe_order(batches), f"data: {packed}", sep="\n", flush=True)
-    return Feed(batches, made.mesh)
+    packed = "packed, several examples a row" if made.data.pack else "one example a row"
+    return Feed(batches, made.mesh), f"{describe_order(batches)}; {packed}"
 
 
-def _restore(
-    checkpoints: Checkpoints,
-    made: MeshModel,
-    optimizer: Optimizer,
-    initial_path: str | None,
-    restore_optimizer: bool,
-) -> tuple[int, str]:
-    """Restores the run, or its initial checkpoint; returns the step, and a line that says it."""
+def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -> tuple[int, str]:
+    """Restores the run, or its initial checkpoint; returns the step, and a line that says it.
+
+    Args:
+      checkpoints: the run's.
+      initial_path: path of the initial checkpoint, if there is one.
+      *others: the other arguments of `restore_initial`.
+    """
     step = checkpoints.restore_latest()
     if step is not None:
         found = f"{checkpoints.contents} restored; 0 fresh, 0 skipped"
         return step, f"resumes from step {step} of {checkpoints.path}: {found}"
     if not initial_path:
         return 0, f"starts from initial values: {checkpoints.contents} fresh"
-    report = restore_initial(initial_path, made.model, optimizer, restore_optimizer)
+    report = restore_initial(initial_path, *others)
     checkpoints.optimizer_offset = report.optimizer_step or 0
     return 0, str(report)
 
@@ -147,6 +199,8 @@ def _facts(made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> dict:
         "unigram_entropy": entropy,
         "mesh_shape": setup.mesh_shape,
         "layout_rules": setup.layout_rules,
+        "devices": {"type": runtime.device_type(), "number": made.mesh.size},
         "dtype": made.model.compute_dtype,
         "vocabulary": made.vocabulary,
+        "versions": run_facts.versions(),
     }

@@ -1,14 +1,12 @@
 """Token lengths of a task or mixture: how much is truncated, is padding, or saved by packing."""
 
-import functools
-import inspect
 from collections.abc import Mapping
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from switch_tf.data.answers import right_answers
+from switch_tf.data.truncation import untrimmed_lengths
 from switch_tf.errors import UserError
 
 Row = tuple[str, ...]
@@ -35,7 +33,7 @@ def untrimmed(
       UserError: there is no example, or a task lacks a feature.
     """
     tasks = [task for task in seqio.get_subtasks(provider) if split in task.splits]
-    parts = [_lengths(task, split, lengths).take(count) for task in tasks]
+    parts = [untrimmed_lengths(task, split, lengths).take(count) for task in tasks]
     if isinstance(provider, seqio.Mixture):
         rates = [float(provider.get_rate(task)) for task in tasks]
         # Equal rates if all are 0, such as in a split that no task is trained on.
@@ -48,26 +46,6 @@ def untrimmed(
     if not found:
         raise UserError(f"'{provider.name}', split '{split}', gives no example")
     return {name: np.array([example[name] for example in found], np.int64) for name in lengths}
-
-
-def _lengths(task: seqio.Task, split: str, lengths: Mapping[str, int]) -> tf.data.Dataset:
-    steps = [_without_trim(step) for step in task.preprocessors]
-    whole = seqio.Task(task.name, task.source, task.output_features, steps)
-    dataset = whole.preprocess_precache(task.source.get_dataset(split, shuffle=False), seed=0)
-    dataset = whole.preprocess_postcache(dataset, lengths, seed=0)
-    for name in lengths:
-        if name not in dataset.element_spec:
-            raise UserError(f"task '{task.name}' gives no feature '{name}'")
-    dataset = right_answers(dataset)
-    return dataset.map(lambda example: {name: tf.size(example[name]) for name in lengths})
-
-
-def _without_trim(step):
-    function = step
-    while isinstance(function, functools.partial):
-        function = function.func
-    is_trim = inspect.unwrap(function) is seqio.preprocessors.append_eos_after_trim
-    return seqio.preprocessors.append_eos if is_trim else step
 
 
 def length_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> list[Row]:

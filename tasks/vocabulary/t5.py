@@ -95,8 +95,8 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
     the pieces, unless the model contains sentinels itself, as T5X's and mT5's do.
 
     Args:
-      find: returns the path of the model, creating the file if needed. Must be a module-level
-        function, because vocabularies are copied and compared.
+      find: returns the path of the model where VOCABULARY_PATH names none, creating the file if
+        needed. Must be a module-level function, because vocabularies are copied and compared.
     """
 
     def __init__(self, find: Callable[[], str]):
@@ -105,11 +105,17 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def sentencepiece_model_file(self) -> str:
-        """The path of the model in use."""
-        return self.find()
+        """The path of the model in use.
+
+        Raises:
+          UserError: VOCABULARY_PATH names a file that does not exist or cannot be reached; the
+            message says how to get or train one.
+        """
+        named = config.macro("VOCABULARY_PATH", None, annotation=rules.Path)
+        return self.find() if named is None else _reachable(named)
 
     def _model_context(self) -> vocabularies._ModelContext:
-        path = self.find()
+        path = self.sentencepiece_model_file
         try:
             if path != self._sentencepiece_model_file:
                 # The gin configuration has changed since the last use.
@@ -144,21 +150,21 @@ _GCS = ("storage.googleapis.com", 443)
 
 
 def t5_vocabulary_path() -> str:
-    """The path of the SentencePiece model that VOCABULARY_PATH names; by default T5's.
+    """The path of T5's SentencePiece model.
 
     Raises:
-      UserError: it does not exist or cannot be reached; the message says how to get or train one.
+      UserError: it cannot be reached; the message says how to get or train one.
     """
-    return _path_or(vocabulary_path.T5)
+    return _reachable(vocabulary_path.T5)
 
 
 def mt5_vocabulary_path() -> str:
-    """The path of the model that VOCABULARY_PATH names; by default mT5's."""
-    return _path_or(vocabulary_path.MT5)
+    """The path of mT5's SentencePiece model; see `t5_vocabulary_path`."""
+    return _reachable(vocabulary_path.MT5)
 
 
-def _path_or(default: str) -> str:
-    path = vocabulary_path.check(config.macro("VOCABULARY_PATH", default, annotation=rules.Path))
+def _reachable(path: str) -> str:
+    path = vocabulary_path.check(path)
     if path.startswith("gs://"):
         try:
             # TensorFlow would retry for minutes.
@@ -181,9 +187,3 @@ def _features(find: Callable[[], str]) -> dict[str, seqio.Feature]:
 
 T5_OUTPUT_FEATURES = _features(t5_vocabulary_path)
 MT5_OUTPUT_FEATURES = _features(mt5_vocabulary_path)
-
-
-def is_of_vocabulary_path(candidate: seqio.Vocabulary) -> bool:
-    """Whether a vocabulary is the one chosen by gin's VOCABULARY_PATH."""
-    finds = (t5_vocabulary_path, mt5_vocabulary_path)
-    return isinstance(candidate, LazyVocabulary) and candidate.find in finds

@@ -61,7 +61,7 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
 
 def _check(task: seqio.Task) -> None:
     for name, feature in task.output_features.items():
-        if not t5.is_of_vocabulary_path(feature.vocabulary):
+        if not isinstance(feature.vocabulary, t5.LazyVocabulary):
             kind = type(feature.vocabulary).__name__
             raise UserError(
                 f"task '{task.name}' has a vocabulary of its own for '{name}', a {kind}: none is "

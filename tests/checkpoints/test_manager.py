@@ -9,7 +9,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import manager, restore
 from switch_tf.checkpoints.manager import Checkpoints
-from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.checkpoints.model_dir import ModelDir, find
 from switch_tf.errors import UserError
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
@@ -207,7 +207,7 @@ def test_an_interrupted_save_is_removed_and_never_restored(tmp_path, monkeypatch
         small_run(tmp_path, 2.0).checkpoints.save(2)
     assert (tmp_path / "checkpoint_2.partial/state.index").exists()
     assert ModelDir(str(tmp_path)).steps() == [1]
-    assert restore.find(str(tmp_path)) == str(tmp_path / "checkpoint_1")
+    assert find(str(tmp_path)) == str(tmp_path / "checkpoint_1")
     run = small_run(tmp_path)
     assert not (tmp_path / "checkpoint_2.partial").exists()
     assert run.checkpoints.restore_latest() == 1
@@ -262,6 +262,17 @@ def test_memory_that_does_not_suffice_is_no_damage(tmp_path, monkeypatch):
     assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
 
+def test_protected_checkpoints_are_kept_beside_the_newest(tmp_path):
+    run = small_run(tmp_path, keep=2)
+    run.checkpoints.protected = {1, 4}
+    for step in range(1, 6):
+        run.checkpoints.save(step)
+    assert ModelDir(str(tmp_path)).steps() == [1, 4, 5]
+    run.checkpoints.protected = {4}
+    run.checkpoints.prune()
+    assert ModelDir(str(tmp_path)).steps() == [4, 5]
+
+
 def test_a_weight_more_or_less_is_one_line(tmp_path):
     save_steps(tmp_path, [1])
     path = tmp_path / "checkpoint_1"
@@ -281,10 +292,19 @@ def test_another_optimizer_is_one_line_and_nothing_is_set_aside(tmp_path):
     save_steps(tmp_path, [1, 2])
     assert line_of(small_run(tmp_path, beta1=0.9).checkpoints.restore_latest) == (
         f"checkpoint '{tmp_path / 'checkpoint_2'}' has no optimizer/wi/m of shape (4, 3): take the "
-        "model and the optimizer's settings that it was trained with, or another MODEL_DIR and "
-        "this one as INITIAL_CHECKPOINT_PATH"
+        "model, the optimizer's settings and FROZEN that it was trained with, or another MODEL_DIR "
+        "and this one as INITIAL_CHECKPOINT_PATH"
     )
     assert ModelDir(str(tmp_path)).steps() == [1, 2]
+
+
+def test_a_slot_that_this_run_would_not_update_is_one_line(tmp_path):
+    small_run(tmp_path, beta1=0.9).checkpoints.save(1)
+    assert line_of(small_run(tmp_path).checkpoints.restore_latest) == (
+        f"checkpoint '{tmp_path / 'checkpoint_1'}' has optimizer/wi/m, this run's optimizer has "
+        "not: take the model, the optimizer's settings and FROZEN that it was trained with, or "
+        "another MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
+    )
 
 
 def test_other_data_are_one_line_and_nothing_is_set_aside(tmp_path):

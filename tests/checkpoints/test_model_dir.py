@@ -1,7 +1,18 @@
 import subprocess
 import sys
 
-from switch_tf.checkpoints.model_dir import CONFIG, FACTS, ModelDir, find_file
+import pytest
+
+from switch_tf.checkpoints.model_dir import (
+    CONFIG,
+    FACTS,
+    ModelDir,
+    evaluation,
+    find,
+    find_file,
+    unused,
+)
+from switch_tf.errors import UserError
 
 
 def test_steps_are_of_whole_checkpoints_by_number(tmp_path):
@@ -10,6 +21,21 @@ def test_steps_are_of_whole_checkpoints_by_number(tmp_path):
         (tmp_path / name).mkdir()
     assert ModelDir(str(tmp_path)).steps() == [9, 10]
     assert ModelDir(str(tmp_path / "nowhere")).steps() == []
+
+
+def test_a_checkpoint_is_found_by_its_own_folder_or_its_runs(tmp_path):
+    for name in ("checkpoint_10", "checkpoint_9"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.index").write_text("")
+    assert find(str(tmp_path)) == str(tmp_path / "checkpoint_10")
+    assert find(str(tmp_path / "checkpoint_9")) == str(tmp_path / "checkpoint_9")
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(UserError) as told:
+        find(nowhere)
+    assert str(told.value) == (
+        f"no checkpoint at '{nowhere}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
+        "folder"
+    )
 
 
 def test_a_file_of_a_run_is_found_from_its_folder_and_from_its_checkpoints(tmp_path):
@@ -23,6 +49,15 @@ def test_a_file_of_a_run_is_found_from_its_folder_and_from_its_checkpoints(tmp_p
     # One of its own, of a model by itself, comes first.
     (checkpoint / "config.gin").write_text("")
     assert find_file(str(checkpoint), CONFIG) == f"{checkpoint}/config.gin"
+
+
+def test_figures_have_a_name_of_their_task_and_split_and_a_number_where_it_is_taken(tmp_path):
+    path = evaluation(str(tmp_path), "glue", "test[:10%]")
+    assert unused(path) == path == f"{tmp_path}/evaluation_glue_test_10_.json"
+    (tmp_path / "evaluation_glue_test_10_.json").touch()
+    (tmp_path / "evaluation_glue_test_10__2.json").touch()
+    assert unused(path) == f"{tmp_path}/evaluation_glue_test_10__3.json"
+    assert ModelDir("/run").predictions("test[:10%]", 7) == "/run/predictions/test_10__7"
 
 
 def test_the_home_folder_can_be_given_by_a_tilde(tmp_path, monkeypatch):

@@ -1,19 +1,12 @@
+import types
+
 import keras
 import numpy as np
+import tensorflow as tf
 
 from switch_tf.checkpoints import restore
+from switch_tf.checkpoints.save import save_model
 from tests.checkpoints.runs import damage, fill, line_of, save_steps, small_run
-
-
-def test_a_checkpoint_is_found_by_its_own_folder_or_its_runs(tmp_path):
-    save_steps(tmp_path, [9, 10])
-    assert restore.find(str(tmp_path)) == str(tmp_path / "checkpoint_10")
-    assert restore.find(str(tmp_path / "checkpoint_9")) == str(tmp_path / "checkpoint_9")
-    nowhere = str(tmp_path / "nowhere")
-    assert line_of(restore.find, nowhere) == (
-        f"no checkpoint at '{nowhere}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
-        "folder"
-    )
 
 
 def test_another_run_starts_from_the_weights_alone(tmp_path):
@@ -22,7 +15,8 @@ def test_another_run_starts_from_the_weights_alone(tmp_path):
     next(saver.iterator)
     saver.checkpoints.save(5)
     run = small_run(tmp_path / "other", new=(2,))
-    report = restore.restore_initial(str(tmp_path), run.model, run.optimizer)
+    differ = {"fresh": ["new"], "skipped": ["ol."]}
+    report = restore.restore_initial(str(tmp_path), run.model, run.optimizer, **differ)
     assert [float(weight.numpy().flat[0]) for weight in run.weights] == [3.0, 0.0]
     assert not any(slot.numpy().any() for slot in run.optimizer.slots.values())
     assert int(next(run.iterator)) == 0
@@ -30,6 +24,38 @@ def test_another_run_starts_from_the_weights_alone(tmp_path):
         f"initial checkpoint {tmp_path / 'checkpoint_5'}: 1 variables restored, 1 (new) "
         "fresh, 1 (old) skipped; 2 optimizer slots fresh"
     )
+
+
+def model_of(*paths):
+    """A model of weights at the paths."""
+    weights = [types.SimpleNamespace(path=path, value=tf.Variable([0.0])) for path in paths]
+    return types.SimpleNamespace(trainable_variables=weights)
+
+
+def test_weights_that_one_of_model_and_checkpoint_lacks_are_refused_by_layer(tmp_path):
+    """The largest layers are named that the other has nothing of."""
+    kept = "layer_1/norm"
+    sparse = model_of("layer_1/switch_ffn/wi", "layer_1/switch_ffn/router", kept)
+    dense = model_of(kept, "layer_1/ffn/wi", "layer_10/wi", *(f"layer_1{n}/norm" for n in range(3)))
+    path = str(tmp_path / "model")
+    save_model(path, sparse)
+
+    def start(**patterns):
+        optimizer = types.SimpleNamespace(slots={})
+        return restore.restore_initial(path, dense, optimizer, **patterns)
+
+    assert line_of(start) == (
+        f"INITIAL_CHECKPOINT_PATH '{path}' lacks layer_1/ffn/, layer_10/, "
+        "layer_11/ and 1 more of the model (they would start fresh) and has layer_1/switch_ffn/ "
+        "that the model lacks (they would be skipped): take the gin/models file that it was "
+        "trained with, or allow it by regular expressions, --gin.INITIAL_CHECKPOINT_FRESH="
+        "\"['layer_1/ffn/', 'layer_10/', 'layer_11/']\" and so on "
+        "--gin.INITIAL_CHECKPOINT_SKIPPED=\"['layer_1/switch_ffn/']\""
+    )
+    line = line_of(lambda: start(fresh=["/ffn/", r"layer_\d\d/"]))
+    assert "lacks" in line and "FRESH" not in line
+    report = start(fresh=["/ffn/", r"layer_\d\d/"], skipped=["switch_ffn"])
+    assert len(report.fresh) == 5 and len(report.skipped) == 2
 
 
 def test_an_initial_checkpoint_that_cannot_serve_is_one_line(tmp_path):

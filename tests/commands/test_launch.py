@@ -14,6 +14,12 @@ LAYOUT = "--gin_file=layouts/expert_data.gin"
 PRETRAIN = "--gin_file=runs/pretrain.gin"
 FINETUNE = "--gin_file=runs/finetune.gin"
 DIR = "--gin.MODEL_DIR='/tmp/none'"
+# What an evaluation needs of a checkpoint without a config.gin.
+OF_A_TASK = (
+    "--gin.MIXTURE_OR_TASK_NAME='pydocs_rte'",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 8}",
+    "--gin.BATCH_SIZE=64",
+)
 BEFORE_TENSORFLOW = {
     "no gin file": ([DIR], "--gin_file is missing; see switch-tf train --help"),
     "no gin file of a run": (
@@ -213,9 +219,10 @@ def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting,
     (tmp_path / "config.gin").write_text(saved + "NUM_EXPERTS = 8\n")
     (tmp_path / "checkpoint_7").mkdir()
     place = tmp_path if setting == "MODEL_DIR" else tmp_path / "checkpoint_7"
-    others = [MODEL, FINETUNE] if setting == "INITIAL_CHECKPOINT_PATH" else [MODEL, PRETRAIN]
-    others += [] if setting == "MODEL_DIR" else [DIR]
-    done = run_without_tensorflow("train", *others, f"--gin.{setting}='{place}'")
+    # A fine-tuning takes the size of its checkpoint, unless a flag says otherwise.
+    size = "--gin.TransformerEncoderDecoder.d_model=64"
+    others = [PRETRAIN] if setting == "MODEL_DIR" else [FINETUNE, DIR, size]
+    done = run_without_tensorflow("train", MODEL, *others, f"--gin.{setting}='{place}'")
     assert done.returncode == 2
     assert done.stderr == (
         f"switch-tf: error: {setting}='{place}' holds a model with "
@@ -274,7 +281,7 @@ def test_a_device_that_the_machine_lacks_is_told(told, monkeypatch):
 
 
 @pytest.mark.parametrize("argv", [["eval"], ["plan", "--memory"], ["bench", "layer"]])
-def test_commands_start_with_the_device_type_of_the_macro(argv, monkeypatch):
+def test_commands_start_with_the_device_type_of_the_macro(argv, monkeypatch, tmp_path):
     class Started(Exception):
         """Instead of a start."""
 
@@ -282,10 +289,12 @@ def test_commands_start_with_the_device_type_of_the_macro(argv, monkeypatch):
         raise Started(num_devices, device_type)
 
     monkeypatch.setattr(runtime, "start", start)
-    run = "--gin_file=runs/eval.gin" if argv == ["eval"] else "--gin_file=runs/plan.gin"
-    own = ["--gin.CHECKPOINT_PATH='/tmp'"] if argv == ["eval"] else []
+    (tmp_path / "checkpoint_7").mkdir()
+    run = ["--gin_file=runs/plan.gin"]
+    if argv == ["eval"]:
+        run = ["--gin_file=runs/eval.gin", f"--gin.CHECKPOINT_PATH='{tmp_path}'", *OF_A_TASK]
     with pytest.raises(Started) as started:
-        main_module.main([*argv, MODEL, LAYOUT, run, *own, "--gin.DEVICE_TYPE='GPU'"])
+        main_module.main([*argv, MODEL, LAYOUT, *run, "--gin.DEVICE_TYPE='GPU'"])
     assert started.value.args == (8, "GPU")
 
 

@@ -87,7 +87,9 @@ def test_a_command_is_a_module_with_main_and_a_line_of_the_list(monkeypatch, cap
 def test_a_command_that_takes_gin_says_what_it_needs(monkeypatch, capsys):
     def count(argv):
         """What a module `switch_tf.commands.count` would have as its `main`."""
-        launch.check("count", "Counts the rows of a batch.", argv, launch.TASK, "eval.gin").start()
+        launch.check(
+            "count", "Counts the rows of a batch.", argv, launch.TASK, "pretrain.gin"
+        ).start()
         from switch_tf.data.task_data import TaskData
 
         print(f"{TaskData().batch_size} rows")
@@ -95,12 +97,12 @@ def test_a_command_that_takes_gin_says_what_it_needs(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "switch_tf.commands.count", types.SimpleNamespace(main=count))
     monkeypatch.setitem(main_module.COMMANDS, "count", "count rows")
     model = "--gin_file=models/t5_tiny.gin"
-    main_module.main(["count", model, "--gin_file=runs/eval.gin", "--gin.CHECKPOINT_PATH='/tmp'"])
+    main_module.main(["count", model, "--gin_file=runs/pretrain.gin"])
     assert capsys.readouterr().out == "64 rows\n"
     gin.clear_config()
     with pytest.raises(SystemExit):
         main_module.main(["count", model])
-    assert "sets TaskData.batch_size: add --gin_file=runs/eval.gin" in capsys.readouterr().err
+    assert "sets TaskData.batch_size: add --gin_file=runs/pretrain.gin" in capsys.readouterr().err
 
 
 def test_an_unknown_command_is_one_line(capsys):

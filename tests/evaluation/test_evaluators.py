@@ -20,7 +20,7 @@ def asked(monkeypatch):
     def task_metrics(model, mesh, data, *args):
         limits.append(args)
         found = {"a": {"accuracy": 50.0}, "mixture": {"average": 50.0}}
-        return types.SimpleNamespace(run=lambda step, stop: found)
+        return types.SimpleNamespace(run=lambda step, stop, folder: found)
 
     monkeypatch.setattr(evaluators, "TeacherForcedEvaluator", teacher_forced)
     monkeypatch.setattr(evaluators, "TaskEvaluator", task_metrics)

@@ -15,7 +15,8 @@ LAST = 10
 def periodic(folder, decodes=True, **settings):
     """Evaluations of task `a`, whose NLP is minus the step and whose accuracy is the step."""
 
-    def run(step, task_metrics, stop):
+    def run(step, task_metrics, stop, predictions):
+        assert predictions == str(folder / f"predictions/validation_{step}")
         if stop():
             raise EvaluationInterrupt()
         accuracy = {"accuracy": float(step)} if decodes and task_metrics else {}
@@ -48,15 +49,58 @@ def test_the_tasks_own_metrics_are_made_each_decode_period_and_at_the_last_step(
     assert decoded == [4, 8, LAST]
 
 
-def test_the_best_of_each_metric_is_written_and_told(tmp_path):
+def test_the_best_of_each_metric_is_written_and_told_with_the_checkpoint_that_is_kept(tmp_path):
+    evaluation = periodic(tmp_path, period=5)
+    evaluation.run(5, go_on)
+    assert list(evaluation.kept) == [5]
+    (tmp_path / "checkpoint_5").mkdir()
+    evaluation.run(LAST, go_on)
+    best_nlp = {"value": -5.0, "step": 5, "checkpoint": "checkpoint_5"}
+    assert json.loads((tmp_path / "best.json").read_text()) == {
+        "a": {"accuracy": {"value": 10.0, "step": LAST}, "nlp": best_nlp},
+        "toy_mixture": {"mean_nlp": best_nlp},
+    }
+    assert evaluation.best_lines() == [
+        "best of a: accuracy 10 at step 10, nlp -5 at step 5",
+        "best of toy_mixture: mean_nlp -5 at step 5",
+        f"kept: {tmp_path}/checkpoint_5, best by mean_nlp of toy_mixture",
+    ]
+
+
+def test_a_checkpoint_that_is_gone_is_not_said_to_be_kept(tmp_path):
     evaluation = periodic(tmp_path, period=5)
     evaluation.run(5, go_on)
     evaluation.run(LAST, go_on)
-    found = json.loads((tmp_path / "best.json").read_text())
-    assert found == {
-        "a": {"accuracy": {"value": 10.0, "step": LAST}, "nlp": {"value": -5.0, "step": 5}}
-    }
-    assert evaluation.best_lines() == ["best of a: accuracy 10 at step 10, nlp -5 at step 5"]
+    assert evaluation.kept == periodic(tmp_path, period=5).kept == {}
+    assert "checkpoint" not in (tmp_path / "best.json").read_text()
+
+
+@pytest.mark.parametrize("decode_period, last", [(0, 6), (2, LAST)])
+def test_a_run_stops_after_evaluations_without_a_better_score(tmp_path, decode_period, last):
+    """By NLP, which falls; or by the accuracy, which rises, where it is made on the way."""
+    settings = {"decode": True, "decode_period": decode_period, "early_stopping": 2, "period": 2}
+    evaluation, steps = periodic(tmp_path, **settings), []
+    while not evaluation.stops_early and len(steps) < LAST / 2:
+        steps.append(2 * len(steps) + 2)
+        evaluation.run(steps[-1], go_on)
+    assert steps[-1] == last
+    assert evaluation.is_done(last)
+    assert "accuracy" in read_metrics(str(tmp_path))[-1]
+    # A process that resumes knows it, and asked for more patience goes on.
+    assert periodic(tmp_path, **settings).stops_early is evaluation.stops_early is (last == 6)
+    assert not periodic(tmp_path, **settings | {"early_stopping": 3}).stops_early
+    if last == 6:
+        assert evaluation.early_line() == (
+            "stops early: 2 evaluations without a better mean_nlp of toy_mixture, -2 at step 2; "
+            "a larger Evaluation.early_stopping goes on"
+        )
+
+
+def test_splits_do_not_mix(tmp_path):
+    periodic(tmp_path).run(LAST, go_on)
+    other = periodic(tmp_path, split="test")
+    assert not other.is_done(LAST)
+    assert other.best_lines() == []
 
 
 @pytest.mark.parametrize("decodes", [True, False])

@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import json
 
 import pytest
@@ -7,6 +9,7 @@ from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.run import evaluate
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.layers.switch_ffn import SwitchFFN
 from tests.evaluation.conftest import DATA, SETUP, TASKS
 
 
@@ -21,12 +24,39 @@ def saved(made, tmp_path_factory):
 def test_a_checkpoint_has_the_figures_of_its_model_beside_it_and_told(saved, capsys):
     path, expected = saved
     assert evaluate(path, lambda: DATA, lambda: SETUP) == expected
-    with open(f"{path}/evaluation.json") as file:
+    figures = f"{path}/evaluation_toy_mixture_validation"
+    with open(f"{figures}.json") as file:
         assert json.load(file) == expected
     *_, first, second, written = capsys.readouterr().out.splitlines()
     nlp = f"nlp {expected[TASKS[0]]['nlp']:.4g}  "
     assert first.startswith(f"toy_copy  {nlp}") and second.startswith(f"toy_copy_too  {nlp}")
-    assert written == f"written to {path}/evaluation.json"
+    assert written == f"written to {figures}.json"
+
+
+def test_a_second_evaluation_keeps_the_first_and_predictions_are_beside_it(saved, tmp_path, capsys):
+    # Decoding has one token a sequence, which two devices share as two groups.
+    switch_ffn = functools.partial(SwitchFFN, 8, group_size=16, groups_multiple=2)
+    model = functools.partial(SETUP.model, switch_ffn=switch_ffn)
+    setup = dataclasses.replace(SETUP, model=model)
+
+    def run():
+        decodes = Evaluation(batches=1, decode=True, decode_examples=3)
+        evaluate(saved[0], lambda: DATA, lambda: setup, lambda: decodes, str(tmp_path / "f.json"))
+
+    run()
+    first = (tmp_path / "f.json").read_bytes()
+    capsys.readouterr()
+    run()
+    assert (tmp_path / "f.json").read_bytes() == (tmp_path / "f_2.json").read_bytes() == first
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"{tmp_path}/f.json is of an earlier evaluation and is kept",
+        f"written to {tmp_path}/f_2.json, predictions to {tmp_path}/f_2_predictions",
+    ]
+    for task in TASKS:
+        lines = (tmp_path / f"f_2_predictions/{task}.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        assert [record["targets"] for record in found] == ["a", "bb", "ccc"]
+        assert all(isinstance(record["prediction"], str) for record in found)
 
 
 def test_an_output_that_cannot_be_written_is_told_before_a_model_is_made(saved, tmp_path):
@@ -35,4 +65,4 @@ def test_an_output_that_cannot_be_written_is_told_before_a_model_is_made(saved, 
 
     output = tmp_path / "no" / "figures.json"
     with pytest.raises(UserError, match=f"^output_path='{output}' cannot be written: set evaluate"):
-        evaluate(saved[0], never, never, output_path=str(output))
+        evaluate(saved[0], lambda: DATA, never, output_path=str(output))

@@ -42,9 +42,15 @@ def test_a_mixtures_average_is_that_of_its_tasks_peaks(monkeypatch, tmp_path):
         "best of cb: accuracy 90 at step 400",
         "best of few: average of its tasks' peaks 75",
     ]
-    best.write(str(tmp_path), found)
+    best.write(str(tmp_path), found, kept=[400])
     written = json.loads((tmp_path / "best.json").read_text())
-    assert written["cb"] == {"accuracy": {"value": 90.0, "step": 400}}
+    assert written == {
+        "boolq": {
+            "accuracy": {"value": 60.0, "step": 200},
+            "nlp": {"value": -0.5, "step": 400, "checkpoint": "checkpoint_400"},
+        },
+        "cb": {"accuracy": {"value": 90.0, "step": 400, "checkpoint": "checkpoint_400"}},
+    }
 
 
 def test_a_process_that_is_not_the_chief_leaves_the_file_to_it(monkeypatch, tmp_path):

@@ -122,6 +122,7 @@ def test_programs_read_the_same_figures(run):
         "step": 25,
         "kind": "evaluation",
         "task": "copy",
+        "split": "validation",
         "nlp": -1.5,
         "tokens": 40.0,
     }

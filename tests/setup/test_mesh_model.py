@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.checkpoints import restore
+from switch_tf.checkpoints import model_dir
 from switch_tf.checkpoints.save import save_model
 from switch_tf.data.features import eval_datasets
 from switch_tf.data.feed import Feed
@@ -37,7 +37,7 @@ def toy_entry_point(
     setup: Callable[[], ModelSetup] = ModelSetup,
 ):
     """Logits of the first batch, by all that a command needs."""
-    path = restore.find(checkpoint_path)
+    path = model_dir.find(checkpoint_path)
     with setup().mesh_model(data(), checkpoint=("CHECKPOINT_PATH", path)) as made:
         made.restore(path)
         with mesh_lib.host():

@@ -212,6 +212,34 @@ def test_the_mean_over_sequences_is_that_of_the_losses_of_each_alone():
     assert -figures["nlp"] != pytest.approx(np.mean(expected), rel=1e-4)
 
 
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_frozen_weights_stay_and_have_no_slots(spread, microbatches):
+    model, optimizer = build(), Adafactor(rsqrt(warmup_steps=100))
+    step = TrainStep(
+        model, optimizer, spread, 3, microbatches=microbatches, frozen=["router", "^model/enc"]
+    )
+    optimizer.build(step.variables)
+    before = weights(model)
+    figures = step(place_features(batch()), 0)
+    changed = {path for path, value in weights(model).items() if (value != before[path]).any()}
+    assert changed == {path for path in before if "router" not in path and "/enc" not in path}
+    assert {name.rpartition("/")[0] for name in optimizer.slots} == changed
+    assert "encoder/router" not in figures["norms"]["gradient"]
+    sizes = [
+        sum(before[path].size for path in paths) for paths in (before.keys() - changed, before)
+    ]
+    told = f"; frozen: {len(before) - len(changed)} of {len(before)} variables, "
+    assert step.describe().endswith(f"{told}{sizes[0]:,} of {sizes[1]:,} parameters")
+
+
+def test_a_pattern_of_no_weight_and_one_of_all_are_one_line(stepped):
+    model, _ = stepped
+    with pytest.raises(UserError, match="^FROZEN: 'ruoter' is found in the path of no weight"):
+        TrainStep(model, None, None, 0, frozen=["router", "ruoter"])
+    with pytest.raises(UserError, match=r"^FROZEN=\['model'\] leaves no weight to train: "):
+        TrainStep(model, None, None, 0, frozen=["model"])
+
+
 def test_an_unknown_normalizing_factor_is_told():
     with pytest.raises(UserError, match="'TOKENS': give 'NUM_REAL_TARGET_TOKENS' or 'AVERAGE"):
         TrainStep(None, None, None, 0, loss_normalizing_factor="TOKENS")

@@ -7,12 +7,15 @@ import signal
 
 import gin
 import pytest
+import tensorflow as tf
 
 from switch_tf import config, runtime, storage
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.commands import main as main_module
 from switch_tf.data.feed import Feed
 from switch_tf.errors import UserError
+from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.run import evaluate
 from switch_tf.evaluation.teacher_forced import TeacherForcedEvaluator
 from switch_tf.metrics.progress import Progress
@@ -38,7 +41,13 @@ SMALL = {
     "TASK_FEATURE_LENGTHS": {"inputs": 8, "targets": 8},
     "BATCH_SIZE": 4,
 }
-RUN = {"TRAIN_STEPS": STEPS, "EVAL_PERIOD": 3, "CHECKPOINT_PERIOD": 3, "DROPOUT_RATE": 0.1}
+RUN = {
+    "TRAIN_STEPS": STEPS,
+    "EVAL_PERIOD": 3,
+    "CHECKPOINT_PERIOD": 3,
+    "DROPOUT_RATE": 0.1,
+    "LOG_PERIOD": 1,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +102,9 @@ def test_run_json_has_what_a_report_needs(whole):
     assert facts["parameters"] > 384 * 16
     assert 0 < facts["unigram_entropy"]["toy_copy"] < 4
     assert facts["dtype"] == "float32"
+    assert facts["mesh_shape"] == "batch:2"
+    assert facts["devices"] == {"type": "CPU", "number": 2}
+    assert facts["versions"]["tensorflow"] == tf.__version__
 
 
 def test_a_packed_run_resumes_bit_for_bit(tmp_path):
@@ -158,6 +170,37 @@ def test_a_fine_tuning_goes_on_with_the_optimizer_where_it_is_asked_to(whole, tm
     assert rates(tmp_path / "next")[0] == pytest.approx((STEPS + 4) ** -0.5)
 
 
+def test_a_fine_tuning_keeps_what_is_frozen_and_resumes_with_it_alone(whole, tmp_path, capsys):
+    own = {"INITIAL_CHECKPOINT_PATH": str(whole), "TRAIN_STEPS": 1, "FROZEN": ["router"]}
+    pretrain(tmp_path, **own)
+    assert "; frozen: 2 of " in capsys.readouterr().out
+    before, after = (
+        tf.train.load_checkpoint(f"{folder}/state")
+        for folder in (whole / "checkpoint_6", tmp_path / "checkpoint_1")
+    )
+    for name in after.get_variable_to_shape_map():
+        if not name.startswith("optimizer/"):
+            same = (before.get_tensor(name) == after.get_tensor(name)).all()
+            assert same == ("router" in name), name
+    for other in ([], ["router", "norm"]):
+        with pytest.raises(UserError, match="/.* has .*: take the model, .* and FROZEN that it"):
+            pretrain(tmp_path, **own | {"FROZEN": other})
+    pretrain(tmp_path, **own | {"TRAIN_STEPS": 2})
+    assert list(losses(tmp_path)) == [1, 2]
+
+
+def test_a_dense_model_starts_from_a_sparse_one_where_it_is_allowed(whole, tmp_path, capsys):
+    own = {"INITIAL_CHECKPOINT_PATH": str(whole), "TRAIN_STEPS": 1}
+    own["TransformerEncoderDecoder.expert_frequency"] = 0
+    allowed = {"INITIAL_CHECKPOINT_FRESH": ["/ffn/"], "INITIAL_CHECKPOINT_SKIPPED": ["switch_ffn"]}
+    with pytest.raises(UserError, match="lacks model/.*/ffn/.* and has model/.*/switch_ffn/"):
+        pretrain(tmp_path / "refused", **own)
+    assert ModelDir(str(tmp_path / "refused")).steps() == []
+    capsys.readouterr()
+    pretrain(tmp_path / "allowed", **own, **allowed)
+    assert re.search(r"restored, \d+ \(.*/ffn/.*\) fresh, \d+ \(", capsys.readouterr().out)
+
+
 def test_an_optimizer_that_the_checkpoint_has_not_is_one_line(whole, tmp_path):
     own = {"INITIAL_CHECKPOINT_PATH": str(whole), "RESTORE_OPTIMIZER": True}
     with pytest.raises(UserError) as caught:
@@ -165,7 +208,7 @@ def test_an_optimizer_that_the_checkpoint_has_not_is_one_line(whole, tmp_path):
     line = str(caught.value).splitlines()[0]
     assert "/m of shape" in line
     assert line.endswith(
-        "take the model and the optimizer's settings that it was trained with, or "
+        "take the model, the optimizer's settings and FROZEN that it was trained with, or "
         "RESTORE_OPTIMIZER=False"
     )
 
@@ -241,7 +284,8 @@ def test_a_run_can_be_on_a_remote_file_system(whole, tmp_path, capsys):
 
     load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": folder, "Evaluation.decode": False})
     found = evaluate()
-    assert json.loads(storage.read_text(f"{folder}/checkpoint_6/evaluation.json")) == found
+    figures = f"{folder}/checkpoint_6/evaluation_toy_mixture_validation.json"
+    assert json.loads(storage.read_text(figures)) == found
     last = [r for r in records(whole, "evaluation") if r["step"] == STEPS]
     assert {r["task"]: r["nlp"] for r in last} == {task: found[task]["nlp"] for task in found}
 
@@ -268,7 +312,7 @@ def test_a_process_that_is_not_the_chief_writes_checkpoints_alone(
     assert losses(tmp_path) == losses(whole)
     load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": str(tmp_path)})
     assert evaluate()
-    assert "evaluation.json" not in os.listdir(tmp_path / "checkpoint_6")
+    assert not any("evaluation" in name for name in os.listdir(tmp_path / "checkpoint_6"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -401,11 +445,14 @@ def test_counts_are_checked_before_anything_is_made(tmp_path, name, value):
 
 @pytest.fixture(scope="module")
 def finetuned(whole, tmp_path_factory):
-    """A fine-tuning of `whole` with decoded metrics, and its first figures."""
+    """A fine-tuning of `whole` with decoded metrics, which takes its model from there."""
     folder = tmp_path_factory.mktemp("finetuned")
-    settings = {"MODEL_DIR": str(folder), "INITIAL_CHECKPOINT_PATH": str(whole), "TRAIN_STEPS": 2}
-    load([*FILES, "runs/finetune.gin"], SMALL | settings | {"EVAL_PERIOD": 2})
-    train()
+    settings = {"MODEL_DIR": str(folder), "INITIAL_CHECKPOINT_PATH": str(whole)}
+    of_task = ("MIXTURE_OR_TASK_NAME", "MIXTURE_OR_TASK_MODULE", "TASK_FEATURE_LENGTHS")
+    settings |= {name: SMALL[name] for name in (*of_task, "BATCH_SIZE", "MESH_SHAPE")}
+    settings |= {"TRAIN_STEPS": 2, "EVAL_PERIOD": 2}
+    flags = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    main_module.main(["train", f"--gin_file={FILES[1]}", "--gin_file=runs/finetune.gin", *flags])
     return folder
 
 
@@ -421,6 +468,47 @@ def test_decoded_metrics_are_logged_for_each_task(finetuned):
     last = records(finetuned, "evaluation")
     assert [r["task"] for r in last] == ["toy_copy", "toy_copy_too"]
     assert all(0.0 <= r["accuracy"] <= 100.0 and "nlp_dropless" in r for r in last)
+
+
+def test_the_answers_that_they_are_of_are_written_beside_the_log(finetuned):
+    for task in ("toy_copy", "toy_copy_too"):
+        lines = (finetuned / f"predictions/validation_2/{task}.jsonl").read_text().splitlines()
+        assert len(lines) == toy_task.NUM_VALIDATION
+        assert json.loads(lines[1])["targets"] == "bb"
+
+
+def test_a_run_keeps_its_best_and_stops_early_where_it_stays_the_best(tmp_path, monkeypatch):
+    """Also after it was killed, and asked for more patience it goes on."""
+    of_steps = {1: -3.0, 2: -1.0, 3: -2.0, 4: -1.5, 5: -1.4}
+
+    def evaluated(self, step, *args):
+        found = {"nlp": of_steps[step], "tokens": 1.0}
+        return dict.fromkeys(self.teacher_forced.datasets, found)
+
+    def run(name, patience):
+        """The steps whose checkpoints there are, and those that were logged."""
+        settings = {"EVAL_PERIOD": 1, "CHECKPOINT_PERIOD": STEPS, "train.keep_checkpoints": 1}
+        pretrain(tmp_path / name, **settings, **{"Evaluation.early_stopping": patience})
+        return ModelDir(str(tmp_path / name)).steps(), list(losses(tmp_path / name))
+
+    def killed(self, step, *args):
+        if step == 4:
+            raise KeyboardInterrupt()
+        return update(self, step, *args)
+
+    update = Progress.update
+    monkeypatch.setattr(Evaluators, "run", evaluated)
+    assert run("whole", 2) == ([2, 4], [1, 2, 3, 4])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Progress, "update", killed)
+        run("parts", 2)
+    assert ModelDir(str(tmp_path / "parts")).steps() == [2]
+    for _ in range(2):
+        assert run("parts", 2) == ([2, 4], [1, 2, 3, 4])
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert run("parts", 3) == ([2, 5], [1, 2, 3, 4, 5])
+    best = json.loads((tmp_path / "parts/best.json").read_text())
+    assert best["toy_copy"]["nlp"] == {"value": -1.0, "step": 2, "checkpoint": "checkpoint_2"}
 
 
 def test_a_run_that_had_ended_without_them_decodes_when_asked(whole, tmp_path):
@@ -440,17 +528,21 @@ def test_fine_tuning_drops_more_inside_the_experts(finetuned):
     assert (settings["DROPOUT_RATE"], settings["EXPERT_DROPOUT_RATE"]) == (0.1, 0.4)
 
 
-def test_eval_of_the_checkpoint_gives_the_figures_of_the_run(whole, tmp_path, capsys):
+def test_eval_gives_the_figures_of_the_run_whose_model_and_task_it_takes(whole, tmp_path, capsys):
     output = tmp_path / "figures.json"
     settings = {"CHECKPOINT_PATH": str(whole), "evaluate.output_path": str(output)}
-    load([*FILES, "runs/eval.gin"], SMALL | settings | {"Evaluation.decode": False})
-    found = evaluate()
-    assert json.loads(output.read_text()) == found
+    settings |= {"Evaluation.decode": False, "MESH_SHAPE": SMALL["MESH_SHAPE"]}
+    flags = [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    main_module.main(["eval", f"--gin_file={FILES[1]}", "--gin_file=runs/eval.gin", *flags])
+    found = json.loads(output.read_text())
+    assert set(found) == {"toy_copy", "toy_copy_too"}
     for record in records(whole, "evaluation"):
         if record["step"] == STEPS:
             figures = {name: record[name] for name in found[record["task"]]}
             assert figures == found[record["task"]]
-    assert "toy_copy  nlp -" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"task, lengths and batch size are those of {whole}/config.gin\n" in told
+    assert "toy_copy  nlp -" in told
 
 
 def test_a_model_of_another_vocabulary_is_refused(whole, tmp_path):

@@ -1,3 +1,4 @@
+import gin
 import pytest
 import seqio
 from sentencepiece import sentencepiece_model_pb2
@@ -6,10 +7,17 @@ from t5.data import preprocessors
 from switch_tf.data import features
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import t5
+from tests.tasks.official_files import set_macros
 
 TEXTS = [
     f"the {a} of a {b} goes {a}{b}" for a in "red blue green".split() for b in "cat dog".split()
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
 
 
 def test_ids_are_those_of_t5_and_the_same_texts_give_the_same_bytes(tmp_path):
@@ -56,6 +64,19 @@ def test_the_model_is_found_when_first_used_and_again_when_it_changes(tmp_path):
     assert found.vocab_size == 120
     name = "24"
     assert found.vocab_size == 124
+
+
+def test_vocabulary_path_names_the_model_of_every_task(tmp_path):
+    for size in (20, 24):
+        t5.train(TEXTS, tmp_path / str(size), size)
+    found = t5.LazyVocabulary(lambda: str(tmp_path / "20"))
+    assert found.vocab_size == 120
+    set_macros(VOCABULARY_PATH=str(tmp_path / "24"))
+    assert found.vocab_size == 124
+    assert found.sentencepiece_model_file == str(tmp_path / "24")
+    set_macros(VOCABULARY_PATH=str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="/gone': no such file; set VOCABULARY_PATH to a copy"):
+        found.load_model()
 
 
 def with_sentinels(path):

@@ -1,0 +1,354 @@
+"""What a command takes from the config.gin of a run, so that it need not be said again.
+
+The run is that of the checkpoint which the command reads, or one whose config.gin is a --gin_file.
+Flags and a user's own gin files win over what is taken, and that over the project's gin files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+from switch_tf import config, configurables, gin_files, gin_order, rules, storage
+from switch_tf.checkpoints import model_dir
+from switch_tf.errors import UserError
+from switch_tf.gin_files import MACRO, REQUIRED, Key, Macro, Reference, Setting, Settings, Statement
+from switch_tf.tasks.vocabulary import vocabulary_path
+
+# What is taken: the vocabulary; "start" takes the model, too, and "restore" both and the task.
+_Use = Literal["vocabulary", "start", "restore"]
+_ROOMS = {
+    "vocabulary": (),
+    "start": ("switch_tf.layers.", "switch_tf.models."),
+    "restore": ("switch_tf.layers.", "switch_tf.models.", "switch_tf.data.", "switch_tf.tasks."),
+}
+_TAKEN = {
+    "vocabulary": "vocabulary is that of",
+    "start": "model and vocabulary are those of",
+    "restore": "model, vocabulary, task, lengths and batch size are those of",
+}
+# Of those rooms, what each run decides for itself.
+_OWN = {"TaskData.split", "TaskData.pack", "TaskData.seed", "DEVICE_TYPE"}
+_MAY_DIFFER = ("train.initial_checkpoint_fresh", "train.initial_checkpoint_skipped")
+# Each run has its own rates; of the model is only which macro gives them.
+_RATES = {
+    f"{configurables.MODEL}.dropout_rate": "DROPOUT_RATE",
+    f"{configurables.MODEL}.expert_dropout_rate": "EXPERT_DROPOUT_RATE",
+}
+
+
+@dataclasses.dataclass
+class Remembered:
+    """What is read in place of a command's gin files.
+
+    Attributes:
+      files: the gin files without those of runs.
+      statements: what is taken from runs, which gin reads after the files and before the flags.
+      lines: for the start of the command: from where it was taken, and each setting in which the
+        run, the files and the flags differ.
+    """
+
+    files: list[str]
+    statements: list[Statement] = dataclasses.field(default_factory=list)
+    lines: list[str] = dataclasses.field(default_factory=list)
+
+
+def remember(
+    files: Sequence[str],
+    bindings: Sequence[str],
+    trains: bool,
+    start: Callable[[config.Values], None],
+) -> Remembered:
+    """Takes what a command's files and flags leave to the runs that they name.
+
+    Args:
+      files, bindings: see `config.precheck`.
+      trains: whether the command trains; a config.gin among its files is then the whole run's.
+      start: starts TensorFlow for the given settings, to read a remote checkpoint.
+
+    Raises:
+      UserError: a named checkpoint is not there or cannot be read.
+    """
+    of_runs = [] if trains else [name for name in files if model_dir.is_run_config(name)]
+    found = Remembered([name for name in files if name not in of_runs])
+    given = _Given(found.files, bindings)
+    for name in of_runs:
+        run = _Run(gin_files.read_text(storage.read_text(name), name), name, "restore")
+        found.statements += [*given.lacks(run), *run.taken(given)]
+        found.lines += run.told(given, [*found.statements, *bindings])
+    use = "start" if trains else "restore"
+    folders = dict(configurables.marked(rules.Folder))
+    for parameter, checkpoint in configurables.marked(rules.Checkpoint):
+        path = given.values.get(parameter)
+        if not path or checkpoint.use != use:
+            continue
+        setting = given.values.called[parameter]
+        if storage.is_remote(path):
+            start(given.values)
+        else:
+            folder = folders[parameter].check(setting, path)
+            # A fine-tuning that is resumed needs it no more.
+            if use == "restore":
+                model_dir.find(folder)
+        with storage.told(f"{setting}='{path}' cannot be read"):
+            run = _of_checkpoint(path, "vocabulary" if given.has_own_model() else use)
+        if run is not None:
+            found.statements += run.taken(given)
+            found.lines += run.told(given, [*found.statements, *bindings])
+    # A config.gin may be that of the checkpoint, too.
+    found.lines = list(dict.fromkeys(found.lines))
+    return found
+
+
+def _of_checkpoint(path: str, use: _Use) -> _Run | None:
+    file = model_dir.find_file(path, model_dir.CONFIG)
+    if file is None:
+        return None
+    settings = gin_files.read_text(storage.read_text(file), file)
+    copy = model_dir.find_file(path, model_dir.VOCABULARY)
+    if copy is not None:
+        settings.macros[vocabulary_path.SETTING] = Setting(copy, file)
+    return _Run(settings, file, use)
+
+
+class _Given:
+    """What gin files and flags say, without the runs that they name.
+
+    Attributes:
+      files, bindings: see `config.precheck`.
+      settings: their settings; where files contradict each other, those of the last.
+      values: their literal values.
+      keys: name -> key of each parameter.
+    """
+
+    def __init__(self, files: Sequence[str], bindings: Sequence[str]):
+        self.files = files
+        self.settings = gin_files.read(files, bindings)
+        # In all files, as that of a user may say the same as one of the project.
+        self._by_user = {
+            _name(key)
+            for part in (self.settings, *self.settings.files)
+            for key, setting in part.entries().items()
+            if setting.value != REQUIRED and not gin_files.is_of_project(setting.where)
+        }
+        # What the run says may settle a contradiction; if not, the checks after this tell it.
+        with contextlib.suppress(UserError):
+            gin_order.settle(self.settings, lambda name: name.rpartition(".")[2])
+        self.values = config.Values(self.settings)
+        self.keys = {_name(key): key for key in self.settings.bindings}
+
+    def is_by_user(self, name: str) -> bool:
+        """Whether a flag or a user's own file gives a macro or parameter its value."""
+        if name in self.keys:
+            origin, _ = self.settings.origin(self.keys[name])
+            name = origin if origin in self.settings.macros else name
+        return name in self._by_user
+
+    def setting(self, name: str) -> Setting | None:
+        """The setting in which a parameter's `%macro`s end; None if there is none."""
+        if name not in self.keys:
+            return None
+        _, setting = self.settings.origin(self.keys[name])
+        return None if setting.value == REQUIRED else setting
+
+    def has_own_model(self) -> bool:
+        """Whether a fine-tuning has a model file, and may differ from its checkpoint's model."""
+        patterns = map(self.values.get, _MAY_DIFFER)
+        return any(patterns) and f"{configurables.MODEL}.d_model" in self.keys
+
+    def required(self, name: str) -> str | None:
+        """The macro that the files want a parameter's value from, if it has none."""
+        for part in self.settings.files:
+            for key, (value, _) in part.bindings.items():
+                if _name(key) == name and isinstance(value, Macro):
+                    setting = self.settings.macros.get(value.name)
+                    return value.name if setting and setting.value == REQUIRED else None
+        return None
+
+    def lacks(self, run: _Run) -> Iterator[Statement]:
+        """Yields what a run's file says and no other file or flag, but for its checkpoints."""
+        of_checkpoints = {name for name, _ in configurables.marked(rules.Checkpoint)}
+        said = {_name(k) for k, s in self.settings.entries().items() if s.value != REQUIRED}
+        yield from run.imports()
+        for key, setting in run.settings.entries().items():
+            if _name(key) not in said | of_checkpoints:
+                yield _statement(key, setting)
+
+
+class _Run:
+    """The configuration of a run, and what of it others take.
+
+    Args:
+      settings: what its config.gin says.
+      file: the path of that.
+      use: what is taken.
+    """
+
+    def __init__(self, settings: Settings, file: str, use: _Use):
+        self.settings = settings
+        self._file = file
+        self._use = use
+        if use == "restore":
+            self._set_batch_of_evaluation()
+        self._has_theirs = use == "restore"
+        self._keys = {_name(key): key for key in self._selected()}
+
+    def _set_batch_of_evaluation(self) -> None:
+        """Makes the batch size that of the run's evaluations, where they have one of their own."""
+        own = self.settings.literals().get("Evaluation.batch_size")
+        for key in [key for key in self.settings.bindings if _name(key) == "TaskData.batch_size"]:
+            name, (_, where) = self.settings.origin(key)
+            if own and name in self.settings.macros:
+                self.settings.macros[name] = Setting(own, where)
+            elif own:
+                self.settings.bindings[key] = Setting(own, where)
+
+    def _selected(self) -> list[Key]:
+        """The parameters that are taken, of those that the project still has."""
+        known = configurables.selector_map(configurables.project_source())
+        selected, unknown = [], []
+        for key in self.settings.bindings:
+            matches = known.matching_selectors(key[1].rpartition(".")[2])
+            if not matches:
+                unknown.append(key)
+            elif self._takes(_name(key), known[matches[0]], key[2]):
+                selected.append(key)
+        # What is of no module of the project is of a user's, if the run had one.
+        while self._has_modules():
+            used = set(self._referred(selected))
+            more = [k for k in unknown if self._use == "restore" or k[1].rpartition(".")[2] in used]
+            if not more:
+                break
+            self._has_theirs = True
+            selected += more
+            unknown = [key for key in unknown if key not in more]
+        return selected
+
+    def _takes(self, name: str, found: configurables.Configurable, parameter: str) -> bool:
+        takes = found.parameters
+        if takes is not None and (
+            parameter not in takes or rules.mark(takes[parameter], rules.SetBy)
+        ):
+            return False
+        if name == "ModelSetup.model":
+            return self._use != "vocabulary"
+        # Steps of T5 are of no room; they are of tasks.
+        of_library = self._use == "restore" and not (found.module or "").startswith("switch_tf.")
+        in_room = (found.module or "").startswith(_ROOMS[self._use])
+        return (of_library or in_room) and name not in _OWN
+
+    def _has_modules(self) -> bool:
+        module = self.settings.literals().get("MIXTURE_OR_TASK_MODULE") or configurables.PACKAGE
+        return bool(self.settings.imports) or module.split(".")[0] != configurables.PACKAGE
+
+    def _referred(self, keys: Sequence[Key]) -> Iterator[str]:
+        for key in keys:
+            for part in gin_files.parts(self.settings.origin(key)[1].value):
+                if isinstance(part, Reference):
+                    yield part.name.rpartition("/")[2].rpartition(".")[2]
+
+    def imports(self) -> Iterator[Statement]:
+        """Yields the imports of a user's modules, if anything of them is taken."""
+        for module, where in self.settings.imports if self._has_theirs else ():
+            yield Statement(f"import {module}", where)
+
+    def taken(self, given: _Given) -> Iterator[Statement]:
+        """Yields what is taken of the run: all that is selected and the user does not set."""
+        yield from self.imports()
+        values = [Macro(name) for name in self._macros()]
+        for name, key in self._keys.items():
+            setting = self.settings.bindings[key]
+            if name in _RATES:
+                yield from self._rate(name, given)
+                continue
+            if not given.is_by_user(name):
+                yield _statement(key, setting)
+                values.append(setting.value)
+            if macro := given.required(name):
+                # A run, or a flag, that sets the parameter itself leaves the macro without a value.
+                saved = self.settings.origin(key)[1]
+                value, _ = given.setting(name) or saved
+                yield _statement((macro, MACRO, "value"), Setting(value, saved.where))
+        seen = set()
+        while values:
+            for part in gin_files.parts(values.pop()):
+                name = part.name if isinstance(part, Macro) else None
+                is_new = name in self.settings.macros and name not in seen
+                if is_new and not given.is_by_user(name):
+                    seen.add(name)
+                    setting = self.settings.macros[name]
+                    values.append(setting.value)
+                    yield _statement((name, MACRO, "value"), setting)
+
+    def _macros(self) -> list[str]:
+        """The macros taken that Python code reads."""
+        read = configurables.project_source().macros
+        names = sorted(read.keys() - _OWN) if self._use == "restore" else [vocabulary_path.SETTING]
+        return [name for name in names if name in self.settings.macros]
+
+    def _rate(self, name: str, given: _Given) -> Iterator[Statement]:
+        key, macro = self._keys[name], _RATES[name]
+        setting = self.settings.bindings[key]
+        # None is what models without experts have.
+        if name not in given.keys and setting.value is not None:
+            is_set = macro in given.settings.macros
+            value = Macro(macro) if is_set else self.settings.origin(key)[1].value
+            yield _statement(key, Setting(value, setting.where))
+
+    def told(self, given: _Given, bindings: Sequence[str]) -> list[str]:
+        """Lines that say from where is taken what, and each setting that differs.
+
+        Args:
+          given: what files and flags say.
+          bindings: what is taken, and the flags.
+        """
+        if not self._keys and not self._macros():
+            return []
+        final = _Given(given.files, bindings)
+        lines = [f"{_TAKEN[self._use]} {self._file}"]
+        for name, key in self._keys.items():
+            if name not in _RATES:
+                _, saved = self.settings.origin(key)
+                called, setting = final.settings.origin(final.keys[name])
+                lines.append(_difference(called, setting, saved, given.setting(name)))
+        for name in self._macros():
+            if name in final.settings.macros:
+                setting, saved = final.settings.macros[name], self.settings.macros[name]
+                lines.append(_difference(name, setting, saved))
+        lines += self._not_saved(given)
+        return list(filter(None, lines))
+
+    def _not_saved(self, given: _Given) -> Iterator[str]:
+        """Yields lines of what others set of the run's layers and the run did not."""
+        used = {gin_files.short(key).partition(".")[0] for key in self._keys.values()}
+        known = {c.name: c for c in configurables.project_source().configurables}
+        for name in given.keys:
+            owner = known.get(name.partition(".")[0])
+            setting = given.setting(name)
+            if setting and owner and owner.name in used and name not in self._keys:
+                if (owner.module or "").startswith(_ROOMS["start"]):
+                    value = gin_files.text(setting.value)
+                    yield f"  {name}={value} ({setting.where}), not set in {self._file}"
+
+
+def _difference(
+    name: str, setting: Setting, saved: Setting, given: Setting | None = None
+) -> str | None:
+    """A line that says what a setting is, and what the run, else the files, had in its place."""
+    for other in (saved, given):
+        if other is not None and gin_files.text(other.value) != gin_files.text(setting.value):
+            told = (f"{gin_files.text(s.value)} ({s.where})" for s in (setting, other))
+            return f"  {name}={', not '.join(told)}"
+    return None
+
+
+def _name(key: Key) -> str:
+    """A key by the names alone, without modules."""
+    scope, name, _ = key
+    return scope if name == MACRO else "/".join(filter(None, (scope, gin_files.short(key))))
+
+
+def _statement(key: Key, setting: Setting) -> Statement:
+    return Statement(f"{gin_files.written(key)} = {gin_files.text(setting.value)}", setting.where)

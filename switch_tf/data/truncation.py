@@ -1,0 +1,112 @@
+"""How many examples of each task TASK_FEATURE_LENGTHS truncates."""
+
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import seqio
+import tensorflow as tf
+
+from switch_tf.data import features
+from switch_tf.data.answers import right_answers
+from switch_tf.data.autograph import without_autograph
+from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES
+from switch_tf.data.task_data import TaskData
+from switch_tf.errors import UserError
+
+_BATCH = 1024
+
+
+class Truncation(NamedTuple):
+    """The shares of a task's examples that are truncated.
+
+    Attributes:
+      examples: number of examples counted.
+      inputs, targets: share of them whose inputs, or targets, are longer than a row.
+    """
+
+    examples: int
+    inputs: float
+    targets: float
+
+    def figures(self) -> dict[str, float]:
+        """The shares as they are logged."""
+        return {"truncated_inputs": self.inputs, "truncated_targets": self.targets}
+
+
+def count(data: TaskData, examples: int | None = None) -> dict[str, Truncation]:
+    """Task -> what is truncated of its first examples, for a task or each task of a mixture.
+
+    The data are read from their beginning, apart from what a run reads, so that batches stay the
+    same. In rank classification only the right answers count.
+
+    Args:
+      data: prepared data; of a mixture, tasks that have the split.
+      examples: maximum number of examples per task; None counts the whole split, exactly.
+
+    Raises:
+      UserError: the reader reports an error in the user's files.
+    """
+    with features.user_errors("data"):
+        return {task.name: _count(task, data, examples) for task in features.tasks(data)}
+
+
+def lines(found: Mapping[str, Truncation]) -> list[str]:
+    """One line for each task that loses something."""
+    return [
+        f"{task}: {t.inputs:.1%} of inputs and {t.targets:.1%} of targets are truncated (of "
+        f"{t.examples:,} examples); {FEATURE_LENGTHS}"
+        for task, t in found.items()
+        if t.inputs or t.targets
+    ]
+
+
+def _count(task: seqio.Task, data: TaskData, examples: int | None) -> Truncation:
+    lengths = data.task_feature_lengths
+    dataset = without_autograph(
+        lambda: untrimmed_lengths(task, data.split, lengths, data.use_cached)
+    )
+    total, longer = 0, dict.fromkeys(TASK_FEATURES, 0)
+    limit = -1 if examples is None else examples
+    for batch in dataset.take(limit).batch(_BATCH).as_numpy_iterator():
+        total += len(batch[TASK_FEATURES[0]])
+        for name in TASK_FEATURES:
+            longer[name] += int((batch[name] > lengths[name]).sum())
+    return Truncation(total, *(longer[name] / max(total, 1) for name in TASK_FEATURES))
+
+
+def untrimmed_lengths(
+    task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool = False
+) -> tf.data.Dataset:
+    """The lengths of a task's examples in tokens, with the end of sequence, before trimming.
+
+    Args:
+      task: the task.
+      split: the split to read, in the order of its source.
+      lengths: feature -> length in tokens, to which span corruption cuts its text.
+      use_cached: whether to read the cache in place of the source.
+
+    Raises:
+      UserError: the task lacks a feature.
+    """
+    steps = [_without_trim(step) for step in task.preprocessors]
+    whole = seqio.Task(task.name, task.source, task.output_features, steps)
+    source = whole._get_cached_source(split) if use_cached else task.source
+    dataset = source.get_dataset(split, shuffle=False)
+    if not use_cached:
+        dataset = whole.preprocess_precache(dataset, seed=0)
+    dataset = whole.preprocess_postcache(dataset, lengths, seed=0)
+    for name in lengths:
+        if name not in dataset.element_spec:
+            raise UserError(f"task '{task.name}' gives no feature '{name}'")
+    dataset = right_answers(dataset)
+    return dataset.map(lambda example: {name: tf.size(example[name]) for name in lengths})
+
+
+def _without_trim(step):
+    function = step
+    while isinstance(function, functools.partial):
+        function = function.func
+    is_trim = inspect.unwrap(function) is seqio.preprocessors.append_eos_after_trim
+    return seqio.preprocessors.append_eos if is_trim else step

@@ -1,0 +1,281 @@
+"""What commands take from the config.gin of runs, and what wins over it."""
+
+import textwrap
+
+import pytest
+
+from switch_tf import config
+from switch_tf.commands.remembered import remember
+from switch_tf.errors import UserError
+
+CONFIG = """
+    BATCH_SIZE = 96
+    DROPOUT_RATE = 0.0
+    DTYPE = 'bfloat16'
+    EXPERT_DROPOUT_RATE = None
+    MESH_SHAPE = 'batch:4'
+    MIXTURE_OR_TASK_MODULE = 'switch_tf.tasks.local_text'
+    MIXTURE_OR_TASK_NAME = 'local_text_span_corruption'
+    MODEL_DIR = 'runs/moved'
+    NUM_EXPERTS = 4
+    SEED = 3
+    TASK_FEATURE_LENGTHS = {'inputs': 96, 'targets': 24}
+    TRAIN_STEPS = 650
+    VOCABULARY_PATH = 'data/moved.model'
+
+    Adafactor.beta1 = 0.5
+    Evaluation.batch_size = None
+    Evaluation.batches = 16
+    local_text.train = 'data/*.txt'
+    ModelSetup.layout_rules = 'batch:batch'
+    ModelSetup.mesh_shape = %MESH_SHAPE
+    ModelSetup.model = @TransformerEncoderDecoder
+    span_corruption.noise_density = 0.2
+    SwitchFFN.num_experts = %NUM_EXPERTS
+    SwitchLayer.group_size = 256
+    TaskData.batch_size = %BATCH_SIZE
+    TaskData.mixture_or_task_name = %MIXTURE_OR_TASK_NAME
+    TaskData.module = %MIXTURE_OR_TASK_MODULE
+    TaskData.pack = True
+    TaskData.seed = %SEED
+    TaskData.task_feature_lengths = %TASK_FEATURE_LENGTHS
+    train.initial_checkpoint_path = None
+    train.model_dir = %MODEL_DIR
+    train.train_steps = %TRAIN_STEPS
+    TransformerEncoderDecoder.d_ff = 48
+    TransformerEncoderDecoder.d_model = 16
+    TransformerEncoderDecoder.dropout_rate = %DROPOUT_RATE
+    TransformerEncoderDecoder.dtype = %DTYPE
+    TransformerEncoderDecoder.expert_dropout_rate = %EXPERT_DROPOUT_RATE
+"""
+EVAL, FINETUNE, MODEL = "runs/eval.gin", "runs/finetune.gin", "models/switch_tiny.gin"
+LENGTHS = {"inputs": 96, "targets": 24}
+
+
+def make(folder, text=CONFIG):
+    """A MODEL_DIR with a configuration, an empty checkpoint and an empty vocabulary."""
+    (folder / "checkpoint_7").mkdir(parents=True)
+    (folder / "checkpoint_7/state.index").write_bytes(b"")
+    (folder / "config.gin").write_text(textwrap.dedent(text).lstrip())
+    (folder / "run.json").write_text("{}")
+    (folder / "vocabulary.model").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make(tmp_path / "run")
+
+
+def never(given):
+    pytest.fail("TensorFlow is started for remote checkpoints alone")
+
+
+def take(files, *bindings, trains=False, start=never):
+    """The settings of a command that takes what it can, and its lines."""
+    found = remember(files, bindings, trains, start)
+    return config.precheck(found.files, [*found.statements, *bindings]), found.lines
+
+
+def evaluating(run, *bindings, files=()):
+    return take([*files, EVAL], f"CHECKPOINT_PATH='{run}'", *bindings)
+
+
+def fine_tuning(run, *bindings, files=()):
+    own = ["MODEL_DIR='/tmp/new'", f"INITIAL_CHECKPOINT_PATH='{run}'"]
+    return take([*files, FINETUNE], *own, *bindings, trains=True)
+
+
+@pytest.mark.parametrize("place", ["", "checkpoint_7"])
+def test_an_evaluation_takes_model_task_and_vocabulary_of_the_run(run, place):
+    given, lines = evaluating(run / place)
+    assert given["TransformerEncoderDecoder.d_model"] == 16
+    assert given["TransformerEncoderDecoder.dtype"] == "bfloat16"
+    assert given["SwitchLayer.group_size"] == 256
+    assert given["TaskData.task_feature_lengths"] == LENGTHS
+    assert given["TaskData.batch_size"] == 96
+    assert given["TaskData.mixture_or_task_name"] == "local_text_span_corruption"
+    assert given["local_text.train"] == "data/*.txt"
+    assert given["span_corruption.noise_density"] == 0.2
+    assert given["VOCABULARY_PATH"] == f"{run}/vocabulary.model"
+    assert lines == [
+        f"model, vocabulary, task, lengths and batch size are those of {run}/config.gin"
+    ]
+
+
+def test_it_takes_no_mesh_no_optimizer_and_no_limit_of_the_run(run):
+    given, _ = evaluating(run)
+    own = {"MESH_SHAPE", "ModelSetup.mesh_shape", "Adafactor.beta1", "Evaluation.batches"}
+    own |= {"TaskData.pack", "TaskData.seed", "train.model_dir", "train.train_steps"}
+    assert not own & given.keys()
+
+
+def test_a_fine_tuning_takes_model_and_vocabulary_and_has_its_own_task_and_dropout(run):
+    given, lines = fine_tuning(run)
+    assert given["TransformerEncoderDecoder.d_ff"] == 48
+    assert given["DTYPE"] == "bfloat16"
+    assert given["VOCABULARY_PATH"] == f"{run}/vocabulary.model"
+    assert given["TaskData.mixture_or_task_name"] == "pydocs_finetune"
+    assert given["TaskData.task_feature_lengths"] == {"inputs": 128, "targets": 24}
+    assert given["TransformerEncoderDecoder.dropout_rate"] == 0.1
+    assert given["TransformerEncoderDecoder.expert_dropout_rate"] == 0.4
+    assert "local_text.train" not in given
+    assert lines == [f"model and vocabulary are those of {run}/config.gin"]
+
+
+def test_a_fine_tuning_has_its_own_dropout_where_the_run_set_it_without_a_macro(tmp_path):
+    text = CONFIG.replace(".dropout_rate = %DROPOUT_RATE", ".dropout_rate = 0.2")
+    given, _ = fine_tuning(make(tmp_path / "run", text))
+    assert given["TransformerEncoderDecoder.dropout_rate"] == 0.1
+
+
+def test_a_fine_tuning_of_a_dense_model_has_no_rate_of_experts(tmp_path):
+    text = CONFIG.replace(".expert_dropout_rate = %EXPERT_DROPOUT_RATE", ".init_scale = 0.1")
+    with pytest.raises(UserError, match="nothing reads a macro 'EXPERT_DROPOUT_RATE'"):
+        fine_tuning(make(tmp_path / "run", text), "EXPERT_DROPOUT_RATE=0.2")
+
+
+def test_a_model_that_may_differ_from_the_checkpoints_is_that_of_its_file(run):
+    may_differ = "INITIAL_CHECKPOINT_SKIPPED=['switch_ffn']"
+    given, lines = fine_tuning(run, may_differ, files=["models/t5_tiny.gin"])
+    assert given["TransformerEncoderDecoder.d_model"] == 64
+    assert "SwitchFFN.num_experts" not in given
+    assert given["VOCABULARY_PATH"] == f"{run}/vocabulary.model"
+    assert lines == [f"vocabulary is that of {run}/config.gin"]
+    # Without a file, flags say in what it differs.
+    given, _ = fine_tuning(run, may_differ, "TransformerEncoderDecoder.num_layers=3")
+    assert given["TransformerEncoderDecoder.d_model"] == 16
+
+
+def test_the_run_wins_over_the_projects_files_and_each_difference_is_told(run):
+    given, lines = evaluating(run, files=[MODEL])
+    assert (given["DTYPE"], given["NUM_EXPERTS"], given["SwitchLayer.group_size"]) == (
+        "bfloat16",
+        4,
+        256,
+    )
+    of_model = [line for line in lines if "gin/models" in line]
+    assert f"  NUM_EXPERTS=4 ({run}/config.gin:9), not 8 (gin/models/switch_tiny.gin:8)" in of_model
+    assert any(line.startswith("  DTYPE='bfloat16' (") for line in of_model)
+    assert any(line.startswith("  SwitchLayer.group_size=256 (") for line in of_model)
+    # What the run did not set stands as the file has it.
+    assert any(
+        line.startswith("  SwitchLayer.groups_multiple=8 (gin/models/switch_tiny.gin:")
+        and line.endswith(f"), not set in {run}/config.gin")
+        for line in of_model
+    )
+
+
+def test_flags_win_over_the_run_and_are_told(run):
+    given, lines = evaluating(
+        run, "DTYPE='float32'", "TASK_FEATURE_LENGTHS={'inputs':8,'targets':4}"
+    )
+    assert given["TransformerEncoderDecoder.dtype"] == "float32"
+    assert given["TaskData.task_feature_lengths"] == {"inputs": 8, "targets": 4}
+    config_of_run = f"{run}/config.gin"
+    assert f"  DTYPE='float32' (--gin.DTYPE), not 'bfloat16' ({config_of_run}:3)" in lines
+    assert (
+        "  TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 4} (--gin.TASK_FEATURE_LENGTHS), not "
+        f"{{'inputs': 96, 'targets': 24}} ({config_of_run}:11)"
+    ) in lines
+
+
+def test_a_flag_wins_where_the_run_set_the_parameter_itself(tmp_path):
+    text = CONFIG.replace("batch_size = %BATCH_SIZE", "batch_size = 7")
+    run = make(tmp_path / "run", text)
+    assert evaluating(run)[0]["TaskData.batch_size"] == 7
+    assert evaluating(run, "BATCH_SIZE=5")[0]["TaskData.batch_size"] == 5
+    assert evaluating(run, "TaskData.batch_size=6")[0]["TaskData.batch_size"] == 6
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_users_own_file_wins_over_the_run_in_every_order(run, tmp_path, order):
+    own = tmp_path / "own.gin"
+    own.write_text("TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 4}\nDTYPE = 'float32'\n")
+    given, lines = take([str(own), EVAL][::order], f"CHECKPOINT_PATH='{run}'")
+    assert given["TaskData.task_feature_lengths"] == {"inputs": 8, "targets": 4}
+    assert given["TransformerEncoderDecoder.dtype"] == "float32"
+    assert f"  DTYPE='float32' ({own}:2), not 'bfloat16' ({run}/config.gin:3)" in lines
+
+
+def test_a_vocabulary_given_by_a_flag_wins_over_the_copy(run):
+    given, lines = fine_tuning(run, "VOCABULARY_PATH='own.model'")
+    assert given["VOCABULARY_PATH"] == "own.model"
+    copy = f"'{run}/vocabulary.model' ({run}/config.gin)"
+    assert f"  VOCABULARY_PATH='own.model' (--gin.VOCABULARY_PATH), not {copy}" in lines
+
+
+def test_without_a_copy_the_vocabulary_is_the_one_that_the_run_names(run):
+    (run / "vocabulary.model").unlink()
+    assert fine_tuning(run)[0]["VOCABULARY_PATH"] == "data/moved.model"
+
+
+def test_the_batch_size_is_that_of_the_runs_evaluations(tmp_path):
+    text = CONFIG.replace("Evaluation.batch_size = None", "Evaluation.batch_size = 12")
+    run = make(tmp_path / "run", text)
+    assert evaluating(run)[0]["TaskData.batch_size"] == 12
+    assert evaluating(run, "BATCH_SIZE=5")[0]["TaskData.batch_size"] == 5
+
+
+def test_what_the_project_has_no_more_is_left_out(tmp_path):
+    older = "SwitchRouter.gone = 1\nGoneRouter.temperature = 1\ntrain.batch_size = 8\n"
+    given, _ = evaluating(make(tmp_path / "run", textwrap.dedent(CONFIG) + older))
+    assert given["TransformerEncoderDecoder.d_model"] == 16
+    assert not {"SwitchRouter.gone", "GoneRouter.temperature", "train.batch_size"} & given.keys()
+
+
+def test_a_router_of_the_users_own_comes_with_its_module(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_router.py").write_text(
+        "import gin\n\n@gin.configurable\nclass OwnRouter:\n    def __init__(self, spread=1): ...\n"
+    )
+    text = textwrap.dedent(CONFIG) + "SwitchLayer.router = @OwnRouter\nOwnRouter.spread = 2\n"
+    run = make(tmp_path / "run", f"import own_router\n{text}")
+    for given, _ in (evaluating(run), fine_tuning(run)):
+        assert given["OwnRouter.spread"] == 2
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_runs_config_goes_with_the_file_of_an_evaluation(run, order):
+    files = [f"{run}/config.gin", EVAL][::order]
+    given, _ = take(files, f"CHECKPOINT_PATH='{run}'")
+    alone, _ = evaluating(run)
+    assert alone.items() <= given.items()
+    # It also says what only a file that is named says.
+    assert given["ModelSetup.mesh_shape"] == "batch:4"
+    assert given["Evaluation.batches"] == 16
+    assert "train.model_dir" not in given
+
+
+def test_a_runs_config_alone_says_all_that_a_plan_needs(run):
+    given, _ = take([f"{run}/config.gin"])
+    assert given["ModelSetup.mesh_shape"] == "batch:4"
+    assert given["Adafactor.beta1"] == 0.5
+    assert given["TaskData.batch_size"] == 96
+
+
+def test_a_runs_config_is_the_whole_run_for_who_trains(run):
+    files = [f"{run}/config.gin"]
+    assert remember(files, [], True, never).files == files
+
+
+def test_a_checkpoint_without_a_configuration_gives_nothing(run):
+    (run / "config.gin").unlink()
+    found = remember([EVAL], [f"CHECKPOINT_PATH='{run}'"], False, never)
+    assert (found.statements, found.lines) == ([], [])
+
+
+def test_a_folder_without_checkpoints_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=f"^no checkpoint at '{tmp_path}': give a MODEL_DIR that"):
+        evaluating(tmp_path)
+
+
+def test_a_remote_checkpoint_is_read_once_tensorflow_is_started(run, monkeypatch):
+    from tests.helpers import on_ram
+
+    started = []
+    with on_ram(run) as place:
+        given, lines = take([EVAL], f"CHECKPOINT_PATH='{place}'", start=started.append)
+    assert given["VOCABULARY_PATH"] == f"{place}/vocabulary.model"
+    assert lines[0].endswith(f" are those of {place}/config.gin")
+    assert [values["CHECKPOINT_PATH"] for values in started] == [place]
