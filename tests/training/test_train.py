@@ -217,7 +217,8 @@ def test_a_run_tells_and_keeps_each_tasks_best_evaluation(tmp_path, capsys):
     for task in ("toy_copy", "toy_copy_too"):
         of_task = [r for r in evaluations if r["task"] == task]
         best = max(of_task, key=lambda r: r["nlp"])
-        assert found[task]["nlp"] == {"value": best["nlp"], "step": best["step"]}
+        kept = {"checkpoint": f"checkpoint_{best['step']}"}
+        assert found[task]["nlp"] == {"value": best["nlp"], "step": best["step"]} | kept
         assert f"nlp {best['nlp']:.4g} at step {best['step']}" in told
         assert f"best of {task}: " in told
         assert "tokens" not in found[task]
