@@ -74,7 +74,7 @@ def draw(
     by_step.set_ylabel("validation NLP (minus nats per target token)")
     by_step.legend(loc="lower right")
     draw_load(load, load_NE, [short_name(layer) for layer in layers])
-    load.set_title(f"load per expert of {largest}, at the end")
+    load.set_title(f"load per expert ({largest})", fontsize="medium")
     return figure
 
 
@@ -109,10 +109,9 @@ def _draw_curves(
         first = min(reached, key=reached.get)
         end = scale[DENSE] * means[DENSE].steps[-1]
         axes.annotate(
-            f"the NLP of {DENSE}\nafter {written.format(reached[first])}, "
-            f"not {written.format(end)}",
+            f"{first}: after {written.format(reached[first])}\n{DENSE}: {written.format(end)}",
             (reached[first], target),
-            xytext=(0.12, 0.92),
+            xytext=(0.03, 0.86),
             textcoords="axes fraction",
             va="top",
             arrowprops={"arrowstyle": "->"},

@@ -115,7 +115,10 @@ def test_it_is_written_as_table_picture_and_data(found, tmp_path):
 
 def test_the_picture_draws_every_seed_by_step_and_second_and_where_switch_has_the_dense_nlp(found):
     by_step, by_second, load, _ = found.figure.axes
-    for axes, scale, reached in ((by_step, 1, "15 steps, not 20"), (by_second, 2, "29 s, not 40")):
+    for axes, scale, reached in (
+        (by_step, 1, "Switch: after 15 steps\ndense T5: 20"),
+        (by_second, 2, "29 s\ndense T5: 40"),
+    ):
         *seeds, target = axes.lines
         assert [list(line.get_ydata()) for line in seeds] == [
             [-5.0, -4.0],

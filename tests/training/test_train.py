@@ -159,11 +159,6 @@ def test_a_run_with_another_optimizer_logs_its_rate_and_resumes_bit_for_bit(tmp_
     assert int(counts[1]) == 2 * int(counts[0])
 
 
-def test_an_optimizer_without_a_rate_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="^AdamW.learning_rate is missing: give @"):
-        pretrain(tmp_path, **{"ModelSetup.optimizer": "@AdamW"})
-
-
 def rates(model_dir):
     return [r["learning_rate"] for r in records(model_dir, "train")]
 
