@@ -448,8 +448,9 @@ def test_weights_that_a_run_could_not_go_on_from_are_not_saved(tmp_path, monkeyp
     apply = Adafactor.apply
 
     def spoil(self, gradients, variables, step):
-        apply(self, gradients, variables, step)
+        updates = apply(self, gradients, variables, step)
         variables[0].value.assign(variables[0].value * math.nan)
+        return updates
 
     monkeypatch.setattr(Adafactor, "apply", spoil)
     with pytest.raises(UserError, match=r"step \d+ left weights whose loss is (nan|inf): they are"):
