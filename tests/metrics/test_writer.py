@@ -1,10 +1,14 @@
 import json
+import re
+from pathlib import Path
 
+import gin
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from switch_tf import storage
+from switch_tf import config, storage
 from switch_tf.layers.routing import layer_figures
 from switch_tf.metrics import writer as writer_lib
 from switch_tf.metrics.load_picture import load_picture
@@ -36,6 +40,7 @@ def metrics_of(step, layers=LAYERS):
         "z_loss": 0.01,
         "tokens": 10.0,
         "learning_rate": 0.01,
+        "norms": {"gradient": {"all": 5.0, "embedding": 3.0}},
         "routing": {layer: layer_figures(found) for layer in layers},
         "not_finite": [],
     }
@@ -47,7 +52,8 @@ def events_of(folder):
     reader = EventAccumulator(str(folder / "tensorboard"), size_guidance=every).Reload()
     read = {"scalars": reader.Scalars, "images": reader.Images, "tensors": reader.Tensors}
     found = {kind: {tag: read[kind](tag) for tag in reader.Tags()[kind]} for kind in every}
-    text = reader.SummaryMetadata("config").plugin_data if "config" in found["tensors"] else None
+    tag = "operative config"
+    text = reader.SummaryMetadata(tag).plugin_data if tag in found["tensors"] else None
     return found | {"plugin of the text": text and text.plugin_name}
 
 
@@ -55,8 +61,8 @@ def events_of(folder):
 def run(tmp_path_factory):
     """(folder, events) of a run of 25 steps with one evaluation and a text."""
     folder = tmp_path_factory.mktemp("run")
-    writer = MetricsWriter(str(folder), image_period=10)
-    writer.text("config", "A = 1\nB = %A")
+    writer = MetricsWriter(str(folder), log_period=1, routing_period=1, image_period=10)
+    writer.start("A = 1\nB = %A", {"BATCH_SIZE": 8, "TASK": "copy", "LENGTHS": {"inputs": 4}})
     for step in range(1, 26):
         writer.train(step, metrics_of(step), RATES)
     assert writer.evaluated(25) == {}
@@ -83,8 +89,10 @@ def run(tmp_path_factory):
         "routing/dropped/decoder/layer_1": 0.2,
         "routing/gate_mean/encoder/layer_1": 0.5,
         "routing/max_logit/encoder/layer_1": 3.0,
-        "load/encoder/layer_1/expert_0": 0.4,
-        "load/decoder/layer_1/expert_3": 0.1,
+        "routing/load_entropy/encoder/layer_1": 0.923220,
+        "routing/dropped": 0.2,
+        "routing/load_entropy": 0.923220,
+        "norms/gradient/embedding": 3.0,
         "eval/copy/nlp": -1.5,
     }.items(),
 )
@@ -95,11 +103,10 @@ def test_tensorboard_shows_a_figure_under_its_tag(run, tag, value):
 
 
 def test_every_layer_has_every_figure_of_routing(run):
-    tags = {tag for tag in run[1]["scalars"] if tag.startswith(("routing/", "load/"))}
-    figures = set(metrics_of(1)["routing"][LAYERS[0]]) - {"load_E"}
-    expected = {f"routing/{name}/{layer}" for name in figures for layer in LAYERS}
-    expected |= {f"load/{layer}/expert_{i}" for layer in LAYERS for i in range(4)}
-    assert tags == expected
+    tags = {tag for tag in run[1]["scalars"] if tag.startswith("routing/")}
+    figures = set(metrics_of(1)["routing"][LAYERS[0]]) - {"load_E"} | {"load_entropy"}
+    means = {f"routing/{name}" for name in figures}
+    assert tags == means | {f"{mean}/{layer}" for mean in means for layer in LAYERS}
 
 
 def test_the_load_per_expert_is_pictured_at_the_first_step_and_now_and_then(run):
@@ -110,9 +117,122 @@ def test_the_load_per_expert_is_pictured_at_the_first_step_and_now_and_then(run)
 
 
 def test_a_text_is_shown_as_it_is(run):
-    (event,) = run[1]["tensors"]["config"]
+    (event,) = run[1]["tensors"]["operative config"]
     assert list(event.tensor_proto.string_val) == [b"```\nA = 1\nB = %A\n```"]
     assert run[1]["plugin of the text"] == "text"
+
+
+def test_the_settings_are_in_the_hparams_tab(run):
+    reader = EventAccumulator(str(run[0] / "tensorboard")).Reload()
+    content = reader.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    found = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert found["BATCH_SIZE"].number_value == 8
+    assert found["TASK"].string_value == "copy"
+    assert found["LENGTHS"].string_value == "{'inputs': 4}"
+
+
+def test_a_record_has_the_means_since_the_last_one_and_no_step_is_lost(tmp_path):
+    """After the first step, each period, with a checkpoint, with an evaluation and at the end."""
+    writer = MetricsWriter(str(tmp_path), log_period=4)
+    for step in range(1, 12):
+        writer.train(step, metrics_of(step), RATES)
+        if step == 6:
+            writer.flush()
+        if step == 10:
+            writer.evaluation(step, "copy", {"nlp": -1.0})
+    writer.close()
+    records = [r for r in read_metrics(str(tmp_path)) if r["kind"] == "train"]
+    found = [(r["step"], r["steps"]) for r in records]
+    assert found == [(1, 1), (4, 3), (6, 2), (8, 2), (10, 2), (11, 1)]
+    assert records[1]["loss"] == pytest.approx(np.mean([4.98, 4.97, 4.96]))
+    assert events_of(tmp_path)["scalars"]["train/loss"][1].value == pytest.approx(4.97)
+
+
+def test_each_layer_and_pictures_have_periods_of_their_own(tmp_path):
+    writer = MetricsWriter(str(tmp_path), log_period=2, routing_period=5, image_period=7)
+    for step in range(1, 13):
+        writer.train(step, metrics_of(step), RATES)
+    writer.close()
+    records = read_metrics(str(tmp_path))
+    assert [r["step"] for r in records] == [1, 2, 4, 6, 8, 10, 12]
+    assert all(r["routing_mean"]["dropped"] == pytest.approx(0.2) for r in records)
+    # In the first record, and in the first one at or after each multiple.
+    assert [r["step"] for r in records if "routing" in r] == [1, 6, 10]
+    events = events_of(tmp_path)
+    assert [e.step for e in events["images"]["load per expert"]] == [1, 8]
+    assert [e.step for e in events["scalars"][f"routing/dropped/{LAYERS[0]}"]] == [1, 6, 10]
+
+
+def test_the_log_of_switch_base_takes_megabytes(tmp_path):
+    """100,000 steps of 12 layers of 128 experts, by a hundredth of them."""
+    layers = [f"model/encoder/layer_{n}/feed_forward/switch_ffn" for n in range(12)]
+    figures = metrics_of(1, layers)
+    random = np.random.default_rng(0)
+    for values in figures["routing"].values():
+        values["load_E"] = random.dirichlet(np.ones(128)).astype(np.float32)
+    groups = {f"encoder/group_{n}": random.random() for n in range(13)}
+    figures["norms"] = {kind: groups for kind in ("gradient", "update", "weight")}
+    writer = MetricsWriter(str(tmp_path))
+    for step in range(1, 1001):
+        writer.train(step, figures, RATES)
+    writer.close()
+    taken = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert 100 * taken < 200e6
+
+
+def test_other_writers_get_the_scalars_of_tensorboard(tmp_path):
+    class Others:
+        def __init__(self, model_dir):
+            self.model_dir, self.found, self.is_closed = model_dir, {}, False
+            made.append(self)
+
+        def scalars(self, step, values):
+            self.found |= {(step, name): value for name, value in values.items()}
+
+        def close(self):
+            self.is_closed = True
+
+    made = []
+    writer = MetricsWriter(str(tmp_path), log_period=1, others=[Others])
+    writer.train(1, metrics_of(1), RATES)
+    writer.evaluation(1, "copy", {"nlp": -1.0})
+    writer.close()
+    (other,) = made
+    assert other.model_dir == str(tmp_path) and other.is_closed
+    assert other.found[1, "eval/copy/nlp"] == -1.0
+    shown = events_of(tmp_path)["scalars"]
+    assert {name for _, name in other.found} == set(shown)
+
+
+def test_the_writer_of_the_page_is_put_in_by_gin(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/logging.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (settings,) = re.findall(r"^```\n(import my_log.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_log.py").write_text(code)
+    (tmp_path / "my_log.gin").write_text(settings)
+    monkeypatch.chdir(tmp_path)
+    config.load(["my_log.gin"], ["MetricsWriter.log_period=1"])
+    try:
+        writer = MetricsWriter(str(tmp_path))
+    finally:
+        gin.clear_config()
+    writer.train(1, metrics_of(1), RATES)
+    writer.close()
+    lines = (tmp_path / "lines.txt").read_text().splitlines()
+    assert "1 train/loss 4.99" in lines and "1 routing/dropped 0.2" in lines
+
+
+def test_figures_of_the_data_are_those_of_the_last_process(tmp_path):
+    for restored, share in ((0, 0.5), (2, 0.25)):
+        writer = MetricsWriter(str(tmp_path), restored, log_period=1)
+        writer.data("copy", {"truncated_inputs": share})
+        for step in (restored + 1, restored + 2):
+            writer.train(step, metrics_of(step), RATES)
+        writer.close()
+    found = [r for r in read_metrics(str(tmp_path)) if r["kind"] == "data"]
+    assert found == [{"step": 2, "kind": "data", "task": "copy", "truncated_inputs": 0.25}]
+    tag = "data/copy/truncated_inputs"
+    assert [e.value for e in events_of(tmp_path)["scalars"][tag]] == [0.5, 0.25]
 
 
 def test_programs_read_the_same_figures(run):
@@ -143,13 +263,13 @@ def test_a_dense_model_has_neither_routing_nor_picture(tmp_path):
     writer.close()
     events = events_of(tmp_path)
     assert "train/loss" in events["scalars"] and events["images"] == {}
-    assert {tag.split("/")[0] for tag in events["scalars"]} == {"train"}
-    assert read_metrics(str(tmp_path))[0]["routing"] == {}
+    assert {tag.split("/")[0] for tag in events["scalars"]} == {"train", "norms"}
+    assert read_metrics(str(tmp_path))[0].keys().isdisjoint({"routing", "routing_mean"})
 
 
 def write_run(folder, steps, restored_step=0, evaluate=()):
     """Writes the records of `steps`, as a process that restored `restored_step` does."""
-    writer = MetricsWriter(str(folder), restored_step)
+    writer = MetricsWriter(str(folder), restored_step, log_period=1)
     for step in steps:
         writer.train(step, metrics_of(step), RATES)
         if step in evaluate:
@@ -208,7 +328,7 @@ def test_a_record_can_be_read_while_the_run_goes_on(tmp_path):
 def test_a_remote_record_is_written_now_and_then_and_with_an_evaluation(monkeypatch):
     now, flushed = [1000.0], []
     monkeypatch.setattr(writer_lib.time, "monotonic", lambda: now[0])
-    writer = MetricsWriter("ram://written/run")
+    writer = MetricsWriter("ram://written/run", log_period=1)
     flush = writer.flush
     monkeypatch.setattr(writer, "flush", lambda: (flushed.append(now[0]), flush()))
     for seconds in (1, 59, 61, 62):
@@ -231,7 +351,8 @@ def test_a_process_that_is_not_the_chief_knows_the_evaluations_and_writes_nothin
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     monkeypatch.setattr(writer_lib.runtime, "is_chief", lambda: False)
     writer = MetricsWriter(str(tmp_path), restored_step=1)
-    writer.text("config", "A = 1")
+    writer.start("A = 1", {})
+    writer.data("copy", {"truncated_inputs": 0.5})
     writer.train(2, metrics_of(2), RATES)
     writer.evaluation(2, "copy", {"nlp": -0.5})
     writer.flush()
@@ -246,7 +367,7 @@ def test_no_records_where_nothing_ran(tmp_path):
 
 def test_tensorboard_forgets_steps_that_are_made_again(tmp_path):
     for restored in (0, 1):
-        writer = MetricsWriter(str(tmp_path), restored_step=restored)
+        writer = MetricsWriter(str(tmp_path), restored_step=restored, log_period=1)
         for step in range(restored + 1, 4):
             writer.train(step, metrics_of(step + 10 * restored, ()), RATES)
         writer.close()

@@ -4,10 +4,11 @@ import pytest
 
 from switch_tf.errors import UserError
 from switch_tf.layers.router import SwitchRouter
+from switch_tf.metrics.tables import size
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant, rsqrt
-from switch_tf.setup.describe import describe, describe_optimizer
+from switch_tf.setup.describe import describe_optimizer, details, overview
 from tests.helpers import held_bytes, task_data, tiny_model, using
 
 LENGTHS = {"inputs": 16, "targets": 8}
@@ -32,7 +33,7 @@ def described(layout, batch_size=8, check=None, lengths=LENGTHS, routing=None, *
         if check is not None:
             check(model, optimizer)
         data = task_data(None, lengths, batch_size)
-        return describe(model, optimizer, mesh, data).splitlines()
+        return [*overview(model, optimizer, mesh), *details(model, data, mesh)]
 
 
 def cells(lines, first):
@@ -50,8 +51,11 @@ def mixed():
 
 def test_the_model_and_the_mesh_come_first(mixed):
     lines, parameters = mixed
-    assert lines[:2] == [
-        f"model: {parameters:,} parameters, 1 + 1 layers, computes in float32",
+    assert lines[0] == (
+        f"model: {parameters:,} parameters, 1 + 1 layers, 2 Switch layers of 8 experts, computes "
+        "in float32"
+    )
+    assert lines[2:3] == [
         "mesh: batch 2, model 4; rules: batch -> batch, experts -> batch, d_ff -> model, "
         "vocab -> model",
     ]
@@ -61,9 +65,9 @@ def test_the_model_and_the_mesh_come_first(mixed):
     "name, axes, shape, layout, size",
     [
         # Of 8 x 16 x 32 floats of 4 bytes, an eighth.
-        ("experts/wi", "experts d_model d_ff", "8x16x32", "batch - model", "2,048"),
-        ("experts/wo", "experts d_ff d_model", "8x32x16", "batch model -", "2,048"),
-        ("router/kernel", "d_model -", "16x8", "- -", "512"),
+        ("experts/wi", "experts d_model d_ff", "8x16x32", "batch - model", "2.05 kB"),
+        ("experts/wo", "experts d_ff d_model", "8x32x16", "batch model -", "2.05 kB"),
+        ("router/kernel", "d_model -", "16x8", "- -", "0.512 kB"),
     ],
 )
 def test_a_weight_is_shown_with_axes_shape_layout_and_bytes(mixed, name, axes, shape, layout, size):
@@ -78,7 +82,7 @@ def test_every_weight_has_a_row():
     )
     heading = next(i for i, line in enumerate(lines) if line.startswith("weight "))
     rows = lines[heading + 1 :][: len(paths)]
-    assert cells(lines, "weight") == ["weight", "axes", "shape", "layout", "bytes/device"]
+    assert cells(lines, "weight") == ["weight", "axes", "shape", "layout", "a device"]
     assert [row.split()[0] for row in rows] == paths
 
 
@@ -92,8 +96,8 @@ def test_the_bytes_are_those_that_a_device_holds(layout):
         sums.extend(sum(map(held_bytes, variables)) for variables in (weights, slots))
 
     lines = described(ALL[layout], batch_size=16, check=check)
-    expected = f"per device: weights {sums[0]:,} bytes, optimizer slots {sums[1]:,} bytes"
-    assert expected in lines
+    expected = f"per device: weights {size(sums[0])}, optimizer slots {size(sums[1])}"
+    assert lines[1] == expected
 
 
 def test_groups_and_capacities_of_each_switch_layer_are_shown(mixed):
@@ -146,7 +150,7 @@ def test_what_is_in_force_is_said():
     routing = {"policy": "input_dropout", "z_loss_coef": 1e-3}
     rates = {"dropout_rate": 0.1, "expert_dropout_rate": 0.4, "dtype": "bfloat16"}
     lines = described(ALL["one device"], routing=routing, **rates)
-    assert lines[2:5] == [
+    assert lines[3:6] == [
         "float32: weights, norms, losses, attention logits, softmax logits",
         "dropout: rate 0.1, inside the experts 0.4",
         "router: SwitchRouter in float32, input_dropout 0.1, in eval argmax; capacity factor 1.25, "
@@ -192,12 +196,13 @@ def test_other_capacities_that_are_cut_are_said_once(setting, value, name):
 
 def test_a_dense_model_is_said_to_be_dense():
     lines = described(ALL["one device"], expert_frequency=0, dtype="bfloat16")
+    assert ", dense, " in lines[0]
     assert lines[-1] == "no switch layers: the model is dense"
     assert lines[0].endswith("computes in bfloat16")
 
 
 def test_a_mesh_without_rules_is_said_to_have_none():
-    assert described(("batch:2", ""))[1] == "mesh: batch 2; rules: none"
+    assert described(("batch:2", ""))[2] == "mesh: batch 2; rules: none"
 
 
 def test_groups_that_do_not_divide_are_one_line():

@@ -91,6 +91,36 @@ def test_a_run_logs_each_step_evaluates_each_period_and_keeps_checkpoints(whole)
     assert ModelDir(str(whole)).steps() == [3, 6]
 
 
+def test_the_start_says_what_matters_first_and_the_rest_in_a_file(whole, tmp_path, capsys):
+    pretrain(tmp_path, TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={"inputs": 4, "targets": 4})
+    told = capsys.readouterr().out.splitlines()
+    heads = [
+        "trains on toy_mixture, train: batches of 4 rows of 4 + 4 tokens (32 a step)",
+        "model:",
+    ]
+    heads += ["per device: weights", "mesh:", "data:", "starts from", "evaluation: validation,"]
+    heads += ["learning rate:", "loss:", "every setting, weight with its layout and Switch layer:"]
+    first = next(i for i, line in enumerate(told) if line.startswith("trains on"))
+    for line, head in zip(told[first:], heads, strict=False):
+        assert line.startswith(head)
+    description = (tmp_path / "description.txt").read_text()
+    for text in ("router: SwitchRouter", "model/embedding/table", "switch layer"):
+        assert text in description and not any(line.startswith(text) for line in told)
+
+
+def test_what_is_truncated_is_told_and_logged_by_task(tmp_path, capsys):
+    pretrain(tmp_path, TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={"inputs": 4, "targets": 4})
+    told = capsys.readouterr().out
+    for split in ("train", "validation"):
+        assert re.search(
+            rf"^{split} of toy_copy: [\d.]+% of inputs and [1-9][\d.]+% of ", told, re.M
+        )
+    assert {r["task"] for r in records(tmp_path, "data")} == {"toy_copy", "toy_copy_too"}
+    longer = sum(1 + i % 5 + 1 > 4 for i in range(toy_task.NUM_VALIDATION))
+    for record in records(tmp_path, "evaluation"):
+        assert record["truncated_targets"] == longer / toy_task.NUM_VALIDATION
+
+
 def test_the_last_smaller_batch_is_evaluated_too(whole):
     targets = [len("abcdefgh"[i % 8] * (1 + i % 5)) + 1 for i in range(toy_task.NUM_VALIDATION)]
     assert {r["tokens"] for r in records(whole, "evaluation")} == {sum(targets)}
@@ -221,7 +251,8 @@ def test_a_run_tells_and_keeps_each_tasks_best_evaluation(tmp_path, capsys):
     for task in ("toy_copy", "toy_copy_too"):
         of_task = [r for r in evaluations if r["task"] == task]
         best = max(of_task, key=lambda r: r["nlp"])
-        assert found[task]["nlp"] == {"value": best["nlp"], "step": best["step"]}
+        kept = {"checkpoint": f"checkpoint_{best['step']}"}
+        assert found[task]["nlp"] == {"value": best["nlp"], "step": best["step"]} | kept
         assert f"nlp {best['nlp']:.4g} at step {best['step']}" in told
         assert f"best of {task}: " in told
         assert "tokens" not in found[task]
@@ -421,8 +452,9 @@ def test_weights_that_a_run_could_not_go_on_from_are_not_saved(tmp_path, monkeyp
     apply = Adafactor.apply
 
     def spoil(self, gradients, variables, step):
-        apply(self, gradients, variables, step)
+        updates = apply(self, gradients, variables, step)
         variables[0].value.assign(variables[0].value * math.nan)
+        return updates
 
     monkeypatch.setattr(Adafactor, "apply", spoil)
     with pytest.raises(UserError, match=r"step \d+ left weights whose loss is (nan|inf): they are"):

@@ -1,0 +1,63 @@
+import pytest
+import seqio
+import tensorflow as tf
+
+from switch_tf.data import truncation
+from switch_tf.data.truncation import Truncation
+from tests.data import cached_tasks
+from tests.helpers import task_data
+
+FEATURES = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
+# With the end of sequence, of rows of 8 and 4 tokens: one of three inputs is longer, no target.
+TEXTS = {"truncation_long": ["a", "a" * 7, "a" * 8], "truncation_short": ["a"] * 3}
+LENGTHS = {"inputs": 8, "targets": 4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    for name, inputs in TEXTS.items():
+
+        def read(split, shuffle_files, seed=None, inputs=inputs):
+            given = {"inputs": inputs, "targets": ["yes"] * len(inputs)}
+            return tf.data.Dataset.from_tensor_slices(given)
+
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(read, ["train"]),
+            preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+            output_features=FEATURES,
+        )
+    seqio.MixtureRegistry.add("truncation_mixture", list(TEXTS), default_rate=1.0)
+    yield
+    seqio.MixtureRegistry.remove("truncation_mixture")
+    for name in TEXTS:
+        seqio.TaskRegistry.remove(name)
+
+
+def test_a_whole_split_is_counted_exactly_by_task():
+    found = truncation.count(task_data("truncation_mixture", LENGTHS, 2))
+    assert found == {
+        "truncation_long": Truncation(3, 1 / 3, 0.0),
+        "truncation_short": Truncation(3, 0.0, 0.0),
+    }
+    assert truncation.lines(found) == [
+        "truncation_long: 33.3% of inputs and 0.0% of targets are truncated (of 3 examples); "
+        "TASK_FEATURE_LENGTHS"
+    ]
+
+
+def test_a_sample_is_the_first_examples():
+    data = task_data("truncation_long", {"inputs": 2, "targets": 3}, 2)
+    assert truncation.count(data, 2) == {"truncation_long": Truncation(2, 0.5, 1.0)}
+
+
+def test_a_cached_task_is_counted_without_its_source(tmp_path):
+    cached_tasks.forget()
+    cached_tasks.write(tmp_path, "cached_pairs", ("train",))
+    seqio.add_global_cache_dirs([str(tmp_path)])
+    try:
+        data = task_data("cached_pairs", {"inputs": 2, "targets": 64}, 2, use_cached=True)
+        (found,) = truncation.count(data, 10).values()
+    finally:
+        cached_tasks.forget()
+    assert found.examples == 10 and found.inputs > 0 and found.targets == 0
