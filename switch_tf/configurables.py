@@ -38,6 +38,7 @@ class Configurable:
       makes: the return type, or the class itself; Any if unknown.
       bases: names of the classes to which it passes its remaining keyword arguments.
       required: parameters that have no value unless gin gives one.
+      declaration: the syntax tree of the function or class; None if it is not read.
     """
 
     selector: str
@@ -46,6 +47,7 @@ class Configurable:
     makes: Any = Any
     bases: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    declaration: ast.FunctionDef | ast.ClassDef | None = None
 
     @property
     def name(self) -> str:
@@ -119,6 +121,7 @@ def _decorated(node, module: str, names: annotations.Names) -> Iterator[Configur
             makes=names[node.name] if is_class else names.annotation(node.returns),
             bases=tuple(map(ast.unparse, node.bases)) if ours and is_class else (),
             required=tuple(_required(node, names, module)),
+            declaration=node,
         )
 
 
@@ -269,23 +272,23 @@ def _parameters(
       names: the names in its module.
       any_keyword: whether `**kwargs` accepts any name.
     """
-    init = _init(node)
+    init = constructor(node)
     if init is None and (node.bases or node.keywords):
         # Our layers pass them to their base; others accept any name.
         return None if any_keyword else {}
     if init is not None and init.args.kwarg and any_keyword:
         return None
-    return {n: names.annotation(kind, default) for n, kind, default in _declared(node)}
+    return {n: names.annotation(kind, default) for n, kind, default in declared(node)}
 
 
 def _required(node, names: annotations.Names, module: str) -> Iterator[str]:
     """The parameters of a function or class whose default stands for a missing value."""
-    for name, _, default in _declared(node):
+    for name, _, default in declared(node):
         if default is not None and names.full_name(default, module) in _MISSING:
             yield name
 
 
-def _init(node: ast.FunctionDef | ast.ClassDef) -> ast.FunctionDef | None:
+def constructor(node: ast.FunctionDef | ast.ClassDef) -> ast.FunctionDef | None:
     """The function that takes a class's arguments, if it has one; a function itself."""
     if isinstance(node, ast.FunctionDef):
         return node
@@ -293,11 +296,11 @@ def _init(node: ast.FunctionDef | ast.ClassDef) -> ast.FunctionDef | None:
     return next((m for m in methods if m.name in ("__init__", "__new__")), None)
 
 
-def _declared(
+def declared(
     node: ast.FunctionDef | ast.ClassDef,
 ) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
     """Yields name, annotation and default of each parameter of a function, class or dataclass."""
-    init = _init(node)
+    init = constructor(node)
     if init is None:
         is_dataclass = any("dataclass" in ast.unparse(d) for d in node.decorator_list)
         fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and is_dataclass]

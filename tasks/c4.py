@@ -17,7 +17,15 @@ TASK = "c4_span_corruption"
 def patterns(
     train: Pattern | None = None, validation: Pattern | None = None
 ) -> dict[str, str | None]:
-    """Split -> the pattern of its shards; None reads DATA_DIR, or else TFDS."""
+    """Where the shards of C4 are.
+
+    Args:
+      train: the pattern of the split's shards; None reads DATA_DIR, or else TFDS.
+      validation: the same for the validation split.
+
+    Returns:
+      Split -> pattern.
+    """
     return {"train": train, "validation": validation}
 
 

@@ -29,7 +29,7 @@ def settings(
     Args:
       train: a path pattern or several, local, where `**` matches any folders, or remote. Use many
         files rather than one large file: they are shuffled and read in parallel.
-      validation: likewise, for the validation split.
+      validation: the same for the validation split.
 
     Returns:
       Split -> patterns.

@@ -36,7 +36,7 @@ def settings(
 
     Args:
       train: the pattern of a language's shards; None reads DATA_DIR, or else TFDS.
-      validation: likewise, for the validation split.
+      validation: the same for the validation split.
       languages: names from `LANGUAGES`; None selects all, or all whose shards exist.
       temperature: mixing rates are document counts to the power of 1 / temperature. 1 mixes as in
         the corpus; higher values favour small languages, at the risk of repeating their text too

@@ -33,7 +33,7 @@ class SwitchMaxRouter(SwitchRouter):
     2021).
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       in_decoder: allows the router in a decoder, where it sees future tokens. Leave it off, and
         keep the decoder dense (`TransformerEncoderDecoder.decoder_sparse_layers=()`).
       **kwargs: arguments of `SwitchRouter`.
@@ -67,7 +67,7 @@ class ExpertChoiceRouter(Router):
     evaluation capacity.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       in_decoder: allows the router in a decoder, where it sees future tokens. Leave it off, and
         keep the decoder dense (`TransformerEncoderDecoder.decoder_sparse_layers=()`).
       **kwargs: arguments of `Router`; the capacity factor is the mean number of experts per token.

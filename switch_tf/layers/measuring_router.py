@@ -34,7 +34,7 @@ class ZipfRouter(UniformRouter):
     The draw depends on (seed, step, layer), not on the tokens.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       exponent: skew of the load; 0 is an even load, larger values send more tokens to few experts.
       **kwargs: arguments of `Router`.
 

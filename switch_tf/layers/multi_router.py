@@ -45,7 +45,7 @@ class TopKRouter(Router):
     """Sends each token to its k likeliest experts and normalises their gates to sum to 1.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       k: experts per token. Expert computation and all-to-all traffic grow with k, because the
         capacity factor has to. 2 is usual, as in GShard; for 1, use `SwitchRouter`.
       normalize_gates: whether the gates of a token sum to 1; otherwise they are the probabilities,
@@ -81,11 +81,11 @@ class Top2Router(Router):
     where the second expert is then not visited.
 
     Args:
-      num_experts: E, at least 2.
+      num_experts: number of experts, E, at least 2.
       second_policy: which second experts are visited: "all", "none", "threshold" (gate above
         `second_threshold`), or "random" (with probability gate / `second_threshold`). "random", as
         in Mesh-TensorFlow, saves capacity by mostly skipping second experts with a small gate.
-      eval_second_policy: same, in evaluation; None uses `second_policy`.
+      eval_second_policy: the second policy in evaluation; None uses `second_policy`.
       second_threshold: gate above which "threshold" and "random" always visit the second expert.
         Higher values visit fewer and save capacity; Mesh-TensorFlow uses 0.2.
       second_place_loss: adds half the load-balancing loss of the second choices.
@@ -171,7 +171,7 @@ class NoTokenLeftBehindRouter(Router):
     The gate is the probability of the expert that took the token.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       k: number of experts a token tries. More tries drop fewer tokens, but each costs a pass over
         the choices; 4 is the default, as in Mesh-TensorFlow.
       **kwargs: arguments of `Router`.

@@ -35,11 +35,12 @@ class Router(Layer):
     gin, `Router.capacity_factor` and so on apply to all routers.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       capacity_factor: in training, an expert's capacity relative to its share of an even load.
         Expert computation and all-to-all traffic grow with it, and fewer tokens are dropped. 1.0
         to 1.25 is a good choice: the paper's Table 1 reaches its threshold sooner than with 2.0.
-      eval_capacity_factor: same, in evaluation; 2.0 drops few tokens and costs no training time.
+      eval_capacity_factor: the capacity factor in evaluation; 2.0 drops few tokens and costs no
+        training time.
       min_capacity: smallest number of tokens per group that an expert takes. Matters for small
         groups and many experts, where the factor rounds down to 0 or 1 and many tokens would be
         dropped. 4 in Mesh-TensorFlow and Flaxformer, 2 in the latter's Switch-C and Switch-XXL.
@@ -63,7 +64,7 @@ class Router(Layer):
         `input_dropout` or `input_jitter`, which perturb the input of the router but not that of
         the experts. None uses the class's default: the paper's best, `input_jitter`, where
         Mesh-TensorFlow has it.
-      eval_policy: same, in evaluation; keep `argmax` for repeatable outputs.
+      eval_policy: exploration in evaluation; keep `argmax` for repeatable outputs.
       jitter: `input_jitter` multiplies the input by uniform(1 - jitter, 1 + jitter); paper: 1e-2.
       input_dropout_rate: rate of `input_dropout`; 0.1 as in Mesh-TensorFlow.
       dtype: dtype of noise, logits and softmax. Keep "float32"; "bfloat16" reproduces the arm of
@@ -315,7 +316,7 @@ class SwitchRouter(Router):
     """Top-1 routing: expert = argmax p, gate = p[expert] (paper, Eq. 2).
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       temperature: the policy `sample` draws the expert from softmax(h / temperature). Higher
         values explore more; `sample` was the worst policy in the paper (Table 11).
       **kwargs: arguments of `Router`.

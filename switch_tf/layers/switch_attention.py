@@ -17,7 +17,7 @@ class ProjectionExperts(Layer):
     """E experts holding input kernels of attention, each applied to its own buffer of tokens.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       kernels: which kernels an expert has, out of "query", "key" and "value".
       num_heads, d_kv: number of heads and width of each.
       init_scale: s of the fan-in initialisation.
@@ -65,9 +65,10 @@ class SwitchProjection(SwitchLayer):
     """A Switch layer with linear experts that compute queries, or keys and values.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       kernels: which kernels an expert has, out of "query", "key" and "value".
-      num_heads, d_kv: number of heads and width of each.
+      num_heads: number of heads.
+      d_kv: width of each head.
       **kwargs: arguments of `SwitchLayer`.
     """
 

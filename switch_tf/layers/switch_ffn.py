@@ -16,7 +16,7 @@ class Experts(Layer):
     """E feed-forward layers, each applied to its own buffer of tokens.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       d_ff: width of each expert's hidden layer.
       activation: "relu" or "geglu".
       dropout_rate: expert dropout, on the hidden layer inside the experts (paper, Sec. 4.2).
@@ -63,8 +63,9 @@ class SwitchFFN(SwitchLayer):
     """A feed-forward layer of E experts; the router sends each token to one (paper, Sec. 2.1).
 
     Args:
-      num_experts: E. Parameters grow with E, FLOPs per token stay about the same; the paper gains
-        from 2 up to 256 experts (Fig. 4). A multiple of the mesh dimension that shards experts.
+      num_experts: number of experts, E. Parameters grow with E, FLOPs per token stay about the
+        same; the paper gains from 2 up to 256 experts (Fig. 4). A multiple of the
+        mesh dimension that shards experts.
       d_ff: width of each expert's hidden layer.
       activation: "relu" or "geglu".
       expert_dropout_rate: dropout on the experts' hidden layer. 0 in pre-training; in fine-tuning

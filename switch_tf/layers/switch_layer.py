@@ -33,7 +33,7 @@ class SwitchLayer(Layer):
       output_axis: axis name of the experts' last dimension, if a mesh may shard it.
 
     Args:
-      num_experts: E.
+      num_experts: number of experts, E.
       group_size: S, the maximum number of tokens routed together; groups are equal, so the largest
         possible divisor of the batch's tokens is used. None makes each sequence a group. Larger
         groups balance better, so that fewer tokens are dropped at the same capacity factor, but

@@ -49,7 +49,10 @@ class TransformerEncoderDecoder(Layer):
     Args:
       vocab_size: number of rows of the embedding, at least the size of the vocabulary. Round it up
         so that a mesh that shards the vocabulary divides it; T5 rounds up to a multiple of 128.
-      d_model, d_kv, num_heads, d_ff: widths.
+      d_model: width of the embedding and between layers.
+      d_kv: width of the queries, keys and values of a head.
+      num_heads: number of attention heads.
+      d_ff: width of the hidden layer of feed-forward layers, and of each expert.
       num_layers: number of blocks in the encoder, and in the decoder.
       activation: activation of the feed-forward layers, "relu" (T5 1.0) or "geglu" (T5 1.1, and
         the models of the paper's Table 9).

@@ -49,6 +49,9 @@ def _named(schedule: Schedule, text: str) -> Schedule:
 def constant(value: NonNegative) -> Schedule:
     """`value` at every step, as in the paper's fine-tuning (Sec. 3.1); T5 uses 0.001 there.
 
+    Args:
+      value: the learning rate.
+
     >>> schedule = constant(0.5)
     >>> float(schedule(0)), float(schedule(1000))
     (0.5, 0.5)
@@ -63,6 +66,10 @@ def rsqrt(warmup_steps: Count = 10_000, scale: NonNegative = 1.0) -> Schedule:
     Constant during the warm-up, then decays with the inverse square root of the step. The peak is
     scale / sqrt(warmup_steps), so a shorter warm-up raises it: T5's 10,000 steps give 0.01, the
     100 steps of short runs 0.1.
+
+    Args:
+      warmup_steps: steps at the start during which the rate is constant.
+      scale: factor of the whole curve; 1.0 is T5's.
 
     >>> schedule = rsqrt(warmup_steps=4)
     >>> float(schedule(0)), float(schedule(16))
@@ -84,6 +91,12 @@ def linear_decay(
     With w = warmup_steps and T = total_steps: peak · step/w for step < w, then
     peak + (end - peak) · (step - w)/(T - w), and `end` from T on. Without a warm-up it starts at
     `peak`. Set T to TRAIN_STEPS; a run extended beyond T would train on at `end`.
+
+    Args:
+      peak: the highest learning rate, at the end of the warm-up.
+      warmup_steps: steps during which the rate rises; 0 starts at `peak`.
+      total_steps: the step at which `end` is reached.
+      end: the learning rate of that step and of all later ones.
 
     >>> schedule = linear_decay(peak=1.0, warmup_steps=4, total_steps=12)
     >>> [float(schedule(step)) for step in (0, 2, 4, 10, 12, 13)]

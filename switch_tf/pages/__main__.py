@@ -34,10 +34,9 @@ def main(argv: Sequence[str]) -> int:
     for page in pages:
         if page.needs_run and not args.model_dir:
             raise UserError(f"{page.name} is made of a run: give its MODEL_DIR by --model_dir")
-    runtime.start(
-        max((page.devices for page in pages), default=1),
-        shows_lowered=any(page.shows_lowered for page in pages),
-    )
+    devices = max((page.devices for page in pages), default=0)
+    if devices:
+        runtime.start(devices, shows_lowered=any(page.shows_lowered for page in pages))
     if args.check:
         return _check(pages, args.folder, args.model_dir)
     for page in pages:

@@ -14,7 +14,7 @@ class Page:
       name: the argument of `python -m switch_tf.pages`.
       is_cheap: whether it takes seconds; a test then checks that docs/ is up to date.
       needs_run: whether it is generated from a run's checkpoint.
-      devices: number of devices with which the process has to start.
+      devices: number of devices with which the process has to start; 0 if it needs no TensorFlow.
       shows_lowered: see `runtime.start`.
     """
 
@@ -34,7 +34,7 @@ class Page:
         Raises:
           UserError: there is no run, or no checkpoint.
         """
-        # Imported here, because it imports TensorFlow.
+        # Imported here, because most import TensorFlow.
         module = importlib.import_module(f"switch_tf.pages.{self.name}")
         module.write(folder, *([model_dir] if self.needs_run else []))
 
@@ -52,6 +52,7 @@ PAGES = {
     for page in (
         Page("models", is_cheap=True),
         Page("task_table", is_cheap=True),
+        Page("reference", is_cheap=True, devices=0),
         Page("sharding", devices=8, shows_lowered=True),
         Page("switch_layer", needs_run=True),
     )
