@@ -1,9 +1,13 @@
-"""The Python of each page in docs/ runs, a page's snippets one after the other."""
+"""The Python of each page in docs/ runs, and its commands, settings and links are right."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from switch_tf import config, configurables
+from switch_tf.commands import launch
 
 ROOT = Path(__file__).parent.parent
 # Its code is a module of the user's, which tests/tasks/test_own_task.py runs.
@@ -30,3 +34,58 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     names = {"__name__": page.stem}
     for code in snippets(page):
         exec(compile(code, str(page), "exec"), names)
+
+
+ALL = sorted((ROOT / "docs").glob("*.md"))
+# Commands that take the gin files of a run; those with dots leave the rest to the reader.
+COMMANDS = [
+    pytest.param(command.replace("\\\n", " "), id=f"{page.name}-{number}")
+    for page in ALL
+    for number, command in enumerate(
+        re.findall(r"^switch-tf (?:train|eval|plan|bench) (?:.*\\\n)*.*", page.read_text(), re.M)
+    )
+    if "..." not in command
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_passes_the_checks_before_tensorflow(command):
+    _, name, *words = shlex.split(command)
+    files = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
+    # The page's own module of tasks is not there.
+    bindings = [
+        word.removeprefix("--gin.")
+        for word in words
+        if word.startswith("--gin.") and "my_tasks" not in word
+    ]
+    if name != "train" and "runs/pretrain.gin" in files:
+        # Only training needs it.
+        bindings.append("MODEL_DIR=''")
+    launch.check_mesh(config.precheck(files, bindings))
+
+
+@pytest.mark.parametrize("name", ["comparison.md", "faq.md", "glossary.md"])
+def test_a_setting_that_a_page_names_is_there(name):
+    source = configurables.project_source()
+    known = {c.name: c.parameters or {} for c in source.configurables}
+    macros = set(re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "docs/reference.md").read_text(), re.M))
+    found = 0
+    for code in re.findall(r"`([^`\n]+)`", (ROOT / "docs" / name).read_text()):
+        setting = code.removeprefix("--gin.").partition("=")[0]
+        owner, dot, parameter = setting.rpartition(".")
+        if re.fullmatch("(?!NAME)[A-Z]+(_[A-Z]+)*", setting):
+            assert setting in macros, code
+        elif setting.startswith("@"):
+            assert setting[1:] in known, code
+        elif dot and owner in known:
+            assert parameter in known[owner], code
+        else:
+            continue
+        found += 1
+    assert found
+
+
+@pytest.mark.parametrize("page", ALL, ids=lambda page: page.name)
+def test_a_link_of_a_page_leads_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#\s]+)[^)]*\)", page.read_text()):
+        assert (page.parent / target).exists(), target
