@@ -133,7 +133,9 @@ def macro(name: str, *default: Any, annotation: Any = Any) -> Any:
             return default[0]
         raise UserError(f"{name} is not set: pass --gin.{name}=VALUE") from None
     value = gin.get_configurable(f"{name}/gin.macro")()
-    rules.check(name, value, annotation)
+    # A default of None makes the annotation optional, as that of a parameter.
+    if value is not None or None not in default:
+        rules.check(name, value, annotation)
     return value
 
 

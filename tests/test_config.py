@@ -7,7 +7,7 @@ import textwrap
 import gin
 import pytest
 
-from switch_tf import config, configurables, gin_files
+from switch_tf import config, configurables, gin_files, rules
 from switch_tf.errors import UserError
 
 
@@ -307,6 +307,13 @@ def test_loading_again_forgets_what_was_loaded_before(project):
     assert config.macro("A", None) is None
     with pytest.raises(UserError, match="^A is not set: pass --gin.A=VALUE$"):
         config.macro("A")
+
+
+def test_a_macro_that_python_reads_is_checked_and_may_be_its_default(project):
+    config.load([], ["SEED=None"])
+    assert config.macro("SEED", None, annotation=rules.Count) is None
+    with pytest.raises(UserError, match="^SEED=None: give a whole number of at least 1"):
+        config.macro("SEED", 3, annotation=rules.Count)
 
 
 def test_the_operative_config_has_the_macros_that_python_read(project):

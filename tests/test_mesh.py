@@ -167,6 +167,7 @@ PROCESS = """
 from switch_tf import runtime
 runtime.start(4)
 import os
+import sys
 import numpy as np
 import tensorflow as tf
 from tensorflow.experimental import dtensor
@@ -183,6 +184,8 @@ with mesh_lib.use(mesh):
     assert not mesh_lib.to_numpy(zeros).any() and zeros.shape == [4, 4]
 dtensor.barrier(mesh.dtensor_mesh)
 print(runtime.is_chief(), held, total, (whole == value).all(), flush=True)
+# The first process serves the barrier: it stays until the other has passed it.
+sys.stdin.read()
 os._exit(0)
 """
 
@@ -198,6 +201,7 @@ def test_two_processes_hold_their_own_parts_of_one_mesh():
         started.append(
             subprocess.Popen(
                 [sys.executable, "-c", PROCESS],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -205,7 +209,8 @@ def test_two_processes_hold_their_own_parts_of_one_mesh():
             )
         )
     try:
-        outputs = [process.communicate(timeout=300) for process in started]
+        # The input is closed by `communicate`, so the second process ends before the first.
+        outputs = [process.communicate(timeout=300) for process in reversed(started)][::-1]
     finally:
         for process in started:
             process.kill()

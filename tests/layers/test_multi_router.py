@@ -90,7 +90,7 @@ def test_no_token_is_left_behind_while_an_expert_of_its_choice_has_room():
         (lambda: Top2Router(1), "Top2Router has num_experts=1: give it 2 or more"),
         (
             lambda: Top2Router(4, second_policy="any"),
-            "second_policy='any': give 'all' or 'none' or 'threshold'",
+            "second_policy='any': give 'all', 'none', 'threshold' or 'random'",
         ),
     ],
 )

@@ -392,5 +392,5 @@ def test_policies_of_training_and_evaluation_are_chosen_apart():
 
 @pytest.mark.parametrize("name", ["policy", "eval_policy"])
 def test_an_unknown_policy_is_told(name):
-    with pytest.raises(UserError, match=f"SwitchRouter.{name}='max': give 'argmax' or 'sample'"):
+    with pytest.raises(UserError, match=f"SwitchRouter.{name}='max': give 'argmax', 'sample'"):
         SwitchRouter(4, **{name: "max"})

@@ -158,7 +158,7 @@ def test_bad_records_may_be_left_out_and_are_counted(tmp_path, capsys):
     "macros, message",
     [
         ({"DATA_DIR": "/no/such"}, "DATA_DIR='/no/such': no such folder"),
-        ({"BAD_DATA": "drop"}, "BAD_DATA='drop' is none of stop, skip"),
+        ({"BAD_DATA": "drop"}, "BAD_DATA='drop': give 'stop' or 'skip'"),
         ({"VOCABULARY_PATH": "no.model"}, "VOCABULARY_PATH='no.model': no such file; set"),
     ],
 )
