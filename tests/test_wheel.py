@@ -1,5 +1,6 @@
 """What an installation gets, from a wheel that is built here."""
 
+import email
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from switch_tf import configurables
 
@@ -51,3 +54,29 @@ def test_it_has_one_package_and_one_command(wheel):
         "[console_scripts]",
         "switch-tf = switch_tf.commands.main:entry",
     ]
+
+
+# What builds the project, which requirements.in has so that it needs no network.
+BUILD_TOOLS = {"setuptools", "wheel"}
+
+
+def test_it_asks_for_what_the_lock_is_made_of(wheel):
+    (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")]
+    facts = email.message_from_bytes(wheel.read(name))
+    asked = {wanted(line) for line in facts.get_all("Requires-Dist")}
+    lines = (ROOT / "requirements.in").read_text().splitlines()
+    locked = {wanted(line) for line in lines if not line.startswith("#")}
+    assert asked == {(name, version) for name, version in locked if name not in BUILD_TOOLS}
+
+
+def wanted(line):
+    """Name and versions of a requirement, without the group that it is in."""
+    requirement = Requirement(line)
+    return canonicalize_name(requirement.name), str(requirement.specifier)
+
+
+def test_tools_of_development_are_an_extra(wheel):
+    (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")]
+    lines = email.message_from_bytes(wheel.read(name)).get_all("Requires-Dist")
+    extra = {Requirement(line).name for line in lines if Requirement(line).marker}
+    assert extra == {"pytest", "pytest-xdist", "ruff"}
