@@ -104,7 +104,7 @@ def test_each_gradient_is_reduced_once_over_the_batch(name):
     )
     reduced = sum(c.size for c in found if c.kind == "all-reduce" and c.devices == shape["batch"])
     # Beside the step's figures, and what is lost to rounding.
-    assert held <= reduced <= held + 7 * 1024
+    assert held <= reduced <= held + 8 * 1024
 
 
 @pytest.mark.parametrize("name", ["model", "model_data", "expert_model_data"])

@@ -26,9 +26,9 @@ LAYOUTS = {
 def trained(
     layout,
     microbatches,
-    factor="NUM_REAL_TARGET_TOKENS",
+    factor,
+    router_z_loss,
     dropout_rate=0.0,
-    router_z_loss=0.0,
     rematerialize=False,
 ):
     """Figures of three steps, and the weights and sums after them.
@@ -62,23 +62,24 @@ def trained(
         return figures, weights, step
 
 
+REAL_TOKENS, PER_SEQUENCE = ("NUM_REAL_TARGET_TOKENS", 0.1), ("AVERAGE_PER_SEQUENCE", 0.0)
+
+
 @pytest.mark.parametrize(
-    "factor, router_z_loss",
-    [("NUM_REAL_TARGET_TOKENS", 0.0), ("NUM_REAL_TARGET_TOKENS", 0.1), ("AVERAGE_PER_SEQUENCE", 0)],
-)
-@pytest.mark.parametrize(
-    "layout, parts",
+    "layout, parts, objective",
     [
-        ("one device", 2),
-        ("one device", 8),
-        ("experts with data", 2),
-        ("with a model dimension", 4),
+        ("one device", 2, REAL_TOKENS),
+        ("one device", 8, REAL_TOKENS),
+        ("one device", 8, PER_SEQUENCE),
+        ("experts with data", 2, REAL_TOKENS),
+        ("experts with data", 2, PER_SEQUENCE),
+        ("with a model dimension", 4, REAL_TOKENS),
+        ("with a model dimension", 4, PER_SEQUENCE),
     ],
 )
-def test_parts_give_the_updates_of_the_whole(layout, parts, factor, router_z_loss):
-    options = {"factor": factor, "router_z_loss": router_z_loss}
-    whole, weights, _ = trained(layout, 1, **options)
-    figures, weights_of_parts, _ = trained(layout, parts, **options)
+def test_parts_give_the_updates_of_the_whole(layout, parts, objective):
+    whole, weights, _ = trained(layout, 1, *objective)
+    figures, weights_of_parts, _ = trained(layout, parts, *objective)
     for one, other in zip(whole, figures, strict=True):
         for name in ("loss", "nlp", "z_loss", "tokens", "accuracy", "learning_rate"):
             assert other[name] == pytest.approx(one[name], rel=2e-5), name
@@ -95,8 +96,8 @@ def test_parts_give_the_updates_of_the_whole(layout, parts, factor, router_z_los
 
 @pytest.mark.parametrize("layout, parts", [("one device", 8), ("experts with data", 2)])
 def test_parts_whose_activations_are_made_again_give_them_too(layout, parts):
-    expected = trained(layout, 1, router_z_loss=0.1)
-    found = trained(layout, parts, router_z_loss=0.1, rematerialize=True)
+    expected = trained(layout, 1, *REAL_TOKENS)
+    found = trained(layout, parts, *REAL_TOKENS, rematerialize=True)
     for one, other in zip(expected[0], found[0], strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=2e-5)
     for path, value in expected[1].items():
@@ -133,7 +134,7 @@ def test_over_positions_the_routers_losses_are_means_over_parts_as_in_mesh_tenso
 
 def test_sums_lie_where_their_variables_lie_and_start_anew():
     with using(LAYOUTS["experts with data"]):
-        step = trained("experts with data", 2)[2]
+        step = trained("experts with data", 2, *REAL_TOKENS)[2]
         sums = step._parts.sums
         for total, variable in zip(sums, step._model.trainable_variables, strict=True):
             assert total.layout.sharding_specs == variable.value.layout.sharding_specs
@@ -141,9 +142,11 @@ def test_sums_lie_where_their_variables_lie_and_start_anew():
 
 
 def test_a_run_with_dropout_made_again_has_the_same_losses():
-    runs = [trained.__wrapped__("one device", 2, dropout_rate=0.5)[0] for _ in range(2)]
+    runs = [
+        trained.__wrapped__("one device", 2, *REAL_TOKENS, dropout_rate=0.5)[0] for _ in range(2)
+    ]
     assert [f["loss"] for f in runs[0]] == [f["loss"] for f in runs[1]]
-    assert runs[0][0]["loss"] != trained("one device", 2)[0][0]["loss"]
+    assert runs[0][0]["loss"] != trained("one device", 2, *REAL_TOKENS)[0][0]["loss"]
 
 
 def test_each_part_draws_noise_of_its_own():

@@ -25,9 +25,9 @@ ROUTER_Z_LOSS = 0.01
 EXPERTS = "batch:batch,experts:batch"
 MODEL = "heads:model,d_ff:model,vocab:model"
 LAYOUTS = [
-    *((f"batch:{n}", "batch:batch") for n in (2, 4, 8)),
-    *((f"batch:{n}", EXPERTS) for n in (2, 4, 8)),
-    *((f"model:{n}", MODEL) for n in (2, 4, 8)),
+    ("batch:4", "batch:batch"),
+    *((f"batch:{n}", EXPERTS) for n in (2, 8)),
+    *((f"model:{n}", MODEL) for n in (2, 8)),
     *((f"batch:{n},model:{m}", f"{EXPERTS},{MODEL}") for n, m in ((2, 2), (4, 2), (2, 4))),
 ]
 
@@ -168,7 +168,7 @@ def test_memory_stays_flat_over_a_thousand_batches():
         step, same = train_step(build(), mesh), place_features(batch())
         # 2 kB each.
         assert growth(1000, lambda number: place_features(batch(number % 7))) < 500
-        assert growth(500, lambda number: step(same, number)) < 20_000
+        assert growth(250, lambda number: step(same, number)) < 20_000
 
 
 @pytest.mark.parametrize(
