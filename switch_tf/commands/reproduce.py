@@ -38,9 +38,9 @@ def _parser() -> Parser:
     )
     parser = Parser(
         prog="switch-tf reproduce",
-        description="Runs an experiment and ends with its table and picture. Ctrl-C or SIGTERM saves "
-        "and ends\nwith status 130 or 143; rerun the command to resume.\n\nexperiments:\n  "
-        + "\n  ".join(table(rows)),
+        description="Runs an experiment and ends with its table and picture. Ctrl-C or SIGTERM "
+        "saves what\nis trained and ends with status 130 or 143; rerun the command to resume.\n\n"
+        "experiments:\n  " + "\n  ".join(table(rows)),
         epilog="example:\n  switch-tf reproduce quickstart --output_dir=runs/quickstart",
     )
     parser.add_argument("experiment", metavar="NAME", help="one of the above")

@@ -169,7 +169,7 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(log: str, pattern: str) -> str:
-    """What the last process said behind `switch-tf: ` and a pattern in its last such line, or ""."""
+    """What the last process said behind `switch-tf: ` and a pattern, on its last such line."""
     last = storage.read_text(log).rpartition("\n$ ")[2]
     return (re.findall(rf"^switch-tf: {pattern}(.*)", last, re.MULTILINE) or [""])[-1]
 
