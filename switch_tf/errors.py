@@ -1,4 +1,6 @@
-"""The exception for users' mistakes."""
+"""The exceptions that end a command with one line: a user's mistake, and a signal."""
+
+import signal
 
 
 class UserError(Exception):
@@ -6,3 +8,30 @@ class UserError(Exception):
 
     `switch-tf` prints it without a traceback and exits with status 2.
     """
+
+
+class Interruption(KeyboardInterrupt):
+    """SIGINT (Ctrl-C) or SIGTERM ended the work, after it saved what it saves.
+
+    The message is one line: which signal, what is kept, and how to resume. `switch-tf` prints it
+    without a traceback and exits with the status that shells give a command that a signal ended:
+    130 for SIGINT, 143 for SIGTERM. So a scheduler can tell a run to be resumed from a finished
+    one, with status 0, and from a failed one.
+
+    A KeyboardInterrupt, so that no `except Exception` takes it for a failure.
+
+    Args:
+      number: the signal's.
+      kept: what is kept, and how to resume.
+
+    Attributes:
+      status: the exit status, 128 + `number`.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        kept: str = "only what was already written is kept; rerun the command",
+    ):
+        super().__init__(f"interrupted by {signal.Signals(number).name}: {kept}")
+        self.status = 128 + number

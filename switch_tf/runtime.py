@@ -1,4 +1,4 @@
-"""Process start: environment variables, logical devices, precision.
+"""Process start and end: environment variables, logical devices, precision, signals.
 
 These settings must be made before TensorFlow is imported or before its devices are first used, so
 no other part of the project makes them.
@@ -7,12 +7,14 @@ no other part of the project makes them.
 import contextlib
 import math
 import os
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from absl import logging as absl_logging
 
-from switch_tf.errors import UserError
+from switch_tf.errors import Interruption, UserError
 
 DEVICE_TYPES = ("CPU", "GPU", "TPU")
 # More CPU devices than this on a core only wait for each other, and each takes memory.
@@ -25,6 +27,44 @@ _device_type = "CPU"
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
 _DUMP_FOLDER = "TF_DUMP_GRAPH_PREFIX"
 _DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+
+
+@contextlib.contextmanager
+def interruptible(command: str) -> Iterator[None]:
+    """Context of a whole command, which ends with one line and an `Interruption`'s status.
+
+    It is raised by SIGINT and SIGTERM, or by what handles them itself, such as the training loop.
+
+    Args:
+      command: its name, before the line.
+
+    Raises:
+      SystemExit: the command was interrupted.
+    """
+    received = []
+
+    def interrupt(number, _):
+        received.append(number)
+        raise Interruption(number)
+
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    interruption = None
+    try:
+        yield
+    except Interruption as error:
+        interruption = error
+    except Exception:
+        # A library's import or callback may turn what `interrupt` raises into an error of its own.
+        if not received:
+            raise
+        interruption = Interruption(received[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interruption is not None:
+        if is_chief():
+            print(f"{command}: {interruption}", file=sys.stderr)
+        sys.exit(interruption.status)
 
 
 def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = False) -> None:

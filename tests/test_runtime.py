@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf import runtime
-from switch_tf.errors import UserError
+from switch_tf.errors import Interruption, UserError
 
 ALL_TO_ALL = "DTENSOR_USE_ALL_TO_ALL_RELAYOUT"
 
@@ -106,3 +107,29 @@ def test_a_user_error_in_a_layer_comes_out_as_it_is():
     with pytest.raises(UserError) as caught:
         Refuses()(tf.zeros([1]))
     assert str(caught.value) == "x is wrong: mend it"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_what_is_interruptible_whatever_a_library_makes_of_it(number, capsys):
+    before = signal.getsignal(number)
+    for swallowed in (None, ImportError("of a library"), UserError("cannot be imported")):
+        with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
+            try:
+                os.kill(os.getpid(), number)
+            except Interruption as interruption:
+                raise swallowed or interruption from None
+        assert stop.value.code == 128 + number
+        assert capsys.readouterr().err.startswith(f"a command: interrupted by {number.name}: ")
+        assert signal.getsignal(number) is before
+
+
+def test_an_error_without_a_signal_goes_through_what_is_interruptible():
+    with pytest.raises(ImportError, match="a defect"), runtime.interruptible("a command"):
+        raise ImportError("a defect")
+
+
+def test_of_several_processes_the_first_says_that_it_was_interrupted(monkeypatch, capsys):
+    monkeypatch.setenv("DTENSOR_CLIENT_ID", "1")
+    with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
+        raise Interruption(signal.SIGTERM, "saved step 2")
+    assert (stop.value.code, capsys.readouterr().err) == (143, "")

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -147,6 +148,8 @@ def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None
     # SeqIO's pipeline only imports modules on its workers; ours also need gin's values there.
     transform = beam_utils.PreprocessTask
     beam_utils.PreprocessTask = functools.partial(transform, setup_fn=setup)
+    # Beam logs the traceback of what it raises, too, be it a signal's Interruption.
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)
     options = beam.options.pipeline_options.PipelineOptions(args.pipeline_options.split(","))
     try:
         with beam.Pipeline(options=options) as pipeline:

@@ -1,12 +1,13 @@
 """`switch-tf COMMAND ...`: dispatches to the subcommand and reports errors on one line."""
 
+import contextlib
 import importlib
 import os
 import re
 import sys
 from collections.abc import Sequence
 
-from switch_tf import __version__
+from switch_tf import __version__, runtime
 from switch_tf.commands.flags import Parser
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
@@ -22,26 +23,23 @@ COMMANDS = {
     "reproduce": "run an experiment of several runs, and make its table and picture",
 }
 _USAGE_ERROR = 2
-# The exit status that shells report for a process ended by SIGINT: 128 + 2.
-_INTERRUPTED = 130
-# Likewise for SIGPIPE.
+# The exit status that shells report for a process ended by SIGPIPE: 128 + 13.
 _READER_GONE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `switch-tf` with `argv`, by default the process's own arguments.
 
-    A `UserError` becomes one line on stderr and exit status 2; an interrupt, status 130.
+    A `UserError` becomes one line on stderr and exit status 2; an `Interruption`, 128 + the
+    signal's number.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        _run(argv)
+        with runtime.interruptible("switch-tf"):
+            _run(argv)
     except UserError as error:
         print(f"switch-tf: error: {_one_line(error)}", file=sys.stderr)
         sys.exit(_USAGE_ERROR)
-    except KeyboardInterrupt:
-        print("switch-tf: interrupted", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
     except BrokenPipeError:
         # The reader, such as `head`, has closed the pipe; avoid an error from Python's last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -51,12 +49,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 def entry() -> None:
     """The console command: runs `main`, then exits without TensorFlow's clean-up.
 
-    TensorFlow takes five seconds to shut its devices down, when all files are already closed.
+    TensorFlow takes five seconds to shut its devices down, when all files are already closed, and
+    threads of an interrupted command may never end.
     """
-    main()
-    sys.stdout.flush()
+    status = 0
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code or 0
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def _one_line(error: UserError) -> str:
@@ -79,7 +83,8 @@ def _parser() -> Parser:
         prog="switch-tf",
         usage="switch-tf COMMAND [flags]",
         description=f"Switch Transformers on TensorFlow.\n\ncommands:\n  {listing}",
-        epilog="switch-tf COMMAND --help shows the flags of a command.",
+        epilog="switch-tf COMMAND --help shows the flags of a command.\n\n"
+        "exit status: 0 if all is done, 2 for invalid input, 130 after Ctrl-C, 143 after SIGTERM",
     )
     parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")

@@ -14,8 +14,8 @@ def main(argv: Sequence[str]) -> None:
     """Runs an experiment, skipping the runs that are already done.
 
     Raises:
-      UserError: flags are invalid, the experiment does not exist, or a run failed or was
-        interrupted.
+      UserError: flags are invalid, the experiment does not exist, or a run failed.
+      Interruption: a run was interrupted.
     """
     args = _parser().parse_args(argv)
     experiment = registry.find(args.experiment, args.variant)
@@ -38,8 +38,9 @@ def _parser() -> Parser:
     )
     parser = Parser(
         prog="switch-tf reproduce",
-        description="Runs an experiment and ends with its table and picture. The same command "
-        "again goes on where it stopped.\n\nexperiments:\n  " + "\n  ".join(table(rows)),
+        description="Runs an experiment and ends with its table and picture. Ctrl-C or SIGTERM "
+        "saves what\nis trained and ends with status 130 or 143; rerun the command to resume.\n\n"
+        "experiments:\n  " + "\n  ".join(table(rows)),
         epilog="example:\n  switch-tf reproduce quickstart --output_dir=runs/quickstart",
     )
     parser.add_argument("experiment", metavar="NAME", help="one of the above")

@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        with runtime.interruptible("python -m switch_tf.pages"):
+            sys.exit(main(sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")

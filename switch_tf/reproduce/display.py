@@ -94,6 +94,11 @@ class Display:
         self._line(text)
         self._last_line = -_LINE_EVERY
 
+    def leave(self) -> None:
+        """Leaves the live line as it is, so that an error has a line to itself."""
+        if self._is_terminal:
+            print(file=self._stream, flush=True)
+
     def _stage(self, run: TrainingRun, started: float, first, last: dict, later: float) -> str:
         """Where a run is that has logged steps, and the time left.
 

@@ -30,8 +30,8 @@ def run(experiment: Experiment, folder: Path) -> Report:
       The report.
 
     Raises:
-      UserError: a task's data are missing, or a run failed or was interrupted; the same call
-        resumes it.
+      UserError: a task's data are missing, or a run failed.
+      Interruption: a run was interrupted; later ones are not started. The same call resumes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shared = {"DTYPE": _faster_dtype(folder / "settings.json")} if experiment.times_dtype else {}
@@ -44,7 +44,11 @@ def run(experiment: Experiment, folder: Path) -> Report:
     for each in in_order:
         if each.is_done():
             continue
-        each.run(functools.partial(next, display.watch(each)))
+        try:
+            each.run(functools.partial(next, display.watch(each)))
+        except BaseException:
+            display.leave()
+            raise
         display.end(_took(each))
     print(f"all runs together: {duration(sum(map(_seconds, in_order)))}", flush=True)
     report = importlib.import_module(f"switch_tf.reproduce.{experiment.report}")

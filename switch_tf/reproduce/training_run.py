@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 
 from switch_tf import config, storage
 from switch_tf.checkpoints.model_dir import ModelDir
-from switch_tf.errors import UserError
+from switch_tf.errors import Interruption, UserError
 from switch_tf.reproduce.machine_load import Load, LoadMeter
 
 # Settings that may differ when a run resumes: its length, what is written when, and, if the folder
@@ -30,6 +31,8 @@ _MAY_CHANGE = (
     *("train.train_steps", "train.checkpoint_period", "Evaluation.period"),
     *("train.model_dir", "train.initial_checkpoint_path"),
 )
+# Status of a run that a signal interrupted -> the signal's number.
+_INTERRUPTED = {Interruption(number).status: number for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +110,9 @@ class TrainingRun:
           watch: called every second while it trains.
 
         Raises:
-          UserError: the run failed or was interrupted, and the message says where its output is; or
-            its folder holds a run with other settings.
+          UserError: the run failed, and the message says where its output is; or its folder holds a
+            run with other settings.
+          Interruption: this process or the run's was interrupted.
         """
         self._check_same_settings()
         if self.is_done():
@@ -123,18 +127,17 @@ class TrainingRun:
             output.write(f"$ {' '.join(command)}\n")
             output.flush()
             started, meter = time.monotonic(), LoadMeter()
-            status, stopped_by = _run(command, output, watch)
+            status, forwarded = _run(command, output, watch)
         self._sat(time.monotonic() - started, meter.read())
-        if stopped_by is not None and not status:
-            raise UserError(f"{self.name}: {stopped_by}: saved; the same command goes on with it")
-        if stopped_by is not None:
-            raise UserError(
-                f"{self.name}: {stopped_by}, and it ended with status {status}, its output in "
-                f"{log}; the same command goes on from its last checkpoint"
-            )
+        number = forwarded or _INTERRUPTED.get(status)
+        if number is not None:
+            kept = _told(log, "interrupted by [A-Z]+: ")
+            ended = f"ended with status {status}, its output in {log}; rerun the command to resume"
+            raise Interruption(number, f"{self.name}: {kept or ended}")
         if status or not self.is_done():
             raise UserError(
-                f"{self.name} failed with status {status}: {_error(log)}; all output is in {log}; "
+                f"{self.name} failed with status {status}: "
+                f"{_told(log, 'error: ') or 'it printed no error'}; all output is in {log}; "
                 "mend that, and the same command goes on"
             )
 
@@ -165,17 +168,16 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(settings, default=repr))
 
 
-def _error(log: str) -> str:
-    """The last error line of a process's output, without the name of the command."""
-    start = "switch-tf: error: "
-    lines = [line for line in storage.read_text(log).splitlines() if line.startswith(start)]
-    return lines[-1].removeprefix(start) if lines else "it printed no error"
+def _told(log: str, pattern: str) -> str:
+    """What the last process said behind `switch-tf: ` and a pattern, on its last such line."""
+    last = storage.read_text(log).rpartition("\n$ ")[2]
+    return (re.findall(rf"^switch-tf: {pattern}(.*)", last, re.MULTILINE) or [""])[-1]
 
 
 def _run(
     command: Sequence[str], output, watch: Callable[[], None] = lambda: None
-) -> tuple[int, str | None]:
-    """The exit status of a child process, and the forwarded signal that stopped it, or None."""
+) -> tuple[int, int | None]:
+    """The exit status of a child process, and the number of the first signal forwarded, or None."""
     received = []
     # Its own session, or it would get a terminal's SIGINT twice, which means "stop at once".
     child = subprocess.Popen(
@@ -183,7 +185,7 @@ def _run(
     )
 
     def hand_on(number, _):
-        received.append(signal.Signals(number).name)
+        received.append(number)
         if child.poll() is None:
             # Closing the terminal should also leave a saved run behind.
             os.kill(child.pid, signal.SIGTERM if number == signal.SIGHUP else number)

@@ -5,7 +5,7 @@ import time
 
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.data.feed import Feed
-from switch_tf.errors import UserError
+from switch_tf.errors import Interruption, UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.metrics.load_watch import LoadWatch
@@ -49,6 +49,7 @@ class TrainLoop:
 
         Raises:
           UserError: a loss is not finite; the last checkpoint stays as it is.
+          Interruption: a signal stopped it before the last step; the step is saved.
         """
         batch, evaluation = None, self._evaluation
         self._checkpoints.protected = evaluation.kept
@@ -73,11 +74,8 @@ class TrainLoop:
                 self._save(batch)
                 done = not self._is_over(train_steps) or evaluation.is_done(self.step)
                 missing = "" if done else ", not evaluated"
-                progress.say(
-                    f"{signals.name} received: saved step {self.step}{missing}; the same command "
-                    "resumes"
-                )
-                return
+                saved = f"saved step {self.step}{missing} in {self._checkpoints.path}"
+                raise Interruption(signals.number, f"{saved}; rerun the command to resume")
             place = f"done: step {self.step} of TRAIN_STEPS={train_steps}, in "
             place += self._checkpoints.path
             if self.step < train_steps:

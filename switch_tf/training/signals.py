@@ -2,12 +2,14 @@
 
 import signal
 
+from switch_tf.errors import Interruption
+
 
 class StopSignals:
     """Context in which SIGINT or SIGTERM asks the loop to stop; a second one interrupts it."""
 
     def __init__(self):
-        self.name = None
+        self.number = None
         self._before = {}
 
     def __enter__(self):
@@ -20,10 +22,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _receive(self, number, _):
-        if self.name is not None:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        if self.stopped():
+            raise Interruption(number)
+        self.number = number
 
     def stopped(self) -> bool:
         """Whether a signal has been received."""
-        return self.name is not None
+        return self.number is not None

@@ -79,6 +79,7 @@ def train(
 
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.
+      Interruption: SIGINT or SIGTERM came; the step is saved, and the same call resumes.
     """
     data, setup, evaluation = data(), setup(), evaluation()
     with setup.mesh_model(data, seed, _weights_of(model_dir, initial_checkpoint_path)) as made:
@@ -116,13 +117,14 @@ def _data_line(data: TaskData) -> str:
 def _tell(
     train_steps: int, model_dir: str, made: MeshModel, lines: Sequence[str], step: TrainStep
 ) -> None:
-    """Prints what matters, and warnings; writes that and everything else to a file."""
+    """Prints, as the chief, what matters, and warnings; writes that and the rest to a file."""
     first = f"{_data_line(made.data)}, to step {train_steps:,}, in {model_dir}"
     lines = [first, *lines, step.describe()]
     path = ModelDir(model_dir).description
     parts = made.model, made.data, made.mesh, step.microbatches
     told = [*lines, f"every setting, weight with its layout and Switch layer: {path}"]
-    print(*told, *warnings(*parts), sep="\n", flush=True)
+    if runtime.is_chief():
+        print(*told, *warnings(*parts), sep="\n", flush=True)
     write_as_chief(path, "\n".join([*lines, "", *details(*parts)]) + "\n")
 
 
@@ -137,8 +139,9 @@ def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
     with mesh_lib.host():
         number = min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks(data)))
         found = truncation.count(data, max(number, 1))
-    for line in truncation.lines(found):
-        print(f"{data.split} of {line}", flush=True)
+    if runtime.is_chief():
+        for line in truncation.lines(found):
+            print(f"{data.split} of {line}", flush=True)
     for task, share in found.items():
         writer.data(task, share.figures() | {"examples": share.examples})
     return writer

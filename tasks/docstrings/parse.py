@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import multiprocessing
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -156,7 +157,9 @@ def _parse_all(
         return
     # Forking a process that runs TensorFlow's threads may hang, so workers are spawned.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # A terminal sends Ctrl-C to them, too: this process ends them, without their tracebacks.
+    quiet = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with concurrent.futures.ProcessPoolExecutor(workers, context, **quiet) as pool:
         yield from pool.map(_parse_files, chunks)
 
 

@@ -1,5 +1,7 @@
 import gzip
 import json
+import os
+import signal
 import sys
 
 import gin
@@ -134,6 +136,22 @@ def test_a_bad_line_that_beam_meets_is_one_line(folder, capsys, monkeypatch):
     line = refused(capsys, folder, f"--output_cache_dir={folder}/other")
     assert "c4-train.00002-of-00002.json.gz:1: not JSON" in line
     (folder / "en" / "c4-train.00002-of-00002.json.gz").unlink()
+
+
+def test_an_interrupted_pipeline_is_one_line_without_the_traceback_of_beam(
+    folder, capsys, caplog, monkeypatch
+):
+    seqio.set_global_cache_dirs([])
+    task = seqio.TaskRegistry.get(TASK)
+    task._cache_dir = None
+    pid = os.getpid()
+    monkeypatch.setattr(task, "preprocess_precache", lambda *_, **__: os.kill(pid, signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        run(folder, f"--output_cache_dir={folder}/interrupted")
+    assert stop.value.code == 143
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("switch-tf: interrupted by SIGTERM: ")
+    assert "Traceback" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -307,13 +307,18 @@ def test_the_device_type_is_in_the_operative_config(monkeypatch):
     gin.clear_config()
 
 
-def test_a_remote_run_is_compared_once_tensorflow_is_there(told):
-    folder = "ram://launched/run"
+def test_a_remote_run_is_compared_once_tensorflow_is_there(told, tmp_path):
+    folder = f"file://{tmp_path}/run"
     storage.make_folder(folder)
     storage.write_atomically(f"{folder}/config.gin", "# Of a run.\n\nTaskData.batch_size = 48\n")
     line = told(f"--gin.MODEL_DIR='{folder}'")
     assert line.startswith(f"MODEL_DIR='{folder}' holds a run with TaskData.batch_size=48, this ")
-    storage.remove_folder("ram://launched")
+
+
+def test_a_run_of_which_nothing_would_be_left_is_refused(told):
+    assert told("--gin.MODEL_DIR='ram://launched/run'") == (
+        "MODEL_DIR='ram://launched/run' is gone when the command ends: give a folder on a disk"
+    )
 
 
 LOCAL = (

@@ -1,5 +1,6 @@
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -7,6 +8,7 @@ import types
 import gin
 import pytest
 
+from switch_tf import runtime
 from switch_tf.commands import flags, launch
 from switch_tf.commands import main as main_module
 from switch_tf.errors import UserError
@@ -132,15 +134,53 @@ def test_a_user_error_is_one_line_and_status_2(subcommand, capsys):
     assert capsys.readouterr().err == "switch-tf: error: x is wrong; mend it\n"
 
 
-def test_an_interrupt_is_status_130_without_a_traceback(subcommand, capsys):
-    def interrupt(argv):
-        raise KeyboardInterrupt
+MODEL, DATA = "--gin_file=models/switch_tiny.gin", "--gin_file=runs/pretrain.gin"
+# Arguments of each command; {} is a folder with an empty checkpoint.
+ARGUMENTS = {
+    "train": [MODEL, DATA, "--gin.MODEL_DIR='{}/new'"],
+    "eval": [MODEL, DATA, "--gin_file=runs/eval.gin", "--gin.CHECKPOINT_PATH='{}'"],
+    "plan": [MODEL, "--gin_file=runs/plan.gin"],
+    "bench": ["layer", MODEL, "--gin_file=runs/plan.gin"],
+    "cache": ["--tasks=pydocs_copa", "--output_cache_dir={}"],
+    "tasks": [],
+    "reproduce": ["quickstart", "--output_dir={}"],
+}
 
-    subcommand(interrupt)
+
+@pytest.mark.parametrize("command", main_module.COMMANDS)
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_tensorflow_is_there_is_one_line_and_the_status_of_the_shell(
+    command, number, status, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "checkpoint_7").mkdir()
+    monkeypatch.setattr(runtime, "start", lambda *_, **__: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as stop:
-        main_module.main(["tasks"])
-    assert stop.value.code == 130
-    assert capsys.readouterr().err == "switch-tf: interrupted\n"
+        main_module.main([command, *(text.format(tmp_path) for text in ARGUMENTS[command])])
+    assert stop.value.code == status
+    assert capsys.readouterr().err == (
+        f"switch-tf: interrupted by {number.name}: only what was already written is kept; rerun "
+        "the command\n"
+    )
+
+
+def test_an_interrupted_process_ends_at_once_whatever_its_threads_do():
+    code = (
+        "import os, threading, time; from switch_tf.commands import main as m;"
+        "threading.Thread(target=time.sleep, args=[60]).start();"
+        "m._run = lambda _: os.kill(os.getpid(), 15); m.entry()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 143
+    assert done.stderr.startswith("switch-tf: interrupted by SIGTERM: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_says_with_which_status_an_interrupted_command_ends(capsys):
+    for argv in ([], ["train"], ["reproduce"]):
+        with pytest.raises(SystemExit):
+            main_module.main([*argv, "--help"])
+        told = capsys.readouterr().out
+        assert "Ctrl-C" in told and "130" in told and "143" in told
 
 
 def test_other_errors_keep_their_traceback(subcommand):

@@ -1,4 +1,7 @@
 import importlib
+import os
+import runpy
+import signal
 import subprocess
 import sys
 import types
@@ -86,3 +89,16 @@ def test_the_command_imports_no_tensorflow_before_it_starts_it():
 def test_an_unknown_page_is_refused_with_the_nearest():
     with pytest.raises(UserError, match="^no page 'shardign'; nearest: sharding; there are model"):
         command.main(["shardign"])
+
+
+def test_an_interrupted_command_ends_as_those_of_switch_tf_do(monkeypatch, capsys):
+    module = types.SimpleNamespace(write=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setitem(sys.modules, "switch_tf.pages.toy", module)
+    monkeypatch.setitem(PAGES, "toy", Page("toy"))
+    monkeypatch.setattr(sys, "argv", ["pages", "toy"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(command.__file__, run_name="__main__")
+    assert stop.value.code == 143
+    told = capsys.readouterr().err
+    assert told.startswith("python -m switch_tf.pages: interrupted by SIGTERM: ")
+    assert told.count("\n") == 1

@@ -47,6 +47,15 @@ def watched(runs, stream, *batches):
     return stream.getvalue()
 
 
+def test_an_error_has_a_line_to_itself_behind_the_live_one(runs):
+    for stream, end in ((Terminal(), "\n"), (io.StringIO(), "")):
+        display = Display(runs, stream)
+        next(display.watch(runs[0]))
+        shown = stream.getvalue()
+        display.leave()
+        assert shown and stream.getvalue() == shown + end
+
+
 def test_first_it_says_what_will_run_and_how_long(runs):
     logs.write(runs[0], {}, logs.evaluation(10, "t", nlp=-1.0))
     stream = io.StringIO()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import signal
 
 import matplotlib.figure
 import pytest
@@ -93,6 +94,27 @@ def test_a_run_that_failed_is_started_again_and_those_before_it_are_not(
         "switch_8/pretrain_seed0",
         "switch_8/pretrain_seed0",
     ]
+
+
+@pytest.mark.parametrize("forwarded", [signal.SIGTERM, None])
+def test_an_interrupted_run_ends_the_command_with_its_status_and_starts_no_further_one(
+    trained, tmp_path, monkeypatch, capsys, forwarded
+):
+    train = training_run._run
+
+    def interrupted(command, output, watch):
+        train(command, output, watch)
+        return 143, forwarded
+
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    monkeypatch.setattr(training_run, "_run", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        main_module.main(["reproduce", "toy", f"--output_dir={tmp_path}"])
+    assert stop.value.code == 143
+    assert trained == ["dense/pretrain_seed0"]
+    told = capsys.readouterr().err
+    assert told.startswith("switch-tf: interrupted by SIGTERM: pre-training dense, seed 0: ended")
+    assert told.endswith("; rerun the command to resume\n") and told.count("\n") == 1
 
 
 def test_fine_tuning_starts_from_the_first_run_of_its_arm(tmp_path):

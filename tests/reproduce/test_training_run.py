@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from switch_tf import storage
-from switch_tf.errors import UserError
+from switch_tf.errors import Interruption, UserError
 from switch_tf.reproduce import training_run
 from switch_tf.reproduce.training_run import TrainingRun
 
@@ -110,24 +110,43 @@ def test_the_error_of_a_run_is_told_and_not_only_logged(tmp_path):
 
 def test_each_sitting_of_a_run_is_kept(tmp_path, child):
     run = make_run(tmp_path)
-    child(lambda command: (0, "SIGTERM"))
+    child(lambda command: (143, signal.SIGTERM))
     for number in (1, 2):
-        with pytest.raises(UserError, match="SIGTERM"):
+        with pytest.raises(Interruption, match="SIGTERM"):
             run.run()
         assert len(run.sittings()) == number
     assert all(s["seconds"] >= 0 and s["others"] >= 0 and s["cores"] for s in run.sittings())
 
 
-def test_an_interrupted_run_says_that_the_same_command_goes_on(tmp_path, child):
-    child(lambda command: (0, "SIGTERM"))
-    with pytest.raises(UserError, match="^a run: SIGTERM: saved; the same command goes on"):
-        make_run(tmp_path).run()
+@pytest.mark.parametrize(
+    "status, forwarded, name, interrupted",
+    [
+        (130, signal.SIGINT, "SIGINT", 130),
+        (143, signal.SIGTERM, "SIGTERM", 143),
+        (143, signal.SIGHUP, "SIGHUP", 129),
+        # The run alone got it.
+        (143, None, "SIGTERM", 143),
+    ],
+)
+def test_an_interrupted_run_says_itself_what_it_kept(
+    tmp_path, child, status, forwarded, name, interrupted
+):
+    run = make_run(tmp_path)
 
+    def train(command):
+        with open(run.model_dir / "log.txt", "a") as log:
+            log.write("step 1\nswitch-tf: interrupted by SIGTERM: saved step 2; rerun it\n")
+        return status, forwarded
 
-def test_an_interrupted_run_that_did_not_save_does_not_say_so(tmp_path, child):
-    child(lambda command: (1, "SIGTERM"))
-    with pytest.raises(UserError, match="a run: SIGTERM, and it ended with status 1, its output"):
-        make_run(tmp_path).run()
+    child(train)
+    with pytest.raises(Interruption) as stop:
+        run.run()
+    assert str(stop.value) == f"interrupted by {name}: a run: saved step 2; rerun it"
+    assert stop.value.status == interrupted
+    # What an earlier process said is not taken for this one's.
+    child(lambda command: (0, signal.SIGTERM))
+    with pytest.raises(Interruption, match="SIGTERM: a run: ended with status 0, its output"):
+        run.run()
 
 
 def test_a_signal_is_handed_to_the_child(tmp_path):
@@ -149,6 +168,6 @@ def test_a_signal_is_handed_to_the_child(tmp_path):
     with open(path, "w") as output:
         sender = threading.Thread(target=send)
         sender.start()
-        assert training_run._run([sys.executable, "-c", code], output) == (7, "SIGTERM")
+        assert training_run._run([sys.executable, "-c", code], output) == (7, signal.SIGTERM)
         sender.join()
     assert signal.getsignal(signal.SIGTERM) is before

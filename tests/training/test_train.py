@@ -14,7 +14,7 @@ from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.commands import main as main_module
 from switch_tf.data.feed import Feed
-from switch_tf.errors import UserError
+from switch_tf.errors import Interruption, UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.run import evaluate
 from switch_tf.evaluation.teacher_forced import TeacherForcedEvaluator
@@ -335,6 +335,7 @@ def test_a_process_that_is_not_the_chief_writes_checkpoints_alone(
     pretrain(tmp_path, TRAIN_STEPS=3)
     told = capsys.readouterr()
     assert told.err == "" and "step 3  toy_copy" in told.out
+    assert "trains on" not in told.out and "truncated" not in told.out
     assert os.listdir(tmp_path) == ["checkpoint_3"]
     # It goes on from what the chief wrote, and leaves it as it is.
     shutil.copy(whole / "metrics.jsonl", tmp_path)
@@ -357,11 +358,15 @@ def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
         if step == 2:
             os.kill(os.getpid(), number)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(Interruption) as stop:
         patch.setattr(Progress, "update", stop_at_two)
         pretrain(tmp_path)
     assert ModelDir(str(tmp_path)).steps() == [2]
-    assert "saved step 2; the same command resumes" in capsys.readouterr().err
+    assert stop.value.status == 128 + number
+    assert str(stop.value) == (
+        f"interrupted by {number.name}: saved step 2 in {tmp_path}; rerun the command to resume"
+    )
+    capsys.readouterr()
     pretrain(tmp_path)
     output = capsys.readouterr().out
     assert f"resumes from step 2 of {tmp_path}: " in output
@@ -385,7 +390,7 @@ def test_a_signal_at_any_time_leaves_a_run_that_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return inner(self, *args)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
         patch.setattr(kind, method, interrupted)
         pretrain(tmp_path)
     assert ModelDir(str(tmp_path)).steps()[-1] == step
@@ -401,7 +406,7 @@ def test_a_signal_during_an_evaluation_stops_it_and_resumes_there(whole, tmp_pat
         os.kill(os.getpid(), signal.SIGTERM)
         return run(self, stopped)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(Interruption, match="saved step 3 in"):
         patch.setattr(TeacherForcedEvaluator, "run", stop)
         pretrain(tmp_path)
     assert ModelDir(str(tmp_path)).steps() == [3]

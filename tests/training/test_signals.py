@@ -1,0 +1,19 @@
+import os
+import signal
+
+import pytest
+
+from switch_tf.errors import Interruption
+from switch_tf.training.signals import StopSignals
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_asks_to_stop_and_a_second_one_interrupts(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Interruption) as stop, StopSignals() as signals:
+        assert not signals.stopped()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.stopped() and signals.number == signal.SIGTERM
+        os.kill(os.getpid(), number)
+    assert stop.value.status == 128 + number
+    assert signal.getsignal(number) is before
