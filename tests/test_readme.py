@@ -117,7 +117,7 @@ def test_a_command_of_the_pages_runs(folder, number, capsys):
     assert command[0] != "eval" or not forget_vocabularies(folder)
 
 
-@pytest.mark.parametrize("script", re.findall(r"^(?:bash )?(scripts/\S+)", TEXT, re.MULTILINE))
+@pytest.mark.parametrize("script", re.findall(r"^(scripts/\S+)", TEXT, re.MULTILINE))
 def test_a_script_of_the_readme_is_there_and_can_be_run(script):
     assert (ROOT / script).stat().st_mode & 0o111
 

@@ -74,10 +74,11 @@ RELEASED = {"Switch-Base": "base", "Switch-Large": "large", "Switch-XXL": "xxl",
 _LENGTHS = " + ".join(map(str, LENGTHS.values()))
 _TEXT = f"""# The paper's models
 
-Each is a file of `gin/models`; `switch-tf plan` counts any other configuration. The counts are made from
-shapes alone by `python -m switch_tf.pages models`, and are shown beside what the paper prints (Table 9,
-Table 1 and its text). FLOPs are of the forward pass of one sequence of {_LENGTHS} tokens, two for a
-multiply-add: once of all matrix products, and once as the paper seems to count them.
+Each is a file of `gin/models`; `switch-tf plan` counts any other configuration. The counts are made
+from shapes alone by `python -m switch_tf.pages models`, and are shown beside what the paper prints
+(Table 9, Table 1 and its text). FLOPs are of the forward pass of one sequence of {_LENGTHS}
+tokens, two for a multiply-add: once of all matrix products, and once as the paper seems to count
+them.
 """
 
 _RELEASED = """

@@ -143,16 +143,16 @@ def write(folder: Path) -> None:
         "",
         "The paper's five layouts (Sec. 5, Fig. 9), each a file in `gin/layouts`, measured on eight"
         " CPU devices: a training step of a model of 2 + 2 layers, two of them sparse "
-        f"({_SIZES['NUM_EXPERTS']} experts, d_model 64, d_ff 256), in bfloat16, with {_BATCH} sequences "
-        f"of {_LENGTHS['inputs']} + {_LENGTHS['targets']} tokens. Written by "
-        "`python -m switch_tf.pages sharding`; `switch-tf plan --collectives` does the same for your "
-        "own configuration.",
+        f"({_SIZES['NUM_EXPERTS']} experts, d_model 64, d_ff 256), in bfloat16, with {_BATCH} "
+        f"sequences of {_LENGTHS['inputs']} + {_LENGTHS['targets']} tokens. Written by "
+        "`python -m switch_tf.pages sharding`; `switch-tf plan --collectives` does the same for "
+        "your own configuration.",
         "",
-        "The layout of weights is read from the variables, and that of activations from the lowered "
-        "step; both are the same in all layers. Optimizer slots and gradients have the layout of "
-        "their weights. On CPU, DTensor reduces in float32. Small all-reduces are merged into larger "
-        "ones, so their number is not that of the layers; all-to-alls are not merged. No layout "
-        "gathers tokens or weights.",
+        "The layout of weights is read from the variables, and that of activations from the "
+        "lowered step; both are the same in all layers. Optimizer slots and gradients have the "
+        "layout of their weights. On CPU, DTensor reduces in float32. Small all-reduces are merged "
+        "into larger ones, so their number is not that of the layers; all-to-alls are not merged. "
+        "No layout gathers tokens or weights.",
         "",
     ]
     for name in LAYOUTS:

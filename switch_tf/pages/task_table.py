@@ -17,15 +17,15 @@ _INTRO = """# The tasks of the paper
 
 Each reads its dataset through TFDS or, if gin sets `DATA_DIR`, from the files in which it is
 published. Where a table is named, the paper has figures of this task by itself; the others enter an
-average. Splits are the published ones, or T5's parts of them in brackets: for training, for choosing
-a checkpoint, for testing. Written by `python -m switch_tf.pages task_table`.
+average. Splits are the published ones, or T5's parts of them in brackets: for training, for
+choosing a checkpoint, for testing. Written by `python -m switch_tf.pages task_table`.
 
 What tests check, with a few records written by hand in the published form, and without a network:
-**A** the local files give the examples that TFDS's own builder makes from them, in T5's parts of the
-splits if there are such, and these become the right text. **B** how many tokens of each task are
-drawn from a mixture, and its average, if it has one. **C** shards give the documents of their lines.
-The datasets themselves were not available: none has been read completely, and no figure of the paper
-has been measured.
+**A** the local files give the examples that TFDS's own builder makes from them, in T5's parts of
+the splits if there are such, and these become the right text. **B** how many tokens of each task
+are drawn from a mixture, and its average, if it has one. **C** shards give the documents of their
+lines. The datasets themselves were not available: none has been read completely, and no figure of
+the paper has been measured.
 """
 
 
