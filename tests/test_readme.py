@@ -1,4 +1,4 @@
-"""Every `switch-tf` command of the README runs, in its order, at a small size."""
+"""Every `switch-tf` command of the README and its pages runs, in their order, at a small size."""
 
 import re
 import shlex
@@ -15,12 +15,32 @@ from tests.tasks.conftest import make_documents
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-LINES = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
+# A page reads the checkpoints that a page before it has made.
+PAGES = ("README.md", "docs/training.md", "docs/evaluating.md", "docs/planning.md", "docs/tasks.md")
 # A script that sets up and hands its arguments to a command.
 SCRIPTS = {"scripts/cache_tasks.sh": ["cache"], "switch-tf": []}
-WORDS = [shlex.split(line, comments=True) for line in LINES]
-COMMANDS = [SCRIPTS[line[0]] + line[1:] for line in WORDS if line and line[0] in SCRIPTS]
+
+
+def commands():
+    """Commands of the pages, in their order, each once.
+
+    Left out are those on a module of the reader's, which tests/tasks/test_own_task.py runs, and
+    `bench`, of which tests/commands/test_bench.py runs each kind.
+    """
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    found = {}
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if language or "my_tasks" in block:
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            script, *words = shlex.split(line, comments=True) or [""]
+            command = (*SCRIPTS.get(script, ()), *words)
+            if script in SCRIPTS and command[0] != "bench":
+                found[command] = None
+    return list(found)
+
+
+COMMANDS = commands()
 # What keeps a command of each kind small; a later flag of the same name wins.
 SMALL_MODEL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
@@ -74,12 +94,12 @@ def forget_vocabularies(folder):
     return there
 
 
-def test_the_readme_shows_each_kind_of_command():
+def test_the_pages_show_each_kind_of_command():
     assert {command[0] for command in COMMANDS} == {"train", "eval", "plan", "cache", "tasks"}
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
-def test_a_command_of_the_readme_runs(folder, number, capsys):
+def test_a_command_of_the_pages_runs(folder, number, capsys):
     command = list(COMMANDS[number])
     own_text(folder)
     small = list(SMALL[command[0]])
@@ -97,7 +117,7 @@ def test_a_command_of_the_readme_runs(folder, number, capsys):
     assert command[0] != "eval" or not forget_vocabularies(folder)
 
 
-@pytest.mark.parametrize("script", re.findall(r"^(scripts/\S+)", "\n".join(LINES), re.MULTILINE))
+@pytest.mark.parametrize("script", re.findall(r"^(scripts/\S+)", TEXT, re.MULTILINE))
 def test_a_script_of_the_readme_is_there_and_can_be_run(script):
     assert (ROOT / script).stat().st_mode & 0o111
 

@@ -74,59 +74,58 @@ RELEASED = {"Switch-Base": "base", "Switch-Large": "large", "Switch-XXL": "xxl",
 _LENGTHS = " + ".join(map(str, LENGTHS.values()))
 _TEXT = f"""# The paper's models
 
-Each is a file of `gin/models`; `switch-tf plan` counts any other configuration. Counted from shapes
-alone, by `python -m switch_tf.pages models`, beside what the paper prints (Table 9, Table 1
-and its text). FLOPs are of the forward pass of one sequence of {_LENGTHS}
-tokens, two a multiply-add: of all matrix products, and as the paper seems to reckon.
+Each is a file of `gin/models`; `switch-tf plan` counts any other configuration. The counts are made
+from shapes alone by `python -m switch_tf.pages models`, and are shown beside what the paper prints
+(Table 9, Table 1 and its text). FLOPs are of the forward pass of one sequence of {_LENGTHS}
+tokens, two for a multiply-add: once of all matrix products, and once as the paper seems to count
+them.
 """
 
 _RELEASED = """
 ## Table 9, or what was released
 
-Of four models there are two files. `switch_base.gin`, `_large`, `_xxl` and `_c` follow the
-paper's Table 9: take them to repeat its experiments. `switch_classic_base.gin` and so on follow
-the models that were released, for whose weights the other files have the wrong shapes. T5X lists
-those (its docs/models.md) as converted from Mesh-TensorFlow's. Their numbers here are those of
-Flaxformer's `switch_classic_*.gin` (`flaxformer/t5x/configs/moe/models`). Where the two differ,
-Table 9 / released:
+Four models have two files each. `switch_base.gin`, `_large`, `_xxl` and `_c` follow the paper's
+Table 9: use them to repeat its experiments. `switch_classic_base.gin` and so on follow the models
+that were released, whose weights do not have the shapes of the other files. T5X lists them (in its
+docs/models.md) as converted from Mesh-TensorFlow's. Their numbers here are those of Flaxformer's
+`switch_classic_*.gin` (`flaxformer/t5x/configs/moe/models`). Where the two differ, as Table 9 /
+released:
 """
 
 _NOTES = """
 `policy` and `load_balancing_coef` are Flaxformer's, which has no jitter, and takes the mean over
-sparse layers of what Mesh-TensorFlow adds up. The released weights were trained in
-Mesh-TensorFlow; with which of the two is not published, by the paper with those of Table 9's files.
-The least capacity is that of the released models in both files of XXL and C. What Flaxformer does
-otherwise, and no setting here expresses, stands at the head of `switch_classic_base.gin`, and
-beside all other defaults in [fidelity.md](fidelity.md).
+sparse layers where Mesh-TensorFlow takes the sum. The released weights were trained in
+Mesh-TensorFlow. Which values were used then is not published; by the paper, those of Table 9's
+files. In both files of XXL and C, the least capacity is that of the released models. What else
+Flaxformer does differently, and no setting here expresses, is at the head of
+`switch_classic_base.gin`, and beside all other defaults in [fidelity.md](fidelity.md).
 
 ## Figures
 
 Where the paper's figures do not follow from its shapes:
 
-- **FLOPs.** Its figures follow from a reckoning without the routers, without one of attention's
-  two products of queries with keys and of weights with values, and with keys and values of only
-  as many encoder positions as the decoder has. By it, T5-Base has 124.6B, which the paper prints
-  as 124B, cut; the others agree to the digits printed, Switch-C's to two. How the authors really
-  counted is not known.
+- **FLOPs.** The paper's figures follow if one counts without the routers, without one of
+  attention's two products (queries with keys, weights with values), and with keys and values for
+  only as many encoder positions as the decoder has. T5-Base then has 124.6B, which the paper
+  truncates to 124B; the others agree to the digits printed, Switch-C's to two. How the authors
+  really counted is not known.
 - **Switch-Base.** ReLU with d_ff 3072, as it was released, has as many weights and FLOPs as Table
-  9's GEGLU with 2048: the figures are those of either.
+  9's GEGLU with 2048: the figures fit both.
 - **T5-Large, Switch-Large.** 26B and 425B are those of ReLU with d_ff 4096, which the released
-  Switch-Large has: that is the one that the paper counted. The shape of Table 9, GEGLU with 2816,
-  has 27B and 433B by the same reckoning, and in T5-Large 750M parameters: "0.7B" is cut, not
-  rounded. The 739M of the text are near the 738M of that ReLU; no shape that we know gives the
-  last million.
-- **Switch-Base+.** The text has it grow from 14 heads to 16, but Table 9 gives Switch-Base 12, as
-  the released one has; here it has 16, and the text prints neither parameters nor FLOPs to tell
-  by.
-- **Switch-XXL.** 395B parameters are those of 128 experts, which the released one has: Table 9's
-  64, of 201B, are the slip. Its 6.3T FLOPs are those of either.
-- **Switch-C.** 1571B parameters are those of Table 9's 32 heads and of the released 30. Its 890B
-  FLOPs are nearer to the 894B of the former than to the 869B of the latter.
-- **Logits.** Table 9 does not say which models tie them to the embedding, and the figures do not
-  tell; its files here do, as T5-Base must for its 223M. Released, Base and Large do, XXL and C do
-  not.
-- **MoE-Base.** The same weights as Switch-Base; a token visits two experts, so its FLOPs are
-  more.
+  Switch-Large has: the paper counted that one. The shape of Table 9, GEGLU with 2816, has 27B and
+  433B by the same count, and in T5-Large 750M parameters: "0.7B" is truncated, not rounded. The
+  739M of the text are close to the 738M of that ReLU; no shape that we know gives the last million.
+- **Switch-Base+.** In the text it grows from 14 heads to 16, but Table 9 gives Switch-Base 12, as
+  the released one has. Here it has 16; the text prints neither parameters nor FLOPs that could
+  decide it.
+- **Switch-XXL.** 395B parameters are those of 128 experts, which the released one has; the 64 of
+  Table 9, with 201B, seem to be a slip. Its 6.3T FLOPs fit both.
+- **Switch-C.** 1571B parameters fit Table 9's 32 heads and the released 30. Its 890B FLOPs are
+  closer to the 894B of the former than to the 869B of the latter.
+- **Logits.** Table 9 does not say which models tie them to the embedding, and its figures do not
+  decide it. Our files for Table 9 tie them, as T5-Base must for its 223M. Of the released models,
+  Base and Large do, XXL and C do not.
+- **MoE-Base.** It has the weights of Switch-Base; a token visits two experts, so it has more FLOPs.
 """
 
 
@@ -200,7 +199,7 @@ def write(folder: Path) -> None:
 def _counts() -> Iterator[tuple[str, ...]]:
     yield (
         *("model", "gin/models", "parameters", "in experts", "the paper"),
-        *("FLOPs, all", "as the paper reckons", "the paper"),
+        *("FLOPs, all", "as the paper counts", "the paper"),
     )
     for model in MODELS:
         counts = count(model)

@@ -21,15 +21,15 @@ from switch_tf.planner.plan import training_step
 from switch_tf.setup.mesh_model import ModelSetup
 
 LAYOUTS = {
-    "data": "Every device has all weights, and a part of the batch.",
-    "model": "Every device has all of the batch, and a part of the large weights: of each expert, "
+    "data": "Every device has all weights and a part of the batch.",
+    "model": "Every device has the whole batch, and a part of the large weights, of each expert's "
     "too. Each attention and each feed-forward layer ends in a sum over devices.",
-    "model_data": "Rows of devices share the batch out; the devices of a row share the large "
-    "weights. Every row has all experts.",
-    "expert_data": "Tokens and experts are spread over the same devices. Two all-to-alls a Switch "
-    "layer bring tokens to their experts and back: the paper's choice for Switch-C.",
-    "expert_model_data": "Experts and tokens over the rows, the width of each expert over the "
-    "devices of a row: the paper's choice for Switch-XXL.",
+    "model_data": "The batch is split over rows of devices, and the large weights over the devices "
+    "of a row. Every row has all experts.",
+    "expert_data": "Tokens and experts are split over the same devices. In each Switch layer, two "
+    "all-to-alls bring tokens to their experts and back. This is the paper's choice for Switch-C.",
+    "expert_model_data": "Experts and tokens are split over rows of devices, and the width of each "
+    "expert over the devices of a row. This is the paper's choice for Switch-XXL.",
 }
 _SIZES = {
     "TransformerEncoderDecoder.num_layers": 2,
@@ -90,7 +90,7 @@ def section(name: str, measured: LayoutMeasurements) -> Iterator[str]:
     yield from (f"![what each device holds](sharding_{name}.png)", "")
     yield from markdown([("what", "axes", "over"), *_places(measured)])
     yield ""
-    yield "Crosses devices in one training step; bytes are what each device puts in:"
+    yield "What devices exchange in one training step; bytes are those that each device puts in:"
     yield ""
     heading = ("operation", "dtype", "elements", "devices", "count", "bytes")
     yield from markdown([heading, *lowered.rows(measured.found)])
@@ -139,19 +139,20 @@ def draw(measured: LayoutMeasurements, path: Path) -> None:
 def write(folder: Path) -> None:
     """Writes sharding.md and a picture for each layout into `folder`."""
     lines = [
-        "# Where things lie, and what crosses devices",
+        "# Where tensors are, and what devices exchange",
         "",
         "The paper's five layouts (Sec. 5, Fig. 9), each a file in `gin/layouts`, measured on eight"
         " CPU devices: a training step of a model of 2 + 2 layers, two of them sparse "
-        f"({_SIZES['NUM_EXPERTS']} experts, d_model 64, d_ff 256), in bfloat16, {_BATCH} sequences "
-        f"of {_LENGTHS['inputs']} + {_LENGTHS['targets']} tokens. Written by "
-        "`python -m switch_tf.pages sharding`; for your own configuration, `switch-tf plan "
-        "--collectives`.",
+        f"({_SIZES['NUM_EXPERTS']} experts, d_model 64, d_ff 256), in bfloat16, with {_BATCH} "
+        f"sequences of {_LENGTHS['inputs']} + {_LENGTHS['targets']} tokens. Written by "
+        "`python -m switch_tf.pages sharding`; `switch-tf plan --collectives` does the same for "
+        "your own configuration.",
         "",
-        "Where weights lie is read off the variables, where activations lie off the lowered step; "
-        "both are alike in all layers. Optimizer slots and gradients lie as their weights. On CPU, "
-        "DTensor reduces in float32. Small all-reduces are joined into larger ones, so a count is "
-        "not one of layers; all-to-alls are not joined. No layout gathers tokens or weights.",
+        "The layout of weights is read from the variables, and that of activations from the "
+        "lowered step; both are the same in all layers. Optimizer slots and gradients have the "
+        "layout of their weights. On CPU, DTensor reduces in float32. Small all-reduces are merged "
+        "into larger ones, so their number is not that of the layers; all-to-alls are not merged. "
+        "No layout gathers tokens or weights.",
         "",
     ]
     for name in LAYOUTS:

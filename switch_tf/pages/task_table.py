@@ -15,17 +15,16 @@ from switch_tf.tasks.sources.official import OfficialSource
 _HEADING = ("task or mixture", "in the paper", "its metric", "TFDS", "under DATA_DIR", "tests")
 _INTRO = """# The tasks of the paper
 
-Each reads its dataset through TFDS or, where gin sets `DATA_DIR`, from the files in which it is
-published. Figures of a task by itself are in the paper where a table is named; the others enter
-an average. Splits are those that are published, or T5's parts of them, in brackets: what is trained
-on, what a checkpoint is chosen by, what is tested. Written by
-`python -m switch_tf.pages task_table`.
+Each reads its dataset through TFDS or, if gin sets `DATA_DIR`, from the files in which it is
+published. Where a table is named, the paper has figures of this task by itself; the others enter an
+average. Splits are the published ones, or T5's parts of them in brackets: for training, for
+choosing a checkpoint, for testing. Written by `python -m switch_tf.pages task_table`.
 
-What tests cover, with a few records written by hand in the published form, and no network:
-**A** the examples of the local files are those that TFDS's own builder makes of them, in T5's parts
-of the splits where there are such, and become the text that they should. **B** the tokens of each
-task that are drawn of a mixture, and its average, if it has one. **C** shards give the documents of
-their lines. The datasets themselves were not at hand: none has been read whole, and no figure of
+What tests check, with a few records written by hand in the published form, and without a network:
+**A** the local files give the examples that TFDS's own builder makes from them, in T5's parts of
+the splits if there are such, and these become the right text. **B** how many tokens of each task
+are drawn from a mixture, and its average, if it has one. **C** shards give the documents of their
+lines. The datasets themselves were not available: none has been read completely, and no figure of
 the paper has been measured.
 """
 

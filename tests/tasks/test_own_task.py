@@ -16,7 +16,8 @@ from switch_tf.tasks.vocabulary import t5
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "tasks.md").read_text()
 (MODULE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-(COMMANDS,) = re.findall(r"^```\n(switch-tf.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```\n(switch-tf.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+(COMMANDS,) = (block for block in BLOCKS if "my_tasks" in block)
 TRAINS_VOCABULARY, TRAINS, EVALUATES = (
     shlex.split(command)[1:] for command in COMMANDS.replace("\\\n", " ").split("\n\n")
 )
