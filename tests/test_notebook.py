@@ -2,18 +2,15 @@
 
 import json
 import re
-from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
 from switch_tf.tasks.docstrings import corpus, parse
 from switch_tf.tasks.vocabulary import t5
+from tests import notebook
 from tests.tasks.conftest import make_documents
 
-PATH = Path(__file__).parent.parent / "docs" / "first_hour.ipynb"
-CELLS = nbformat.read(PATH, as_version=4).cells
+CELLS = notebook.read().cells
 CODE = [cell for cell in CELLS if cell.cell_type == "code"]
 TEXT = "\n".join(cell.source for cell in CELLS if cell.cell_type == "markdown")
 # What the cell of settings has instead.
@@ -22,6 +19,7 @@ SMALL_MODEL = """
 include 'models/switch_tiny.gin'
 TransformerEncoderDecoder.num_layers = 1
 TransformerEncoderDecoder.d_model = 16
+Evaluation.dropless = False
 """
 
 
@@ -33,20 +31,19 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         fill_cache(patch)
-        resources = {"metadata": {"path": str(folder)}}
-        nbclient.NotebookClient(small_notebook(), timeout=300, resources=resources).execute()
+        notebook.execute(small_notebook(), folder)
     return folder / "runs" / "first_hour"
 
 
 def small_notebook():
     """The notebook with `SMALL` settings."""
-    notebook = nbformat.read(PATH, as_version=4)
-    (settings,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
+    small = notebook.read()
+    (settings,) = [c for c in small.cells if "parameters" in c.metadata.get("tags", ())]
     for name, value in SMALL.items():
         line = re.compile(f"^{name} = .*", re.MULTILINE)
         settings.source, found = line.subn(f"{name} = {value!r}", settings.source)
         assert found == 1, name
-    return notebook
+    return small
 
 
 def fill_cache(patch):
@@ -61,7 +58,7 @@ def fill_cache(patch):
 
 def test_it_trains_evaluates_and_predicts(runs):
     lines = (runs / "pretrained" / "metrics.jsonl").read_text().splitlines()
-    assert {json.loads(line)["kind"] for line in lines} == {"train", "evaluation"}
+    assert {json.loads(line)["kind"] for line in lines} >= {"train", "evaluation"}
     (evaluation,) = runs.glob("pretrained/checkpoint_4/evaluation_*.json")
     assert "nlp_dropless" in json.loads(evaluation.read_text())["pydocs_span_corruption"]
     (predictions,) = runs.glob("finetuned/predictions/validation_2/pydocs_library.jsonl")
@@ -91,4 +88,4 @@ def test_it_shows_no_path_of_a_machine_and_no_control_characters():
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)\)", TEXT))))
 def test_a_link_of_it_leads_somewhere(target):
-    assert (PATH.parent / target).exists()
+    assert (notebook.PATH.parent / target).exists()
