@@ -32,7 +32,13 @@ import tensorflow as tf  # noqa: E402 - after its start
 gc.set_threshold(50_000, 10, 10)
 
 # The files that take longest go first, so that no process is left with one of them at the end.
-_LONGEST = ("test_train.py", "test_readme.py", "test_lowered.py", "test_features.py")
+_LONGEST = (
+    "test_train.py",
+    "test_readme.py",
+    "test_notebook.py",
+    "test_lowered.py",
+    "test_features.py",
+)
 
 
 def pytest_collection_modifyitems(items):

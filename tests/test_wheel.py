@@ -79,4 +79,4 @@ def test_tools_of_development_are_an_extra(wheel):
     (name,) = [n for n in wheel.namelist() if n.endswith(".dist-info/METADATA")]
     lines = email.message_from_bytes(wheel.read(name)).get_all("Requires-Dist")
     extra = {Requirement(line).name for line in lines if Requirement(line).marker}
-    assert extra == {"pytest", "pytest-xdist", "ruff"}
+    assert extra == {"ipykernel", "nbclient", "pytest", "pytest-xdist", "ruff"}
