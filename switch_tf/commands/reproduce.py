@@ -38,8 +38,8 @@ def _parser() -> Parser:
     )
     parser = Parser(
         prog="switch-tf reproduce",
-        description="Runs an experiment and ends with its table and picture. The same command "
-        "again goes on where it stopped.\n\nexperiments:\n  " + "\n  ".join(table(rows)),
+        description="Runs an experiment, and makes its table and picture. Rerun the command to "
+        "resume.\n\nexperiments:\n  " + "\n  ".join(table(rows)),
         epilog="example:\n  switch-tf reproduce quickstart --output_dir=runs/quickstart",
     )
     parser.add_argument("experiment", metavar="NAME", help="one of the above")
@@ -50,6 +50,6 @@ def _parser() -> Parser:
     )
     flags = parser.add_mutually_exclusive_group()
     for flag, found in registry.variants().items():
-        text = "; ".join(f"of {name}: {variant.size}" for name, variant in found)
+        text = "; ".join(f"for {name}: {variant.size}" for name, variant in found)
         flags.add_argument(f"--{flag}", action="store_const", const=flag, dest="variant", help=text)
     return parser

@@ -9,7 +9,7 @@ NEEDS, RUN_FILE = (*TASK, "train.train_steps"), "pretrain.gin"
 
 def main(argv: Sequence[str]) -> None:
     """Runs `train` with the given gin configuration; the same command resumes it."""
-    description = "Trains a model; the same command again resumes it."
+    description = "Trains a model. Rerun the command to resume."
     check("train", description, argv, NEEDS, RUN_FILE).start()
     from switch_tf.training.train import train
 

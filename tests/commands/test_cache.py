@@ -100,7 +100,7 @@ def refused(capsys, path, *more):
 
 
 def test_what_is_cached_is_not_cached_again_unasked(folder, capsys):
-    assert "is cached in" in (line := refused(capsys, folder)) and "--overwrite" in line
+    assert "is already cached in" in (line := refused(capsys, folder)) and "--overwrite" in line
     before = (folder / "cache" / TASK / "COMPLETED").stat().st_mtime_ns
     seqio.TaskRegistry.get(TASK)._cache_dir = None
     run(folder, "--overwrite")
@@ -141,7 +141,10 @@ def test_a_bad_line_that_beam_meets_is_one_line(folder, capsys, monkeypatch):
     [
         (["--tasks=no_such"], "no task or mixture 'no_such'"),
         (["--min_shards=0"], "--min_shards=0: give a number >= 1"),
-        (["--output_cache_dir=/proc/cache"], "--output_cache_dir=/proc/cache: cannot be made"),
+        (
+            ["--output_cache_dir=/proc/cache"],
+            "--output_cache_dir=/proc/cache: cannot create the folder",
+        ),
         (["--tasks=toy_copy", "--module_import=tests.toy_task"], "'toy_copy' cannot be cached"),
         (["--module_import=no_module"], "no_module"),
     ],

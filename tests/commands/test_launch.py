@@ -160,7 +160,7 @@ BEFORE_TENSORFLOW = {
     ),
     "a mesh dimension that shards nothing": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:4,model:2'"],
-        "MESH_SHAPE: nothing is sharded over 'model', so its 2 devices would do the same work: "
+        "MESH_SHAPE: nothing is sharded over 'model', so its 2 devices would all do the same work: "
         "leave it out, or add a rule such as d_ff:model to LAYOUT_RULES",
     ),
     "a length that the mesh does not divide": (
@@ -226,7 +226,7 @@ def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting,
     assert done.returncode == 2
     assert done.stderr == (
         f"switch-tf: error: {setting}='{place}' holds a model with "
-        "TransformerEncoderDecoder.d_model=32, this run's is 64: set it to 32, or give another "
+        "TransformerEncoderDecoder.d_model=32, but this run has 64: set it to 32, or give another "
         f"{setting}\n"
     )
 
@@ -234,11 +234,11 @@ def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting,
 @pytest.mark.parametrize(
     "setting, line",
     [
-        ("--gin.BATCH_SIZE=32", "TaskData.batch_size=64, this run's is 32"),
-        ("--gin.SEED=1", "TaskData.seed=0, this run's is 1"),
+        ("--gin.BATCH_SIZE=32", "TaskData.batch_size=64, but this run has 32"),
+        ("--gin.SEED=1", "TaskData.seed=0, but this run has 1"),
         (
             "--gin.MIXTURE_OR_TASK_NAME='pydocs_finetune'",
-            "TaskData.mixture_or_task_name='pydocs_span_corruption', this run's is "
+            "TaskData.mixture_or_task_name='pydocs_span_corruption', but this run has "
             "'pydocs_finetune'",
         ),
     ],

@@ -79,7 +79,7 @@ def test_without_a_name_tasks_and_mixtures_are_listed_with_what_they_read(shown)
     assert [line.split()[0] for line in lines] == registry.names()
     cells = [re.split("  +", line) for line in lines if line.startswith(("command_", "pydocs_f"))]
     assert re.split("  +", heading) == [
-        *("name", "kind", "source", "splits", "data is there", "metrics"),
+        *("name", "kind", "source", "splits", "data available", "metrics"),
     ]
     assert cells == [
         ["command_first", "task", "function read", "train, test", "yes", "accuracy"],
@@ -111,7 +111,7 @@ def test_the_list_says_what_is_missing_where_gin_says(shown, tmp_path):
     assert found["super_glue_rte"] == [
         *("task", "super_glue/rte:1.0.2 or DATA_DIR/RTE", "train", "no: RTE/val.jsonl"),
     ]
-    assert found["super_glue"][3] == "no: 9 of its tasks lack theirs"
+    assert found["super_glue"][3] == "no: missing for 9 of its tasks"
 
 
 def test_a_mixture_needs_no_task_without_a_split(shown, tmp_path):
@@ -240,9 +240,9 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         ),
         (
             ["--train_vocabulary=40"],
-            "--train_vocabulary is of a task or mixture: switch-tf tasks NAME --train_vocabulary",
+            "--train_vocabulary needs a task or mixture: switch-tf tasks NAME --train_vocabulary",
         ),
-        (["--statistics"], "--statistics is of a task or mixture: .*"),
+        (["--statistics"], "--statistics needs a task or mixture: .*"),
         (["command_first", "--statistics=0"], "--statistics=0: give a number >= 1"),
         (["command_first", "--statistics", "--split=dev"], "'command_first' has no split 'dev'.*"),
         (

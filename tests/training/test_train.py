@@ -573,7 +573,7 @@ def test_eval_gives_the_figures_of_the_run_whose_model_and_task_it_takes(whole, 
             figures = {name: record[name] for name in found[record["task"]]}
             assert figures == found[record["task"]]
     told = capsys.readouterr().out
-    assert f"task, lengths and batch size are those of {whole}/config.gin\n" in told
+    assert f"task, lengths and batch size taken from {whole}/config.gin\n" in told
     assert "toy_copy  nlp -" in told
 
 
