@@ -74,7 +74,8 @@ def matching(pattern: str) -> list[str]:
         return sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
     if "**" in pattern:
         raise UserError(
-            f"'{pattern}': ** finds local folders only: give a pattern for each depth, as */*.txt"
+            f"'{pattern}': ** matches local folders only: give a pattern for each depth, such as "
+            "*/*.txt"
         )
     with told(f"'{pattern}' cannot be read"):
         return sorted(_system(pattern).glob(pattern))

@@ -118,8 +118,8 @@ def find(path: str) -> str:
     there = folder.steps()
     if not there:
         raise UserError(
-            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
-            "folder"
+            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoints, or a "
+            "checkpoint_<step> folder"
         )
     return folder.checkpoint(there[-1])
 

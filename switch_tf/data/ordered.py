@@ -30,7 +30,7 @@ _AHEAD = 4
 _SIDES = {"inputs": "encoder", "targets": "decoder"}
 _TOKENS = {"inputs": "encoder_input_tokens", "targets": "decoder_target_tokens"}
 
-_CACHE_DIR = Folder("the one that scripts/cache_tasks.sh wrote")
+_CACHE_DIR = Folder("the folder that scripts/cache_tasks.sh wrote")
 
 Batch = dict[str, np.ndarray]
 

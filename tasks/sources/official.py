@@ -30,7 +30,7 @@ from switch_tf.tasks.sources.formats import BadRecord, OmittedRecord, Records, S
 from switch_tf.tasks.sources.indexed import IndexedSource
 
 POLICIES = ("stop", "skip")
-_DATA_DIR = Folder("the one that holds the datasets")
+_DATA_DIR = Folder("the folder that holds the datasets")
 # A slice of a split, such as train[:100] or train[100:].
 _PART = re.compile(r"(\w+)\[(\d*):(\d*)\]")
 

@@ -129,7 +129,7 @@ def test_a_fine_tuning_has_its_own_dropout_where_the_run_set_it_without_a_macro(
 
 def test_a_fine_tuning_of_a_dense_model_has_no_rate_of_experts(tmp_path):
     text = CONFIG.replace(".expert_dropout_rate = %EXPERT_DROPOUT_RATE", ".init_scale = 0.1")
-    with pytest.raises(UserError, match="nothing reads a macro 'EXPERT_DROPOUT_RATE'"):
+    with pytest.raises(UserError, match="nothing loaded reads the macro 'EXPERT_DROPOUT_RATE'"):
         fine_tuning(make(tmp_path / "run", text), "EXPERT_DROPOUT_RATE=0.2")
 
 

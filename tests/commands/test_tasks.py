@@ -215,11 +215,11 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         (["pydocs_copa_"], r"no task or mixture 'pydocs_copa_' is registered.*pydocs_copa.*"),
         (
             ["command_first", "--split=validation"],
-            "'command_first' has no split 'validation', it has test, train",
+            "'command_first' has no split 'validation'; it has test, train",
         ),
         (
             ["command_mixture", "--split=dev"],
-            "'command_mixture' has no split 'dev', it has test, train",
+            "'command_mixture' has no split 'dev'; it has test, train",
         ),
         (["command_first", "--num_examples=0"], "--num_examples=0: give a number >= 1"),
         (

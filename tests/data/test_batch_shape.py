@@ -51,5 +51,5 @@ def test_hosts_share_the_rows_of_a_batch_out():
 
 
 def test_a_batch_of_another_setting_is_named_by_it():
-    with pytest.raises(UserError, match="^Evaluation.batch_size=3 does not divide over the 2 dev"):
+    with pytest.raises(UserError, match="^Evaluation.batch_size=3 is not divisible by the 2 dev"):
         check_batch(3, LENGTHS, {"batch": "batch"}, {"batch": 2}, "Evaluation.batch_size")

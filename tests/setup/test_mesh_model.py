@@ -98,7 +98,7 @@ def test_a_checkpoint_of_another_model_is_told(converted):
 @pytest.mark.parametrize(
     "data, made, line",
     [
-        (DATA, setup("batch:3"), "BATCH_SIZE=4 does not divide over the 3 devices"),
+        (DATA, setup("batch:3"), "BATCH_SIZE=4 is not divisible by the 3 devices"),
         (DATA, setup(vocab_size=300), "the model's VOCAB_SIZE is 300: set it to at least 359"),
         (task_data(None, LENGTHS, 4), setup(), "no data: set MIXTURE_OR_TASK_NAME"),
         (task_data("toy", LENGTHS, 4, module="nowhere"), setup(), "TaskData.module: cannot import"),

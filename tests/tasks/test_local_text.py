@@ -194,7 +194,7 @@ def test_files_on_a_remote_file_system_are_read_as_local_ones(trained):
         ("ram://nowhere/*.txt", "local_text.train='{}' matches no file"),
         (
             "ram://a/**",
-            "'{}': ** finds local folders only: give a pattern for each depth, as */*.txt",
+            "'{}': ** matches local folders only: give a pattern for each depth, such as */*.txt",
         ),
         ("nocloud://a/*.txt", "'{}' cannot be read: File system scheme 'nocloud' not implemented"),
     ],
