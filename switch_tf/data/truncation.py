@@ -55,8 +55,8 @@ def count(data: TaskData, examples: int | None = None) -> dict[str, Truncation]:
 def lines(found: Mapping[str, Truncation]) -> list[str]:
     """One line for each task that loses something."""
     return [
-        f"{task}: {t.inputs:.1%} of inputs and {t.targets:.1%} of targets are truncated (of "
-        f"{t.examples:,} examples); {FEATURE_LENGTHS}"
+        f"{task}: {t.inputs:.1%} of inputs and {t.targets:.1%} of targets are truncated to "
+        f"{FEATURE_LENGTHS} (of {t.examples:,} examples)"
         for task, t in found.items()
         if t.inputs or t.targets
     ]

@@ -85,7 +85,7 @@ def test_training_batches_and_an_evaluation_come_from_the_cache(folder):
         gin.bind_parameter("%CACHE_DIR", f"{folder}/cache")
     batches = features.train_batches(task_data(TASK, LENGTHS, 4, use_cached=True))
     assert next(iter(batches))["encoder_input_tokens"].shape == (4, 24)
-    assert "cache of 1 task, 60 cached examples an epoch" in batches.describe()
+    assert "cache of 1 task, 60 cached examples per epoch" in batches.describe()
     evaluated = features.eval_datasets(
         task_data(TASK, LENGTHS, 4, split="validation", use_cached=True)
     )

@@ -83,8 +83,8 @@ BEFORE_TENSORFLOW = {
     "a vocabulary that is not there": (
         [MODEL, PRETRAIN, DIR, "--gin.VOCABULARY_PATH='no.model'"],
         "VOCABULARY_PATH='no.model': no such file; set VOCABULARY_PATH to a copy of T5's, such as "
-        "spiece.model of huggingface.co/google-t5/t5-base, or to one of yours, trained on the text "
-        "of a task: switch-tf tasks NAME --train_vocabulary=8000, with the --gin flags of the run",
+        "spiece.model of huggingface.co/google-t5/t5-base, or to your own, trained on the text of "
+        "a task with switch-tf tasks NAME --train_vocabulary=8000 and the --gin flags of the run",
     ),
     "a vocabulary that is no path": (
         [MODEL, PRETRAIN, DIR, "--gin.VOCABULARY_PATH=5"],
@@ -349,4 +349,4 @@ def test_a_vocabulary_larger_than_the_models_is_refused(told, tmp_path):
         "--gin.MIXTURE_OR_TASK_NAME='toy_copy'",
         "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
     )
-    assert "has 359 tokens, the model's VOCAB_SIZE is 128: set it to" in line
+    assert "has 359 tokens, but the model's VOCAB_SIZE is 128: set it to" in line

@@ -232,11 +232,11 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         ),
         (
             ["command_first", "--train_vocabulary=40", "--gin.VOCABULARY_PATH='no'"],
-            "task 'command_first' has a vocabulary of its own for 'inputs', a ByteVocabulary: .*",
+            "task 'command_first' has its own vocabulary for 'inputs', a ByteVocabulary: .*",
         ),
         (
             [LOCAL_TEXT, "--train_vocabulary=0", "--gin.VOCABULARY_PATH='v'"],
-            "no vocabulary has 0 pieces: give a number, such as 8000",
+            "a vocabulary cannot have 0 pieces: give a number, such as 8000",
         ),
         (
             ["--train_vocabulary=40"],
@@ -282,8 +282,8 @@ def test_a_vocabulary_is_trained_and_then_used(shown, files, tmp_path):
 
 def test_a_vocabulary_that_is_missing_is_one_line_that_says_how_to_train_one(refused, files):
     assert re.fullmatch(
-        "VOCABULARY_PATH='.*': no such file; set .*: switch-tf tasks NAME --train_vocabulary=8000, "
-        "with the --gin flags of the run",
+        "VOCABULARY_PATH='.*': no such file; set .* with switch-tf tasks NAME "
+        "--train_vocabulary=8000 and the --gin flags of the run",
         refused(LOCAL_TEXT, *files),
     )
 
@@ -336,7 +336,7 @@ def test_a_bad_line_of_a_file_is_one_line_and_status_2(
     path = tmp_path / "b.jsonl"
     path.write_text('{"text": "a"}\n{"text": \n')
     line = refused(LOCAL_TEXT, *files, f"--gin.local_text.train='{path}'")
-    assert line.startswith(f"{path}:2: not JSON: ") and line.endswith("; mend or drop the line")
+    assert line.startswith(f"{path}:2: not JSON: ") and line.endswith("; fix or remove the line")
 
 
 def test_the_docstring_tasks_are_shown_from_a_corpus_made_on_the_way(shown, tmp_path, monkeypatch):

@@ -219,7 +219,7 @@ def test_a_task_without_a_cache_is_told_with_both_ways_out():
 
 
 def test_batch_must_divide_by_the_hosts():
-    with pytest.raises(UserError, match="BATCH_SIZE=8 does not divide by 3 hosts"):
+    with pytest.raises(UserError, match="BATCH_SIZE=8 is not divisible by 3 hosts"):
         ordered("cached_pairs", num_hosts=3)
 
 

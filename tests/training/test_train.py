@@ -277,7 +277,7 @@ def cached(tmp_path):
 
 def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, capsys):
     pretrain(tmp_path / "whole", **cached)
-    assert "data: cache of 2 tasks, 1,330 cached examples an epoch" in capsys.readouterr().out
+    assert "data: cache of 2 tasks, 1,330 cached examples per epoch" in capsys.readouterr().out
     pretrain(tmp_path / "parts", **cached, TRAIN_STEPS=2)
     position = (tmp_path / "parts" / "checkpoint_2").glob("data*")
     assert sum(file.stat().st_size for file in position) < 4000

@@ -69,7 +69,7 @@ def test_no_example_and_no_feature_are_one_line():
     def drop(dataset):
         return dataset.filter(lambda _: False)
 
-    with pytest.raises(UserError, match="^'a', split 'train', gives no example$"):
+    with pytest.raises(UserError, match="^'a', split 'train', has no examples$"):
         counts(task("a", ["a"], [*STEPS, drop]))
 
     def lack(dataset):
