@@ -138,7 +138,7 @@ def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
         number = min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks(data)))
         found = truncation.count(data, max(number, 1))
     for line in truncation.lines(found):
-        print(f"{data.split} of {line}", flush=True)
+        print(f"split '{data.split}' of {line}", flush=True)
     for task, share in found.items():
         writer.data(task, share.figures() | {"examples": share.examples})
     return writer

@@ -209,7 +209,7 @@ def test_another_seed_is_another_order():
 
 def test_a_state_of_other_data_is_refused():
     state = iter(ordered("cached_pairs", batch_size=4)).serialize()
-    with pytest.raises(UserError, match="batch size 4 in place of 8"):
+    with pytest.raises(UserError, match="batch size 4 instead of 8"):
         iter(ordered("cached_pairs")).deserialize(state)
 
 

@@ -91,7 +91,7 @@ def test_an_entry_point_is_ten_lines_and_works_on_any_mesh(converted):
 
 def test_a_checkpoint_of_another_model_is_told(converted):
     path, _ = converted
-    with pytest.raises(UserError, match=r"has shape \(16, 32\), the model's is \(16, 48\)"):
+    with pytest.raises(UserError, match=r"has shape \(16, 32\), but the model's is \(16, 48\)"):
         toy_entry_point(path, lambda: DATA, functools.partial(setup, d_ff=48))
 
 

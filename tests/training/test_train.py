@@ -213,7 +213,7 @@ def test_a_fine_tuning_keeps_what_is_frozen_and_resumes_with_it_alone(whole, tmp
             same = (before.get_tensor(name) == after.get_tensor(name)).all()
             assert same == ("router" in name), name
     for other in ([], ["router", "norm"]):
-        with pytest.raises(UserError, match="/.* has .*: take the model, .* and FROZEN that it"):
+        with pytest.raises(UserError, match="/.* has .*: use the model, .* and FROZEN that it"):
             pretrain(tmp_path, **own | {"FROZEN": other})
     pretrain(tmp_path, **own | {"TRAIN_STEPS": 2})
     assert list(losses(tmp_path)) == [1, 2]
@@ -238,7 +238,7 @@ def test_an_optimizer_that_the_checkpoint_has_not_is_one_line(whole, tmp_path):
     line = str(caught.value).splitlines()[0]
     assert "/m of shape" in line
     assert line.endswith(
-        "take the model, the optimizer's settings and FROZEN that it was trained with, or "
+        "use the model, the optimizer's settings and FROZEN that it was trained with, or "
         "RESTORE_OPTIMIZER=False"
     )
 
@@ -293,9 +293,9 @@ def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, c
     evaluation = {"CHECKPOINT_PATH": str(tmp_path / "whole"), "Evaluation.decode": False}
     load([*FILES, "runs/eval.gin"], SMALL | rows | evaluation)
     assert set(evaluate()) == {"cached_pairs", "cached_few"}
-    with pytest.raises(UserError, match="is of a run with USE_CACHED_TASKS=True"):
+    with pytest.raises(UserError, match="belongs to a run with USE_CACHED_TASKS=True"):
         pretrain(tmp_path / "parts", **(cached | {"USE_CACHED_TASKS": False}))
-    with pytest.raises(UserError, match="batch size 4 in place of 8"):
+    with pytest.raises(UserError, match="batch size 4 instead of 8"):
         pretrain(tmp_path / "parts", **cached, BATCH_SIZE=8)
 
 
@@ -581,17 +581,23 @@ def test_a_model_of_another_vocabulary_is_refused(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     facts = json.loads((whole / "run.json").read_text())
     (tmp_path / "run/run.json").write_text(json.dumps(facts | {"vocabulary": "of other pieces"}))
-    line = r"='{}' holds a model of another vocabulary .*: set VOCABULARY_PATH to the one that"
+    line = (
+        r"='{}' holds a model with a vocabulary other than .*: set VOCABULARY_PATH to the one that"
+    )
     with pytest.raises(UserError, match="MODEL_DIR" + line.format(tmp_path / "run")):
         pretrain(tmp_path / "run")
     with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH" + line.format(tmp_path / "run")):
         pretrain(tmp_path / "new", **{"train.initial_checkpoint_path": str(tmp_path / "run")})
     load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": str(tmp_path / "run")})
-    with pytest.raises(UserError, match="CHECKPOINT_PATH='.*' holds a model of another vocabulary"):
+    with pytest.raises(
+        UserError, match="CHECKPOINT_PATH='.*' holds a model with a vocabulary other than"
+    ):
         evaluate()
 
 
 def test_a_model_dir_of_another_model_is_refused_in_one_line(whole):
-    with pytest.raises(UserError, match=r"checkpoint '.*': .* has shape .*, the model's is .*: "):
+    with pytest.raises(
+        UserError, match=r"checkpoint '.*': .* has shape .*, but the model's is .*: "
+    ):
         pretrain(whole, **{"TransformerEncoderDecoder.d_ff": 48})
     assert ModelDir(str(whole)).steps() == [3, 6]
