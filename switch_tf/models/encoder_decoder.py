@@ -343,9 +343,8 @@ def _check_causal(blocks) -> None:
             if not layer.router.in_decoder:
                 name = type(layer.router).__name__
                 raise UserError(
-                    f"{name} looks at the tokens to come, and the decoder has it in {block.name}: "
-                    f"set TransformerEncoderDecoder.decoder_sparse_layers=() or "
-                    f"{name}.in_decoder=True"
+                    f"{name} looks at future tokens, but the decoder has it in {block.name}: set "
+                    f"TransformerEncoderDecoder.decoder_sparse_layers=() or {name}.in_decoder=True"
                 )
 
 

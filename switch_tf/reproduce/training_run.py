@@ -135,7 +135,7 @@ class TrainingRun:
         if status or not self.is_done():
             raise UserError(
                 f"{self.name} failed with status {status}: {_error(log)}; all output is in {log}; "
-                "mend that, and the same command goes on"
+                "fix that and rerun the command to resume"
             )
 
     def _sat(self, seconds: float, load: Load) -> None:
@@ -156,8 +156,9 @@ class TrainingRun:
         for name in sorted(then.keys() | now.keys()):
             if then.get(name) != now.get(name) and name not in _MAY_CHANGE:
                 raise UserError(
-                    f"{self.name}: {self.model_dir} was made with {name}={then.get(name)}, and "
-                    f"this is {now.get(name)}: give another --output_dir, or remove that folder"
+                    f"{self.name}: {self.model_dir} was made with {name}={then.get(name)}, but "
+                    f"this run has {now.get(name)}: give another --output_dir, or remove that "
+                    "folder"
                 )
 
 

@@ -95,11 +95,15 @@ def test_the_start_says_what_matters_first_and_the_rest_in_a_file(whole, tmp_pat
     pretrain(tmp_path, TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={"inputs": 4, "targets": 4})
     told = capsys.readouterr().out.splitlines()
     heads = [
-        "trains on toy_mixture, train: batches of 4 rows of 4 + 4 tokens (32 a step)",
+        "trains on toy_mixture, split 'train': batches of 4 rows of 4 + 4 tokens (32 per step)",
         "model:",
     ]
     heads += ["per device: weights", "mesh:", "data:", "starts from", "evaluation: validation,"]
-    heads += ["learning rate:", "loss:", "every setting, weight with its layout and Switch layer:"]
+    heads += [
+        "learning rate:",
+        "loss:",
+        "all settings, weights with their layouts, and Switch layers:",
+    ]
     first = next(i for i, line in enumerate(told) if line.startswith("trains on"))
     for line, head in zip(told[first:], heads, strict=False):
         assert line.startswith(head)
@@ -113,7 +117,7 @@ def test_what_is_truncated_is_told_and_logged_by_task(tmp_path, capsys):
     told = capsys.readouterr().out
     for split in ("train", "validation"):
         assert re.search(
-            rf"^{split} of toy_copy: [\d.]+% of inputs and [1-9][\d.]+% of ", told, re.M
+            rf"^split '{split}' of toy_copy: [\d.]+% of inputs and [1-9][\d.]+% of ", told, re.M
         )
     assert {r["task"] for r in records(tmp_path, "data")} == {"toy_copy", "toy_copy_too"}
     longer = sum(1 + i % 5 + 1 > 4 for i in range(toy_task.NUM_VALIDATION))
@@ -176,8 +180,8 @@ def test_a_fine_tuning_goes_on_with_the_optimizer_where_it_is_asked_to(whole, tm
     pretrain(tmp_path / "fresh", **own)
     told = capsys.readouterr().out
     assert "optimizer slots fresh" in told
-    rsqrt = "learning rate: rsqrt(warmup_steps=2, scale=1.0), by"
-    assert f"{rsqrt} the run's step: 0.707107 at the first update, of step 0" in told
+    rsqrt = "learning rate: rsqrt(warmup_steps=2, scale=1.0) of"
+    assert f"{rsqrt} the run's step: 0.707107 at the first update (step 0)" in told
     assert rates(tmp_path / "fresh") == pytest.approx([max(t, 2) ** -0.5 for t in range(4)])
 
     own["RESTORE_OPTIMIZER"] = True
@@ -185,8 +189,8 @@ def test_a_fine_tuning_goes_on_with_the_optimizer_where_it_is_asked_to(whole, tm
     told = capsys.readouterr().out
     assert "optimizer slots restored, and their step" in told
     assert (
-        f"{rsqrt} the optimizer's step, {STEPS} ahead of the run's: 0.408248 at the first update, "
-        f"of step {STEPS}"
+        f"{rsqrt} the optimizer's step, {STEPS} ahead of the run's: 0.408248 at the first update "
+        f"(step {STEPS})"
     ) in told
     assert rates(tmp_path / "on") == pytest.approx([(STEPS + t) ** -0.5 for t in range(4)])
     assert losses(tmp_path / "on")[1] == losses(tmp_path / "fresh")[1]
@@ -425,7 +429,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_p
     assert ModelDir(str(tmp_path)).steps() == [1]
     assert (tmp_path / "checkpoint_1/state.index").read_bytes() == saved
     told = re.match(
-        r"loss is (nan|inf) at step (\d+); first not finite: "
+        r"loss is (nan|inf) at step (\d+); first non-finite value: "
         r"model/(embedding|\w+/layer_0|\w+/norm); "
         r"largest router logit \S+ in model/\S+; the last checkpoint in \S+ is untouched: ",
         str(caught.value),
@@ -457,7 +461,9 @@ def test_weights_that_a_run_could_not_go_on_from_are_not_saved(tmp_path, monkeyp
         return updates
 
     monkeypatch.setattr(Adafactor, "apply", spoil)
-    with pytest.raises(UserError, match=r"step \d+ left weights whose loss is (nan|inf): they are"):
+    with pytest.raises(
+        UserError, match=r"step \d+ produced weights whose loss is (nan|inf): they are"
+    ):
         pretrain(tmp_path, CHECKPOINT_PERIOD=1)
     assert ModelDir(str(tmp_path)).steps() == [1]
     monkeypatch.undo()

@@ -117,7 +117,7 @@ BAD = {
     "a label of a row": Bad(
         lambda: glue.source("sst2"),
         {SST: f"{HEAD}bore\tnone\n"},
-        f"{SST}:3: label 'none' is none of negative, positive, 0, 1",
+        f"{SST}:3: label 'none' is not one of negative, positive, 0, 1",
     ),
     "a row in another encoding": Bad(
         lambda: glue.source("sst2"), {SST: f"{HEAD}caf\xe9\t1\n"}, f"{SST}:3: not UTF-8, at byte 4"
