@@ -27,7 +27,7 @@ def settings(
     """The patterns of the user's files.
 
     Args:
-      train: a path pattern or several, local, where `**` matches any folders, or remote. Use many
+      train: one or several path patterns, local (`**` matches any folders) or remote. Use many
         files rather than one large file: they are shuffled and read in parallel.
       validation: the same for the validation split.
 

@@ -1,8 +1,8 @@
 """The arithmetic of span corruption: the lengths that a piece of text becomes, and their limits.
 
 T5 masks spans of each piece of text: in the inputs a sentinel replaces each span, and in the
-targets it precedes the span's tokens (Raffel et al., 2020, Sec. 3.1.4). T5 itself checks neither
-that there are as many sentinels as spans, nor that there is text between spans. Needs no
+targets it precedes the span's tokens (Raffel et al., 2020, Sec. 3.1.4). T5 itself does not check
+that there are as many sentinels as spans, or that there is text between spans. Needs no
 TensorFlow.
 """
 

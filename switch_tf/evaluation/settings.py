@@ -27,9 +27,10 @@ class Evaluation:
         a second forward pass. Keep it on unless it does not fit, as with thousands of experts.
       decode: computes the tasks' own metrics, at the last step and every `decode_period` steps.
         Turn it on in fine-tuning; span corruption has no metrics.
-      decode_period: steps between such evaluations, of those that `period` evaluates; 0 for the
-        last step only. Decoding is slow, so use a multiple of `period`.
-      decode_examples: maximum number of examples per task for them; None for the whole split.
+      decode_period: steps between evaluations that include the tasks' own metrics; 0 for the last
+        step only. Decoding is slow, so use a multiple of `period`.
+      decode_examples: maximum number of examples per task for the tasks' own metrics; None for the
+        whole split.
       predictions: writes inputs, targets and prediction, or score, of each example that is decoded
         or scored, as JSON lines: one or two kB per example and evaluation. Read them before you
         trust a metric; turn them off where decoding is frequent and the disk small.

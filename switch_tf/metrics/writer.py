@@ -55,8 +55,8 @@ class MetricsWriter:
       model_dir: the folder for events and `metrics.jsonl`.
       restored_step: the step that the run resumes from; later records are dropped, since their
         steps will be repeated.
-      log_period: steps between two records. A record takes about 5 kB: at 10, the log of 100,000
-        steps takes 50 MB. 1 logs each step by itself, which is good for short runs.
+      log_period: steps between two records of the log. A record takes about 5 kB: at 10, the log
+        of 100,000 steps takes 50 MB. 1 logs each step by itself, which is good for short runs.
       routing_period: steps between two records that also have each Switch layer by itself, with the
         load of each expert; others have the mean over the layers. A layer takes 1 kB and 20 bytes
         per expert.

@@ -66,8 +66,9 @@ class TransformerEncoderDecoder(Layer):
         override `expert_frequency`.
       switch_ffn: class or function that makes the feed-forward layer of sparse layers from `d_ff`,
         `activation` and `expert_dropout_rate`; None makes it dense.
-      switch_attention: same, for their self-attention, such as `SwitchAttention` (paper, Appendix
-        A), which diverges in bfloat16; None makes it dense, as in the paper's main models.
+      switch_attention: class or function that makes the self-attention of sparse layers, such as
+        `SwitchAttention` (paper, Appendix A), which diverges in bfloat16; None makes it dense, as
+        in the paper's main models.
       expert_dropout_rate: dropout inside the experts; None uses `dropout_rate`. 0.4 limits
         overfitting in fine-tuning on small tasks (paper, Table 4).
       init_scale: s of the fan-in initialisation of everything but the embedding. The paper uses

@@ -61,7 +61,9 @@ def train(
     Args:
       model_dir: folder for checkpoints and logs; if it already holds a run, that is resumed.
       train_steps: the step to stop at, counted from the start of the run.
-      data, setup, evaluation: make the `TaskData`, `ModelSetup` and `Evaluation`.
+      data: makes the `TaskData`.
+      setup: makes the `ModelSetup`.
+      evaluation: makes the `Evaluation`.
       seed: seeds initial weights, dropout and jitter.
       checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
         loses at most this many steps; choose a period of ten minutes or more.
