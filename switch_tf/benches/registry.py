@@ -31,7 +31,7 @@ BENCHES = {
         run_file="pretrain.gin",
     ),
     "layer": Bench(
-        "a Switch layer under named skews of its load, and at several capacities",
+        "a Switch layer with even, skewed and worst load, and at several capacities",
         "Takes the gin files of a plan: times the model's first Switch layer, forward and "
         "backward, with routers of even, skewed and worst load, and with its own at several "
         "capacity factors.",

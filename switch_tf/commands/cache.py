@@ -70,8 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         "--pipeline_options",
         default="--runner=DirectRunner",
         metavar="OPTIONS",
-        help="Beam options with commas, such as --runner=DataflowRunner,--project=P,--region=R,"
-        "--temp_location=gs://B/tmp,--setup_file=./setup.py (--runner=DirectRunner: this machine)",
+        help="options of Beam, separated by commas, such as --runner=DataflowRunner,--project=P,"
+        "--region=R,--temp_location=gs://B/tmp,--setup_file=./setup.py (default: "
+        "--runner=DirectRunner, on this machine)",
     )
     parser.add_argument(
         "--min_shards",

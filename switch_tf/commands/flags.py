@@ -63,7 +63,7 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH",
-        help="gin file, looked for in the working directory, then in gin/; may be repeated",
+        help="gin file, searched for in the working directory, then in gin/; may be repeated",
     )
     # Listed only for --help: these flags never reach argparse.
     group.add_argument(

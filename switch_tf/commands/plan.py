@@ -16,8 +16,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the plan for the given gin configuration."""
     launch = check(
         "plan",
-        "Counts a model's parameters, FLOPs and bytes on each device, without creating its "
-        "weights.",
+        "Counts a model's parameters, FLOPs and bytes on each device from shapes alone.",
         argv,
         NEEDS,
         RUN_FILE,

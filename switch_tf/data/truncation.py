@@ -38,8 +38,8 @@ class Truncation(NamedTuple):
 def count(data: TaskData, examples: int | None = None) -> dict[str, Truncation]:
     """Task -> what is truncated of its first examples, for a task or each task of a mixture.
 
-    The data are read from their beginning, apart from what a run reads, so that batches stay the
-    same. In rank classification only the right answers count.
+    The data are read from the beginning, independently of what a run reads, so that batches stay
+    the same. In rank classification only the right answers count.
 
     Args:
       data: prepared data; of a mixture, tasks that have the split.

@@ -55,8 +55,8 @@ class Evaluators:
           predictions: folder for what the model answers to each example; see `predictions.records`.
 
         Returns:
-          Task -> metric -> value; of a task of which something is truncated also
-          `truncated_inputs` and `truncated_targets`, as shares of its examples.
+          Task -> metric -> value; for tasks with truncated examples also `truncated_inputs` and
+          `truncated_targets`, as shares of the examples.
 
         Raises:
           EvaluationInterrupt: `stop` returned True.

@@ -15,7 +15,7 @@ class PeriodicEvaluation:
     """Evaluates a run periodically, and at its last step.
 
     All that it knows of earlier evaluations is in the run's log, so that a resumed run stops early
-    and keeps checkpoints as one that was never stopped.
+    and keeps checkpoints exactly as an uninterrupted one.
 
     Args:
       evaluators: evaluators of the model.

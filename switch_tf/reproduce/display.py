@@ -26,7 +26,7 @@ class Display:
 
     Args:
       runs: all runs, in running order.
-      stream: where to; by default stdout.
+      stream: the output; by default stdout.
       clock: returns the time in seconds.
     """
 
@@ -102,7 +102,7 @@ class Display:
           started: the time at which its process started.
           first: time and step of the first step that it logged.
           last: the record of its last step.
-          later: foretold minutes of the runs after it.
+          later: estimated minutes of the runs after it.
         """
         step, steps, now = last["step"], run.train_steps, self._clock()
         if step >= steps:

@@ -41,7 +41,7 @@ class TrainingRun:
       model_dir: its MODEL_DIR, a local one.
       gin_files: values of `--gin_file`.
       bindings: macro or `configurable.parameter` -> value, for `--gin.NAME`.
-      minutes: about how long it takes on two idle cores, to foretell the experiment's end.
+      minutes: about how long it takes on two idle cores, to estimate the time left.
     """
 
     name: str

@@ -70,14 +70,14 @@ def train(
       keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
         and slots. Keep at least 2, so that there is one to fall back on.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
-      restore_optimizer: also takes the optimizer's slots and step from there, as Mesh-TensorFlow
-        and T5X do: the first updates are scaled well, and the schedule continues; the run's own
-        steps count from 0. Leave it off if the checkpoint has no slots.
-      initial_checkpoint_fresh: patterns of the weights that may be missing from there and are then
-        initialised from the seed, such as ["decoder/layer_1/"] for a deeper stack. Until they are
-        trained, they disturb what the other weights have learned.
-      initial_checkpoint_skipped: patterns of the weights there that the model may lack, such as
-        ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
+      restore_optimizer: also takes the optimizer's slots and step from that checkpoint, as
+        Mesh-TensorFlow and T5X do: the first updates are scaled well, and the schedule continues;
+        the run's own steps count from 0. Leave it off if the checkpoint has no slots.
+      initial_checkpoint_fresh: patterns of the weights that may be missing from that checkpoint and
+        are then initialised from the seed, such as ["decoder/layer_1/"] for a deeper stack. Until
+        they are trained, they disturb what the other weights have learned.
+      initial_checkpoint_skipped: patterns of the weights in that checkpoint that the model may
+        lack, such as ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
 
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.
@@ -132,8 +132,8 @@ def _tell(
 def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
     """Starts the log; prints and logs what is truncated of a sample of each task's training data.
 
-    Not counted as batches are made: packed rows no longer know their tasks, nor trimmed examples
-    their lengths.
+    This is not counted while batches are made, because packed rows do not show their tasks, nor
+    trimmed examples their lengths.
     """
     writer = MetricsWriter(model_dir, restored_step=step)
     writer.start(config.operative_config(), config.macros())
