@@ -34,10 +34,10 @@ class Evaluation:
       predictions: writes inputs, targets and prediction, or score, of each example that is decoded
         or scored, as JSON lines: one or two kB per example and evaluation. Read them before you
         trust a metric; turn them off where decoding is frequent and the disk small.
-      keep_best: which checkpoints are kept in addition to `train.keep_checkpoints`: "score" for one,
-        that of the evaluation with the best score; "tasks" also for those best by NLP and by the
-        first own metric of each task, up to two per task; None for none. The score is the first of
-        each task's own metrics if `decode_period` is set, otherwise NLP; for a mixture, its average
+      keep_best: checkpoints to keep in addition to `train.keep_checkpoints`: "score" for one, that
+        of the evaluation with the best score; "tasks" also for those best by NLP and by the first
+        own metric of each task, up to two per task; None for none. The score is the first of each
+        task's own metrics if `decode_period` is set, otherwise NLP; for a mixture, its average
         or the mean over its tasks. Each takes the disk space of weights and slots. If no checkpoint
         is due at the best step, one is saved after its evaluation: where saving is slow, evaluate
         only at steps where a checkpoint is due.
