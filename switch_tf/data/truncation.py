@@ -99,7 +99,7 @@ def untrimmed_lengths(
     dataset = whole.preprocess_postcache(dataset, lengths, seed=0)
     for name in lengths:
         if name not in dataset.element_spec:
-            raise UserError(f"task '{task.name}' gives no feature '{name}'")
+            raise UserError(f"task '{task.name}' has no feature '{name}'")
     dataset = right_answers(dataset)
     return dataset.map(lambda example: {name: tf.size(example[name]) for name in lengths})
 

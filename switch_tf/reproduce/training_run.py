@@ -135,7 +135,7 @@ class TrainingRun:
         if status or not self.is_done():
             raise UserError(
                 f"{self.name} failed with status {status}: {_error(log)}; all output is in {log}; "
-                "fix that and rerun the command to resume"
+                "fix the cause and rerun the command to resume"
             )
 
     def _sat(self, seconds: float, load: Load) -> None:
