@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes requirements.txt of requirements.in. Pins that still fit are kept; `scripts/lock.sh
-# --upgrade` takes the newest ones, `--upgrade-package NAME` that of one package.
+# Makes requirements.txt from requirements.in. Pins that still fit are kept; `scripts/lock.sh
+# --upgrade` takes the newest versions, `--upgrade-package NAME` that of one package.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# t5 asks for two nightly builds that unpack over seqio and tensorflow-datasets in the same
-# folders, and whose newest release is years older than both.
+# t5 requires two nightly builds that unpack into the same folders as seqio and tensorflow-datasets,
+# and whose newest releases are years older than both.
 cat > "$work/overrides.txt" <<'OVERRIDES'
 seqio-nightly ; sys_platform == 'never'
 tfds-nightly ; sys_platform == 'never'

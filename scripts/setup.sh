@@ -1,5 +1,5 @@
 # Sourced by the other scripts from the project's folder: makes .venv and installs what the lock
-# pins, unless that was done for the same lock before.
+# pins, unless this was already done for the same lock.
 
 setup_python() {
   local candidate
@@ -20,7 +20,7 @@ setup_say() {
 # TensorFlow Text of the version in the lock has no wheel for anything else.
 setup_platform() {
   if [[ $(uname -s) != Linux || $(uname -m) != x86_64 ]]; then
-    echo "error: Linux on x86-64 is needed, this is $(uname -s) on $(uname -m): take such a" \
+    echo "error: Linux on x86-64 is needed, but this is $(uname -s) on $(uname -m): use such a" \
       "machine or container" >&2
     return 1
   fi
@@ -36,7 +36,7 @@ setup() {
     setup_say ".venv is up to date"
     return
   fi
-  # pip comes last: without it an earlier attempt was interrupted.
+  # pip is installed last: if it is missing, an earlier attempt was interrupted.
   if [[ ! -x .venv/bin/pip ]]; then
     setup_say "making .venv"
     "$python" -m venv --clear .venv || return 1

@@ -5,6 +5,6 @@ cd "$(dirname "$0")/.."
 source scripts/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-# Two processes, of up to nine gigabytes each; a file of tests stays in one, which makes its fixtures
-# once.
+# Two processes of up to nine gigabytes each. All tests of a file run in the same process, so that
+# their fixtures are made once.
 exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

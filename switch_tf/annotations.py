@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parent.parent
 class StandIn(type):
     """A stand-in class for what is not imported, such as TensorFlow's classes and attributes.
 
-    Those of the project's classes have its base classes, so `issubclass` compares them.
+    Stand-ins for the project's classes have the same base classes, so `issubclass` works on them.
     """
 
     def __getattr__(cls, name):

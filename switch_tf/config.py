@@ -209,7 +209,7 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
             source = configurables.module_source(str(module))
         if source is None:
             ours = configurables.modules_called(str(module))
-            hint = f"; is it {' or '.join(ours)}?" if ours else ""
+            hint = f"; did you mean {' or '.join(ours)}?" if ours else ""
             raise UserError(f"{where}: no module '{module}'{hint or _NOT_FOUND}")
         if first != configurables.PACKAGE:
             sources.append(source)
@@ -242,7 +242,7 @@ def check_module_name(module: str, where: str) -> None:
     with _working_directory_on_path():
         own_name = configurables.project_name(module)
     if own_name:
-        raise UserError(f"{where}: the module '{module}' is called '{own_name}': write it so")
+        raise UserError(f"{where}: the module '{module}' is called '{own_name}': use that name")
 
 
 def import_module(module: str, where: str) -> None:

@@ -1,6 +1,6 @@
 """Checks settings read by `gin_files` against the declarations found by `configurables`.
 
-Nothing is imported, so a wrong setting is told before TensorFlow starts.
+Nothing is imported, so a wrong setting is reported before TensorFlow starts.
 """
 
 from collections.abc import Iterator
@@ -45,8 +45,8 @@ def check_names(
         if not matches and not open_ended:
             short = [c.name for c in source.configurables]
             raise UserError(
-                f"{where}: no configurable '{name}'{nearest(name.rpartition('.')[2], short)}; one "
-                "of your own needs 'import MODULE' in a gin file, or MIXTURE_OR_TASK_MODULE"
+                f"{where}: no configurable '{name}'{nearest(name.rpartition('.')[2], short)}; to "
+                "use your own, add 'import MODULE' to a gin file or set MIXTURE_OR_TASK_MODULE"
             )
         used.extend(known[m] for m in matches)
         return known[matches[0]] if matches else None
@@ -77,7 +77,7 @@ def _check_parameter(
     of_model = rules.mark(takes[parameter], rules.SetBy)
     if of_model and has_model:
         raise UserError(
-            f"{where}: the model gives '{name}' its {parameter}: set {of_model.setting}"
+            f"{where}: the model sets the {parameter} of '{name}': set {of_model.setting} instead"
         )
 
 
@@ -121,7 +121,7 @@ def check_macros(settings: Settings, source: Source) -> None:
         if name not in read and name not in settings.declared:
             known = read | settings.declared
             hint = gin_files.read_by(name) or nearest(name, known) or owned_by(name, source)
-            raise UserError(f"{where}: nothing reads a macro '{name}'{hint}")
+            raise UserError(f"{where}: nothing loaded reads the macro '{name}'{hint}")
 
 
 def check_required(settings: Settings, source: Source, known: SelectorMap) -> None:

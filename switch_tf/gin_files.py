@@ -220,7 +220,7 @@ def _syntax_error(error: Exception, where: str, is_file: bool) -> UserError:
     place = error.args[1] if len(error.args) > 1 else ()
     if not is_file:
         return UserError(
-            f"{where}: not a gin value: {message}; a string needs quotes of its own: "
+            f"{where}: not a gin value: {message}; a string needs its own quotes: "
             "--gin.NAME=\"'text'\""
         )
     if isinstance(error, tokenize.TokenError):
@@ -257,7 +257,7 @@ def _file_statements(
     """Yields the statements of a file and, after each include, those of the included file."""
     path = find(name, where)
     if path in opened:
-        raise UserError(f"{where}: '{name}' includes itself; drop this include")
+        raise UserError(f"{where}: '{name}' includes itself; remove this include")
     for statement, place in _parsed(path.read_text(encoding="utf-8"), display(path)):
         yield statement, place
         if isinstance(statement, config_parser.IncludeStatement):

@@ -102,9 +102,9 @@ def _conflict(first: _FileSetting, second: _FileSetting) -> UserError:
     for whole, part in ((first.file, second.file), (second.file, first.file)):
         included = {find(name, "").resolve() for name in whole.includes}
         if find(part.name, "").resolve() in included:
-            mend = f"drop --gin_file={part.name}, which {whole.name} includes"
+            mend = f"remove --gin_file={part.name}, which {whole.name} includes"
     (a, where_a), (b, where_b) = first.setting, second.setting
     return UserError(
-        f"{where_a}: {name}={text(a)}, but {where_b} has {text(b)}, so the order of --gin_file "
-        f"would decide: pass --gin.{name}=VALUE, or {mend}"
+        f"{where_a}: {name}={text(a)}, but {where_b} has {text(b)}, so the order of the --gin_file "
+        f"flags would decide: pass --gin.{name}=VALUE, or {mend}"
     )

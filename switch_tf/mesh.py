@@ -33,14 +33,14 @@ def parse_pairs(text: str, what: str) -> list[tuple[str, str]]:
       UserError: an item does not have exactly one colon, or a name occurs twice.
     """
     if not isinstance(text, str):
-        raise UserError(f"{what}={text!r} is no text: give it as 'name:value,...', in quotes")
+        raise UserError(f"{what}={text!r} is not a string: give it as 'name:value,...', in quotes")
     pairs = []
     for item in filter(None, (part.strip() for part in text.split(","))):
         name, colon, value = (piece.strip() for piece in item.partition(":"))
         if not (name and colon and value) or ":" in value:
             raise UserError(f"{what}='{text}': '{item}' is not of the form name:value")
         if name in (seen for seen, _ in pairs):
-            raise UserError(f"{what}='{text}': '{name}' stands twice; keep one")
+            raise UserError(f"{what}='{text}': '{name}' appears twice; keep one")
         pairs.append((name, value))
     return pairs
 
@@ -78,7 +78,7 @@ def parse_layout_rules(text: str, mesh_shape: dict[str, int]) -> dict[str, str]:
             )
         if dimension not in mesh_shape:
             raise UserError(
-                f"LAYOUT_RULES='{text}': the mesh has no dimension '{dimension}', it has "
+                f"LAYOUT_RULES='{text}': the mesh has no dimension '{dimension}'; it has "
                 + ", ".join(mesh_shape)
             )
         rules[axis] = dimension
@@ -102,7 +102,7 @@ def check_divides(
         ways = mesh_shape.get(rules.get(axis, ""), 1)
         if size % ways:
             raise UserError(
-                f"{setting}={size} does not divide over the {ways} devices of mesh dimension "
+                f"{setting}={size} is not divisible by the {ways} devices of mesh dimension "
                 f"'{rules[axis]}': change {setting}, MESH_SHAPE or LAYOUT_RULES"
             )
 
@@ -137,12 +137,12 @@ class Mesh:
         # A mesh over missing devices crashes the process, so count devices first.
         if mesh.size > there:
             raise UserError(
-                f"MESH_SHAPE='{mesh_shape}' asks for {mesh.size} {kind} devices, {there} there: "
-                "make it smaller"
+                f"MESH_SHAPE='{mesh_shape}' needs {mesh.size} {kind} devices, but there are "
+                f"{there}: make it smaller"
             )
         if mesh.size % processes:
             raise UserError(
-                f"MESH_SHAPE='{mesh_shape}' has {mesh.size} devices, which do not divide over the "
+                f"MESH_SHAPE='{mesh_shape}' has {mesh.size} devices, not divisible by the "
                 f"{processes} processes: change it"
             )
         devices = [f"{kind}:{i}" for i in range(mesh.size // processes)]
@@ -185,8 +185,8 @@ class Mesh:
         used = [dimension for dimension in spec if dimension != dtensor.UNSHARDED]
         if len(set(used)) < len(used):
             raise UserError(
-                f"LAYOUT_RULES send two axes of a tensor {tuple(axes)} to one mesh dimension, "
-                f"{spec}: drop one of the two rules"
+                f"LAYOUT_RULES map two axes of a tensor {tuple(axes)} to the same mesh dimension, "
+                f"{spec}: remove one of the two rules"
             )
         return spec
 

@@ -137,12 +137,12 @@ def _compile(patterns: Sequence[str]) -> bool:
 # Of variables' paths; a pattern may be found anywhere in a path.
 VariablePatterns = Annotated[
     Sequence[str],
-    Rule("a list of regular expressions in quotes, as ['router']", _compile),
+    Rule("a list of regular expressions in quotes, such as ['router']", _compile),
 ]
 Path = Annotated[str | os.PathLike, Rule("a path in quotes")]
 Pattern = Annotated[str, Rule("a path in quotes")]
 RunFolder = Annotated[Path, Checkpoint("resume")]
-_SAVED = Folder("a MODEL_DIR that holds checkpoint_<step>, or such a folder")
+_SAVED = Folder("a MODEL_DIR that holds checkpoints, or a checkpoint_<step> folder")
 InitialCheckpoint = Annotated[Path, _SAVED, Checkpoint("start")]
 CheckpointPath = Annotated[Path, _SAVED, Checkpoint("restore")]
 
@@ -206,7 +206,7 @@ def wanted(annotation: Any) -> str:
     if kind in (list, tuple, Sequence):
         return f"a list, each {wanted(parts[0])}"
     if kind is Callable and inspect.isclass(made(annotation)):
-        return f"a function or a class that makes `{made(annotation).__name__}`, as @NAME"
+        return f"a function or a class that makes `{made(annotation).__name__}`, written @NAME"
     return _WORDS.get(kind) or getattr(kind, "__name__", str(kind))
 
 
@@ -227,9 +227,9 @@ _WORDS = {
     bool: "True or False",
     int: "a whole number",
     float: "a number",
-    str: "a text in quotes",
+    str: "a string in quotes",
     types.NoneType: "None",
-    Callable: "a function or a class, as @NAME",
+    Callable: "a function or a class, written @NAME",
 }
 
 

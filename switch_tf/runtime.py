@@ -90,13 +90,13 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
     if _started_devices is not None:
         if num_devices > _started_devices:
             raise UserError(
-                f"{num_devices} devices asked for, but this process started with "
+                f"{num_devices} devices were requested, but this process started with "
                 f"{_started_devices}: start a new process"
             )
         if device_type != _device_type:
             raise UserError(
-                f"{device_type} devices asked for, but this process started with {_device_type} "
-                "devices: start a new process"
+                f"{device_type} devices were requested, but this process started with "
+                f"{_device_type} devices: start a new process"
             )
         return
     if "tensorflow" in sys.modules and os.environ.get("DTENSOR_USE_ALL_TO_ALL_RELAYOUT") != "1":
@@ -147,9 +147,9 @@ def check_devices(num_devices: int, device_type: str) -> None:
     cores = len(os.sched_getaffinity(0))
     if device_type == "CPU" and local_devices > DEVICES_PER_CORE * cores:
         raise UserError(
-            f"MESH_SHAPE has {num_devices} devices, which is too many CPU devices for this machine "
-            f"of {cores} core{'s' * (cores > 1)}: give at most {DEVICES_PER_CORE * cores}, or plan "
-            "the larger mesh with switch-tf plan, which needs no devices"
+            f"MESH_SHAPE has {num_devices} devices, too many CPU devices for {cores} "
+            f"core{'s' * (cores > 1)} of this machine: give at most {DEVICES_PER_CORE * cores}, or "
+            "use switch-tf plan, which needs no devices, to plan the larger mesh"
         )
 
 
@@ -179,8 +179,8 @@ def _make_devices(device_type: str, num_devices: int) -> None:
         _split_cpu(physical[0], local_devices)
     elif len(physical) < local_devices:
         raise UserError(
-            f"{local_devices} {device_type} devices asked for by MESH_SHAPE, {len(physical)} "
-            "there: make MESH_SHAPE smaller"
+            f"MESH_SHAPE needs {local_devices} {device_type} devices, but this machine has "
+            f"{len(physical)}: make MESH_SHAPE smaller"
         )
     dtensor.initialize_accelerator_system(device_type)
 

@@ -74,7 +74,8 @@ def matching(pattern: str) -> list[str]:
         return sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
     if "**" in pattern:
         raise UserError(
-            f"'{pattern}': ** finds local folders only: give a pattern for each depth, as */*.txt"
+            f"'{pattern}': ** matches local folders only: give a pattern for each depth, such as "
+            "*/*.txt"
         )
     with told(f"'{pattern}' cannot be read"):
         return sorted(_system(pattern).glob(pattern))
@@ -91,7 +92,7 @@ def remove_folder(folder: str | Path) -> None:
 
 
 def move_folder(source: str, target: str) -> None:
-    """Renames a folder of files to one that is not there; a remote one file by file."""
+    """Renames a folder of files to a path that does not exist; a remote one, file by file."""
     if not is_remote(source):
         os.rename(source, target)
         return
@@ -185,7 +186,7 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def told(what: str):
-    """Turns errors of a full, forbidden or unreachable disk into UserErrors led by `what`."""
+    """Turns errors of a full, forbidden or unreachable disk into UserErrors; `what` comes first."""
     try:
         yield
     except errors() as error:

@@ -82,7 +82,7 @@ def _trivia_questions(files: SplitFiles) -> Records:
     if texts:
         yield place, BadRecord("the record has no end")
     if place is None:
-        yield files.path, BadRecord("no record, each from a line of 8 spaces and '{' on")
+        yield files.path, BadRecord("no record; each must start with a line of 8 spaces and '{'")
 
 
 def _trivia_question(row: dict) -> Iterator[dict]:

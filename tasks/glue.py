@@ -67,7 +67,7 @@ def _mrpc(files: SplitFiles) -> Records:
         if isinstance(row, BadRecord):
             yield place, row
         elif row["second"] is None:
-            yield place, BadRecord("not two ids with a tab between them")
+            yield place, BadRecord("not two ids separated by a tab")
         else:
             chosen.add((row["first"], row["second"]))
     for place, row in formats.tsv(files):
@@ -95,7 +95,7 @@ def _label(row: dict, config: str) -> str | int | float:
         return score
     numbers = [str(number) for number in range(len(classes))]
     if label not in [*classes, *numbers]:
-        raise BadRecord(f"label {label!r} is none of {', '.join([*classes, *numbers])}")
+        raise BadRecord(f"label {label!r} is not one of {', '.join([*classes, *numbers])}")
     return label if label in classes else int(label)
 
 
@@ -103,7 +103,7 @@ def _example(row: dict, config: str) -> Iterator[dict]:
     texts = _MRPC_TEXTS if config == "mrpc" else _CONFIGS[config].text_features
     if config == "qqp" and (None in row.values() or row.get("is_duplicate") == ""):
         # The official files split Quora's questions at line breaks.
-        raise OmittedRecord("a part of a row")
+        raise OmittedRecord("an incomplete row")
     for column in texts.values():
         if row[column] is None:
             raise BadRecord(f"no field {column!r}")

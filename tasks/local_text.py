@@ -27,7 +27,7 @@ def settings(
     """The patterns of the user's files.
 
     Args:
-      train: a path pattern or several, local, where `**` matches any folders, or remote. Use many
+      train: one or several path patterns, local (`**` matches any folders) or remote. Use many
         files rather than one large file: they are shuffled and read in parallel.
       validation: the same for the validation split.
 
@@ -54,7 +54,7 @@ def files(split: str) -> list[str]:
     for pattern in patterns:
         matches = _matches(pattern)
         if not matches:
-            where = "" if storage.is_remote(pattern) else f", seen from {Path.cwd()}"
+            where = "" if storage.is_remote(pattern) else f", relative to {Path.cwd()}"
             raise UserError(f"local_text.{split}='{pattern}' matches no file{where}")
         found |= matches
     return sorted(found)
@@ -88,7 +88,7 @@ class LocalSource(TextFiles):
         for split in SPLITS:
             for pattern in patterns[split]:
                 if not _matches(pattern):
-                    return f"no file {pattern}"
+                    return f"no file matches {pattern}"
         return None
 
 

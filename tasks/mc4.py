@@ -48,7 +48,7 @@ def settings(
     for language in languages or ():
         if language not in LANGUAGES:
             raise UserError(
-                f"mc4.languages: there is no '{language}'; there are {', '.join(LANGUAGES)}"
+                f"mc4.languages: unknown language '{language}'; known: {', '.join(LANGUAGES)}"
             )
     return {
         "patterns": {"train": train, "validation": validation},

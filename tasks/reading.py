@@ -77,7 +77,7 @@ def _arc_rows(row: dict) -> Iterator[dict]:
     choices = row["question"]["choices"]
     labels = [choice["label"] for choice in choices]
     if row["answerKey"] not in labels:
-        raise ValueError(f"answer {row['answerKey']!r} is none of the choices")
+        raise ValueError(f"answer {row['answerKey']!r} is not one of the choices")
     yield {
         "id": row["id"],
         "question": row["question"]["stem"],

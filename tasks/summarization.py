@@ -78,7 +78,7 @@ def _stories(files: SplitFiles) -> Records:
         seen.add(name)
         there = [i for i, names in enumerate(listed) if f"{name}.story" in names]
         if not there:
-            yield place, BadRecord(f"its story, {name}.story, is in none of the folders of stories")
+            yield place, BadRecord(f"its story, {name}.story, is not in any of the story folders")
         for i in there:
             story_place, text = _text(os.path.join(files.others[i], f"{name}.story"), "\n")
             is_bad = isinstance(text, BadRecord)
@@ -97,7 +97,7 @@ def _story(record: tuple[str, str, list[str]]) -> Iterator[dict]:
         ended = "@highlight" in line or line.endswith(_ENDS)
         part.append(line if ended else f"{line}.")
     if not article or not highlights:
-        raise OmittedRecord("a story without an article or without highlights")
+        raise OmittedRecord("the story has no article or no highlights")
     yield {
         "article": " ".join(article),
         "highlights": "\n".join(highlights),

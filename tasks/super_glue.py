@@ -42,7 +42,7 @@ def _label(value) -> str | int:
     if value is None:
         return -1
     if not isinstance(value, bool | str):
-        raise BadRecord(f"label {value!r} is neither a word nor true or false")
+        raise BadRecord(f"label {value!r} is neither a string nor true or false")
     return str(value)
 
 
@@ -136,11 +136,11 @@ def _dpr_blocks(files: SplitFiles) -> Records:
 
 def _dpr(block: list[str]) -> Iterator[dict]:
     if len(block) != 4:
-        raise BadRecord(f"{len(block)} lines between blank ones, not 4")
+        raise BadRecord(f"{len(block)} lines between blank lines, not 4")
     sentence, pronoun, names, answer = block
     candidates = [name.strip() for name in names.split(",")]
     if len(candidates) != 2 or answer not in candidates:
-        raise BadRecord(f"answer {answer!r} is none of two candidates {names!r}")
+        raise BadRecord(f"answer {answer!r} is not one of two candidates {names!r}")
     yield {
         "sentence": sentence,
         "pronoun": pronoun,

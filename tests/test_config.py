@@ -58,7 +58,7 @@ def test_a_missing_file_names_the_places_searched_and_the_nearest(project, monke
 def test_a_file_that_includes_itself_is_refused(project):
     write(project / "a.gin", "include 'b.gin'")
     write(project / "b.gin", "A = 1\ninclude 'a.gin'")
-    assert error_of(["a.gin"]) == "b.gin:2: 'a.gin' includes itself; drop this include"
+    assert error_of(["a.gin"]) == "b.gin:2: 'a.gin' includes itself; remove this include"
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_a_syntax_error_names_file_and_line(project, text, message):
 
 def test_a_string_without_quotes_in_a_flag_says_how_to_quote_it(project):
     assert error_of([], ["MODEL_DIR=/tmp/model"]) == (
-        "--gin.MODEL_DIR: not a gin value: Unable to parse value; a string needs quotes of its "
-        "own: --gin.NAME=\"'text'\""
+        "--gin.MODEL_DIR: not a gin value: Unable to parse value; a string needs its own quotes: "
+        "--gin.NAME=\"'text'\""
     )
 
 
 def test_an_unknown_configurable_names_the_nearest(project):
     write(project / "a.gin", "shcedule.peak = 1")
     assert error_of(["a.gin"]) == (
-        "a.gin:1: no configurable 'shcedule'; nearest: schedule; one of your own needs "
-        "'import MODULE' in a gin file, or MIXTURE_OR_TASK_MODULE"
+        "a.gin:1: no configurable 'shcedule'; nearest: schedule; to use your own, add 'import "
+        "MODULE' to a gin file or set MIXTURE_OR_TASK_MODULE"
     )
     assert error_of([], ["schedule.peak=@scope/shcedule()"]).startswith(
         "--gin.schedule.peak: no configurable 'shcedule'; nearest: schedule"
@@ -104,7 +104,8 @@ def test_what_the_model_gives_a_layer_anyway_is_refused():
     ):
         name, _, parameter = setting.partition("=")[0].partition(".")
         assert error_of(files, [setting]) == (
-            f"--gin.{name}.{parameter}: the model gives '{name}' its {parameter}: set {instead}"
+            f"--gin.{name}.{parameter}: the model sets the {parameter} of '{name}': set {instead} "
+            "instead"
         )
     config.precheck(files, ["SwitchFFN.num_experts=4"])
     # A layer outside our model takes what gin says.
@@ -164,10 +165,10 @@ def test_a_required_value_that_is_not_given_is_named(project):
 def test_a_flag_for_a_macro_that_nothing_reads_is_refused(project):
     write(project / "a.gin", "TRAIN_STEPS = 5")
     assert error_of(["a.gin"], ["TRAIN_STEP=9"]) == (
-        "--gin.TRAIN_STEP: nothing reads a macro 'TRAIN_STEP'; nearest: TRAIN_STEPS"
+        "--gin.TRAIN_STEP: nothing loaded reads the macro 'TRAIN_STEP'; nearest: TRAIN_STEPS"
     )
     assert error_of(["a.gin"], ["NUM_EXPERTS=4"]).startswith(
-        "--gin.NUM_EXPERTS: nothing reads a macro 'NUM_EXPERTS'; models/switch_tiny.gin, models/"
+        "--gin.NUM_EXPERTS: nothing loaded reads the macro 'NUM_EXPERTS'; models/switch_tiny.gin, "
     )
     # Python reads it by config.macro.
     config.precheck(["a.gin"], ["SEED=1"])
@@ -177,7 +178,7 @@ def test_that_a_run_sets_a_macro_is_no_reason_to_take_a_flag_that_no_model_reads
     files = ["models/t5_tiny.gin", "runs/plan.gin"]
     assert config.precheck(files)["EXPERT_DROPOUT_RATE"] is None
     assert error_of(files, ["EXPERT_DROPOUT_RATE=0.4"]).startswith(
-        "--gin.EXPERT_DROPOUT_RATE: nothing reads a macro 'EXPERT_DROPOUT_RATE'; "
+        "--gin.EXPERT_DROPOUT_RATE: nothing loaded reads the macro 'EXPERT_DROPOUT_RATE'; "
         "models/switch_tiny.gin, models/"
     )
 
@@ -188,8 +189,8 @@ def test_a_module_that_is_not_there_is_named_without_importing_anything(project)
         "a.gin:1: no module 'nowhere.at_all'; run where it can be imported, or set PYTHONPATH"
     )
     assert error_of([], ["MIXTURE_OR_TASK_MODULE='tasks.c4'"]) == (
-        "--gin.MIXTURE_OR_TASK_MODULE: the module 'tasks.c4' is called 'switch_tf.tasks.c4': write "
-        "it so"
+        "--gin.MIXTURE_OR_TASK_MODULE: the module 'tasks.c4' is called 'switch_tf.tasks.c4': use "
+        "that name"
     )
     assert error_of([], ["MIXTURE_OR_TASK_MODULE='tasks.not_there'"]).startswith(
         "--gin.MIXTURE_OR_TASK_MODULE: no module 'tasks.not_there'"

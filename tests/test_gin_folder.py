@@ -177,5 +177,5 @@ def test_the_arms_of_table_2_are_switch_base_of_32_experts_in_every_order(arm):
     assert first["TransformerEncoderDecoder.dtype"] == dtype
     router = {"float32": None, "bfloat16": "bfloat16", "selective": "float32"}[arm]
     assert first.get("Router.dtype") == router
-    with pytest.raises(UserError, match="drop --gin_file=models/switch_base.gin, which tables/"):
+    with pytest.raises(UserError, match="remove --gin_file=models/switch_base.gin, which tables/"):
         config.precheck([*files, "models/switch_base.gin"])

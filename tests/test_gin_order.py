@@ -33,7 +33,7 @@ def test_files_that_set_a_macro_to_different_values_are_refused_with_both_places
     write(project / "a.gin", "\nA = 1\n")
     write(project / "b.gin", "A = 2\n")
     assert errors_of(["a.gin", "b.gin"]) == (
-        "a.gin:2: A=1, but b.gin:1 has 2, so the order of --gin_file would decide: pass "
+        "a.gin:2: A=1, but b.gin:1 has 2, so the order of the --gin_file flags would decide: pass "
         "--gin.A=VALUE, or let one file include the other"
     )
 
@@ -57,8 +57,9 @@ def test_a_file_that_another_one_includes_is_to_be_dropped(project):
     write(project / "sub/base.gin", "A = 1\n")
     write(project / "a.gin", "include 'sub/base.gin'\nA = 2\n")
     assert errors_of(["a.gin", str(project / "sub/base.gin")]) == (
-        "a.gin:2: A=2, but sub/base.gin:1 has 1, so the order of --gin_file would decide: pass "
-        f"--gin.A=VALUE, or drop --gin_file={project}/sub/base.gin, which a.gin includes"
+        "a.gin:2: A=2, but sub/base.gin:1 has 1, so the order of the --gin_file flags would "
+        f"decide: pass --gin.A=VALUE, or remove --gin_file={project}/sub/base.gin, which a.gin "
+        "includes"
     )
 
 
@@ -66,8 +67,8 @@ def test_a_parameter_is_one_by_its_short_and_its_long_name(project):
     write(project / "a.gin", "schedule.peak = 1\n")
     write(project / "b.gin", "switch_tf.declared.schedule.peak = 2\n")
     assert errors_of(["a.gin", "b.gin"]) == (
-        "a.gin:1: schedule.peak=1, but b.gin:1 has 2, so the order of --gin_file would decide: "
-        "pass --gin.schedule.peak=VALUE, or let one file include the other"
+        "a.gin:1: schedule.peak=1, but b.gin:1 has 2, so the order of the --gin_file flags would "
+        "decide: pass --gin.schedule.peak=VALUE, or let one file include the other"
     )
     for flag in ("schedule.peak=3", "switch_tf.declared.schedule.peak=3"):
         assert values_of(["a.gin", "b.gin"], [flag]) == {"schedule.peak": 3}

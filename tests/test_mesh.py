@@ -28,7 +28,7 @@ BAD_SHAPES = {
     ":4": "MESH_SHAPE=':4': ':4' is not of the form name:value",
     "a:1,b:2:3": "MESH_SHAPE='a:1,b:2:3': 'b:2:3' is not of the form name:value",
     "batch=4": "MESH_SHAPE='batch=4': 'batch=4' is not of the form name:value",
-    "a:2,b:1,a:2": "MESH_SHAPE='a:2,b:1,a:2': 'a' stands twice; keep one",
+    "a:2,b:1,a:2": "MESH_SHAPE='a:2,b:1,a:2': 'a' appears twice; keep one",
     "batch:0": f"MESH_SHAPE='batch:0': size '0' of 'batch' {NOT_A_SIZE}",
     "batch:-2": f"MESH_SHAPE='batch:-2': size '-2' of 'batch' {NOT_A_SIZE}",
     "batch:2.0": f"MESH_SHAPE='batch:2.0': size '2.0' of 'batch' {NOT_A_SIZE}",
@@ -38,10 +38,10 @@ BAD_SHAPES = {
 BAD_RULES = {
     "batch": "LAYOUT_RULES='batch': 'batch' is not of the form name:value",
     "batch:batch,batch:model": (
-        "LAYOUT_RULES='batch:batch,batch:model': 'batch' stands twice; keep one"
+        "LAYOUT_RULES='batch:batch,batch:model': 'batch' appears twice; keep one"
     ),
     "expert:model": f"LAYOUT_RULES='expert:model': no tensor has an axis 'expert'; axes are {AXES}",
-    "d_ff:x": "LAYOUT_RULES='d_ff:x': the mesh has no dimension 'x', it has batch, model",
+    "d_ff:x": "LAYOUT_RULES='d_ff:x': the mesh has no dimension 'x'; it has batch, model",
 }
 # Mesh shape, layout rules, axes of an [8, 4, 4] array, shape of a device's part.
 LAYOUTS = {
@@ -118,7 +118,7 @@ def test_meshes_are_read_and_checked_without_tensorflow():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     assert done.stderr.splitlines()[-1] == (
-        "switch_tf.errors.UserError: D_FF=6 does not divide over the 4 devices of mesh dimension "
+        "switch_tf.errors.UserError: D_FF=6 is not divisible by the 4 devices of mesh dimension "
         "'batch': change D_FF, MESH_SHAPE or LAYOUT_RULES"
     )
 
@@ -134,7 +134,7 @@ def test_sizes_that_divide_or_are_not_sharded_pass():
 )
 def test_a_mesh_of_more_devices_than_there_are_is_one_line(shape, devices):
     assert line_of(Mesh.create, shape) == (
-        f"MESH_SHAPE='{shape}' asks for {devices} CPU devices, 8 there: make it smaller"
+        f"MESH_SHAPE='{shape}' needs {devices} CPU devices, but there are 8: make it smaller"
     )
 
 
@@ -147,8 +147,7 @@ def test_a_mesh_of_fewer_devices_than_there_are_takes_the_first():
 def test_a_mesh_that_does_not_divide_over_the_processes_is_one_line(monkeypatch):
     monkeypatch.setenv("DTENSOR_JOBS", "localhost:1,localhost:2")
     assert line_of(Mesh.create, "batch:5,model:3") == (
-        "MESH_SHAPE='batch:5,model:3' has 15 devices, which do not divide over the 2 processes: "
-        "change it"
+        "MESH_SHAPE='batch:5,model:3' has 15 devices, not divisible by the 2 processes: change it"
     )
 
 
@@ -222,8 +221,8 @@ def test_two_processes_hold_their_own_parts_of_one_mesh():
 def test_two_axes_of_a_tensor_on_one_mesh_dimension_are_one_line():
     mesh = Mesh.create("batch:2,model:2", "d_model:model,d_ff:model")
     assert line_of(mesh.layout, ("experts", "d_model", "d_ff")) == (
-        "LAYOUT_RULES send two axes of a tensor ('experts', 'd_model', 'd_ff') to one mesh "
-        "dimension, ['unsharded', 'model', 'model']: drop one of the two rules"
+        "LAYOUT_RULES map two axes of a tensor ('experts', 'd_model', 'd_ff') to the same mesh "
+        "dimension, ['unsharded', 'model', 'model']: remove one of the two rules"
     )
     # Each alone is right, in other tensors.
     assert mesh.spec(("experts", "d_model")) == ["unsharded", "model"]
@@ -233,7 +232,7 @@ def test_two_axes_of_a_tensor_on_one_mesh_dimension_are_one_line():
 def test_an_array_that_does_not_divide_is_one_line():
     mesh = Mesh.create("batch:4", "heads:batch")
     assert line_of(mesh.pack, np.zeros([2, 6]), (None, "heads")) == (
-        "heads=6 does not divide over the 4 devices of mesh dimension 'batch': change heads, "
+        "heads=6 is not divisible by the 4 devices of mesh dimension 'batch': change heads, "
         "MESH_SHAPE or LAYOUT_RULES"
     )
 

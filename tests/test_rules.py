@@ -164,16 +164,17 @@ RUN = ["models/switch_tiny.gin", "layouts/expert_data.gin", "runs/pretrain.gin"]
         (
             "ModelSetup.model='T5'",
             "ModelSetup.model='T5': give a function or a class that makes "
-            "`TransformerEncoderDecoder`, as @NAME",
+            "`TransformerEncoderDecoder`, written @NAME",
         ),
         (
             "ModelSetup.optimizer=@TransformerEncoderDecoder",
             "ModelSetup.optimizer=@TransformerEncoderDecoder: give a function or a class that "
-            "makes `Optimizer`, as @NAME",
+            "makes `Optimizer`, written @NAME",
         ),
         (
             "train.data=@ModelSetup",
-            "train.data=@ModelSetup: give a function or a class that makes `TaskData`, as @NAME",
+            "train.data=@ModelSetup: give a function or a class that makes `TaskData`, "
+            "written @NAME",
         ),
         (
             "Router.policy='best'",

@@ -55,7 +55,7 @@ def test_a_second_start_with_no_more_devices_changes_nothing():
 
 def test_a_second_start_with_more_devices_is_one_line():
     assert line_of(9) == (
-        "9 devices asked for, but this process started with 8: start a new process"
+        "9 devices were requested, but this process started with 8: start a new process"
     )
 
 
@@ -80,14 +80,14 @@ def test_a_device_type_that_there_is_not_is_one_line():
 def test_a_second_start_with_devices_of_another_type_is_one_line():
     assert runtime.device_type() == "CPU"
     assert line_of(1, "TPU") == (
-        "TPU devices asked for, but this process started with CPU devices: start a new process"
+        "TPU devices were requested, but this process started with CPU devices: start a new process"
     )
 
 
 def test_too_few_accelerators_are_one_line(not_started):
     not_started.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 2)
     assert line_of(4, "GPU") == (
-        "4 GPU devices asked for by MESH_SHAPE, 2 there: make MESH_SHAPE smaller"
+        "MESH_SHAPE needs 4 GPU devices, but this machine has 2: make MESH_SHAPE smaller"
     )
 
 

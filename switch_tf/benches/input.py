@@ -158,7 +158,7 @@ def positions(batch: Batch) -> int:
 
 def _input_heading(data: TaskData, rounds: int, seconds: int) -> str:
     return (
-        f"input: '{data.mixture_or_task_name}', split '{data.split}', on one core alone of "
+        f"input: '{data.mixture_or_task_name}', split '{data.split}', on one core of "
         f"{len(os.sched_getaffinity(0))}; rounds: {rounds} of {seconds} s"
     )
 
@@ -201,7 +201,7 @@ def model_lines(consumed: np.ndarray) -> Iterator[str]:
     yield from table(
         [
             _HEADING,
-            Spread.of(seconds / steps).row("seconds a step", 4),
+            Spread.of(seconds / steps).row("seconds per step", 4),
             Spread.of(all_positions / seconds).row("positions/s"),
         ]
     )
@@ -234,9 +234,9 @@ def verdict(delivered: np.ndarray, consumed: np.ndarray, use_cached: bool) -> st
         f"({found.lowest:.1f} to {found.highest:.1f})"
     )
     if found.median >= 1:
-        return f"{line}: to feed it takes {1 / found.median:.1%} of a core"
+        return f"{line}: feeding it takes {1 / found.median:.1%} of a core"
     mend = (
-        "move preprocessors of the task that need not run anew in each epoch before its "
+        "move preprocessors of the task that need not run again in each epoch before its "
         "seqio.CacheDatasetPlaceholder, and cache it again"
         if use_cached
         else "cache the task, so that a run neither reads nor tokenises: scripts/cache_tasks.sh, "

@@ -90,7 +90,7 @@ def bench_layer(
         print(
             f"{layer.path}: {layer.num_experts} experts, d_model {d_model}, {layer.compute_dtype}; "
             f"forward and backward of {batch_size} x {length} tokens, {mesh.size} "
-            f"device{'s' if mesh.size > 1 else ''}; median of {rounds}, all in turn",
+            f"device{'s' if mesh.size > 1 else ''}; median of {rounds} timings, taken in turn",
             flush=True,
         )
         x = np.random.default_rng(0).normal(size=(batch_size, length, d_model))

@@ -14,7 +14,7 @@ from switch_tf.rules import Count, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.training.step import TrainStep
 
-HEADING = ("in bfloat16", "ms a step", "ratio")
+HEADING = ("in bfloat16", "ms per step", "ratio")
 
 
 @configurable
@@ -51,8 +51,8 @@ def bench_precision(
         spreads = time_in_turn(calls, rounds)
     print(
         f"a training step of {data.batch_size} x ({lengths['inputs']} + {lengths['targets']}) "
-        f"tokens, bfloat16, {mesh.size} device{'s' if mesh.size > 1 else ''}; median of {rounds}, "
-        "all in turn; all else in float32 that is by default",
+        f"tokens, bfloat16, {mesh.size} device{'s' if mesh.size > 1 else ''}; median of {rounds} "
+        "timings, taken in turn; other parts in float32, as by default",
         flush=True,
     )
     medians = {name: spread.median for name, spread in spreads.items()}
@@ -74,7 +74,7 @@ def _variants(model) -> Iterator[tuple[str, contextlib.AbstractContextManager]]:
     attentions += [block.cross_attention.layer for block in blocks if block.cross_attention]
     output = model.embedding if model.softmax is None else model.softmax
     routers = [layer.router for layer in model.switch_layers]
-    yield "nothing of these", contextlib.nullcontext()
+    yield "none of these", contextlib.nullcontext()
     yield "attention logits", _with(attentions, "float32_logits", False)
     yield "softmax logits", _with([output], "float32_logits", False)
     if routers:

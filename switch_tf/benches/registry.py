@@ -24,21 +24,22 @@ class Bench:
 
 BENCHES = {
     "input": Bench(
-        "what one core delivers of a run's input against what its model consumes",
-        "Takes the gin of a training run, which it does not make: times the run's input on one "
-        "core, then its steps on one batch.",
+        "the rate of a run's input on one core, compared with what its model consumes",
+        "Takes the gin files of a training run, without running it: times its input on one core, "
+        "then its steps on one batch.",
         needs=("TaskData.mixture_or_task_name",),
         run_file="pretrain.gin",
     ),
     "layer": Bench(
-        "a Switch layer under named skews of its load, and at several capacities",
-        "Takes the gin of a plan: times the model's first Switch layer, forward and backward, by "
-        "routers of even, skewed and worst load, and by its own at several capacity factors.",
+        "a Switch layer with even, skewed and worst load, and at several capacities",
+        "Takes the gin files of a plan: times the model's first Switch layer, forward and "
+        "backward, with routers of even, skewed and worst load, and with its own at several "
+        "capacity factors.",
     ),
     "precision": Bench(
         "what the float32 parts of a bfloat16 training step cost",
-        "Takes the gin of a plan: times a training step in bfloat16, and with attention's logits, "
-        "the softmax's logits or the router in bfloat16, too.",
+        "Takes the gin files of a plan: times a training step of a bfloat16 model, with and "
+        "without attention's logits, the softmax's logits or the router in bfloat16, too.",
     ),
 }
 

@@ -43,19 +43,19 @@ def check_model(path: str, model) -> None:
         shape = tuple(variable.shape)
         if name not in saved:
             raise UserError(
-                f"checkpoint '{path}' has no {name}: it is of another model; take the gin/models "
-                "file that it was trained with, or another MODEL_DIR"
+                f"checkpoint '{path}' has no {name}: it belongs to another model; use the "
+                "gin/models file that it was trained with, or another MODEL_DIR"
             )
         if saved[name] != shape:
             raise UserError(
-                f"checkpoint '{path}': {name} has shape {saved[name]}, the model's is {shape}: "
-                "take the gin/models file that it was trained with, or another MODEL_DIR"
+                f"checkpoint '{path}': {name} has shape {saved[name]}, but the model's is {shape}: "
+                "use the gin/models file that it was trained with, or another MODEL_DIR"
             )
     extra = sorted(set(saved) - set(ours))
     if extra:
         raise UserError(
-            f"checkpoint '{path}' has {extra[0]}, the model has not: take the gin/models file that "
-            "it was trained with, or another MODEL_DIR"
+            f"checkpoint '{path}' has {extra[0]}, which the model lacks: use the gin/models file "
+            "that it was trained with, or another MODEL_DIR"
         )
 
 
@@ -69,7 +69,7 @@ def check_optimizer(path: str, optimizer, mend: str, all_saved: bool = False) ->
     Raises:
       UserError: a slot is missing or has another shape; the message names the first one.
     """
-    settings = "take the model, the optimizer's settings and FROZEN that it was trained with"
+    settings = "use the model, the optimizer's settings and FROZEN that it was trained with"
     saved = tensor_files.reader(model_dir.state_prefix(path)).get_variable_to_shape_map()
     wanted = {name: tuple(slot.shape) for name, slot in slots(optimizer).items()}
     for name, shape in sorted((wanted | {OPTIMIZER_STEP: ()}).items()):
@@ -80,6 +80,6 @@ def check_optimizer(path: str, optimizer, mend: str, all_saved: bool = False) ->
     extra = {name for name in saved if name.startswith("optimizer/")} - {*wanted, OPTIMIZER_STEP}
     if all_saved and extra:
         raise UserError(
-            f"checkpoint '{path}' has {min(extra)}, this run's optimizer has not: {settings}, or "
-            f"{mend}"
+            f"checkpoint '{path}' has {min(extra)}, which this run's optimizer lacks: {settings}, "
+            f"or {mend}"
         )

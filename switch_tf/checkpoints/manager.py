@@ -33,7 +33,7 @@ _PASSING = (
     TimeoutError,
 )
 _OTHER_DATA = "Failed to restore dataset iterator"
-_OTHER_RUN = "another MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
+_OTHER_RUN = "another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
 
 
 class Checkpoints:
@@ -142,7 +142,7 @@ class Checkpoints:
             except (*DAMAGED, AssertionError) as error:
                 if _OTHER_DATA in str(error):
                     raise UserError(
-                        f"checkpoint '{path}' is of a run over other data: take its "
+                        f"checkpoint '{path}' belongs to a run on other data: use its "
                         f"MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or {_OTHER_RUN}"
                     ) from error
                 damaged[step] = storage.first_line(error)
@@ -151,14 +151,14 @@ class Checkpoints:
                 path = self._dir.checkpoint(other)
                 with self._disk_errors():
                     aside = self._dir.set_aside(other)
-                print(f"{path} cannot be read and is set aside as {aside}: {why}")
+                print(f"{path} cannot be read and was renamed to {aside}: {why}")
             self.optimizer_offset = offset
             return step
         if there:
             step, why = next(iter(damaged.items()))
             raise UserError(
                 f"none of the checkpoints in '{self._dir.path}' can be read "
-                f"({self._dir.checkpoint(step)}: {why}): mend or remove them, or give another "
+                f"({self._dir.checkpoint(step)}: {why}): repair or remove them, or give another "
                 "MODEL_DIR"
             )
         return None
@@ -169,6 +169,6 @@ class Checkpoints:
         was_cached = any("py_state" in name for name in saved)
         if was_cached != self._is_cached:
             raise UserError(
-                f"checkpoint '{path}' is of a run with USE_CACHED_TASKS={was_cached}, whose order "
-                f"is another: set it so, or give {_OTHER_RUN}"
+                f"checkpoint '{path}' belongs to a run with USE_CACHED_TASKS={was_cached}, which "
+                f"reads the data in another order: set it to {was_cached}, or use {_OTHER_RUN}"
             )

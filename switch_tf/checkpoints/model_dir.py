@@ -118,8 +118,8 @@ def find(path: str) -> str:
     there = folder.steps()
     if not there:
         raise UserError(
-            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
-            "folder"
+            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoints, or a "
+            "checkpoint_<step> folder"
         )
     return folder.checkpoint(there[-1])
 
@@ -153,7 +153,7 @@ def _in_a_name(text: str) -> str:
 
 
 def unused(path: str) -> str:
-    """The path of a file, or, if that is there, with the first number from 2 that is not."""
+    """The path itself if nothing is there, else with the first number from 2 that is free."""
     stem, end = os.path.splitext(path)
     names = itertools.chain([path], (f"{stem}_{number}{end}" for number in itertools.count(2)))
     return next(name for name in names if not storage.exists(name))

@@ -91,8 +91,9 @@ def restore_initial(
     for name, variable in ours.items():
         if saved.get(name, tuple(variable.shape)) != tuple(variable.shape):
             raise UserError(
-                f"INITIAL_CHECKPOINT_PATH '{path}': {name} has shape {saved[name]}, the model's is "
-                f"{tuple(variable.shape)}: take the gin/models file that it was trained with"
+                f"INITIAL_CHECKPOINT_PATH '{path}': {name} has shape {saved[name]}, but the "
+                f"model's is {tuple(variable.shape)}: use the gin/models file that it was trained "
+                "with"
             )
     common = {name: variable for name, variable in ours.items() if name in saved}
     if not common:
@@ -138,8 +139,8 @@ def _check_left_out(
         flags.append(f'--gin.INITIAL_CHECKPOINT_{name}="{shown}"' + (" and so on" if more else ""))
     if told:
         raise UserError(
-            f"INITIAL_CHECKPOINT_PATH '{path}' {' and '.join(told)}: take the gin/models file that "
-            f"it was trained with, or allow it by regular expressions, {' '.join(flags)}"
+            f"INITIAL_CHECKPOINT_PATH '{path}' {' and '.join(told)}: use the gin/models file that "
+            f"it was trained with, or allow it with regular expressions, {' '.join(flags)}"
         )
 
 

@@ -107,6 +107,7 @@ def check_vocabulary(setting: str, path: str, digest: str) -> None:
     known = json.loads(storage.read_text(file)) if file else {}
     if known.get("vocabulary", digest) != digest:
         raise UserError(
-            f"{setting}='{path}' holds a model of another vocabulary than this run's task has: set "
-            f"VOCABULARY_PATH to the one that it was trained with, or give another {setting}"
+            f"{setting}='{path}' holds a model with a vocabulary other than that of this run's "
+            "task: set VOCABULARY_PATH to the one that the model was trained with, or give another "
+            f"{setting}"
         )

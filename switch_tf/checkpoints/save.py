@@ -23,7 +23,7 @@ def save_model(path: str, model, config: str | None = None) -> None:
     """
     path = ModelDir(path).path
     if storage.exists(path):
-        raise UserError(f"'{path}' is there already: remove it, or give another path")
+        raise UserError(f"'{path}' already exists: remove it, or give another path")
     with storage.told(f"cannot write to '{path}'"), writing(path) as folder:
         if config is not None:
             write_as_chief(ModelDir(folder).config, config)

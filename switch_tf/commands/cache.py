@@ -47,12 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="switch-tf cache",
         description="Preprocesses tasks once, up to their seqio.CacheDatasetPlaceholder, and "
-        "writes them to a folder that training reads: SeqIO's own Beam pipeline, with its flags.",
+        "writes the result to a folder that training reads. Runs SeqIO's own Beam pipeline, with "
+        "its flags.",
         epilog="example:\n  switch-tf cache --tasks=pydocs_span_corruption "
         "--output_cache_dir=cache --min_shards=8",
     )
     parser.add_argument(
-        "--tasks", required=True, help="tasks or mixtures, with commas; of a mixture, all its tasks"
+        "--tasks",
+        required=True,
+        help="tasks or mixtures, separated by commas; a mixture stands for all its tasks",
     )
     parser.add_argument(
         "--output_cache_dir", required=True, metavar="DIR", help="local or gs:// folder"
@@ -62,19 +65,26 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a module that registers tasks of yours; may be repeated",
+        help="a module that registers your own tasks; may be repeated",
     )
     parser.add_argument(
         "--pipeline_options",
         default="--runner=DirectRunner",
         metavar="OPTIONS",
-        help="of Beam, with commas, such as --runner=DataflowRunner,--project=P,--region=R,"
-        "--temp_location=gs://B/tmp,--setup_file=./setup.py (--runner=DirectRunner: this machine)",
+        help="options of Beam, separated by commas, such as --runner=DataflowRunner,--project=P,"
+        "--region=R,--temp_location=gs://B/tmp,--setup_file=./setup.py (default: "
+        "--runner=DirectRunner, on this machine)",
     )
     parser.add_argument(
-        "--min_shards", type=int, default=64, metavar="N", help="files a split, at least (64)"
+        "--min_shards",
+        type=int,
+        default=64,
+        metavar="N",
+        help="minimum number of files per split (64)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replaces what is cached there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replaces existing caches of these tasks"
+    )
     add_gin_flags(parser)
     return parser
 
@@ -83,9 +93,11 @@ def _make(folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output_cache_dir={folder}: cannot be made: {error.strerror}") from error
+        raise UserError(
+            f"--output_cache_dir={folder}: cannot create the folder: {error.strerror}"
+        ) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"--output_cache_dir={folder}: may not be written to")
+        raise UserError(f"--output_cache_dir={folder}: no permission to write to it")
 
 
 @functools.cache
@@ -116,7 +128,9 @@ def _tasks(names: Sequence[str]) -> list[str]:
         registry.prepare(provider)
         tasks = [task for task in seqio.get_subtasks(provider) if task.splits != ABSENT]
         if not tasks:
-            raise UserError(f"'{name}' has no data: set DATA_DIR, or a pattern of its files")
+            raise UserError(
+                f"'{name}' has no data: set DATA_DIR, or a pattern that matches its files"
+            )
         found |= {task.name: task for task in tasks}
         for task in tasks:
             # SeqIO lists the files of every split, but only after it has deleted the old cache.
@@ -125,8 +139,8 @@ def _tasks(names: Sequence[str]) -> list[str]:
     for task in found.values():
         if not task.supports_caching:
             raise UserError(
-                f"task '{task.name}' cannot be cached: give it a seqio.CacheDatasetPlaceholder() "
-                "behind the last of its preprocessors that is not to be run anew in each epoch"
+                f"task '{task.name}' cannot be cached: add seqio.CacheDatasetPlaceholder() after "
+                "the last of its preprocessors that need not run again in each epoch"
             )
     return list(found)
 
@@ -141,8 +155,8 @@ def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None
     there = [name for name in names if seqio.TaskRegistry.get(name).cache_dir]
     if there and not args.overwrite:
         raise UserError(
-            f"task '{there[0]}' is cached in {seqio.TaskRegistry.get(there[0]).cache_dir}: add "
-            "--overwrite to cache it anew, or leave it out of --tasks"
+            f"task '{there[0]}' is already cached in {seqio.TaskRegistry.get(there[0]).cache_dir}: "
+            "add --overwrite to cache it again, or leave it out of --tasks"
         )
     cache_tasks_main.FLAGS(["cache", f"--min_shards={args.min_shards}"])
     # SeqIO's pipeline only imports modules on its workers; ours also need gin's values there.

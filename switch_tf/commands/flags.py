@@ -63,7 +63,7 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="PATH",
-        help="gin file, looked for in the working directory, then in gin/; may be repeated",
+        help="gin file, searched for in the working directory, then in gin/; may be repeated",
     )
     # Listed only for --help: these flags never reach argparse.
     group.add_argument(
@@ -71,8 +71,8 @@ def add_gin_flags(parser: argparse.ArgumentParser) -> None:
         dest="gin_help",
         default=argparse.SUPPRESS,
         metavar="VALUE",
-        help="sets a macro (--gin.TRAIN_STEPS=100) or a parameter (--gin.Adafactor.beta1=0.9); "
-        "a string needs quotes of its own (--gin.MODEL_DIR=\"'/tmp/model'\"); may be repeated",
+        help="sets a macro (--gin.TRAIN_STEPS=100) or a parameter (--gin.Adafactor.beta1=0.9); a "
+        "string needs its own quotes (--gin.MODEL_DIR=\"'/tmp/model'\"); may be repeated",
     )
 
 

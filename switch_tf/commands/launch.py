@@ -32,7 +32,7 @@ class Launch:
       bindings: what is taken from runs, and `NAME=value` for each `--gin.NAME` flag.
       given: the values set by gin files and bindings, from `config.precheck`.
       devices: number of devices in the mesh.
-      lines: say what is taken from runs; see `remembered`.
+      lines: what is taken from runs, to be printed; see `remembered`.
     """
 
     args: argparse.Namespace
@@ -42,7 +42,7 @@ class Launch:
     lines: list[str]
 
     def start(self, devices: int | None = None, shows_lowered: bool = False) -> None:
-        """Says what is taken from runs, starts TensorFlow and loads gin.
+        """Prints what is taken from runs, starts TensorFlow and loads gin.
 
         Args:
           devices: number of CPU devices to start; None starts those of the mesh.
@@ -184,8 +184,8 @@ def check_optimizer(given: dict) -> None:
     """
     if given.get("train.restore_optimizer") and not given.get("train.initial_checkpoint_path"):
         raise UserError(
-            "RESTORE_OPTIMIZER=True, and no INITIAL_CHECKPOINT_PATH whose optimizer would go on: "
-            "give one, or leave RESTORE_OPTIMIZER out"
+            "RESTORE_OPTIMIZER=True needs a checkpoint to restore the optimizer from: set "
+            "INITIAL_CHECKPOINT_PATH, or leave RESTORE_OPTIMIZER out"
         )
 
 
@@ -229,8 +229,8 @@ def check_checkpoints(given: dict, remote: bool) -> None:
             if value is not None and value != saved.get(name, value) and not may_differ:
                 what = "a model" if name in sizes else "a run"
                 raise UserError(
-                    f"{setting}='{path}' holds {what} with {name}={saved[name]!r}, this run's is "
-                    f"{value!r}: set it to {saved[name]!r}, or give another {setting}"
+                    f"{setting}='{path}' holds {what} with {name}={saved[name]!r}, but this run "
+                    f"has {value!r}: set it to {saved[name]!r}, or give another {setting}"
                 )
 
 
@@ -274,7 +274,7 @@ def check_mesh(given: config.Values) -> int:
         if size > 1 and dimension not in layout.values():
             raise UserError(
                 f"MESH_SHAPE: nothing is sharded over '{dimension}', so its {size} devices would "
-                f"do the same work: leave it out, or add a rule such as d_ff:{dimension} to "
+                f"all do the same work: leave it out, or add a rule such as d_ff:{dimension} to "
                 "LAYOUT_RULES"
             )
     for name, axis in configurables.marked(rules.Axis):

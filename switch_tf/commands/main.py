@@ -16,7 +16,7 @@ from switch_tf.metrics.tables import table
 COMMANDS = {
     "train": "pre-train or fine-tune a model",
     "eval": "evaluate a checkpoint",
-    "plan": "count and place a model, and show what its step sends, before it runs",
+    "plan": "show a model's size, its placement on a mesh and what a step communicates",
     "bench": "time a part of a run on this machine",
     "cache": "preprocess tasks once, with SeqIO's Beam pipeline",
     "tasks": "list tasks and mixtures, or show examples of one",

@@ -6,9 +6,9 @@ from switch_tf.commands.launch import DATA, check
 
 NEEDS, RUN_FILE = DATA, "plan.gin"
 _FLAGS = {
-    "collectives": "compile one training step for the mesh, and list what crosses its devices",
-    "dtypes": "compile one training step, and list in what precision its Switch layers compute",
-    "memory": "make two training steps on the mesh, and say what memory they took",
+    "collectives": "compile one training step for the mesh, and list what its devices exchange",
+    "dtypes": "compile one training step, and list the precision its Switch layers compute in",
+    "memory": "run two training steps on the mesh, and report how much memory they took",
 }
 
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the plan for the given gin configuration."""
     launch = check(
         "plan",
-        "Counts and places a model, which is not made for it.",
+        "Counts a model's parameters, FLOPs and bytes on each device from shapes alone.",
         argv,
         NEEDS,
         RUN_FILE,

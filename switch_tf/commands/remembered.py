@@ -1,7 +1,7 @@
-"""What a command takes from the config.gin of a run, so that it need not be said again.
+"""What a command takes from the config.gin of a run, so that users need not repeat it.
 
 The run is that of the checkpoint which the command reads, or one whose config.gin is a --gin_file.
-Flags and a user's own gin files win over what is taken, and that over the project's gin files.
+Flags and a user's own gin files override what is taken, which overrides the project's gin files.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _ROOMS = {
     "restore": ("switch_tf.layers.", "switch_tf.models.", "switch_tf.data.", "switch_tf.tasks."),
 }
 _TAKEN = {
-    "vocabulary": "vocabulary is that of",
-    "start": "model and vocabulary are those of",
-    "restore": "model, vocabulary, task, lengths and batch size are those of",
+    "vocabulary": "vocabulary taken from",
+    "start": "model and vocabulary taken from",
+    "restore": "model, vocabulary, task, lengths and batch size taken from",
 }
 # Of those rooms, what each run decides for itself.
 _OWN = {"TaskData.split", "TaskData.pack", "TaskData.seed", "DEVICE_TYPE"}
@@ -46,7 +46,7 @@ class Remembered:
     Attributes:
       files: the gin files without those of runs.
       statements: what is taken from runs, which gin reads after the files and before the flags.
-      lines: for the start of the command: from where it was taken, and each setting in which the
+      lines: to be printed at the start: where it was taken from, and each setting in which the
         run, the files and the flags differ.
     """
 
@@ -69,7 +69,7 @@ def remember(
       start: starts TensorFlow for the given settings, to read a remote checkpoint.
 
     Raises:
-      UserError: a named checkpoint is not there or cannot be read.
+      UserError: a named checkpoint does not exist or cannot be read.
     """
     of_runs = [] if trains else [name for name in files if model_dir.is_run_config(name)]
     found = Remembered([name for name in files if name not in of_runs])
@@ -298,7 +298,7 @@ class _Run:
             yield _statement(key, Setting(value, setting.where))
 
     def told(self, given: _Given, bindings: Sequence[str]) -> list[str]:
-        """Lines that say from where is taken what, and each setting that differs.
+        """Lines that say what is taken from where, and each setting that differs.
 
         Args:
           given: what files and flags say.

@@ -51,6 +51,6 @@ def _parser() -> Parser:
     )
     flags = parser.add_mutually_exclusive_group()
     for flag, found in registry.variants().items():
-        text = "; ".join(f"of {name}: {variant.size}" for name, variant in found)
+        text = "; ".join(f"for {name}: {variant.size}" for name, variant in found)
         flags.add_argument(f"--{flag}", action="store_const", const=flag, dest="variant", help=text)
     return parser

@@ -43,21 +43,23 @@ def main(argv: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="switch-tf tasks",
-        description="Lists tasks and mixtures: what each reads, and whether it is there. With "
-        "NAME, shows examples of one: as the source has them, as token ids, and as text decoded "
-        "from these.",
+        description="Lists tasks and mixtures, what each reads, and whether its data are "
+        "available. With NAME, shows examples of one: as the source has them, as token ids, and "
+        "as text decoded from these.",
         epilog="examples:\n  switch-tf tasks pydocs_copa --split=validation --num_examples=2\n"
         "  switch-tf tasks pydocs_finetune --statistics",
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="task or mixture to show")
-    parser.add_argument("--num_examples", type=int, default=3, metavar="N", help="how many (3)")
-    parser.add_argument("--split", default="train", help="which split (train)")
+    parser.add_argument(
+        "--num_examples", type=int, default=3, metavar="N", help="number of examples (3)"
+    )
+    parser.add_argument("--split", default="train", help="split to show (train)")
     parser.add_argument(
         "--module",
         action="append",
         default=[],
-        help="a module that registers tasks of yours, besides MIXTURE_OR_TASK_MODULE; may be "
-        "repeated",
+        help="a module that registers your own tasks, in addition to MIXTURE_OR_TASK_MODULE; may "
+        "be repeated",
     )
     actions = parser.add_mutually_exclusive_group()
     actions.add_argument(
@@ -66,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const=_STATISTICS_EXAMPLES,
         metavar="N",
-        help="token lengths of the first N examples (1,000) of NAME, what TASK_FEATURE_LENGTHS cut "
-        "off, and the share of padding, packed and not",
+        help="shows the token lengths of the first N examples (1,000) of NAME, how much "
+        "TASK_FEATURE_LENGTHS cuts off, and the share of padding, packed and unpacked",
     )
     actions.add_argument(
         "--train_vocabulary",
@@ -87,7 +89,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"--{flag}={count}: give a number >= 1")
     for flag in ("statistics", "train_vocabulary"):
         if getattr(args, flag) is not None and not args.name:
-            raise UserError(f"--{flag} is of a task or mixture: switch-tf tasks NAME --{flag}")
+            raise UserError(f"--{flag} needs a task or mixture: switch-tf tasks NAME --{flag}")
     for module in args.module:
         config.check_module_name(module, "--module")
 
@@ -96,7 +98,7 @@ def _list() -> None:
     from switch_tf.data import registry
     from switch_tf.metrics.tables import table
 
-    heading = ("name", "kind", "source", "splits", "data is there", "metrics")
+    heading = ("name", "kind", "source", "splits", "data available", "metrics")
     for line in table([heading, *map(_describe, registry.names())]):
         print(line)
 
@@ -115,7 +117,7 @@ def _describe(name: str) -> tuple[str, ...]:
         needed = [task for task in tasks if task.splits != shards.ABSENT] or tasks
         states = [availability.state(task.source) for task in needed]
         lacking = sum(state != "yes" for state in states)
-        data = f"no: {lacking} of its tasks lack theirs" if lacking else "yes"
+        data = f"no: missing for {lacking} of its tasks" if lacking else "yes"
         kind, source = f"mixture of {len(tasks)}", "those of its tasks"
     else:
         kind, source = "task", availability.describe(provider.source)

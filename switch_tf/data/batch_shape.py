@@ -59,7 +59,7 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> range:
     """
     if batch_size % num_hosts:
         raise UserError(
-            f"BATCH_SIZE={batch_size} does not divide by {num_hosts} hosts: give a multiple"
+            f"BATCH_SIZE={batch_size} is not divisible by {num_hosts} hosts: give a multiple"
         )
     part = batch_size // num_hosts
     return range(host * part, (host + 1) * part)

@@ -27,6 +27,6 @@ def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64) -> float:
             targets = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
             counts += np.bincount(targets, minlength=vocab_size)
     if not counts.any():
-        raise UserError("no target token to count: the dataset is empty")
+        raise UserError("no target tokens to count: the dataset is empty")
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())

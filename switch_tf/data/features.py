@@ -26,9 +26,9 @@ EVAL_SHUFFLE_EXAMPLES = 16_384
 
 # Printed by a run whose data are not cached.
 _UNCACHED = (
-    "data: not cached: in SeqIO's own order, which other numbers of hosts would change; each "
-    "checkpoint holds its iterator with the buffers (some MB); scripts/cache_tasks.sh and "
-    "USE_CACHED_TASKS=True mend both"
+    "data: not cached, so in SeqIO's own order, which depends on the number of hosts; each "
+    "checkpoint holds the iterator with its buffers (some MB); to avoid both, use "
+    "scripts/cache_tasks.sh and USE_CACHED_TASKS=True"
 )
 
 # Names of the steps in t5.data.preprocessors that write sentinels.
@@ -44,7 +44,7 @@ def check_split(provider, split: str) -> None:
     """
     splits = sorted(provider.splits)
     if split not in splits:
-        raise UserError(f"'{provider.name}' has no split '{split}', it has " + ", ".join(splits))
+        raise UserError(f"'{provider.name}' has no split '{split}'; it has " + ", ".join(splits))
 
 
 def prepare(data: TaskData, vocab_size: int) -> None:
@@ -94,26 +94,26 @@ def check_vocabulary(provider, vocab_size: int) -> None:
                     size = vocabulary.vocab_size
                 except RuntimeError as error:
                     raise UserError(
-                        f"{what} cannot be loaded ({str(error).splitlines()[-1]}); one whose model "
-                        "holds the sentinels itself takes extra_ids=0"
+                        f"{what} cannot be loaded ({str(error).splitlines()[-1]}); if its model "
+                        "contains the sentinels, give it extra_ids=0"
                     ) from error
                 pad, eos, unk = vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id
             if size > vocab_size:
                 raise UserError(
-                    f"{what} has {size} tokens, the model's VOCAB_SIZE is {vocab_size}: set it to "
-                    f"at least {size}"
+                    f"{what} has {size} tokens, but the model's VOCAB_SIZE is {vocab_size}: set it "
+                    f"to at least {size}"
                 )
             if (pad, eos) != (0, 1):
                 raise UserError(f"{what} has pad {pad} and eos {eos}; train it with pad 0, eos 1")
             if unk is not None and (unk in (pad, eos) or not 0 <= unk < size):
                 raise UserError(
-                    f"{what} has unknown {unk}, which is none of its own {size} pieces beside pad "
-                    "and eos; train it with unk 2"
+                    f"{what} has unknown {unk}, which must be one of its {size} pieces other than "
+                    "pad and eos; train it with unk 2"
                 )
             sentinels = spans.num_sentinels(vocabulary)
             if _SENTINEL_STEPS.search(steps) and sentinels < _NUM_SENTINELS:
                 raise UserError(
-                    f"{what} has {sentinels} sentinels, span corruption needs "
+                    f"{what} has {sentinels} sentinels, but span corruption needs "
                     f"{_NUM_SENTINELS}: give it extra_ids={_NUM_SENTINELS}"
                 )
 
@@ -193,8 +193,8 @@ def _check_not_empty(examples, data: TaskData) -> None:
     with _errors_of(data):
         if next(iter(examples), None) is None:
             raise UserError(
-                f"'{data.mixture_or_task_name}', split '{data.split}', gives no example: its "
-                "source is empty or its preprocessors drop all"
+                f"'{data.mixture_or_task_name}', split '{data.split}', has no examples: its source "
+                "is empty or its preprocessors drop them all"
             )
 
 
@@ -270,7 +270,7 @@ def eval_dataset(data: TaskData, num_batches: int | None = None, host: int = 0, 
 
     if isinstance(data.provider(), seqio.Mixture):
         name = data.mixture_or_task_name
-        raise UserError(f"'{name}' is a mixture: evaluate its tasks, each by itself")
+        raise UserError(f"'{name}' is a mixture: evaluate each of its tasks by itself")
     rows = host_rows(data.batch_size, host, num_hosts)
     dataset = _examples(data, shuffle=False, seed=EVAL_SEED, num_epochs=1)
     _check_not_empty(dataset, data)

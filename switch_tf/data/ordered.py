@@ -30,7 +30,7 @@ _AHEAD = 4
 _SIDES = {"inputs": "encoder", "targets": "decoder"}
 _TOKENS = {"inputs": "encoder_input_tokens", "targets": "decoder_target_tokens"}
 
-_CACHE_DIR = Folder("the one that scripts/cache_tasks.sh wrote")
+_CACHE_DIR = Folder("the folder that scripts/cache_tasks.sh wrote")
 
 Batch = dict[str, np.ndarray]
 
@@ -109,7 +109,9 @@ class _Stream:
             if offset < len(examples):
                 return examples[offset]
             cursor[:] = [window + 1, 0]
-        raise UserError(f"cache of task '{task.name}' gives no example: its preprocessors drop all")
+        raise UserError(
+            f"cache of task '{task.name}' has no examples: its preprocessors drop them all"
+        )
 
     def advance(self) -> None:
         self.cursors[self._schedule.at(self.position)][1] += 1
@@ -163,9 +165,9 @@ class OrderedIterator(tf.train.experimental.PythonState):
         for name, value in self._state["of"].items():
             if state["of"].get(name) != value:
                 raise UserError(
-                    f"the checkpoint is of a run over other data, {name} {state['of'].get(name)!r} "
-                    f"in place of {value!r}: take what it was trained with, or another MODEL_DIR "
-                    "and this one as INITIAL_CHECKPOINT_PATH"
+                    f"the checkpoint belongs to a run on other data, with {name} "
+                    f"{state['of'].get(name)!r} instead of {value!r}: use the data that it was "
+                    "trained on, or another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
                 )
         self._stop()
         self._state = state
@@ -246,9 +248,8 @@ class OrderedBatches:
         """A line that describes the order."""
         tasks = self._of["examples"]
         return (
-            f"data: cache of {len(tasks)} task{'s' * (len(tasks) > 1)}, "
-            f"{sum(tasks.values()):,} cached examples an epoch; the batch of step n depends on "
-            "(seed, n) alone"
+            f"data: cache of {len(tasks)} task{'s' * (len(tasks) > 1)}, {sum(tasks.values()):,} "
+            "cached examples per epoch; the batch of step n depends only on (seed, n)"
         )
 
     def start(self) -> dict:

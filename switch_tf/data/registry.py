@@ -35,8 +35,9 @@ def find(name: str):
     known = names()
     if name not in known:
         raise UserError(
-            f"no task or mixture '{name}' is registered{nearest(name, known)}; name the module "
-            "that registers it in MIXTURE_OR_TASK_MODULE; `switch-tf tasks` lists what there is"
+            f"no task or mixture '{name}' is registered{nearest(name, known)}; set "
+            "MIXTURE_OR_TASK_MODULE to the module that registers it; `switch-tf tasks` lists the "
+            "names"
         )
     return seqio.get_mixture_or_task(name)
 

@@ -1,8 +1,8 @@
 """The arithmetic of span corruption: the lengths that a piece of text becomes, and their limits.
 
 T5 masks spans of each piece of text: in the inputs a sentinel replaces each span, and in the
-targets it precedes the span's tokens (Raffel et al., 2020, Sec. 3.1.4). T5 itself checks neither
-that there are as many sentinels as spans, nor that there is text between spans. Needs no
+targets it precedes the span's tokens (Raffel et al., 2020, Sec. 3.1.4). T5 itself does not check
+that there are as many sentinels as spans, or that there is text between spans. Needs no
 TensorFlow.
 """
 
@@ -148,8 +148,8 @@ class Spans:
         if longest < 2:
             least = 3 + self.random_roll
             raise UserError(
-                f"{FEATURE_LENGTHS}={dict(lengths)} is too short: span corruption masks a part of "
-                f"two tokens or more: give at least {least} inputs and {least} targets"
+                f"{FEATURE_LENGTHS}={dict(lengths)} is too short: span corruption masks part of at "
+                f"least two tokens: give at least {least} inputs and {least} targets"
             )
         self._check_targets(lengths, longest)
         self._check_sentinels(lengths, longest, sentinels)
@@ -170,7 +170,7 @@ class Spans:
         if needed > inputs:
             raise UserError(
                 f"{FEATURE_LENGTHS}['inputs']={inputs} is too short for the {needed} inputs that "
-                f"t5's span_corruption makes of {longest} tokens: take that of "
+                f"t5's span_corruption makes of {longest} tokens: use that of "
                 "switch_tf.tasks.parts.preprocessors, which cuts pieces that fit, or another length"
             )
         self._check_targets(lengths, longest)
@@ -184,9 +184,9 @@ class Spans:
         if crowded.any():
             first = crowded.argmax()
             raise UserError(
-                f"{self._density}={self.noise_density}, {self._span_length}={self.mean_length}: of "
+                f"{self._density}={self.noise_density}, {self._span_length}={self.mean_length}: in "
                 f"a piece of {tokens[first]} tokens, {masked[first]} would be masked in "
-                f"{spans[first]} spans, with {others[first]} to stand between them: lower the "
+                f"{spans[first]} spans, leaving {others[first]} to separate them: lower the "
                 "density, or lengthen the spans"
             )
 
@@ -195,7 +195,7 @@ class Spans:
         if lengths["targets"] < needed:
             raise UserError(
                 f"{FEATURE_LENGTHS}['targets']={lengths['targets']} is too short: span corruption "
-                f"of {lengths['inputs']} inputs has {needed} targets"
+                f"of {lengths['inputs']} inputs needs {needed} targets"
             )
 
     def _check_sentinels(self, lengths: Mapping[str, int], longest: int, sentinels: int) -> None:
@@ -211,8 +211,8 @@ class Spans:
         at_most = f"set it to at most {shorter[fitting - 1]}, " if fitting else ""
         raise UserError(
             f"{FEATURE_LENGTHS}['inputs']={lengths['inputs']}: the spans of {longest} tokens need "
-            f"{needed} sentinels, the vocabulary has {sentinels}, and other pieces of it would "
-            f"stand for the rest: {at_most}raise {self._span_length}, or take a vocabulary with "
+            f"{needed} sentinels, but the vocabulary has {sentinels}, and ordinary pieces would be "
+            f"used for the rest: {at_most}raise {self._span_length}, or use a vocabulary with "
             f"{needed}"
         )
 

@@ -53,14 +53,14 @@ class TaskCache:
         if not task.cache_dir:
             folders = ", ".join(seqio.get_global_cache_dirs()) or "none is set"
             raise UserError(
-                f"task '{task.name}' is not cached (CACHE_DIR: {folders}), and USE_CACHED_TASKS "
-                f"asks for it: cache it with scripts/cache_tasks.sh --tasks={task.name}, or set "
-                "USE_CACHED_TASKS=False"
+                f"task '{task.name}' is not cached (CACHE_DIR: {folders}), which "
+                "USE_CACHED_TASKS=True requires: cache it with scripts/cache_tasks.sh "
+                f"--tasks={task.name}, or set USE_CACHED_TASKS=False"
             )
         self._what = f"cache of task '{task.name}' in {task.cache_dir}"
         info = self._read_json(seqio.get_cached_info_path(task.cache_dir, split))
         if not info:
-            raise UserError(f"{self._what}: no example in its split '{split}'")
+            raise UserError(f"{self._what}: no examples in its split '{split}'")
         self._features = {name: self._feature(name, f) for name, f in info["features"].items()}
         prefix = seqio.get_cached_tfrecord_prefix(task.cache_dir, split)
         count = info["num_shards"]
@@ -97,7 +97,7 @@ class TaskCache:
         record = rest[:length]
         if not _checked(record, rest[length:]):
             raise UserError(
-                f"{self._what}: {path} is damaged at byte {offset}; cache the task anew, with "
+                f"{self._what}: {path} is damaged at byte {offset}; cache the task again with "
                 "--overwrite"
             )
         return record
@@ -120,7 +120,7 @@ class TaskCache:
                 return json.load(file)
         except (tf.errors.OpError, ValueError) as error:
             raise UserError(
-                f"{self._what}: {path} cannot be read; cache the task anew, with --overwrite"
+                f"{self._what}: {path} cannot be read; cache the task again with --overwrite"
             ) from error
 
     def _feature(self, name: str, described: dict) -> tuple:
@@ -129,7 +129,7 @@ class TaskCache:
         # int64 is the only integer type of tf.train.Example.
         stored = "int64" if dtype in ("int32", "bool") else dtype
         if None in shape[1:]:
-            raise UserError(f"{self._what}: feature '{name}' is ragged, which cannot be read here")
+            raise UserError(f"{self._what}: feature '{name}' is ragged, which is not supported")
         if shape and shape[0] is None:
             return tf.io.FixedLenSequenceFeature(shape[1:], stored, allow_missing=True), dtype
         return tf.io.FixedLenFeature(shape, stored), dtype
@@ -156,7 +156,7 @@ class TaskCache:
         try:
             storage.write_atomically(path, content.getvalue())
         except storage.errors():
-            print(f"{path} cannot be written: the index is made anew in each run")
+            print(f"{path} cannot be written: the index is rebuilt in each run")
         return offsets
 
     def _size(self, path: str) -> int:
@@ -164,7 +164,7 @@ class TaskCache:
             return tf.io.gfile.stat(path).length
         except tf.errors.OpError as error:
             raise UserError(
-                f"{self._what}: {path} is missing; cache the task anew, with --overwrite"
+                f"{self._what}: {path} is missing; cache the task again with --overwrite"
             ) from error
 
     def _scan(self, path: str, size: int) -> np.ndarray:
@@ -176,7 +176,7 @@ class TaskCache:
                 length = int.from_bytes(header[:8], "little") if len(header) == _HEADER else size
                 if place + _HEADER + length + _FOOTER > size:
                     raise UserError(
-                        f"{self._what}: {path} is cut off at byte {place}; cache the task anew, "
+                        f"{self._what}: {path} is cut off at byte {place}; cache the task again "
                         "with --overwrite"
                     )
                 offsets.append(place)

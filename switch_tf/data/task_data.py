@@ -55,7 +55,7 @@ class TaskData:
         if self.module is not None:
             config.import_module(self.module, "TaskData.module")
         if self.mixture_or_task_name is None:
-            raise UserError("no data: set MIXTURE_OR_TASK_NAME; `switch-tf tasks` lists names")
+            raise UserError("no data: set MIXTURE_OR_TASK_NAME; `switch-tf tasks` lists the names")
         return registry.find(self.mixture_or_task_name)
 
     def check_batch(self, mesh: Mesh, setting: str = "BATCH_SIZE") -> None:

@@ -38,8 +38,8 @@ class Truncation(NamedTuple):
 def count(data: TaskData, examples: int | None = None) -> dict[str, Truncation]:
     """Task -> what is truncated of its first examples, for a task or each task of a mixture.
 
-    The data are read from their beginning, apart from what a run reads, so that batches stay the
-    same. In rank classification only the right answers count.
+    The data are read from the beginning, independently of what a run reads, so that batches stay
+    the same. In rank classification only the right answers count.
 
     Args:
       data: prepared data; of a mixture, tasks that have the split.
@@ -55,8 +55,8 @@ def count(data: TaskData, examples: int | None = None) -> dict[str, Truncation]:
 def lines(found: Mapping[str, Truncation]) -> list[str]:
     """One line for each task that loses something."""
     return [
-        f"{task}: {t.inputs:.1%} of inputs and {t.targets:.1%} of targets are truncated (of "
-        f"{t.examples:,} examples); {FEATURE_LENGTHS}"
+        f"{task}: {t.inputs:.1%} of inputs and {t.targets:.1%} of targets are truncated to "
+        f"{FEATURE_LENGTHS} (of {t.examples:,} examples)"
         for task, t in found.items()
         if t.inputs or t.targets
     ]
@@ -99,7 +99,7 @@ def untrimmed_lengths(
     dataset = whole.preprocess_postcache(dataset, lengths, seed=0)
     for name in lengths:
         if name not in dataset.element_spec:
-            raise UserError(f"task '{task.name}' gives no feature '{name}'")
+            raise UserError(f"task '{task.name}' has no feature '{name}'")
     dataset = right_answers(dataset)
     return dataset.map(lambda example: {name: tf.size(example[name]) for name in lengths})
 

@@ -48,7 +48,7 @@ class Windows:
         self._seed = key(seed, task.name)
         self._cache = TaskCache(task, split)
         if not len(self._cache):
-            raise UserError(f"cache of '{task.name}', split '{split}': no example in it")
+            raise UserError(f"cache of '{task.name}', split '{split}': no examples in it")
         spans.check_t5_steps(task, feature_lengths)
         self.per_epoch = -(-len(self._cache) // WINDOW)
         self._features = sorted(task.output_features)

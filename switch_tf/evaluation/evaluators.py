@@ -55,8 +55,8 @@ class Evaluators:
           predictions: folder for what the model answers to each example; see `predictions.records`.
 
         Returns:
-          Task -> metric -> value; of a task of which something is truncated also
-          `truncated_inputs` and `truncated_targets`, as shares of its examples.
+          Task -> metric -> value; for tasks with truncated examples also `truncated_inputs` and
+          `truncated_targets`, as shares of the examples.
 
         Raises:
           EvaluationInterrupt: `stop` returned True.
@@ -72,11 +72,11 @@ class Evaluators:
 
     @functools.cached_property
     def _truncated(self) -> dict[str, truncation.Truncation]:
-        """What is truncated of each task, counted and told once: a split is always the same."""
+        """What is truncated of each task, counted and printed once: a split is always the same."""
         with mesh_lib.host():
             found = truncation.count(self.data, self._examples)
         for line in truncation.lines(found):
-            print(f"{self.data.split} of {line}", flush=True)
+            print(f"split '{self.data.split}' of {line}", flush=True)
         return found
 
 

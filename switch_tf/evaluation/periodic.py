@@ -15,7 +15,7 @@ class PeriodicEvaluation:
     """Evaluates a run periodically, and at its last step.
 
     All that it knows of earlier evaluations is in the run's log, so that a resumed run stops early
-    and keeps checkpoints as one that was never stopped.
+    and keeps checkpoints exactly as an uninterrupted one.
 
     Args:
       evaluators: evaluators of the model.
@@ -115,10 +115,10 @@ class PeriodicEvaluation:
     def early_line(self) -> str:
         """A line on why the run stops early."""
         score = self._score
-        since = f", {score.peak.value:.4g} at step {score.peak.step}" if score.peak else ""
+        since = f" than {score.peak.value:.4g} at step {score.peak.step}" if score.peak else ""
         return (
             f"stops early: {score.since_peak} evaluations without a better {score.metric} of "
-            f"{score.task}{since}; a larger Evaluation.early_stopping goes on"
+            f"{score.task}{since}; raise Evaluation.early_stopping to continue"
         )
 
     def best_lines(self) -> list[str]:

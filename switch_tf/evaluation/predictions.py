@@ -20,7 +20,7 @@ def write(
     """Writes `<task>.jsonl` in a folder: a line for each example, in their order.
 
     Args:
-      folder: made if it is not there.
+      folder: created if it does not exist.
       task, examples, outputs: see `records`.
     """
     if not runtime.is_chief():

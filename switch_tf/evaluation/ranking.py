@@ -49,8 +49,8 @@ def score(mixture_or_task_name: str, evaluations: Iterable[Mapping], by_own: boo
     Args:
       mixture_or_task_name: the evaluated mixture or task.
       evaluations: the records in `MetricsWriter.evaluations`.
-      by_own: whether by the first of each task's own metrics, and the evaluations that have them,
-        or by NLP.
+      by_own: whether to score by the first of each task's own metrics, over the evaluations that
+        have them, instead of by NLP.
     """
     name, metric = mixture_or_task_name, _AVERAGE if by_own else "mean_nlp"
     values: dict[int, float] = {}

@@ -32,8 +32,8 @@ def evaluate(
       setup: makes the `ModelSetup`; its mesh may differ from that of training.
       evaluation: makes the `Evaluation`.
       output_path: path of the JSON file; None uses `evaluation_<task>_<split>.json` in the
-        checkpoint folder. A file that is there is kept, and the new one gets a number. Predictions
-        are beside it, in a folder of the same name that ends in `_predictions`.
+        checkpoint folder. An existing file is kept, and the new one gets a number. Predictions go
+        next to it, to a folder of the same name that ends in `_predictions`.
 
     Returns:
       Task -> metric -> value.
@@ -58,7 +58,7 @@ def evaluate(
     print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)
     model_dir.write_as_chief(written, results)
     if written != wanted:
-        print(f"{wanted} is of an earlier evaluation and is kept")
+        print(f"{wanted} holds an earlier evaluation and is kept")
     decoded = folder and evaluators.task_metrics and evaluators.task_metrics.tasks
     print(f"written to {written}" + (f", predictions to {folder}" if decoded else ""))
     return results
@@ -69,6 +69,6 @@ def _check_writable(path: str) -> None:
         storage.try_to_write(path)
     except storage.errors() as error:
         raise UserError(
-            f"output_path='{path}' cannot be written: set evaluate.output_path to a file in a "
-            "folder that is there and may be written to"
+            f"output_path='{path}' cannot be written: set evaluate.output_path to a file in an "
+            "existing, writable folder"
         ) from error

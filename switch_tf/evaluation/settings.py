@@ -27,21 +27,23 @@ class Evaluation:
         a second forward pass. Keep it on unless it does not fit, as with thousands of experts.
       decode: computes the tasks' own metrics, at the last step and every `decode_period` steps.
         Turn it on in fine-tuning; span corruption has no metrics.
-      decode_period: steps between such evaluations, of those that `period` evaluates; 0 for the
-        last step only. Decoding is slow, so use a multiple of `period`.
-      decode_examples: maximum number of examples per task for them; None for the whole split.
+      decode_period: steps between evaluations that include the tasks' own metrics; 0 for the last
+        step only. Decoding is slow, so use a multiple of `period`.
+      decode_examples: maximum number of examples per task for the tasks' own metrics; None for the
+        whole split.
       predictions: writes inputs, targets and prediction, or score, of each example that is decoded
-        or scored, as JSON lines: one or two kB an example and evaluation. Read them before you
+        or scored, as JSON lines: one or two kB per example and evaluation. Read them before you
         trust a metric; turn them off where decoding is frequent and the disk small.
-      keep_best: whose best checkpoints stay beyond `train.keep_checkpoints`: "score" for one, of
-        the best evaluation as a whole, which is best by the first of each task's own metrics where
-        `decode_period` is set, otherwise by NLP, and for a mixture by its average or the mean over
-        its tasks; "tasks" also for those by NLP and by the first own metric of each task, up to two
-        a task; None for none. Each takes the disk of weights and slots. One that is due for no
-        checkpoint is saved when it is evaluated: where saving is slow, evaluate when it is due.
-      early_stopping: ends a run after so many evaluations without a better score, the one of
-        `keep_best`, so that a run that only overfits does not go on; None for never. Scores are
-        noisy: choose 5 or more. A run that is resumed ends at the same step.
+      keep_best: checkpoints to keep in addition to `train.keep_checkpoints`: "score" for one, that
+        of the evaluation with the best score; "tasks" also for those best by NLP and by the first
+        own metric of each task, up to two per task; None for none. The score is the first of each
+        task's own metrics if `decode_period` is set, otherwise NLP; for a mixture, its average
+        or the mean over its tasks. Each takes the disk space of weights and slots. If no checkpoint
+        is due at the best step, one is saved after its evaluation: where saving is slow, evaluate
+        only at steps where a checkpoint is due.
+      early_stopping: ends a run after this many evaluations without a better score (see
+        `keep_best`), so that a run that only overfits does not go on; None never ends it early.
+        Scores are noisy: choose 5 or more. A resumed run ends at the same step.
     """
 
     period: Count = 1000
@@ -58,11 +60,15 @@ class Evaluation:
 
     def describe(self) -> str:
         """A line on what is evaluated, and when, and when a run ends early."""
-        size = "all of it" if self.batches is None else f"at most {self.batches} batches a task"
+        size = (
+            "the whole split"
+            if self.batches is None
+            else f"at most {self.batches} batches per task"
+        )
         own = "at the last step"
         if self.decode_period:
             own = f"every {self.decode_period:,} steps and {own}"
-        early = f"; stops after {self.early_stopping} without a better score"
+        early = f"; stops early after {self.early_stopping} evaluations without a better score"
         return (
             f"evaluation: {self.split}, {size}, every {self.period:,} steps and at the last"
             + (f"; the tasks' own metrics {own}" if self.decode else "")

@@ -174,7 +174,7 @@ class EinsumDispatcher:
 
 
 def default_dispatcher():
-    """The dispatcher for the devices at hand: one-hot products on TPU, gathers elsewhere.
+    """The dispatcher for the type of device: one-hot products on TPU, gathers elsewhere.
 
     On CPU, gathers were faster at every size measured (docs/switch_layer.md). On TPU, one-hot
     products are the paper's choice; neither TPU nor GPU was measured.

@@ -71,7 +71,7 @@ class Figures:
           ValueError: unknown `combined`.
         """
         if combined not in _COMBINED:
-            raise ValueError(f"combined='{combined}' is none of {', '.join(_COMBINED)}")
+            raise ValueError(f"combined='{combined}' is not one of {', '.join(_COMBINED)}")
         for name, width in widths.items():
             columns = slice(self._size, self._size + (1 if width is None else width))
             self._figures.append(_Figure(group, name, columns, width is None, combined))

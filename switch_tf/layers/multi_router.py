@@ -35,7 +35,7 @@ def _best_alike(probabilities_GSE, k):
 def _checked_k(router, k):
     if k > router.num_experts:
         raise UserError(
-            f"{type(router).__name__}.k={k} of num_experts={router.num_experts}: lower k"
+            f"{type(router).__name__}.k={k} exceeds num_experts={router.num_experts}: lower k"
         )
     return k
 

@@ -133,8 +133,8 @@ class SwitchLayer(Layer):
         """
         if not isinstance(length, int):
             raise UserError(
-                f"{type(self).__name__} needs to know the length, of which its experts' capacity "
-                "is a part: give keras.Input a length"
+                f"{type(self).__name__} needs to know the length, because its experts' capacity "
+                "depends on it: give keras.Input a length"
             )
         if not isinstance(batch, int):
             if self.group_size is not None or self.groups_multiple > 1:
@@ -156,9 +156,9 @@ class SwitchLayer(Layer):
                 groups, group_size = fewer, larger
         if groups % ways:
             raise UserError(
-                f"GROUP_SIZE={self.group_size} and GROUPS_MULTIPLE={self.groups_multiple} make "
-                f"{groups} groups of a batch of {batch} x {length} tokens, which do not divide "
-                f"over {ways} devices: set GROUPS_MULTIPLE={ways}"
+                f"GROUP_SIZE={self.group_size} and GROUPS_MULTIPLE={self.groups_multiple} split a "
+                f"batch of {batch} x {length} tokens into {groups} groups, not divisible by {ways} "
+                f"devices: set GROUPS_MULTIPLE={ways}"
             )
         return groups, group_size
 
@@ -203,7 +203,7 @@ class SwitchLayer(Layer):
         router = registered(config.pop("router"))
         router_config, name = config.pop("router_config"), config.pop("dispatcher")
         if name not in _DISPATCHERS:
-            raise UserError(f"dispatcher '{name}' is none of {', '.join(_DISPATCHERS)}")
+            raise UserError(f"dispatcher '{name}' is not one of {', '.join(_DISPATCHERS)}")
         return cls(
             **config,
             router=lambda **_: router.from_config(router_config),

@@ -10,7 +10,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
 class ScalarWriter(Protocol):
-    """What `MetricsWriter.others` make of a MODEL_DIR; only the chief process has them."""
+    """The interface of the writers made by `MetricsWriter.others`, in the chief process only."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the values of a step; names are TensorBoard's tags, such as "train/loss"."""
@@ -65,7 +65,7 @@ class Events:
         """Fills the run's row of the HParams tab.
 
         Args:
-          values: name -> setting; what is no number, boolean or text is shown as Python writes it.
+          values: name -> setting; other types than numbers, booleans and strings are shown as text.
         """
         plain = {n: v if isinstance(v, bool | int | float) else str(v) for n, v in values.items()}
         self._add(0, hparams_pb(plain))

@@ -42,8 +42,8 @@ class LoadWatch:
             self._low[layer] = low
             if low >= self._steps and self._first(layer, "entropy"):
                 warnings.append(
-                    f"warning: {layer}: the load's entropy was under {self._min_load_entropy} of "
-                    f"an even one for {low} steps, now {entropy:.2f}: raise "
+                    f"warning: {layer}: the load's entropy was below {self._min_load_entropy} of "
+                    f"an even load's for {low} steps and is now {entropy:.2f}: raise "
                     "Router.load_balancing_coef or lower the learning rate"
                 )
             without = self._dead.get(layer, np.zeros(len(load_E), int)) + 1
@@ -52,8 +52,8 @@ class LoadWatch:
             dead = np.flatnonzero(without >= self._steps)
             if len(dead) and self._first(layer, "dead"):
                 warnings.append(
-                    f"warning: {layer}: no token chose {len(dead)} of {len(load_E)} experts for "
-                    f"{self._steps} steps, the first of them expert {dead[0]}: raise "
+                    f"warning: {layer}: no token chose {len(dead)} of {len(load_E)} experts "
+                    f"(first: expert {dead[0]}) for {self._steps} steps: raise "
                     "Router.load_balancing_coef"
                 )
         return warnings

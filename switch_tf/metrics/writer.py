@@ -55,14 +55,14 @@ class MetricsWriter:
       model_dir: the folder for events and `metrics.jsonl`.
       restored_step: the step that the run resumes from; later records are dropped, since their
         steps will be repeated.
-      log_period: steps between two records. A record takes about 5 kB: at 10, the log of 100,000
-        steps takes 50 MB. 1 logs each step by itself, which is good for short runs.
+      log_period: steps between two records of the log. A record takes about 5 kB: at 10, the log
+        of 100,000 steps takes 50 MB. 1 logs each step by itself, which is good for short runs.
       routing_period: steps between two records that also have each Switch layer by itself, with the
-        load of each expert; others have the mean over the layers. A layer takes 20 bytes an expert
-        and 1 kB.
+        load of each expert; others have the mean over the layers. A layer takes 1 kB and 20 bytes
+        per expert.
       image_period: steps between two pictures of the load per expert, of some 50 kB each.
-      others: what makes further writers, called with `model_dir`; each gets all scalars. See
-        `events.ScalarWriter`.
+      others: functions that make further writers from `model_dir`; each writer gets all scalars.
+        See `events.ScalarWriter`.
 
     Attributes:
       evaluations: the records of all evaluations so far, including those of earlier processes.

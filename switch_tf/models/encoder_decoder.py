@@ -66,8 +66,9 @@ class TransformerEncoderDecoder(Layer):
         override `expert_frequency`.
       switch_ffn: class or function that makes the feed-forward layer of sparse layers from `d_ff`,
         `activation` and `expert_dropout_rate`; None makes it dense.
-      switch_attention: same, for their self-attention, such as `SwitchAttention` (paper, Appendix
-        A), which diverges in bfloat16; None makes it dense, as in the paper's main models.
+      switch_attention: class or function that makes the self-attention of sparse layers, such as
+        `SwitchAttention` (paper, Appendix A), which diverges in bfloat16; None makes it dense, as
+        in the paper's main models.
       expert_dropout_rate: dropout inside the experts; None uses `dropout_rate`. 0.4 limits
         overfitting in fine-tuning on small tasks (paper, Table 4).
       init_scale: s of the fan-in initialisation of everything but the embedding. The paper uses
@@ -343,9 +344,8 @@ def _check_causal(blocks) -> None:
             if not layer.router.in_decoder:
                 name = type(layer.router).__name__
                 raise UserError(
-                    f"{name} looks at the tokens to come, and the decoder has it in {block.name}: "
-                    f"set TransformerEncoderDecoder.decoder_sparse_layers=() or "
-                    f"{name}.in_decoder=True"
+                    f"{name} looks at future tokens, but the decoder has it in {block.name}: set "
+                    f"TransformerEncoderDecoder.decoder_sparse_layers=() or {name}.in_decoder=True"
                 )
 
 

@@ -53,11 +53,11 @@ class Adafactor(Optimizer):
         Args:
           learning_rate: α, a schedule; see `schedules`. T5 pre-trains with `rsqrt` and fine-tunes
             with a constant 0.001.
-          decay_exponent: the exponent 0.8 of β above; higher values average V over more steps.
+          decay_exponent: c in β = 1 - (t + 1)^-c; higher values average V over more steps.
             Mesh-TensorFlow's `adafactor_decay_rate_pow`.
           beta1: momentum of the update, in [0, 1). Above 0, it costs a slot as large as each
             variable; keep 0 to save memory.
-          clipping_threshold: d above, which bounds the RMS of an update; None turns it off. Keep
+          clipping_threshold: d, which bounds the RMS of an update; None turns it off. Keep
             1.0: it guards against a V that lags behind growing gradients.
           global_norm_clip_threshold: see `Optimizer`. Rarely needed here, as updates hardly depend
             on the scale of gradients.
@@ -67,8 +67,8 @@ class Adafactor(Optimizer):
             as the weights.
           min_dim_size_to_factor: smallest size of the second largest axis for V to be factored.
             Lower values save little, because such variables are usually small.
-          epsilon1: ε1 above; keeps V above zero.
-          epsilon2: ε2 above; smallest scale, which lets weights near zero grow.
+          epsilon1: ε1, which keeps V above zero.
+          epsilon2: ε2, the smallest scale, which lets weights near zero grow.
 
         Raises:
           UserError: no `learning_rate` is given.

@@ -56,7 +56,7 @@ def activation_places(definition, mesh: Mesh) -> dict[str, tuple[tuple[str, ...]
     for name, activation in _ACTIVATIONS.items():
         if name in found:
             if len(found[name]) != 1:
-                raise ValueError(f"{name} lie differently: {sorted(found[name])}")
+                raise ValueError(f"layers shard {name} differently: {sorted(found[name])}")
             (over,) = found[name]
             places[name] = activation.axes, list(over)
     return places

@@ -72,7 +72,7 @@ def plan(
             stages = stage_dtypes(lowered.definition(lowered_step.texts[0]))
             print(*dtype_table(stages), sep="\n")
         if collectives:
-            print("\nwhat crosses devices in a training step, bytes that each device puts in")
+            print("\ncollectives of a training step; bytes are those that each device sends")
             print(*collective_table(lowered_step.collectives()), sep="\n")
 
 
@@ -86,9 +86,9 @@ def _check_memory(counts: Counts) -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise UserError(
-            f"a step of this model needs more than {needed / 1e9:,.0f} GB, this machine has "
-            f"{there / 1e9:,.0f} GB: leave out --collectives, --dtypes and --memory, or set "
-            "TransformerEncoderDecoder.num_layers and NUM_EXPERTS lower"
+            f"a step of this model needs more than {needed / 1e9:,.0f} GB, but this machine has "
+            f"{there / 1e9:,.0f} GB: leave out --collectives, --dtypes and --memory, or lower "
+            "TransformerEncoderDecoder.num_layers and NUM_EXPERTS"
         )
 
 
@@ -124,9 +124,9 @@ def training_step(model, optimizer, mesh, data: TaskData):
 
 def _counted(counts: Counts, optimizer, mesh, lengths) -> Iterator[str]:
     flops = counts.flops(lengths)
-    yield (f"parameters: {counts.parameters:,}, of them in experts {counts.expert_parameters:,}")
+    yield (f"parameters: {counts.parameters:,}, of which {counts.expert_parameters:,} in experts")
     yield (
-        f"forward FLOPs: {flops:.4g} a sequence of {lengths['inputs']} + {lengths['targets']} "
+        f"forward FLOPs: {flops:.4g} per sequence of {lengths['inputs']} + {lengths['targets']} "
         "tokens"
     )
     yield (

@@ -26,7 +26,7 @@ class Display:
 
     Args:
       runs: all runs, in running order.
-      stream: where to; by default stdout.
+      stream: the output; by default stdout.
       clock: returns the time in seconds.
     """
 
@@ -47,8 +47,8 @@ class Display:
         left = [run for run in self._runs if not run.is_done()]
         total = duration(60 * sum(run.minutes for run in left))
         print(
-            f"{len(self._runs)} runs, {len(self._runs) - len(left)} of them done; about {total} "
-            "on two idle cores with AVX512, three times as long with AVX2 alone:",
+            f"{len(self._runs)} runs, {len(self._runs) - len(left)} of them done; about {total} on "
+            "two idle cores with AVX512, three times as long with AVX2 only:",
             file=self._stream,
         )
         rows = (
@@ -107,7 +107,7 @@ class Display:
           started: the time at which its process started.
           first: time and step of the first step that it logged.
           last: the record of its last step.
-          later: foretold minutes of the runs after it.
+          later: estimated minutes of the runs after it.
         """
         step, steps, now = last["step"], run.train_steps, self._clock()
         if step >= steps:
@@ -120,7 +120,7 @@ class Display:
         # How long runs take here, against what they are foretold to take.
         scale = (now - started + left) / (60 * run.minutes)
         rest = left + scale * 60 * later
-        return f"{text}, {duration(left)} left, {duration(rest)} with the later runs"
+        return f"{text}, {duration(left)} left, {duration(rest)} including later runs"
 
     def _live(self, text: str) -> None:
         """Rewrites the live line; where there is no terminal, adds a line if it is time for one."""

@@ -16,8 +16,8 @@ class Load:
     """The load of other processes.
 
     Attributes:
-      others: cores taken by other processes, and by other machines on the same hardware, in the
-        mean.
+      others: mean number of cores taken by other processes, and by other machines on the same
+        hardware.
       cores: cores of this machine.
     """
 
@@ -35,7 +35,7 @@ class Load:
 class LoadMeter:
     """Measures the load of other processes from its creation on.
 
-    Not counted are this process and its children that have ended by the time of `read`.
+    This process is not counted, nor are its children that have ended by the time of `read`.
     """
 
     def __init__(self):

@@ -50,8 +50,9 @@ LONG = Experiment(
     ),
     metrics=(NLP,),
     paper={},
-    claim="more experts, at the same FLOPs a token, are ahead after as many steps",
-    refuted_by="the dense model ahead of a Switch model by more than seeds differ",
+    claim="models with more experts are ahead after the same number of steps, at the same FLOPs "
+    "per token",
+    refuted_by="the dense model being ahead of a Switch model by more than seeds differ",
     verdict=every([ahead(_of(n), DENSE, NLP) for n in _EXPERTS]),
     times_dtype=True,
     report="quickstart_report",
@@ -68,8 +69,9 @@ SHORT = Experiment(
     ),
     metrics=(NLP,),
     paper=_PAPER,
-    claim="after as many steps of as many FLOPs, a Switch model is ahead of a dense one",
-    refuted_by="the dense model ahead by three times the distance between its seeds",
+    claim="a Switch model is ahead of a dense one after the same number of steps, at the same "
+    "FLOPs per token",
+    refuted_by="the dense model being ahead by three times the distance between its seeds",
     verdict=ahead_by(SWITCH, DENSE, NLP, times=3),
     times_dtype=True,
     report="quickstart_report",

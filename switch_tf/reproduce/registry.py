@@ -21,15 +21,15 @@ def find(name: str, variant: str | None = None) -> Experiment:
     """
     if name not in EXPERIMENTS:
         raise UserError(
-            f"no experiment '{name}'{nearest(name, EXPERIMENTS)}; "
-            "switch-tf reproduce --help lists what there is"
+            f"no experiment '{name}'{nearest(name, EXPERIMENTS)}; switch-tf reproduce --help lists "
+            "the names"
         )
     experiment = EXPERIMENTS[name]
     if variant is None:
         return experiment
     if variant not in experiment.variants:
         others = ", ".join(other for other, _ in variants().get(variant, ()))
-        raise UserError(f"'{name}' has no --{variant}; that is of: {others}")
+        raise UserError(f"'{name}' has no --{variant}; it belongs to {others}")
     return experiment.variants[variant]
 
 

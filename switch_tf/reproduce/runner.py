@@ -91,6 +91,6 @@ def _faster_dtype(path: Path) -> str:
     seconds = seconds_per_layer()
     dtype = min(seconds, key=seconds.get)
     times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
-    print(f"a small layer takes {times}: DTYPE='{dtype}'", flush=True)
+    print(f"a small layer takes {times}: using DTYPE='{dtype}'", flush=True)
     storage.write_json(path, {"dtype": dtype, "seconds_per_layer": seconds})
     return dtype

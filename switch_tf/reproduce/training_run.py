@@ -44,7 +44,7 @@ class TrainingRun:
       model_dir: its MODEL_DIR, a local one.
       gin_files: values of `--gin_file`.
       bindings: macro or `configurable.parameter` -> value, for `--gin.NAME`.
-      minutes: about how long it takes on two idle cores, to foretell the experiment's end.
+      minutes: about how long it takes on two idle cores, to estimate the time left.
     """
 
     name: str
@@ -138,7 +138,7 @@ class TrainingRun:
             raise UserError(
                 f"{self.name} failed with status {status}: "
                 f"{_told(log, 'error: ') or 'it printed no error'}; all output is in {log}; "
-                "mend that, and the same command goes on"
+                "fix the cause and rerun the command to resume"
             )
 
     def _sat(self, seconds: float, load: Load) -> None:
@@ -159,8 +159,9 @@ class TrainingRun:
         for name in sorted(then.keys() | now.keys()):
             if then.get(name) != now.get(name) and name not in _MAY_CHANGE:
                 raise UserError(
-                    f"{self.name}: {self.model_dir} was made with {name}={then.get(name)}, and "
-                    f"this is {now.get(name)}: give another --output_dir, or remove that folder"
+                    f"{self.name}: {self.model_dir} was made with {name}={then.get(name)}, but "
+                    f"this run has {now.get(name)}: give another --output_dir, or remove that "
+                    "folder"
                 )
 
 

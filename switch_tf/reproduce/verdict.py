@@ -45,7 +45,7 @@ def ahead(model: str, of: str, metric: Metric) -> Callable[[Measurements], Verdi
         is_clear, reason = _against_seeds(gain, values)
         return Verdict(
             gain > 0 if is_clear else None,
-            f"{model}, the mean of its seeds, is {metric.difference(gain)} against {of}: {reason}",
+            f"the mean over seeds of {model} is {metric.difference(gain)} against {of}: {reason}",
         )
 
     return rule
@@ -68,13 +68,13 @@ def ahead_by(
     def rule(measured: Measurements) -> Verdict:
         ours, theirs = (measured[name].get(metric.name, ()) for name in (model, of))
         if not ours or len(theirs) < 2:
-            return Verdict(None, f"it takes {metric.name} of {model}, and two seeds of {of}")
+            return Verdict(None, f"this needs {metric.name} of {model} and of two seeds of {of}")
         gain, spread = statistics.mean(ours) - statistics.mean(theirs), max(theirs) - min(theirs)
         ratio = f"{abs(gain) / spread:.1f} times " if spread else ""
         return Verdict(
             gain > 0 if abs(gain) >= times * spread else None,
             f"{model} is {metric.difference(gain)} against {of}: {ratio}the "
-            f"{spread:.{metric.digits}f} between its seeds, where {times:g} times is asked for",
+            f"{spread:.{metric.digits}f} between its seeds, where {times:g} times is required",
         )
 
     return rule
@@ -97,6 +97,9 @@ def _against_seeds(gain: float, values: Mapping[str, Sequence[float]]) -> tuple[
     spread = max(max(found) - min(found) for found in values.values())
     if min(map(len, values.values())) > 1:
         is_clear = abs(gain) > spread
-        return is_clear, f"{'more' if is_clear else 'less'} than seeds alone do ({spread:.3f})"
+        return (
+            is_clear,
+            f"{'more' if is_clear else 'less'} than the spread between seeds ({spread:.3f})",
+        )
     few = " and of ".join(model for model, found in values.items() if len(found) == 1)
-    return False, f"seeds seen here differ by {spread:.3f}, but of {few} there is one alone"
+    return False, f"seeds seen here differ by {spread:.3f}, but there is only one seed of {few}"

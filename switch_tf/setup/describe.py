@@ -82,7 +82,7 @@ def _router(router) -> str:
     own = {name: value for name, value in router.get_config().items() if name not in shared}
     return (
         f"router: {type(router).__name__} in {router.compute_dtype}, {policy}, in eval "
-        f"{router.eval_policy}; {capacity}, at least {router.min_capacity} tokens an expert; "
+        f"{router.eval_policy}; {capacity}, at least {router.min_capacity} tokens per expert; "
         f"load-balancing coefficient {router.load_balancing_coef} over "
         f"{router.load_balancing_over}, z-loss coefficient {router.z_loss_coef}"
         + "".join(f"; {name} {value}" for name, value in own.items())
@@ -103,13 +103,13 @@ def describe_optimizer(optimizer, step: int, offset: int) -> str:
     with mesh_lib.host():
         rate = float(optimizer.learning_rate(step + offset))
     return (
-        f"learning rate: {schedules.describe(optimizer.learning_rate)}, by {counts}: {rate:.6g} at "
-        f"the first update, of step {step + offset}"
+        f"learning rate: {schedules.describe(optimizer.learning_rate)} of {counts}: {rate:.6g} at "
+        f"the first update (step {step + offset})"
     )
 
 
 def _weights(model, mesh):
-    rows = [("weight", "axes", "shape", "layout", "a device")]
+    rows = [("weight", "axes", "shape", "layout", "per device")]
     for variable in model.trainable_variables:
         rows.append(
             (
@@ -191,9 +191,8 @@ def warnings(model, data: TaskData, mesh, microbatches: int = 1) -> Iterator[str
     if model.switch_layers and model.switch_layers[-1].router.dropless:
         layer = model.switch_layers[-1]
         yield (
-            "dropless: no token is dropped; experts and all-to-alls work on "
-            f"{layer.num_experts} slots a token, in place of {layer.router.capacity_factor} at "
-            "CAPACITY_FACTOR"
+            f"dropless: no token is dropped; experts and all-to-alls process {layer.num_experts} "
+            f"slots per token, instead of {layer.router.capacity_factor} with CAPACITY_FACTOR"
         )
 
 
@@ -214,8 +213,9 @@ def _small_groups(layer, batch_size: int, length: int, group_size: int) -> Itera
     wanted = min(layer.group_size or length, batch_size * length // layer.groups_multiple)
     if 2 * group_size <= wanted:
         yield (
-            f"groups of {group_size} tokens, not of {wanted}: the {batch_size} x "
-            f"{length} tokens have no better divisor; round BATCH_SIZE and TASK_FEATURE_LENGTHS"
+            f"groups have {group_size} tokens, not {wanted}, because {batch_size} x {length} "
+            "tokens have no better divisor: use rounder values of BATCH_SIZE and "
+            "TASK_FEATURE_LENGTHS"
         )
 
 
@@ -224,9 +224,9 @@ def _factors(layer, groups: int, group_size: int) -> Iterator[str]:
     router, asked = layer.router, "CAPACITY_FACTOR"
     if groups % layer.groups_multiple:
         yield (
-            f"the number of groups, {groups}, is no multiple of GROUPS_MULTIPLE="
-            f"{layer.groups_multiple}: in smaller groups an expert's capacity would be far from "
-            "CAPACITY_FACTOR; a larger mesh may group otherwise"
+            f"the number of groups, {groups}, is not a multiple of "
+            f"GROUPS_MULTIPLE={layer.groups_multiple}, because in smaller groups an expert's "
+            "capacity would be far from CAPACITY_FACTOR; a larger mesh may form other groups"
         )
     for training, prefix in ((True, ""), (False, "EVAL_")):
         factor = router.odd_factor(group_size, training)
@@ -236,9 +236,9 @@ def _factors(layer, groups: int, group_size: int) -> Iterator[str]:
         effect = "more tokens are dropped" if factor < value else "experts do more work"
         yield (
             f"an expert takes {router.capacity(group_size, training)} of a group's {group_size} "
-            f"tokens, a capacity factor of {factor:.3g} in place of {prefix}{asked}={value}, so "
-            f"{effect}: set larger groups (BATCH_SIZE, GROUPS_MULTIPLE, GROUP_SIZE), fewer "
-            "experts, or Router.min_capacity"
+            f"tokens, a capacity factor of {factor:.3g} instead of {prefix}{asked}={value}, so "
+            f"{effect}: use larger groups (BATCH_SIZE, GROUPS_MULTIPLE, GROUP_SIZE), fewer "
+            "experts, or another Router.min_capacity"
         )
 
 
@@ -257,7 +257,10 @@ def _cuts(router, group_size: int) -> Iterator[str]:
             asked[name] = factor, math.floor(group_size * factor / router.num_experts)
     for name, (value, tokens) in asked.items():
         if tokens > group_size:
-            yield f"{name}={value} asks for more than a group holds: cut to {group_size}"
+            yield (
+                f"{name}={value} asks for more tokens than a group has: capacity is cut to "
+                f"{group_size}"
+            )
 
 
 def _bytes_per_device(variable) -> int:

@@ -81,7 +81,7 @@ class TrainLoop:
             if self.step < train_steps:
                 progress.say(f"{place}; {evaluation.early_line()}")
             else:
-                progress.say(f"{place}; a larger TRAIN_STEPS goes on from it")
+                progress.say(f"{place}; raise TRAIN_STEPS to continue")
             print(*evaluation.best_lines(), sep="\n", flush=True)
 
     def _is_over(self, train_steps: int) -> bool:
@@ -100,8 +100,8 @@ class TrainLoop:
         nlp = self._evaluation.nlp(batch) if batch is not None else 0.0
         if not math.isfinite(nlp):
             raise UserError(
-                f"step {self.step} left weights whose loss is {-nlp}: they are not saved, and the "
-                f"last checkpoint in {self._checkpoints.path} is untouched: lower the learning "
+                f"step {self.step} produced weights whose loss is {-nlp}: they are not saved, and "
+                f"the last checkpoint in {self._checkpoints.path} is untouched: lower the learning "
                 "rate, or set DTYPE='float32'"
             )
         self._checkpoints.save(self.step)
@@ -136,9 +136,9 @@ class TrainLoop:
             name = max(logits, key=lambda layer: _order(logits[layer]))
             largest = f"; largest router logit {logits[name]:.3g} in {name}"
         raise UserError(
-            f"loss is {metrics['loss']} at step {self.step + 1}; first not finite: {first}"
-            f"{largest}; the last checkpoint in {self._checkpoints.path} is untouched: lower the "
-            "learning rate, or set DTYPE='float32'"
+            f"loss is {metrics['loss']} at step {self.step + 1}; first non-finite value: "
+            f"{first}{largest}; the last checkpoint in {self._checkpoints.path} is untouched: "
+            "lower the learning rate, or set DTYPE='float32'"
         )
 
 

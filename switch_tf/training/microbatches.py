@@ -19,7 +19,7 @@ def check_parts(batch_size: int, count: int, ways: int) -> None:
     """
     if batch_size % (count * ways):
         raise UserError(
-            f"BATCH_SIZE={batch_size} does not divide into {count} micro-batches of whole "
+            f"BATCH_SIZE={batch_size} cannot be divided into {count} micro-batches of whole "
             f"examples on {ways} devices: change BATCH_SIZE or TrainStep.microbatches"
         )
 

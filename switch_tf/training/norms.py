@@ -31,9 +31,9 @@ def group_of(path: str) -> str:
 class Norms:
     """Norms of the gradients, updates and weights of a compiled step.
 
-    The step sums squares on each device alone, and a function of its own adds devices up: an
-    all-reduce more within the step would be merged with those of the gradients, and change the
-    order in which they are added.
+    The step sums squares on each device, and a separate function adds up the devices: a further
+    all-reduce within the step would be merged with those of the gradients, and change the order
+    in which they are added.
 
     Args:
       variables: the trainable variables.

@@ -62,9 +62,9 @@ class TrainStep:
         "AVERAGE_PER_SEQUENCE" all sequences. The first is usual; the second keeps tasks with long
         targets from dominating a mixture.
       frozen: patterns of the weights that are not updated and have no optimizer slots, such as
-        ["router"] for all routers in fine-tuning. Saves their gradients and slots, and keeps what
-        they learned; what the frozen weights cannot adapt to, the others have to. A resumed run
-        must freeze the same.
+        ["router"] for all routers in fine-tuning. Saves the memory of their gradients and slots,
+        and keeps what they learned, but only the other weights adapt to the new task. A resumed
+        run must freeze the same weights.
       microbatches: number of parts of a batch that go through the model one after another, their
         gradients summed. More parts need less memory for activations, but smaller parts use
         devices less well: use the fewest that fit. The update is the same if parts have the groups
@@ -268,8 +268,8 @@ def _trained(variables: Sequence[keras.Variable], frozen: VariablePatterns) -> l
     for pattern in frozen:
         if not any(matches(variable.path, [pattern]) for variable in variables):
             raise UserError(
-                f"FROZEN: {pattern!r} is found in the path of no weight: give a part of one, such "
-                f"as {variables[-1].path!r}"
+                f"FROZEN: {pattern!r} is found in no weight's path: give part of a path, such as "
+                f"{variables[-1].path!r}"
             )
     trained = [variable for variable in variables if not matches(variable.path, frozen)]
     if variables and not trained:

@@ -61,21 +61,23 @@ def train(
     Args:
       model_dir: folder for checkpoints and logs; if it already holds a run, that is resumed.
       train_steps: the step to stop at, counted from the start of the run.
-      data, setup, evaluation: make the `TaskData`, `ModelSetup` and `Evaluation`.
+      data: makes the `TaskData`.
+      setup: makes the `ModelSetup`.
+      evaluation: makes the `Evaluation`.
       seed: seeds initial weights, dropout and jitter.
       checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
         loses at most this many steps; choose a period of ten minutes or more.
-      keep_checkpoints: number of newest checkpoints to keep; each takes the disk of weights and
-        slots, but with one alone there is none to fall back on.
+      keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
+        and slots. Keep at least 2, so that there is one to fall back on.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
-      restore_optimizer: also takes the optimizer's slots and step from there, as Mesh-TensorFlow
-        and T5X do: the first updates are scaled well, and the schedule continues; the run's own
-        steps count from 0. Leave it off if the checkpoint has no slots.
-      initial_checkpoint_fresh: patterns of the weights that may be missing from there and start
-        from the seed, such as ["decoder/layer_1/"] for a deeper stack, and spoil what the others
-        learned until they have, too.
-      initial_checkpoint_skipped: patterns of the weights there that the model may lack, such as
-        ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
+      restore_optimizer: also takes the optimizer's slots and step from that checkpoint, as
+        Mesh-TensorFlow and T5X do: the first updates are scaled well, and the schedule continues;
+        the run's own steps count from 0. Leave it off if the checkpoint has no slots.
+      initial_checkpoint_fresh: patterns of the weights that may be missing from that checkpoint and
+        are then initialised from the seed, such as ["decoder/layer_1/"] for a deeper stack. Until
+        they are trained, they disturb what the other weights have learned.
+      initial_checkpoint_skipped: patterns of the weights in that checkpoint that the model may
+        lack, such as ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
 
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.
@@ -109,8 +111,9 @@ def _data_line(data: TaskData) -> str:
     lengths = data.task_feature_lengths
     row = lengths["inputs"] + lengths["targets"]
     return (
-        f"trains on {data.mixture_or_task_name}, {data.split}: batches of {data.batch_size:,} rows "
-        f"of {lengths['inputs']} + {lengths['targets']} tokens ({data.batch_size * row:,} a step)"
+        f"trains on {data.mixture_or_task_name}, split '{data.split}': batches of "
+        f"{data.batch_size:,} rows of {lengths['inputs']} + {lengths['targets']} tokens "
+        f"({data.batch_size * row:,} per step)"
     )
 
 
@@ -122,17 +125,17 @@ def _tell(
     lines = [first, *lines, step.describe()]
     path = ModelDir(model_dir).description
     parts = made.model, made.data, made.mesh, step.microbatches
-    told = [*lines, f"every setting, weight with its layout and Switch layer: {path}"]
+    told = [*lines, f"all settings, weights with their layouts, and Switch layers: {path}"]
     if runtime.is_chief():
         print(*told, *warnings(*parts), sep="\n", flush=True)
     write_as_chief(path, "\n".join([*lines, "", *details(*parts)]) + "\n")
 
 
 def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
-    """Starts the log; tells and logs what is truncated of a sample of each task's training data.
+    """Starts the log; prints and logs what is truncated of a sample of each task's training data.
 
-    Not counted as batches are made: packed rows no longer know their tasks, nor trimmed examples
-    their lengths.
+    This is not counted while batches are made, because packed rows do not show their tasks, nor
+    trimmed examples their lengths.
     """
     writer = MetricsWriter(model_dir, restored_step=step)
     writer.start(config.operative_config(), config.macros())
@@ -141,7 +144,7 @@ def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
         found = truncation.count(data, max(number, 1))
     if runtime.is_chief():
         for line in truncation.lines(found):
-            print(f"{data.split} of {line}", flush=True)
+            print(f"split '{data.split}' of {line}", flush=True)
     for task, share in found.items():
         writer.data(task, share.figures() | {"examples": share.examples})
     return writer
@@ -161,7 +164,7 @@ def _feed(made: MeshModel) -> tuple[Feed, str]:
     """The batches, and a line on their order and rows."""
     with mesh_lib.host():
         batches = train_batches(made.data)
-    packed = "packed, several examples a row" if made.data.pack else "one example a row"
+    packed = "packed, several examples per row" if made.data.pack else "one example per row"
     return Feed(batches, made.mesh), f"{describe_order(batches)}; {packed}"
 
 

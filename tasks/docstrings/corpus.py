@@ -59,7 +59,7 @@ def _key() -> str:
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
             f"pydocs: package '{error.name}' is not installed; install requirements.txt "
-            "(scripts/quickstart.sh does)"
+            "(scripts/quickstart.sh does this)"
         ) from error
     made_by = (_FORMAT, parse.MIN_CHARACTERS, parse.VALIDATION_PER_MILLE)
     return hashlib.sha256(repr((versions, made_by)).encode()).hexdigest()[:16]
@@ -131,7 +131,7 @@ def vocabulary_path() -> str:
 def _sample(size: int) -> Iterator[str]:
     """Yields the first train documents, a random sample because they are ordered by hash."""
     total = t5.TRAINING_CHARACTERS
-    label = f"pydocs: reading for a vocabulary of {size}"
+    label = f"pydocs: reading texts for a vocabulary of {size} pieces"
     with tqdm(total=total, desc=label, unit="char", unit_scale=True, file=sys.stderr) as bar:
         for document in documents("train"):
             yield document.text
@@ -149,7 +149,7 @@ def _locked(folder: Path):
         file = open(folder / "LOCK", "a")
     except OSError as error:
         raise UserError(
-            f"pydocs: cannot write the cache {folder} ({error.strerror}); set "
+            f"pydocs: cannot write to the cache {folder} ({error.strerror}); set "
             "--gin.pydocs.cache_folder=\"'FOLDER'\""
         ) from error
     with file:

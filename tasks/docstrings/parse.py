@@ -115,7 +115,7 @@ def find_libraries(names: Iterable[str] = tuple(LIBRARIES)) -> dict[str, Path]:
         if not places:
             raise UserError(
                 f"pydocs: package '{name}' is not installed; install requirements.txt "
-                "(scripts/quickstart.sh does)"
+                "(scripts/quickstart.sh does this)"
             )
         folders[name] = Path(places[0])
     return folders

@@ -66,8 +66,8 @@ def span_corruption(
     for feature in ("inputs", "targets"):
         if not lengths.get(feature):
             raise UserError(
-                f"TASK_FEATURE_LENGTHS has no '{feature}', which span corruption cuts text to: "
-                "set it to {'inputs': 128, 'targets': 36}, for example"
+                f"TASK_FEATURE_LENGTHS has no '{feature}', the length to which span corruption "
+                "cuts text: set it to {'inputs': 128, 'targets': 36}, for example"
             )
     density, span_length = settings()
     density = density if noise_density is None else noise_density

@@ -35,7 +35,7 @@ def examples(task: seqio.Task) -> float:
     count = task.source.num_input_examples(SPLIT)
     if count is None:
         raise UserError(
-            f"the source of task '{task.name}' does not tell how many examples it has: cache the "
+            f"the source of task '{task.name}' does not report its number of examples: cache the "
             "task with scripts/cache_tasks.sh, or give the mixture a number as its rate"
         )
     macros = tuple(repr(config.macro(name, None)) for name in ("DATA_DIR", "BAD_DATA"))

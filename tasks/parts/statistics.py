@@ -44,7 +44,7 @@ def untrimmed(
         (dataset,) = parts
     found = list(dataset.as_numpy_iterator())
     if not found:
-        raise UserError(f"'{provider.name}', split '{split}', gives no example")
+        raise UserError(f"'{provider.name}', split '{split}', has no examples")
     return {name: np.array([example[name] for example in found], np.int64) for name in lengths}
 
 

@@ -53,7 +53,9 @@ def documents(path: str, bad: Callable[[UserError], None] = _stop) -> Iterator[s
         yield from _blocks(path, bad)
     else:
         known = ", ".join(TEXT_SUFFIXES + JSON_SUFFIXES)
-        raise UserError(f"{path}: not a file of text; give files named {known}, or those with .gz")
+        raise UserError(
+            f"{path}: not a text file; give files that end in {known}, optionally followed by .gz"
+        )
 
 
 def _json_texts(path: str, bad: Callable[[UserError], None]) -> Iterator[str]:
@@ -79,7 +81,7 @@ def text_of_line(path: str, number: int, line: str) -> str:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}:{number}: not JSON: {error}; mend or drop the line") from error
+        raise UserError(f"{path}:{number}: not JSON: {error}; fix or remove the line") from error
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         raise UserError(
@@ -88,7 +90,7 @@ def text_of_line(path: str, number: int, line: str) -> str:
         )
     if re.search("[\ud800-\udfff]", text):
         raise UserError(
-            f"{path}:{number}: half of a surrogate pair in 'text', such as \\ud800; mend or drop "
+            f"{path}:{number}: half of a surrogate pair in 'text', such as \\ud800; fix or remove "
             "the line"
         )
     return text if text.strip() else ""
@@ -143,7 +145,7 @@ def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
                     yield number, line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
-            f"{path}:{number + 1}: damaged gzip file ({error}); fetch it again"
+            f"{path}:{number + 1}: damaged gzip file ({error}); download it again"
         ) from error
     except storage.errors() as error:
         raise UserError(f"{path}: cannot be read: {storage.reason(error)}") from error
@@ -216,5 +218,5 @@ def _count(path: str, limit: int | None, policy: str, size: int, modified: int) 
     leave_out = _stop if policy == "stop" else bad.append
     found = sum(1 for _ in itertools.islice(documents(path, leave_out), limit))
     if bad:
-        print(f"{path}: {len(bad)} lines left out (BAD_DATA='skip'), the first: {bad[0]}")
+        print(f"{path}: {len(bad)} lines skipped (BAD_DATA='skip'), the first: {bad[0]}")
     return found

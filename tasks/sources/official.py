@@ -30,7 +30,7 @@ from switch_tf.tasks.sources.formats import BadRecord, OmittedRecord, Records, S
 from switch_tf.tasks.sources.indexed import IndexedSource
 
 POLICIES = ("stop", "skip")
-_DATA_DIR = Folder("the one that holds the datasets")
+_DATA_DIR = Folder("the folder that holds the datasets")
 # A slice of a split, such as train[:100] or train[100:].
 _PART = re.compile(r"(\w+)\[(\d*):(\d*)\]")
 
@@ -46,7 +46,7 @@ def data_dir() -> str | None:
 
 
 def bad_data() -> str:
-    """BAD_DATA: whether a bad record stops the run ("stop") or is counted and dropped ("skip").
+    """BAD_DATA: whether a bad record stops the run ("stop") or is counted and skipped ("skip").
 
     Raises:
       UserError: it is neither.
@@ -123,7 +123,7 @@ class OfficialSource(IndexedSource):
             there = [path for path in paths if storage.exists(path)]
             if not there:
                 raise UserError(
-                    f"{paths[0]}: no such file; DATA_DIR is to hold {' or '.join(names)}, of "
+                    f"{paths[0]}: no such file; DATA_DIR must contain {' or '.join(names)} for "
                     f"{self.tfds_name}"
                 )
             found.append(there[0])
@@ -143,7 +143,9 @@ class OfficialSource(IndexedSource):
                 self.examples(split)
             else:
                 file = self.files[split]
-                print(f"DATA_DIR has no {file}: {self.tfds_name} is without its '{split}'")
+                print(
+                    f"DATA_DIR has no {file}: {self.tfds_name} is read without its split '{split}'"
+                )
 
     def describe(self) -> str:
         """The dataset's name in TFDS, and its folder under DATA_DIR."""
@@ -179,8 +181,8 @@ class OfficialSource(IndexedSource):
         begin, end = (int(number) if number else None for number in part.groups()[1:])
         if len(found) <= (begin or 0):
             raise UserError(
-                f"{files.path}: {len(found):,} examples, and '{split}' is those behind the first "
-                f"{begin:,} ({part[0]} of {self.tfds_name}): the file is cut off; fetch it whole"
+                f"{files.path}: {len(found):,} examples, but '{split}' starts after the first "
+                f"{begin:,} ({part[0]} of {self.tfds_name}): the file is cut off; download it again"
             )
         return found[begin:end]
 
@@ -245,13 +247,13 @@ class OfficialSource(IndexedSource):
                 bad.append(f"{place}: {error}")
                 if policy == "stop":
                     raise UserError(
-                        f"{bad[0]}; mend or drop it, or set BAD_DATA='skip' to leave such out"
+                        f"{bad[0]}; fix or remove it, or set BAD_DATA='skip' to skip such records"
                     ) from error
-        for told, why in ((bad, "BAD_DATA='skip'"), (left_out, "TFDS has none of them")):
+        for told, why in ((bad, "BAD_DATA='skip'"), (left_out, "as TFDS does")):
             if told:
-                print(f"{files.path}: {len(told)} records left out ({why}), the first: {told[0]}")
+                print(f"{files.path}: {len(told)} records skipped ({why}), the first: {told[0]}")
         if not found:
-            raise UserError(f"{files.path}: no example in it")
+            raise UserError(f"{files.path}: no examples in it")
         if files.split in self._parted:
             hashed = hashing.Hasher(files.split).hash_key
             keys = [hashed(self._key(*pair)) for pair in zip(numbers, found, strict=True)]

@@ -152,7 +152,7 @@ def _leave_out(name: str, number: int, error: UserError) -> None:
     lines.add(number)
     # Reports at powers of two: the first line, then ever more rarely.
     if len(lines) & (len(lines) - 1) == 0:
-        print(f"{name}: {len(lines)} lines left out (BAD_DATA='skip'): {error}", file=sys.stderr)
+        print(f"{name}: {len(lines)} lines skipped (BAD_DATA='skip'): {error}", file=sys.stderr)
 
 
 def _check_end(path: bytes, size: int) -> bytes:

@@ -71,7 +71,9 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
         # SentencePiece says: "Vocabulary size too high (2000). Please set it to a value <= 512."
         limit = re.search(r"<= ?(\d+)", str(error))
         why = f"use at most {limit[1]}" if limit else str(error).splitlines()[-1]
-        raise UserError(f"no vocabulary of {size} pieces from these texts: {why}") from error
+        raise UserError(
+            f"cannot make a vocabulary of {size} pieces from these texts: {why}"
+        ) from error
     if failed:
         raise failed[0]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ class LazyVocabulary(seqio.SentencePieceVocabulary):
             return super()._model_context()
         except (RuntimeError, message.DecodeError) as error:
             raise UserError(
-                f"{path}: not a SentencePiece model ({error}); train it anew, or name another"
+                f"{path}: not a SentencePiece model ({error}); train it again, or give another file"
             ) from error
 
     @property

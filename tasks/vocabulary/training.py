@@ -33,16 +33,16 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
         or `size` is below 1.
     """
     if size < 1:
-        raise UserError(f"no vocabulary has {size} pieces: give a number, such as 8000")
+        raise UserError(f"a vocabulary cannot have {size} pieces: give a number, such as 8000")
     path = config.macro("VOCABULARY_PATH", None, annotation=rules.Path)
     if not isinstance(path, str):
         raise UserError(
-            "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", where to write the "
-            "vocabulary"
+            "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", the path to write "
+            "the vocabulary to"
         )
     path = storage.local_path("VOCABULARY_PATH", path)
     if path.exists():
-        raise UserError(f"VOCABULARY_PATH='{path}' exists: name another path, or remove it")
+        raise UserError(f"VOCABULARY_PATH='{path}' already exists: give another path, or remove it")
     tasks = [task for task in seqio.get_subtasks(provider) if SPLIT in task.splits]
     if not tasks:
         raise UserError(f"'{provider.name}' has no split '{SPLIT}' to train a vocabulary on")
@@ -64,7 +64,7 @@ def _check(task: seqio.Task) -> None:
         if not isinstance(feature.vocabulary, t5.LazyVocabulary):
             kind = type(feature.vocabulary).__name__
             raise UserError(
-                f"task '{task.name}' has a vocabulary of its own for '{name}', a {kind}: none is "
+                f"task '{task.name}' has its own vocabulary for '{name}', a {kind}, so none can be "
                 "trained for it; give it the features "
                 "switch_tf.tasks.vocabulary.t5.T5_OUTPUT_FEATURES"
             )
@@ -89,8 +89,8 @@ def _steps_before_tokenize(task: seqio.Task) -> list[Callable]:
             return [s for s in found if not isinstance(s, seqio.CacheDatasetPlaceholder)]
         found.append(step)
     raise UserError(
-        f"task '{task.name}' has no seqio.preprocessors.tokenize among its preprocessors, so it "
-        "cannot be told what text a vocabulary is to be trained on"
+        f"task '{task.name}' has no seqio.preprocessors.tokenize among its preprocessors, so the "
+        "text to train a vocabulary on is unknown"
     )
 
 

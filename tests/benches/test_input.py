@@ -64,14 +64,14 @@ def test_the_lines_on_the_model_have_its_step_and_its_rate():
     heading, *rows = bench.model_lines(CONSUMED)
     assert heading.split() == ["median", "lowest", "highest"]
     assert [cells(row) for row in rows] == [
-        ("seconds a step", 2.0, 1.0, 4.0),
+        ("seconds per step", 2.0, 1.0, 4.0),
         ("positions/s", 500, 250, 1000),
     ]
 
 
 def test_an_input_that_is_enough_is_told_with_its_share_of_a_core():
     assert bench.verdict(DELIVERED, CONSUMED, use_cached=False) == (
-        "one core delivers 4.0 times what the model consumes (1.0 to 12.0): to feed it takes 25.0% "
+        "one core delivers 4.0 times what the model consumes (1.0 to 12.0): feeding it takes 25.0% "
         "of a core"
     )
 

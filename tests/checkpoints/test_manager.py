@@ -138,18 +138,18 @@ def test_a_bfloat16_models_weights_are_float32_in_the_file(tmp_path):
 def test_a_checkpoint_of_another_shape_is_one_line_and_stays(saved, sizes, name, theirs, ours):
     model, optimizer, iterator = build(seed=0, **sizes)
     folder, _ = saved
-    mend = "take the gin/models file that it was trained with"
+    mend = "use the gin/models file that it was trained with"
     with pytest.raises(UserError) as caught:
         Checkpoints(folder, 3, model, optimizer, iterator, str).restore_latest()
     assert str(caught.value) == (
-        f"checkpoint '{folder}/checkpoint_7': {name} has shape {theirs}, the model's is {ours}: "
-        f"{mend}, or another MODEL_DIR"
+        f"checkpoint '{folder}/checkpoint_7': {name} has shape {theirs}, but the model's is "
+        f"{ours}: {mend}, or another MODEL_DIR"
     )
     with pytest.raises(UserError) as caught:
         restore.restore_initial(folder, model, optimizer)
     assert str(caught.value) == (
-        f"INITIAL_CHECKPOINT_PATH '{folder}/checkpoint_7': {name} has shape {theirs}, the model's "
-        f"is {ours}: {mend}"
+        f"INITIAL_CHECKPOINT_PATH '{folder}/checkpoint_7': {name} has shape {theirs}, but the "
+        f"model's is {ours}: {mend}"
     )
     assert ModelDir(folder).steps() == [7]
 
@@ -225,7 +225,7 @@ def test_a_damaged_newest_is_set_aside_aloud_and_the_one_before_taken(name, how,
     assert int(next(run.iterator)) == 1
     path = tmp_path / "checkpoint_2"
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{path} cannot be read and is set aside as {path}.damaged: ")
+    assert line.startswith(f"{path} cannot be read and was renamed to {path}.damaged: ")
     assert "{{" not in line
     assert set(os.listdir(tmp_path)) == {"checkpoint_1", "checkpoint_2.damaged", "config.gin"}
 
@@ -245,7 +245,7 @@ def test_where_all_are_damaged_that_is_one_line(tmp_path):
     for _ in range(2):
         assert line_of(small_run(tmp_path).checkpoints.restore_latest) == (
             f"none of the checkpoints in '{tmp_path}' can be read ({tmp_path / 'checkpoint_2'}: "
-            "not an sstable (bad magic number)): mend or remove them, or give another MODEL_DIR"
+            "not an sstable (bad magic number)): repair or remove them, or give another MODEL_DIR"
         )
     assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
@@ -276,14 +276,14 @@ def test_protected_checkpoints_are_kept_beside_the_newest(tmp_path):
 def test_a_weight_more_or_less_is_one_line(tmp_path):
     save_steps(tmp_path, [1])
     path = tmp_path / "checkpoint_1"
-    mend = "take the gin/models file that it was trained with, or another MODEL_DIR"
+    mend = "use the gin/models file that it was trained with, or another MODEL_DIR"
     larger = small_run(tmp_path, wo=(3, 4))
     assert line_of(larger.checkpoints.restore_latest) == (
-        f"checkpoint '{path}' has no wo: it is of another model; {mend}"
+        f"checkpoint '{path}' has no wo: it belongs to another model; {mend}"
     )
     larger.checkpoints.save(2)
     assert line_of(small_run(tmp_path).checkpoints.restore_latest) == (
-        f"checkpoint '{tmp_path / 'checkpoint_2'}' has wo, the model has not: {mend}"
+        f"checkpoint '{tmp_path / 'checkpoint_2'}' has wo, which the model lacks: {mend}"
     )
     assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
@@ -291,9 +291,9 @@ def test_a_weight_more_or_less_is_one_line(tmp_path):
 def test_another_optimizer_is_one_line_and_nothing_is_set_aside(tmp_path):
     save_steps(tmp_path, [1, 2])
     assert line_of(small_run(tmp_path, beta1=0.9).checkpoints.restore_latest) == (
-        f"checkpoint '{tmp_path / 'checkpoint_2'}' has no optimizer/wi/m of shape (4, 3): take the "
+        f"checkpoint '{tmp_path / 'checkpoint_2'}' has no optimizer/wi/m of shape (4, 3): use the "
         "model, the optimizer's settings and FROZEN that it was trained with, or another MODEL_DIR "
-        "and this one as INITIAL_CHECKPOINT_PATH"
+        "with this one as INITIAL_CHECKPOINT_PATH"
     )
     assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
@@ -301,9 +301,9 @@ def test_another_optimizer_is_one_line_and_nothing_is_set_aside(tmp_path):
 def test_a_slot_that_this_run_would_not_update_is_one_line(tmp_path):
     small_run(tmp_path, beta1=0.9).checkpoints.save(1)
     assert line_of(small_run(tmp_path).checkpoints.restore_latest) == (
-        f"checkpoint '{tmp_path / 'checkpoint_1'}' has optimizer/wi/m, this run's optimizer has "
-        "not: take the model, the optimizer's settings and FROZEN that it was trained with, or "
-        "another MODEL_DIR and this one as INITIAL_CHECKPOINT_PATH"
+        f"checkpoint '{tmp_path / 'checkpoint_1'}' has optimizer/wi/m, which this run's optimizer "
+        "lacks: use the model, the optimizer's settings and FROZEN that it was trained with, or "
+        "another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
     )
 
 
@@ -311,9 +311,9 @@ def test_other_data_are_one_line_and_nothing_is_set_aside(tmp_path):
     save_steps(tmp_path, [1, 2])
     run = small_run(tmp_path, dataset=numbers().shuffle(5))
     assert line_of(run.checkpoints.restore_latest) == (
-        f"checkpoint '{tmp_path / 'checkpoint_2'}' is of a run over other data: take its "
-        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or another MODEL_DIR "
-        "and this one as INITIAL_CHECKPOINT_PATH"
+        f"checkpoint '{tmp_path / 'checkpoint_2'}' belongs to a run on other data: use its "
+        "MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or another MODEL_DIR with this one "
+        "as INITIAL_CHECKPOINT_PATH"
     )
     assert ModelDir(str(tmp_path)).steps() == [1, 2]
 
@@ -375,7 +375,7 @@ def test_a_damaged_remote_checkpoint_is_set_aside_with_its_files(remote, capsys)
     tf.io.gfile.remove(f"{remote}/checkpoint_2/state.data-00000-of-00001")
     assert small_run(remote).checkpoints.restore_latest() == 1
     path = f"{remote}/checkpoint_2"
-    assert f"{path} cannot be read and is set aside as {path}.damaged: " in capsys.readouterr().out
+    assert f"{path} cannot be read and was renamed to {path}.damaged: " in capsys.readouterr().out
     names = {"checkpoint_1", "checkpoint_2.damaged", "config.gin"}
     assert set(tf.io.gfile.listdir(remote)) == names
     assert "state.index" in tf.io.gfile.listdir(f"{path}.damaged")

@@ -33,8 +33,8 @@ def test_a_checkpoint_is_found_by_its_own_folder_or_its_runs(tmp_path):
     with pytest.raises(UserError) as told:
         find(nowhere)
     assert str(told.value) == (
-        f"no checkpoint at '{nowhere}': give a MODEL_DIR that holds checkpoint_<step>, or such a "
-        "folder"
+        f"no checkpoint at '{nowhere}': give a MODEL_DIR that holds checkpoints, or a "
+        "checkpoint_<step> folder"
     )
 
 

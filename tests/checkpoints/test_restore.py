@@ -45,12 +45,11 @@ def test_weights_that_one_of_model_and_checkpoint_lacks_are_refused_by_layer(tmp
         return restore.restore_initial(path, dense, optimizer, **patterns)
 
     assert line_of(start) == (
-        f"INITIAL_CHECKPOINT_PATH '{path}' lacks layer_1/ffn/, layer_10/, "
-        "layer_11/ and 1 more of the model (they would start fresh) and has layer_1/switch_ffn/ "
-        "that the model lacks (they would be skipped): take the gin/models file that it was "
-        "trained with, or allow it by regular expressions, --gin.INITIAL_CHECKPOINT_FRESH="
-        "\"['layer_1/ffn/', 'layer_10/', 'layer_11/']\" and so on "
-        "--gin.INITIAL_CHECKPOINT_SKIPPED=\"['layer_1/switch_ffn/']\""
+        f"INITIAL_CHECKPOINT_PATH '{path}' lacks layer_1/ffn/, layer_10/, layer_11/ and 1 more of "
+        "the model (they would start fresh) and has layer_1/switch_ffn/ that the model lacks (they "
+        "would be skipped): use the gin/models file that it was trained with, or allow it with "
+        "regular expressions, --gin.INITIAL_CHECKPOINT_FRESH=\"['layer_1/ffn/', 'layer_10/', "
+        "'layer_11/']\" and so on --gin.INITIAL_CHECKPOINT_SKIPPED=\"['layer_1/switch_ffn/']\""
     )
     line = line_of(lambda: start(fresh=["/ffn/", r"layer_\d\d/"]))
     assert "lacks" in line and "FRESH" not in line

@@ -69,7 +69,7 @@ def test_a_model_that_is_there_already_or_cannot_be_written_is_one_line(tmp_path
     path = str(tmp_path / "model")
     save_model(path, model_of(1.0))
     assert line_of(save_model, path, model_of(2.0)) == (
-        f"'{path}' is there already: remove it, or give another path"
+        f"'{path}' already exists: remove it, or give another path"
     )
     (tmp_path / "file").write_text("")
     path = str(tmp_path / "file/model")

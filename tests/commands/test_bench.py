@@ -79,13 +79,13 @@ def test_a_task_is_timed_without_a_model_dir(capsys):
     ]
     main_module.main(["bench", "input", *FILES, PRETRAIN, *SMALL, *task])
     output = capsys.readouterr().out
-    assert "input: 'toy_copy', split 'train', on one core alone of " in output
+    assert "input: 'toy_copy', split 'train', on one core of " in output
     assert "rounds: 1 of 1 s" in output
     assert f"training steps on one batch of {8 * 64} positions, 2 devices on " in output
     delivered, consumed = numbers(output, "positions/s")
     (tokens,) = numbers(output, "tokens/s, without padding")
     (padding,) = numbers(output, "padding, %")
-    (seconds,) = numbers(output, "seconds a step")
+    (seconds,) = numbers(output, "seconds per step")
     for median, lowest, highest in (delivered, consumed, tokens, padding, seconds):
         assert 0 < lowest == median == highest
     # Words of one to five letters, a full stop and an end, in 64 positions.
@@ -202,7 +202,7 @@ def rows_of_layers(arguments, capsys):
     heading, _, *lines = capsys.readouterr().out.splitlines()
     assert heading.endswith(
         "8 experts, d_model 16, float32; forward and backward of 8 x 40 tokens, 8 devices; median "
-        "of 2, all in turn"
+        "of 2 timings, taken in turn"
     )
     cells = (re.split(r"  +", line.strip()) for line in lines)
     return {name: [float(cell.replace(",", "")) for cell in rest] for name, *rest in cells}
@@ -244,7 +244,7 @@ def test_the_float32_parts_of_a_step_are_timed(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("a training step of 8 x (16 + 8) tokens, bfloat16, 2 devices")
     rows = [re.split(r"  +", line) for line in lines[1:]]
-    names = ["in bfloat16", "nothing of these", "attention logits", "softmax logits", "router"]
+    names = ["in bfloat16", "none of these", "attention logits", "softmax logits", "router"]
     assert [row[0] for row in rows] == names
     whole = float(rows[1][1])
     assert whole > 0
@@ -268,7 +268,7 @@ def test_each_row_of_the_float32_parts_has_that_part_in_bfloat16():
         np.testing.assert_array_equal(logits(), whole)
     assert len(seen) == 4
     for name, found in seen.items():
-        assert (found == whole).all() == (name == "nothing of these"), name
+        assert (found == whole).all() == (name == "none of these"), name
         assert np.abs(found - whole).mean() < 0.05 * np.abs(whole).mean()
 
 

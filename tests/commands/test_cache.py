@@ -87,7 +87,7 @@ def test_training_batches_and_an_evaluation_come_from_the_cache(folder):
         gin.bind_parameter("%CACHE_DIR", f"{folder}/cache")
     batches = features.train_batches(task_data(TASK, LENGTHS, 4, use_cached=True))
     assert next(iter(batches))["encoder_input_tokens"].shape == (4, 24)
-    assert "cache of 1 task, 60 cached examples an epoch" in batches.describe()
+    assert "cache of 1 task, 60 cached examples per epoch" in batches.describe()
     evaluated = features.eval_datasets(
         task_data(TASK, LENGTHS, 4, split="validation", use_cached=True)
     )
@@ -102,7 +102,7 @@ def refused(capsys, path, *more):
 
 
 def test_what_is_cached_is_not_cached_again_unasked(folder, capsys):
-    assert "is cached in" in (line := refused(capsys, folder)) and "--overwrite" in line
+    assert "is already cached in" in (line := refused(capsys, folder)) and "--overwrite" in line
     before = (folder / "cache" / TASK / "COMPLETED").stat().st_mtime_ns
     seqio.TaskRegistry.get(TASK)._cache_dir = None
     run(folder, "--overwrite")
@@ -159,7 +159,10 @@ def test_an_interrupted_pipeline_is_one_line_without_the_traceback_of_beam(
     [
         (["--tasks=no_such"], "no task or mixture 'no_such'"),
         (["--min_shards=0"], "--min_shards=0: give a number >= 1"),
-        (["--output_cache_dir=/proc/cache"], "--output_cache_dir=/proc/cache: cannot be made"),
+        (
+            ["--output_cache_dir=/proc/cache"],
+            "--output_cache_dir=/proc/cache: cannot create the folder",
+        ),
         (["--tasks=toy_copy", "--module_import=tests.toy_task"], "'toy_copy' cannot be cached"),
         (["--module_import=no_module"], "no_module"),
     ],

@@ -43,7 +43,7 @@ BEFORE_TENSORFLOW = {
     ),
     "an unknown macro": (
         [MODEL, PRETRAIN, DIR, "--gin.TRAIN_STEP=3"],
-        "--gin.TRAIN_STEP: nothing reads a macro 'TRAIN_STEP'; nearest: TRAIN_STEPS",
+        "--gin.TRAIN_STEP: nothing loaded reads the macro 'TRAIN_STEP'; nearest: TRAIN_STEPS",
     ),
     "a missing macro": (
         [MODEL, PRETRAIN],
@@ -51,40 +51,40 @@ BEFORE_TENSORFLOW = {
     ),
     "a batch that the mesh does not divide": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.BATCH_SIZE=12"],
-        "BATCH_SIZE=12 does not divide over the 8 devices of mesh dimension 'batch': change "
+        "BATCH_SIZE=12 is not divisible by the 8 devices of mesh dimension 'batch': change "
         "BATCH_SIZE, MESH_SHAPE or LAYOUT_RULES",
     ),
     "experts that the mesh does not divide": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.NUM_EXPERTS=6"],
-        "NUM_EXPERTS=6 does not divide over the 8 devices of mesh dimension 'batch': change "
+        "NUM_EXPERTS=6 is not divisible by the 8 devices of mesh dimension 'batch': change "
         "NUM_EXPERTS, MESH_SHAPE or LAYOUT_RULES",
     ),
     "a batch asked for by the run's parameter": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.TaskData.batch_size=12"],
-        "TaskData.batch_size=12 does not divide over the 8 devices of mesh dimension 'batch'",
+        "TaskData.batch_size=12 is not divisible by the 8 devices of mesh dimension 'batch'",
     ),
     "a batch of evaluations": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.Evaluation.batch_size=12"],
-        "Evaluation.batch_size=12 does not divide over the 8 devices of mesh dimension 'batch'",
+        "Evaluation.batch_size=12 is not divisible by the 8 devices of mesh dimension 'batch'",
     ),
     "experts asked for by the layer's parameter": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.SwitchFFN.num_experts=6"],
-        "SwitchFFN.num_experts=6 does not divide over the 8 devices of mesh dimension 'batch'",
+        "SwitchFFN.num_experts=6 is not divisible by the 8 devices of mesh dimension 'batch'",
     ),
     "heads that the mesh does not divide": (
         [MODEL, "--gin_file=layouts/model.gin", PRETRAIN, DIR, "--gin.MESH_SHAPE='model:8'"],
-        "TransformerEncoderDecoder.num_heads=4 does not divide over the 8 devices of mesh "
+        "TransformerEncoderDecoder.num_heads=4 is not divisible by the 8 devices of mesh "
         "dimension 'model': change TransformerEncoderDecoder.num_heads, MESH_SHAPE or LAYOUT_RULES",
     ),
     "a vocabulary that the mesh does not divide": (
         [MODEL, "--gin_file=layouts/model.gin", PRETRAIN, DIR, "--gin.VOCAB_SIZE=2110"],
-        "VOCAB_SIZE=2110 does not divide over the 4 devices of mesh dimension 'model'",
+        "VOCAB_SIZE=2110 is not divisible by the 4 devices of mesh dimension 'model'",
     ),
     "a vocabulary that is not there": (
         [MODEL, PRETRAIN, DIR, "--gin.VOCABULARY_PATH='no.model'"],
         "VOCABULARY_PATH='no.model': no such file; set VOCABULARY_PATH to a copy of T5's, such as "
-        "spiece.model of huggingface.co/google-t5/t5-base, or to one of yours, trained on the text "
-        "of a task: switch-tf tasks NAME --train_vocabulary=8000, with the --gin flags of the run",
+        "spiece.model of huggingface.co/google-t5/t5-base, or to your own, trained on the text of "
+        "a task with switch-tf tasks NAME --train_vocabulary=8000 and the --gin flags of the run",
     ),
     "a vocabulary that is no path": (
         [MODEL, PRETRAIN, DIR, "--gin.VOCABULARY_PATH=5"],
@@ -92,7 +92,7 @@ BEFORE_TENSORFLOW = {
     ),
     "a mesh asked for by the run's parameter": (
         [MODEL, PRETRAIN, DIR, "--gin.ModelSetup.mesh_shape='batch:6'"],
-        "BATCH_SIZE=64 does not divide over the 6 devices of mesh dimension 'batch'",
+        "BATCH_SIZE=64 is not divisible by the 6 devices of mesh dimension 'batch'",
     ),
     "another dtype": (
         [MODEL, PRETRAIN, DIR, "--gin.DTYPE='float16'"],
@@ -120,7 +120,7 @@ BEFORE_TENSORFLOW = {
     ),
     "a dropout rate of experts that a dense model lacks": (
         ["--gin_file=models/t5_tiny.gin", FINETUNE, DIR, "--gin.EXPERT_DROPOUT_RATE=0.2"],
-        "--gin.EXPERT_DROPOUT_RATE: nothing reads a macro 'EXPERT_DROPOUT_RATE'; models/",
+        "--gin.EXPERT_DROPOUT_RATE: nothing loaded reads the macro 'EXPERT_DROPOUT_RATE'; models/",
     ),
     "a switch that is no switch": (
         [MODEL, PRETRAIN, DIR, "--gin.PACK='yes'"],
@@ -132,12 +132,12 @@ BEFORE_TENSORFLOW = {
     ),
     "the same in another order": (
         [PRETRAIN, DIR, "--gin_file=models/switch_mini.gin", MODEL],
-        "models/t5_tiny.gin:12 has 256, so the order of --gin_file would decide: pass "
+        "models/t5_tiny.gin:12 has 256, so the order of the --gin_file flags would decide: pass "
         "--gin.TransformerEncoderDecoder.d_ff=VALUE, or let one file include the other",
     ),
     "a file that another one includes": (
         [MODEL, "--gin_file=tables/quickstart.gin", PRETRAIN, DIR],
-        "--gin.BATCH_SIZE=VALUE, or drop --gin_file=runs/pretrain.gin, which "
+        "--gin.BATCH_SIZE=VALUE, or remove --gin_file=runs/pretrain.gin, which "
         "tables/quickstart.gin includes",
     ),
     "a mesh that cannot be read": (
@@ -146,27 +146,27 @@ BEFORE_TENSORFLOW = {
     ),
     "a layout over a dimension that the mesh lacks": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.LAYOUT_RULES='d_ff:model'"],
-        "LAYOUT_RULES='d_ff:model': the mesh has no dimension 'model', it has batch",
+        "LAYOUT_RULES='d_ff:model': the mesh has no dimension 'model'; it has batch",
     ),
     "a mesh larger than the machine": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:8192'"]
         + ["--gin.BATCH_SIZE=8192", "--gin.NUM_EXPERTS=8192"],
-        "MESH_SHAPE has 8192 devices, which is too many CPU devices for this machine of ",
+        "MESH_SHAPE has 8192 devices, too many CPU devices for ",
     ),
     "a mesh without a layout": (
         [MODEL, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:8'"],
-        "nothing reads a macro 'MESH_SHAPE'; layouts/data.gin, layouts/expert_data.gin and 3 more "
-        "files read it",
+        "nothing loaded reads the macro 'MESH_SHAPE'; layouts/data.gin, layouts/expert_data.gin "
+        "and 3 more files read it",
     ),
     "a mesh dimension that shards nothing": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:4,model:2'"],
-        "MESH_SHAPE: nothing is sharded over 'model', so its 2 devices would do the same work: "
+        "MESH_SHAPE: nothing is sharded over 'model', so its 2 devices would all do the same work: "
         "leave it out, or add a rule such as d_ff:model to LAYOUT_RULES",
     ),
     "a length that the mesh does not divide": (
         [MODEL, PRETRAIN, DIR, "--gin.ModelSetup.mesh_shape='batch:1,seq:3'"]
         + ["--gin.ModelSetup.layout_rules='batch:batch,length:seq'"],
-        "TASK_FEATURE_LENGTHS['inputs']=128 does not divide over the 3 devices",
+        "TASK_FEATURE_LENGTHS['inputs']=128 is not divisible by the 3 devices",
     ),
     "an optimizer without a schedule": (
         [MODEL, PRETRAIN, DIR, "--gin.ModelSetup.optimizer=@AdamW"],
@@ -180,17 +180,17 @@ BEFORE_TENSORFLOW = {
     ),
     "a parameter without its class": (
         [MODEL, PRETRAIN, DIR, "--gin.d_model=8"],
-        "nothing reads a macro 'd_model'; there is TransformerEncoderDecoder.d_model",
+        "nothing loaded reads the macro 'd_model'; there is TransformerEncoderDecoder.d_model",
     ),
     "a path without a value": ([MODEL, PRETRAIN], "pass --gin.MODEL_DIR=\"'VALUE'\""),
     "a module by its last name": (
         [MODEL, PRETRAIN, DIR, "--gin.MIXTURE_OR_TASK_MODULE='c4'"],
-        "no module 'c4'; is it switch_tf.tasks.c4?",
+        "no module 'c4'; did you mean switch_tf.tasks.c4?",
     ),
     "an initial checkpoint that is not there": (
         [MODEL, FINETUNE, DIR, "--gin.INITIAL_CHECKPOINT_PATH='/no/such'"],
         "INITIAL_CHECKPOINT_PATH='/no/such': no such folder; give a MODEL_DIR that holds "
-        "checkpoint_<step>, or such a folder",
+        "checkpoints, or a checkpoint_<step> folder",
     ),
     "the same, set as the parameter": (
         [MODEL, PRETRAIN, DIR, "--gin.train.initial_checkpoint_path='/no/such'"],
@@ -198,7 +198,7 @@ BEFORE_TENSORFLOW = {
     ),
     "a folder of data that is not there": (
         [MODEL, PRETRAIN, DIR, "--gin.DATA_DIR='/no/such'"],
-        "DATA_DIR='/no/such': no such folder; give the one that holds the datasets",
+        "DATA_DIR='/no/such': no such folder; give the folder that holds the datasets",
     ),
 }
 
@@ -226,7 +226,7 @@ def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting,
     assert done.returncode == 2
     assert done.stderr == (
         f"switch-tf: error: {setting}='{place}' holds a model with "
-        "TransformerEncoderDecoder.d_model=32, this run's is 64: set it to 32, or give another "
+        "TransformerEncoderDecoder.d_model=32, but this run has 64: set it to 32, or give another "
         f"{setting}\n"
     )
 
@@ -234,11 +234,11 @@ def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting,
 @pytest.mark.parametrize(
     "setting, line",
     [
-        ("--gin.BATCH_SIZE=32", "TaskData.batch_size=64, this run's is 32"),
-        ("--gin.SEED=1", "TaskData.seed=0, this run's is 1"),
+        ("--gin.BATCH_SIZE=32", "TaskData.batch_size=64, but this run has 32"),
+        ("--gin.SEED=1", "TaskData.seed=0, but this run has 1"),
         (
             "--gin.MIXTURE_OR_TASK_NAME='pydocs_finetune'",
-            "TaskData.mixture_or_task_name='pydocs_span_corruption', this run's is "
+            "TaskData.mixture_or_task_name='pydocs_span_corruption', but this run has "
             "'pydocs_finetune'",
         ),
     ],
@@ -312,7 +312,7 @@ def test_a_remote_run_is_compared_once_tensorflow_is_there(told, tmp_path):
     storage.make_folder(folder)
     storage.write_atomically(f"{folder}/config.gin", "# Of a run.\n\nTaskData.batch_size = 48\n")
     line = told(f"--gin.MODEL_DIR='{folder}'")
-    assert line.startswith(f"MODEL_DIR='{folder}' holds a run with TaskData.batch_size=48, this ")
+    assert line.startswith(f"MODEL_DIR='{folder}' holds a run with TaskData.batch_size=48, but ")
 
 
 def test_a_run_of_which_nothing_would_be_left_is_refused(told):
@@ -354,4 +354,4 @@ def test_a_vocabulary_larger_than_the_models_is_refused(told, tmp_path):
         "--gin.MIXTURE_OR_TASK_NAME='toy_copy'",
         "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
     )
-    assert "has 359 tokens, the model's VOCAB_SIZE is 128: set it to" in line
+    assert "has 359 tokens, but the model's VOCAB_SIZE is 128: set it to" in line

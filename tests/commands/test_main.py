@@ -61,8 +61,8 @@ def test_a_task_module_under_its_old_name_is_told_before_tensorflow_starts():
     done = run_without_tensorflow("tasks", "--module=tasks.c4")
     assert (done.returncode, done.stderr) == (
         2,
-        "switch-tf: error: --module: the module 'tasks.c4' is called 'switch_tf.tasks.c4': write "
-        "it so\n",
+        "switch-tf: error: --module: the module 'tasks.c4' is called 'switch_tf.tasks.c4': use "
+        "that name\n",
     )
 
 

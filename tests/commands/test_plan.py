@@ -62,4 +62,4 @@ def test_groups_are_those_of_a_micro_batch_as_the_step_routes_them(capsys):
 def test_micro_batches_that_do_not_divide_the_batch_are_told(capsys):
     with pytest.raises(SystemExit):
         main_module.main([*SMALL, "--gin.TrainStep.microbatches=3"])
-    assert "BATCH_SIZE=32 does not divide into 3 micro-batches" in capsys.readouterr().err
+    assert "BATCH_SIZE=32 cannot be divided into 3 micro-batches" in capsys.readouterr().err

@@ -98,9 +98,7 @@ def test_an_evaluation_takes_model_task_and_vocabulary_of_the_run(run, place):
     assert given["local_text.train"] == "data/*.txt"
     assert given["span_corruption.noise_density"] == 0.2
     assert given["VOCABULARY_PATH"] == f"{run}/vocabulary.model"
-    assert lines == [
-        f"model, vocabulary, task, lengths and batch size are those of {run}/config.gin"
-    ]
+    assert lines == [f"model, vocabulary, task, lengths and batch size taken from {run}/config.gin"]
 
 
 def test_it_takes_no_mesh_no_optimizer_and_no_limit_of_the_run(run):
@@ -120,7 +118,7 @@ def test_a_fine_tuning_takes_model_and_vocabulary_and_has_its_own_task_and_dropo
     assert given["TransformerEncoderDecoder.dropout_rate"] == 0.1
     assert given["TransformerEncoderDecoder.expert_dropout_rate"] == 0.4
     assert "local_text.train" not in given
-    assert lines == [f"model and vocabulary are those of {run}/config.gin"]
+    assert lines == [f"model and vocabulary taken from {run}/config.gin"]
 
 
 def test_a_fine_tuning_has_its_own_dropout_where_the_run_set_it_without_a_macro(tmp_path):
@@ -131,7 +129,7 @@ def test_a_fine_tuning_has_its_own_dropout_where_the_run_set_it_without_a_macro(
 
 def test_a_fine_tuning_of_a_dense_model_has_no_rate_of_experts(tmp_path):
     text = CONFIG.replace(".expert_dropout_rate = %EXPERT_DROPOUT_RATE", ".init_scale = 0.1")
-    with pytest.raises(UserError, match="nothing reads a macro 'EXPERT_DROPOUT_RATE'"):
+    with pytest.raises(UserError, match="nothing loaded reads the macro 'EXPERT_DROPOUT_RATE'"):
         fine_tuning(make(tmp_path / "run", text), "EXPERT_DROPOUT_RATE=0.2")
 
 
@@ -141,7 +139,7 @@ def test_a_model_that_may_differ_from_the_checkpoints_is_that_of_its_file(run):
     assert given["TransformerEncoderDecoder.d_model"] == 64
     assert "SwitchFFN.num_experts" not in given
     assert given["VOCABULARY_PATH"] == f"{run}/vocabulary.model"
-    assert lines == [f"vocabulary is that of {run}/config.gin"]
+    assert lines == [f"vocabulary taken from {run}/config.gin"]
     # Without a file, flags say in what it differs.
     given, _ = fine_tuning(run, may_differ, "TransformerEncoderDecoder.num_layers=3")
     assert given["TransformerEncoderDecoder.d_model"] == 16
@@ -277,5 +275,5 @@ def test_a_remote_checkpoint_is_read_once_tensorflow_is_started(run, monkeypatch
     with on_ram(run) as place:
         given, lines = take([EVAL], f"CHECKPOINT_PATH='{place}'", start=started.append)
     assert given["VOCABULARY_PATH"] == f"{place}/vocabulary.model"
-    assert lines[0].endswith(f" are those of {place}/config.gin")
+    assert lines[0].endswith(f" taken from {place}/config.gin")
     assert [values["CHECKPOINT_PATH"] for values in started] == [place]

@@ -79,7 +79,7 @@ def test_without_a_name_tasks_and_mixtures_are_listed_with_what_they_read(shown)
     assert [line.split()[0] for line in lines] == registry.names()
     cells = [re.split("  +", line) for line in lines if line.startswith(("command_", "pydocs_f"))]
     assert re.split("  +", heading) == [
-        *("name", "kind", "source", "splits", "data is there", "metrics"),
+        *("name", "kind", "source", "splits", "data available", "metrics"),
     ]
     assert cells == [
         ["command_first", "task", "function read", "train, test", "yes", "accuracy"],
@@ -111,7 +111,7 @@ def test_the_list_says_what_is_missing_where_gin_says(shown, tmp_path):
     assert found["super_glue_rte"] == [
         *("task", "super_glue/rte:1.0.2 or DATA_DIR/RTE", "train", "no: RTE/val.jsonl"),
     ]
-    assert found["super_glue"][3] == "no: 9 of its tasks lack theirs"
+    assert found["super_glue"][3] == "no: missing for 9 of its tasks"
 
 
 def test_a_mixture_needs_no_task_without_a_split(shown, tmp_path):
@@ -215,11 +215,11 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         (["pydocs_copa_"], r"no task or mixture 'pydocs_copa_' is registered.*pydocs_copa.*"),
         (
             ["command_first", "--split=validation"],
-            "'command_first' has no split 'validation', it has test, train",
+            "'command_first' has no split 'validation'; it has test, train",
         ),
         (
             ["command_mixture", "--split=dev"],
-            "'command_mixture' has no split 'dev', it has test, train",
+            "'command_mixture' has no split 'dev'; it has test, train",
         ),
         (["command_first", "--num_examples=0"], "--num_examples=0: give a number >= 1"),
         (
@@ -232,17 +232,17 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         ),
         (
             ["command_first", "--train_vocabulary=40", "--gin.VOCABULARY_PATH='no'"],
-            "task 'command_first' has a vocabulary of its own for 'inputs', a ByteVocabulary: .*",
+            "task 'command_first' has its own vocabulary for 'inputs', a ByteVocabulary: .*",
         ),
         (
             [LOCAL_TEXT, "--train_vocabulary=0", "--gin.VOCABULARY_PATH='v'"],
-            "no vocabulary has 0 pieces: give a number, such as 8000",
+            "a vocabulary cannot have 0 pieces: give a number, such as 8000",
         ),
         (
             ["--train_vocabulary=40"],
-            "--train_vocabulary is of a task or mixture: switch-tf tasks NAME --train_vocabulary",
+            "--train_vocabulary needs a task or mixture: switch-tf tasks NAME --train_vocabulary",
         ),
-        (["--statistics"], "--statistics is of a task or mixture: .*"),
+        (["--statistics"], "--statistics needs a task or mixture: .*"),
         (["command_first", "--statistics=0"], "--statistics=0: give a number >= 1"),
         (["command_first", "--statistics", "--split=dev"], "'command_first' has no split 'dev'.*"),
         (
@@ -282,8 +282,8 @@ def test_a_vocabulary_is_trained_and_then_used(shown, files, tmp_path):
 
 def test_a_vocabulary_that_is_missing_is_one_line_that_says_how_to_train_one(refused, files):
     assert re.fullmatch(
-        "VOCABULARY_PATH='.*': no such file; set .*: switch-tf tasks NAME --train_vocabulary=8000, "
-        "with the --gin flags of the run",
+        "VOCABULARY_PATH='.*': no such file; set .* with switch-tf tasks NAME "
+        "--train_vocabulary=8000 and the --gin flags of the run",
         refused(LOCAL_TEXT, *files),
     )
 
@@ -336,7 +336,7 @@ def test_a_bad_line_of_a_file_is_one_line_and_status_2(
     path = tmp_path / "b.jsonl"
     path.write_text('{"text": "a"}\n{"text": \n')
     line = refused(LOCAL_TEXT, *files, f"--gin.local_text.train='{path}'")
-    assert line.startswith(f"{path}:2: not JSON: ") and line.endswith("; mend or drop the line")
+    assert line.startswith(f"{path}:2: not JSON: ") and line.endswith("; fix or remove the line")
 
 
 def test_the_docstring_tasks_are_shown_from_a_corpus_made_on_the_way(shown, tmp_path, monkeypatch):

@@ -46,10 +46,12 @@ def test_tokens_that_are_not_padding_are_counted():
 def test_hosts_share_the_rows_of_a_batch_out():
     parts = [host_rows(8, host, 4) for host in range(4)]
     assert [row for part in parts for row in part] == list(range(8))
-    with pytest.raises(UserError, match="BATCH_SIZE=8 does not divide by 3 hosts: give a multiple"):
+    with pytest.raises(
+        UserError, match="BATCH_SIZE=8 is not divisible by 3 hosts: give a multiple"
+    ):
         host_rows(8, 0, 3)
 
 
 def test_a_batch_of_another_setting_is_named_by_it():
-    with pytest.raises(UserError, match="^Evaluation.batch_size=3 does not divide over the 2 dev"):
+    with pytest.raises(UserError, match="^Evaluation.batch_size=3 is not divisible by the 2 dev"):
         check_batch(3, LENGTHS, {"batch": "batch"}, {"batch": 2}, "Evaluation.batch_size")

@@ -165,13 +165,13 @@ def test_mixture_is_evaluated_as_its_tasks():
 
 
 def test_unknown_split_lists_the_splits():
-    with pytest.raises(UserError, match="no split 'test', it has empty, train, validation"):
+    with pytest.raises(UserError, match="no split 'test'; it has empty, train, validation"):
         features.train_dataset(task_data("features_copy", LENGTHS, 4, split="test"))
 
 
 @pytest.mark.parametrize("make", ["train", "eval"])
 def test_empty_dataset_is_reported_at_once(make):
-    with pytest.raises(UserError, match="split 'empty', gives no example"):
+    with pytest.raises(UserError, match="split 'empty', has no examples"):
         if make == "train":
             features.train_dataset(task_data("features_copy", LENGTHS, 4, split="empty"))
         else:
@@ -189,7 +189,7 @@ def test_vocabulary_must_fit_the_model():
     features.check_vocabulary(SPANS, size)
     mixture = seqio.MixtureRegistry.get("features_mixture")
     with pytest.raises(
-        UserError, match=rf"has {size} tokens, the model's VOCAB_SIZE is {size - 1}"
+        UserError, match=rf"has {size} tokens, but the model's VOCAB_SIZE is {size - 1}"
     ):
         features.check_vocabulary(mixture, size - 1)
 
@@ -197,7 +197,7 @@ def test_vocabulary_must_fit_the_model():
 def test_span_corruption_needs_sentinels():
     few = seqio.ByteVocabulary(extra_ids=10)
     steps = [seqio.preprocessors.tokenize, preprocessors.span_corruption]
-    with pytest.raises(UserError, match="has 10 sentinels, span corruption needs 100"):
+    with pytest.raises(UserError, match="has 10 sentinels, but span corruption needs 100"):
         features.check_vocabulary(add_task("features_few_sentinels", steps, few), 1000)
     features.check_vocabulary(add_task("features_few_copy", [copies], few), 1000)
 
@@ -216,7 +216,7 @@ class UnknownIsPadding(seqio.PassThroughVocabulary):
 
 def test_what_is_unknown_has_an_id_of_its_own():
     wrong = UnknownIsPadding(100, eos_id=1)
-    with pytest.raises(UserError, match="has unknown 0, which is none of its own 100 pieces"):
+    with pytest.raises(UserError, match="has unknown 0, which must be one of its 100 pieces"):
         features.check_vocabulary(add_task("features_wrong_unk", [copies], wrong), 1000)
 
 

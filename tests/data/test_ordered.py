@@ -209,7 +209,7 @@ def test_another_seed_is_another_order():
 
 def test_a_state_of_other_data_is_refused():
     state = iter(ordered("cached_pairs", batch_size=4)).serialize()
-    with pytest.raises(UserError, match="batch size 4 in place of 8"):
+    with pytest.raises(UserError, match="batch size 4 instead of 8"):
         iter(ordered("cached_pairs")).deserialize(state)
 
 
@@ -219,7 +219,7 @@ def test_a_task_without_a_cache_is_told_with_both_ways_out():
 
 
 def test_batch_must_divide_by_the_hosts():
-    with pytest.raises(UserError, match="BATCH_SIZE=8 does not divide by 3 hosts"):
+    with pytest.raises(UserError, match="BATCH_SIZE=8 is not divisible by 3 hosts"):
         ordered("cached_pairs", num_hosts=3)
 
 

@@ -80,9 +80,9 @@ def test_rolled_pieces_are_cut_to_t5s_own_lengths():
 def test_spans_without_text_between_them_are_one_line():
     """huggingface/transformers#22246; of 20 tokens, too, but first of three."""
     assert told(Spans(0.55, 1), 20, 30) == (
-        "span_corruption.noise_density=0.55, span_corruption.mean_noise_span_length=1: of a piece "
-        "of 3 tokens, 2 would be masked in 2 spans, with 1 to stand between them: lower the "
-        "density, or lengthen the spans"
+        "span_corruption.noise_density=0.55, span_corruption.mean_noise_span_length=1: in a piece "
+        "of 3 tokens, 2 would be masked in 2 spans, leaving 1 to separate them: lower the density, "
+        "or lengthen the spans"
     )
     with pytest.raises(tf.errors.InvalidArgumentError):
         preprocessors.random_spans_noise_mask(20, 0.55, tf.constant([[0, 1], [0, 2]]), 1)
@@ -93,9 +93,9 @@ def test_more_spans_than_sentinels_are_one_line_with_both_numbers():
     """OpenBA#2: T5 takes pieces of words for the sentinels that there are not."""
     assert Spans(0.5, 3.0).sentinels(1024) == 171
     assert told(Spans(0.5, 3.0), 684, 684) == (
-        "TASK_FEATURE_LENGTHS['inputs']=684: the spans of 1024 tokens need 171 sentinels, the "
-        "vocabulary has 100, and other pieces of it would stand for the rest: set it to at most "
-        "403, raise span_corruption.mean_noise_span_length, or take a vocabulary with 171"
+        "TASK_FEATURE_LENGTHS['inputs']=684: the spans of 1024 tokens need 171 sentinels, but the "
+        "vocabulary has 100, and ordinary pieces would be used for the rest: set it to at most "
+        "403, raise span_corruption.mean_noise_span_length, or use a vocabulary with 171"
     )
     assert Spans(0.5, 3.0).check({"inputs": 403, "targets": 403}, 100)
     assert Spans(0.5, 3.0).check({"inputs": 684, "targets": 684}, 171)
@@ -104,7 +104,7 @@ def test_more_spans_than_sentinels_are_one_line_with_both_numbers():
 def test_our_defaults_reach_their_hundred_sentinels_at_1809_inputs():
     assert T5.check({"inputs": 1809, "targets": 402}, 100)
     message = told(T5, 1810, 404)
-    assert "need 101 sentinels, the vocabulary has 100" in message
+    assert "need 101 sentinels, but the vocabulary has 100" in message
     assert "set it to at most 1809" in message
     # Rolled, one of the spans may be two.
     rolled = Spans(random_roll=True)
@@ -113,19 +113,18 @@ def test_our_defaults_reach_their_hundred_sentinels_at_1809_inputs():
 
 def test_room_for_too_few_targets_names_what_is_needed():
     assert told(T5, 512, 113) == (
-        "TASK_FEATURE_LENGTHS['targets']=113 is too short: span corruption of 512 inputs has 114 "
+        "TASK_FEATURE_LENGTHS['targets']=113 is too short: span corruption of 512 inputs needs 114 "
         "targets"
     )
     # T5's own count of these, 286, is less than its mask takes.
-    assert told(T5, 1288, 286).endswith("span corruption of 1288 inputs has 288 targets")
+    assert told(T5, 1288, 286).endswith("span corruption of 1288 inputs needs 288 targets")
 
 
 @pytest.mark.parametrize("inputs, roll", [(1, False), (2, False), (3, True)])
 def test_room_for_no_part_of_a_text_is_one_line(inputs, roll):
     assert told(Spans(random_roll=roll), inputs, 9) == (
         f"TASK_FEATURE_LENGTHS={{'inputs': {inputs}, 'targets': 9}} is too short: span corruption "
-        f"masks a part of two tokens or more: give at least {3 + roll} inputs and {3 + roll} "
-        "targets"
+        f"masks part of at least two tokens: give at least {3 + roll} inputs and {3 + roll} targets"
     )
 
 
@@ -155,7 +154,7 @@ def test_a_roll_that_is_neither_true_nor_false_is_one_line():
 
 def test_a_density_of_nearly_one_is_refused_at_once():
     """T5 counts up to the length of its pieces, here for minutes."""
-    assert "span corruption of 512 inputs has 3513411077 targets" in told(
+    assert "span corruption of 512 inputs needs 3513411077 targets" in told(
         Spans(0.9999999, 1e9), 512, 512
     )
 
@@ -198,31 +197,31 @@ HALF = dict(noise_density=0.5)
             DENSE,
             (20, 30),
             "noise_density of task 'spans_crowded'=0.55, mean_noise_span_length of task "
-            "'spans_crowded'=1: of a piece of 3 tokens, 2 would be masked in 2 spans, with 1 to "
-            "stand between them: lower the density, or lengthen the spans",
+            "'spans_crowded'=1: in a piece of 3 tokens, 2 would be masked in 2 spans, leaving 1 "
+            "to separate them: lower the density, or lengthen the spans",
         ),
         (
             "spans_half",
             HALF,
             (684, 684),
-            "TASK_FEATURE_LENGTHS['inputs']=684: the spans of 1024 tokens need 171 sentinels, the "
-            "vocabulary has 100, and other pieces of it would stand for the rest: set it to at "
-            "most 403, raise mean_noise_span_length of task 'spans_half', or take a vocabulary "
+            "TASK_FEATURE_LENGTHS['inputs']=684: the spans of 1024 tokens need 171 sentinels, but "
+            "the vocabulary has 100, and ordinary pieces would be used for the rest: set it to at "
+            "most 403, raise mean_noise_span_length of task 'spans_half', or use a vocabulary "
             "with 171",
         ),
         (
             "spans_t5",
             {},
             (512, 100),
-            "TASK_FEATURE_LENGTHS['targets']=100 is too short: span corruption of 512 inputs has "
-            "114 targets",
+            "TASK_FEATURE_LENGTHS['targets']=100 is too short: span corruption of 512 inputs "
+            "needs 114 targets",
         ),
         (
             "spans_t5",
             {},
             (6, 6),
             "TASK_FEATURE_LENGTHS['inputs']=6 is too short for the 7 inputs that t5's "
-            "span_corruption makes of 6 tokens: take that of switch_tf.tasks.parts.preprocessors, "
+            "span_corruption makes of 6 tokens: use that of switch_tf.tasks.parts.preprocessors, "
             "which cuts pieces that fit, or another length",
         ),
     ],

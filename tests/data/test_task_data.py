@@ -33,8 +33,8 @@ def test_data_without_a_name_are_told():
 @pytest.mark.parametrize(
     "mesh_shape, rules, line",
     [
-        ("batch:3", "batch:batch", "Own.batch_size=4 does not divide over the 3 devices of mesh"),
-        ("model:4", "length:model", r"TASK_FEATURE_LENGTHS\['targets'\]=6 does not divide over"),
+        ("batch:3", "batch:batch", "Own.batch_size=4 is not divisible by the 3 devices of mesh"),
+        ("model:4", "length:model", r"TASK_FEATURE_LENGTHS\['targets'\]=6 is not divisible by"),
     ],
 )
 def test_what_the_mesh_does_not_divide_is_told_by_its_setting(mesh_shape, rules, line):

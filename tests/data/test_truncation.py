@@ -41,8 +41,8 @@ def test_a_whole_split_is_counted_exactly_by_task():
         "truncation_short": Truncation(3, 0.0, 0.0),
     }
     assert truncation.lines(found) == [
-        "truncation_long: 33.3% of inputs and 0.0% of targets are truncated (of 3 examples); "
-        "TASK_FEATURE_LENGTHS"
+        "truncation_long: 33.3% of inputs and 0.0% of targets are truncated to "
+        "TASK_FEATURE_LENGTHS (of 3 examples)"
     ]
 
 

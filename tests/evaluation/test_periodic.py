@@ -91,8 +91,8 @@ def test_a_run_stops_after_evaluations_without_a_better_score(tmp_path, decode_p
     assert not periodic(tmp_path, **settings | {"early_stopping": 3}).stops_early
     if last == 6:
         assert evaluation.early_line() == (
-            "stops early: 2 evaluations without a better mean_nlp of toy_mixture, -2 at step 2; "
-            "a larger Evaluation.early_stopping goes on"
+            "stops early: 2 evaluations without a better mean_nlp of toy_mixture than -2 at step "
+            "2; raise Evaluation.early_stopping to continue"
         )
 
 

@@ -49,7 +49,7 @@ def test_a_second_evaluation_keeps_the_first_and_predictions_are_beside_it(saved
     run()
     assert (tmp_path / "f.json").read_bytes() == (tmp_path / "f_2.json").read_bytes() == first
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        f"{tmp_path}/f.json is of an earlier evaluation and is kept",
+        f"{tmp_path}/f.json holds an earlier evaluation and is kept",
         f"written to {tmp_path}/f_2.json, predictions to {tmp_path}/f_2_predictions",
     ]
     for task in TASKS:

@@ -25,7 +25,7 @@ def test_the_data_of_a_run_are_read_from_the_split_to_evaluate_on_and_never_pack
 
 
 def test_a_batch_that_does_not_divide_is_told_by_the_setting_that_gives_it():
-    with pytest.raises(UserError, match="^Evaluation.batch_size=3 does not divide over the 2 dev"):
+    with pytest.raises(UserError, match="^Evaluation.batch_size=3 is not divisible by the 2 dev"):
         Evaluation(batch_size=3).data(DATA, MESH)
-    with pytest.raises(UserError, match="^BATCH_SIZE=3 does not divide over the 2 devices"):
+    with pytest.raises(UserError, match="^BATCH_SIZE=3 is not divisible by the 2 devices"):
         Evaluation().data(dataclasses.replace(DATA, batch_size=3), MESH)

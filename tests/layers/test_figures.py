@@ -56,5 +56,5 @@ def test_parts_of_a_batch_combine_each_figure_its_own_way():
 
 def test_a_way_to_combine_that_there_is_not_is_an_error():
     figures = Figures()
-    with pytest.raises(ValueError, match="'median' is none of sum, mean, max, first"):
+    with pytest.raises(ValueError, match="'median' is not one of sum, mean, max, first"):
         figures.add("step", "median", {"loss": tf.constant(1.0)})

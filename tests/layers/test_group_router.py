@@ -92,7 +92,7 @@ def test_load_and_entropy_are_in_the_report():
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_decoder_refuses_what_looks_ahead(kind):
-    message = f"{kind.__name__} looks at the tokens to come, and the decoder has it in layer_1"
+    message = f"{kind.__name__} looks at future tokens, but the decoder has it in layer_1"
     with pytest.raises(UserError, match=message):
         tiny_model(router=kind, built=False)
     assert tiny_model(router=kind, built=False, decoder_sparse_layers=()) is not None

@@ -85,8 +85,8 @@ def test_no_token_is_left_behind_while_an_expert_of_its_choice_has_room():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: TopKRouter(4, k=5), "TopKRouter.k=5 of num_experts=4: lower k"),
-        (lambda: NoTokenLeftBehindRouter(2), "NoTokenLeftBehindRouter.k=4 of num_experts=2"),
+        (lambda: TopKRouter(4, k=5), "TopKRouter.k=5 exceeds num_experts=4: lower k"),
+        (lambda: NoTokenLeftBehindRouter(2), "NoTokenLeftBehindRouter.k=4 exceeds num_experts=2"),
         (lambda: Top2Router(1), "Top2Router has num_experts=1: give it 2 or more"),
         (
             lambda: Top2Router(4, second_policy="any"),

@@ -148,5 +148,5 @@ def test_a_model_of_a_config_is_the_same_again():
 def test_what_looks_ahead_is_refused_in_a_decoders_attention_too():
     projection = functools.partial(SwitchProjection, 4, router=ExpertChoiceRouter)
     attention = functools.partial(SwitchAttention, projection=projection)
-    with pytest.raises(UserError, match="ExpertChoiceRouter looks at the tokens to come"):
+    with pytest.raises(UserError, match="ExpertChoiceRouter looks at future tokens"):
         tiny_model(switch_attention=attention, built=False)

@@ -282,8 +282,8 @@ def test_groups_that_do_not_divide_over_the_devices_are_refused():
     with using(("batch:4", "batch:batch")), pytest.raises(UserError) as caught:
         SwitchFFN(2, 4, group_size=16).groups(batch=4, length=12)
     assert str(caught.value) == (
-        "GROUP_SIZE=16 and GROUPS_MULTIPLE=1 make 3 groups of a batch of 4 x 12 tokens, which do "
-        "not divide over 4 devices: set GROUPS_MULTIPLE=4"
+        "GROUP_SIZE=16 and GROUPS_MULTIPLE=1 split a batch of 4 x 12 tokens into 3 groups, not "
+        "divisible by 4 devices: set GROUPS_MULTIPLE=4"
     )
 
 

@@ -23,15 +23,15 @@ def test_a_skewed_load_is_told_of_once_after_so_many_steps_in_a_row():
     found = warned(LoadWatch(min_load_entropy=0.5, steps=3), loads)
     assert list(found) == [5]
     assert found[5] == [
-        "warning: layer: the load's entropy was under 0.5 of an even one for 3 steps, now 0.12: "
-        "raise Router.load_balancing_coef or lower the learning rate"
+        "warning: layer: the load's entropy was below 0.5 of an even load's for 3 steps and is now "
+        "0.12: raise Router.load_balancing_coef or lower the learning rate"
     ]
 
 
 def test_experts_without_tokens_are_told_of_once():
     found = warned(LoadWatch(min_load_entropy=0.1, steps=2), [DEAD, EVEN, DEAD, DEAD, DEAD])
     assert list(found) == [3]
-    assert "no token chose 2 of 4 experts for 2 steps, the first of them expert 2" in found[3][0]
+    assert "no token chose 2 of 4 experts (first: expert 2) for 2 steps" in found[3][0]
 
 
 def test_an_even_load_and_a_single_expert_are_no_matter():

@@ -178,5 +178,5 @@ def test_a_counted_model_has_no_weights():
 
 
 def test_a_step_that_this_machine_cannot_hold_is_refused():
-    with pytest.raises(UserError, match="a step of this model needs more than 18,8.. GB, this"):
+    with pytest.raises(UserError, match="a step of this model needs more than 18,8.. GB, but this"):
         plan._check_memory(counted("switch_c"))

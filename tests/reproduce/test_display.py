@@ -78,7 +78,7 @@ def test_a_file_gets_a_line_every_few_seconds_and_each_evaluation(runs):
         "[1/2] run 1: step 1/10, loss 3.000, 1,000 tokens/s",
         "  step 6  t  nlp -2",
         # Two seconds a step; the second run is foretold to take twice as long as the first.
-        "[1/2] run 1: step 6/10, loss 3.000, 1,000 tokens/s, 8 s left, 1 min 4 s with the later "
+        "[1/2] run 1: step 6/10, loss 3.000, 1,000 tokens/s, 8 s left, 1 min 4 s including later "
         "runs",
         "[1/2] run 1: step 10/10, evaluating",
         "done",

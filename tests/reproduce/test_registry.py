@@ -48,7 +48,7 @@ def test_a_variant_is_found_by_its_flag_and_no_other_experiment_has_it(monkeypat
     long = registry.find("quickstart", "long")
     assert long is EXPERIMENTS["quickstart"].variants["long"] and long.name == "quickstart_long"
     monkeypatch.setitem(EXPERIMENTS, "other", dataclasses.replace(long, name="other"))
-    with pytest.raises(UserError, match="^'other' has no --long; that is of: quickstart$"):
+    with pytest.raises(UserError, match="^'other' has no --long; it belongs to quickstart$"):
         registry.find("other", "long")
 
 

@@ -136,8 +136,8 @@ def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path):
     assert report.verdicts == [
         "Figure 0: experts help",
         "refuted by: dense ahead by more than seeds differ",
-        "the claim holds: Switch, 8, the mean of its seeds, is +1.125 nats against dense: more "
-        "than seeds alone do (0.500)",
+        "the claim holds: the mean over seeds of Switch, 8 is +1.125 nats against dense: more "
+        "than the spread between seeds (0.500)",
     ]
     assert report.write(tmp_path) == ["report.md", "report.json"]
     data = json.loads((tmp_path / "report.json").read_text())
@@ -153,7 +153,7 @@ def test_an_experiment_of_the_registry_is_run_by_its_name(trained, tmp_path, mon
     assert f"\nwritten to {tmp_path}: report.md, report.json\n" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main_module.main(["reproduce", "toy", "--long"])
-    error = "switch-tf: error: 'toy' has no --long; that is of: quickstart\n"
+    error = "switch-tf: error: 'toy' has no --long; it belongs to quickstart\n"
     assert capsys.readouterr().err == error
 
 

@@ -73,7 +73,7 @@ def test_a_folder_of_other_settings_is_not_taken_for_this_run(tmp_path, child):
     child(train)
     run = make_run(tmp_path, SEED=0)
     run.run()
-    with pytest.raises(UserError, match="was made with SEED=0, and this is 1.*--output_dir"):
+    with pytest.raises(UserError, match="was made with SEED=0, but this run has 1.*--output_dir"):
         make_run(tmp_path, SEED=1).run()
     make_run(tmp_path, SEED=0, TRAIN_STEPS=5).run()
 

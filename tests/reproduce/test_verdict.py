@@ -18,14 +18,14 @@ def judge(sparse, dense):
 def test_a_lead_is_weighed_against_what_seeds_do(sparse, holds, beats):
     found = judge(sparse, [-4.0, -4.5])
     assert found.holds is holds
-    assert f": {beats} than seeds alone do (" in found.reason
+    assert f": {beats} than the spread between seeds (" in found.reason
 
 
 def test_one_seed_of_a_model_decides_nothing():
     assert judge([-3.0], [-4.0, -4.5]) == Verdict(
         None,
-        "Switch, the mean of its seeds, is +1.2 nats against dense: seeds seen here differ by "
-        "0.500, but of Switch there is one alone",
+        "the mean over seeds of Switch is +1.2 nats against dense: seeds seen here differ by "
+        "0.500, but there is only one seed of Switch",
     )
 
 
@@ -38,7 +38,7 @@ def test_a_lead_may_have_to_be_several_times_the_distance_of_the_others_seeds(sp
     rule = ahead_by("Switch", "dense", NLP, times=3)
     found = rule({"Switch": {"NLP": [sparse]}, "dense": {"NLP": [-4.0, -4.4]}})
     assert found.holds is holds
-    assert "the 0.4 between its seeds, where 3 times is asked for" in found.reason
+    assert "the 0.4 between its seeds, where 3 times is required" in found.reason
     assert rule({"Switch": {"NLP": [-3.0]}, "dense": {"NLP": [-4.0]}}).holds is None
 
 

@@ -82,7 +82,7 @@ def test_every_weight_has_a_row():
     )
     heading = next(i for i, line in enumerate(lines) if line.startswith("weight "))
     rows = lines[heading + 1 :][: len(paths)]
-    assert cells(lines, "weight") == ["weight", "axes", "shape", "layout", "a device"]
+    assert cells(lines, "weight") == ["weight", "axes", "shape", "layout", "per device"]
     assert [row.split()[0] for row in rows] == paths
 
 
@@ -114,28 +114,29 @@ def test_groups_and_capacities_of_each_switch_layer_are_shown(mixed):
 def test_groups_far_smaller_than_asked_for_are_said():
     lines = described(ALL["one device"], batch_size=1, lengths={"inputs": 34, "targets": 16})
     # 34 tokens have no divisor from 3 to 16 but 2.
-    assert [line for line in lines if "not of" in line] == [
-        "model/encoder/layer_0/feed_forward/switch_ffn: groups of 2 tokens, not of 16: the 1 x 34 "
-        "tokens have no better divisor; round BATCH_SIZE and TASK_FEATURE_LENGTHS"
+    assert [line for line in lines if "no better divisor" in line] == [
+        "model/encoder/layer_0/feed_forward/switch_ffn: groups have 2 tokens, not 16, because 1 x "
+        "34 tokens have no better divisor: use rounder values of BATCH_SIZE and "
+        "TASK_FEATURE_LENGTHS"
     ]
 
 
 def test_a_capacity_far_from_its_factor_is_said():
     """Of 16 tokens a group over 8 experts, least 1 and least 4 tokens an expert."""
     mend = (
-        "set larger groups (BATCH_SIZE, GROUPS_MULTIPLE, GROUP_SIZE), fewer experts, or "
+        "use larger groups (BATCH_SIZE, GROUPS_MULTIPLE, GROUP_SIZE), fewer experts, or another "
         "Router.min_capacity"
     )
     layers = f"{LAYER} and 1 more layer: an expert takes"
     for routing, expected in (
         (
             {"capacity_factor": 0.9, "eval_capacity_factor": 2.0},
-            f"{layers} 1 of a group's 16 tokens, a capacity factor of 0.5 in place of "
+            f"{layers} 1 of a group's 16 tokens, a capacity factor of 0.5 instead of "
             f"CAPACITY_FACTOR=0.9, so more tokens are dropped: {mend}",
         ),
         (
             {"eval_capacity_factor": 1.0, "min_capacity": 4, "capacity_factor": 2.0},
-            f"{layers} 4 of a group's 16 tokens, a capacity factor of 2 in place of "
+            f"{layers} 4 of a group's 16 tokens, a capacity factor of 2 instead of "
             f"EVAL_CAPACITY_FACTOR=1.0, so experts do more work: {mend}",
         ),
         ({"capacity_factor": 1.0, "eval_capacity_factor": 2.0}, None),
@@ -153,9 +154,9 @@ def test_what_is_in_force_is_said():
     assert lines[3:6] == [
         "float32: weights, norms, losses, attention logits, softmax logits",
         "dropout: rate 0.1, inside the experts 0.4",
-        "router: SwitchRouter in float32, input_dropout 0.1, in eval argmax; capacity factor 1.25, "
-        "in eval 2.0, at least 1 tokens an expert; load-balancing coefficient 0.01 over tokens, "
-        "z-loss coefficient 0.001; temperature 1.0",
+        "router: SwitchRouter in float32, input_dropout 0.1, in eval argmax; capacity factor "
+        "1.25, in eval 2.0, at least 1 tokens per expert; load-balancing coefficient 0.01 over "
+        "tokens, z-loss coefficient 0.001; temperature 1.0",
     ]
 
 
@@ -166,7 +167,7 @@ def test_what_is_in_force_is_said():
 def test_the_schedule_its_counter_and_the_first_rate_are_said(step, offset, by, rate, first):
     line = describe_optimizer(Adafactor(rsqrt(warmup_steps=100)), step, offset)
     assert line.startswith(f"learning rate: rsqrt(warmup_steps=100, scale=1.0), by {by}")
-    assert line.endswith(f": {rate} at the first update, of step {first}")
+    assert line.endswith(f": {rate} at the first update (step {first})")
 
 
 @pytest.mark.parametrize("factor, cut", [(8.0, False), (8.5, True), (20.0, True)])
@@ -174,7 +175,7 @@ def test_a_capacity_that_is_cut_is_said(factor, cut):
     lines = described(ALL["one device"], routing={"capacity_factor": factor})
     path = "model/encoder/layer_0/feed_forward/switch_ffn"
     assert cells(lines, path)[4] == "16"
-    said = f"CAPACITY_FACTOR={factor} asks for more than a group holds: cut to 16"
+    said = f"CAPACITY_FACTOR={factor} asks for more tokens than a group has: capacity is cut to 16"
     assert any(line.endswith(f": {said}") for line in lines) == cut
     assert any("cut to" in line for line in lines) == cut
 
@@ -190,7 +191,8 @@ def test_a_capacity_that_is_cut_is_said(factor, cut):
 def test_other_capacities_that_are_cut_are_said_once(setting, value, name):
     lines = described(ALL["one device"], routing={setting: value})
     assert [line for line in lines if "cut to" in line] == [
-        f"{LAYER} and 1 more layer: {name}={value} asks for more than a group holds: cut to 16"
+        f"{LAYER} and 1 more layer: {name}={value} asks for more tokens than a group has: capacity "
+        "is cut to 16"
     ]
 
 
@@ -209,14 +211,14 @@ def test_groups_that_do_not_divide_are_one_line():
     with pytest.raises(UserError) as caught:
         described(ALL["experts with data"], batch_size=8)
     assert str(caught.value) == (
-        "GROUP_SIZE=16 and GROUPS_MULTIPLE=1 make 4 groups of a batch of 8 x 8 tokens, which do "
-        "not divide over 8 devices: set GROUPS_MULTIPLE=8"
+        "GROUP_SIZE=16 and GROUPS_MULTIPLE=1 split a batch of 8 x 8 tokens into 4 groups, not "
+        "divisible by 8 devices: set GROUPS_MULTIPLE=8"
     )
 
 
 def test_a_router_that_drops_nothing_has_its_cost_stated():
     lines = described(ALL["one device"], routing={"dropless": True})
     assert lines[-1] == (
-        "dropless: no token is dropped; experts and all-to-alls work on 8 slots a token, in place "
-        "of 1.25 at CAPACITY_FACTOR"
+        "dropless: no token is dropped; experts and all-to-alls process 8 slots per token, instead "
+        "of 1.25 with CAPACITY_FACTOR"
     )

@@ -91,14 +91,14 @@ def test_an_entry_point_is_ten_lines_and_works_on_any_mesh(converted):
 
 def test_a_checkpoint_of_another_model_is_told(converted):
     path, _ = converted
-    with pytest.raises(UserError, match=r"has shape \(16, 32\), the model's is \(16, 48\)"):
+    with pytest.raises(UserError, match=r"has shape \(16, 32\), but the model's is \(16, 48\)"):
         toy_entry_point(path, lambda: DATA, functools.partial(setup, d_ff=48))
 
 
 @pytest.mark.parametrize(
     "data, made, line",
     [
-        (DATA, setup("batch:3"), "BATCH_SIZE=4 does not divide over the 3 devices"),
+        (DATA, setup("batch:3"), "BATCH_SIZE=4 is not divisible by the 3 devices"),
         (DATA, setup(vocab_size=300), "the model's VOCAB_SIZE is 300: set it to at least 359"),
         (task_data(None, LENGTHS, 4), setup(), "no data: set MIXTURE_OR_TASK_NAME"),
         (task_data("toy", LENGTHS, 4, module="nowhere"), setup(), "TaskData.module: cannot import"),

@@ -122,15 +122,15 @@ def test_a_file_that_is_cut_off_before_what_is_held_out_is_one_line(name, folder
     part = source.tfds_splits["validation"]
     count = int(part.removeprefix("train[").removesuffix(":]"))
     assert str(raised.value) == (
-        f"{folder / FILES[name].format('train')}: 10 examples, and 'validation' is those behind "
-        f"the first {count:,} ({part} of {source.tfds_name}): the file is cut off; fetch it whole"
+        f"{folder / FILES[name].format('train')}: 10 examples, but 'validation' starts after the "
+        f"first {count:,} ({part} of {source.tfds_name}): the file is cut off; download it again"
     )
     assert len(source.examples("train")) == 10
 
 
 def test_a_file_that_ends_where_what_is_held_out_begins_has_none_of_it(folder):
     assert len(closed_book.natural_questions_source(QUESTIONS - 1).examples("validation")) == 1
-    with pytest.raises(UserError, match="10 examples, and 'validation' is those behind the first"):
+    with pytest.raises(UserError, match="10 examples, but 'validation' starts after the first"):
         closed_book.natural_questions_source(QUESTIONS).prepare()
 
 
@@ -159,7 +159,7 @@ def test_a_question_that_is_left_out_moves_none_but_those_at_the_border(folder, 
     set_macros(BAD_DATA="skip")
     after = closed_book.natural_questions_source(TRAINED_ON).examples("train")
     assert [str(example["question"]) for example in after][:-1] == before[1:]
-    assert f"{path}: 1 records left out" in capsys.readouterr().out
+    assert f"{path}: 1 records skipped" in capsys.readouterr().out
 
 
 def test_a_question_of_the_web_without_an_answer_is_told(folder):

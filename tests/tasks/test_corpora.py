@@ -130,7 +130,7 @@ def test_languages_of_gin_alone_are_read_and_must_be_there(shards):
     with pytest.raises(UserError, match="c4-zu"):
         registry.prepare(seqio.TaskRegistry.get("mc4.zu"))
     configure(**{"mc4.languages": ["french"]})
-    with pytest.raises(UserError, match="there is no 'french'"):
+    with pytest.raises(UserError, match="unknown language 'french'"):
         mc4.settings()
 
 
@@ -166,10 +166,10 @@ def test_bad_lines_stop_or_are_left_out_and_counted(shards, capfd):
     configure(BAD_DATA="skip")
     source.prepare()
     assert (
-        f"{path}: 2 lines left out (BAD_DATA='skip'), the first: {path}:2" in capfd.readouterr().out
+        f"{path}: 2 lines skipped (BAD_DATA='skip'), the first: {path}:2" in capfd.readouterr().out
     )
     assert [t for t in texts("c4_span_corruption") if "text" not in t] == ["good", "last"]
-    assert f"{path}: 2 lines left out" in capfd.readouterr().err
+    assert f"{path}: 2 lines skipped" in capfd.readouterr().err
 
 
 def test_each_language_is_evaluated_by_itself(shards, monkeypatch):

@@ -11,8 +11,7 @@ def test_rows_of_qqp_that_a_line_break_parts_are_left_out_and_counted(official, 
     assert [example["idx"] for example in glue.source("qqp").examples("train")] == [0, 3]
     path = official / "QQP/train.tsv"
     assert capsys.readouterr().out == (
-        f"{path}: 2 records left out (TFDS has none of them), the first: {path}:3: a part of a "
-        "row\n"
+        f"{path}: 2 records skipped (as TFDS does), the first: {path}:3: an incomplete row\n"
     )
 
 

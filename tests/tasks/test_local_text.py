@@ -159,7 +159,7 @@ def test_a_pattern_that_matches_no_file_is_one_line(folder, monkeypatch):
     with pytest.raises(UserError) as raised:
         TASK.source.prepare()
     assert str(raised.value) == (
-        f"local_text.validation='no/*.txt' matches no file, seen from {folder}"
+        f"local_text.validation='no/*.txt' matches no file, relative to {folder}"
     )
     configure(validation="train")
     with pytest.raises(UserError, match="^local_text.validation='train' matches no file"):
@@ -194,7 +194,7 @@ def test_files_on_a_remote_file_system_are_read_as_local_ones(trained):
         ("ram://nowhere/*.txt", "local_text.train='{}' matches no file"),
         (
             "ram://a/**",
-            "'{}': ** finds local folders only: give a pattern for each depth, as */*.txt",
+            "'{}': ** matches local folders only: give a pattern for each depth, such as */*.txt",
         ),
         ("nocloud://a/*.txt", "'{}' cannot be read: File system scheme 'nocloud' not implemented"),
     ],
@@ -287,7 +287,7 @@ def test_a_bad_line_of_plain_text_that_only_the_run_meets_stops_it_or_is_counted
     for _ in range(3):
         assert read(TASK.source.get_dataset("train")) == ["one", "and three", "four"]
     told = capfd.readouterr().err
-    assert re.findall(rf"{path}: (\d+) lines left out \(BAD_DATA='skip'\): ", told) == ["1", "2"]
+    assert re.findall(rf"{path}: (\d+) lines skipped \(BAD_DATA='skip'\): ", told) == ["1", "2"]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])

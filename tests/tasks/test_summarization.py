@@ -13,9 +13,8 @@ def test_a_story_without_highlights_is_left_out_and_counted(official, capsys):
     examples = summarization.cnn_dailymail_source().examples("train")
     assert [str(example["publisher"]) for example in examples] == ["cnn", "dm"]
     assert capsys.readouterr().out == (
-        f"{official}/cnn_dailymail/all_train.txt: 1 records left out (TFDS has none of them), the "
-        f"first: {official / story(official_files.BARE_URL)}: a story without an article or "
-        "without highlights\n"
+        f"{official}/cnn_dailymail/all_train.txt: 1 records skipped (as TFDS does), the first: "
+        f"{official / story(official_files.BARE_URL)}: the story has no article or no highlights\n"
     )
 
 

@@ -103,7 +103,7 @@ GOOD = json.dumps(super_glue_files.ROWS["BoolQ"][0])
 BAD = {
     "not JSON: Expecting value": '{"question": \n',
     "no field 'passage'": '{"question": "q", "idx": 1, "label": true}\n',
-    "label 1 is neither a word nor true or false": GOOD.replace("true", "1"),
+    "label 1 is neither a string nor true or false": GOOD.replace("true", "1"),
     'In <ClassLabel> with name "label"': GOOD.replace("true", '"yes"'),
     "not UTF-8, at byte 15": b'{"question": "\xff"}'.decode("latin-1"),
 }
@@ -139,7 +139,7 @@ def test_super_glue_does_without_dpr_where_its_file_is_not_there(tmp_path, capsy
     set_macros(DATA_DIR=str(tmp_path))
     dpr = seqio.TaskRegistry.get("dpr")
     dpr.source.prepare()
-    assert "is without its 'train'" in capsys.readouterr().out
+    assert "is read without its split 'train'" in capsys.readouterr().out
     assert "train" not in dpr.splits and rates.examples(dpr) == 0
 
 
@@ -150,7 +150,7 @@ def test_bad_records_may_be_left_out_and_are_counted(tmp_path, capsys):
     set_macros(DATA_DIR=str(tmp_path), BAD_DATA="skip")
     assert len(super_glue.source("boolq").examples("train")) == 2
     assert capsys.readouterr().out == (
-        f"{path}: 3 records left out (BAD_DATA='skip'), the first: {path}:2: no field 'question'\n"
+        f"{path}: 3 records skipped (BAD_DATA='skip'), the first: {path}:2: no field 'question'\n"
     )
 
 
@@ -170,7 +170,7 @@ def test_a_setting_that_cannot_be_is_told(macros, message):
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
     set_macros(DATA_DIR=str(tmp_path))
-    with pytest.raises(UserError, match=r"RTE/train\.jsonl: no such file; DATA_DIR is to hold"):
+    with pytest.raises(UserError, match=r"RTE/train\.jsonl: no such file; DATA_DIR must contain"):
         registry.prepare(seqio.get_mixture_or_task("super_glue_rte"))
 
 
@@ -178,7 +178,7 @@ def test_an_empty_file_is_told(tmp_path):
     (tmp_path / "RTE").mkdir()
     (tmp_path / "RTE/train.jsonl").write_text("\n")
     set_macros(DATA_DIR=str(tmp_path))
-    with pytest.raises(UserError, match=r"RTE/train\.jsonl: no example in it"):
+    with pytest.raises(UserError, match=r"RTE/train\.jsonl: no examples in it"):
         super_glue.source("rte").examples("train")
 
 

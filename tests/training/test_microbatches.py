@@ -171,6 +171,6 @@ def test_a_batch_that_does_not_divide_into_parts_is_told():
         with pytest.raises(UserError) as caught:
             parts.part(place_features(random_features(batch=16)), 0)
     assert str(caught.value) == (
-        "BATCH_SIZE=16 does not divide into 3 micro-batches of whole examples on 4 devices: change "
-        "BATCH_SIZE or TrainStep.microbatches"
+        "BATCH_SIZE=16 cannot be divided into 3 micro-batches of whole examples on 4 devices: "
+        "change BATCH_SIZE or TrainStep.microbatches"
     )

@@ -95,11 +95,15 @@ def test_the_start_says_what_matters_first_and_the_rest_in_a_file(whole, tmp_pat
     pretrain(tmp_path, TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={"inputs": 4, "targets": 4})
     told = capsys.readouterr().out.splitlines()
     heads = [
-        "trains on toy_mixture, train: batches of 4 rows of 4 + 4 tokens (32 a step)",
+        "trains on toy_mixture, split 'train': batches of 4 rows of 4 + 4 tokens (32 per step)",
         "model:",
     ]
     heads += ["per device: weights", "mesh:", "data:", "starts from", "evaluation: validation,"]
-    heads += ["learning rate:", "loss:", "every setting, weight with its layout and Switch layer:"]
+    heads += [
+        "learning rate:",
+        "loss:",
+        "all settings, weights with their layouts, and Switch layers:",
+    ]
     first = next(i for i, line in enumerate(told) if line.startswith("trains on"))
     for line, head in zip(told[first:], heads, strict=False):
         assert line.startswith(head)
@@ -113,7 +117,7 @@ def test_what_is_truncated_is_told_and_logged_by_task(tmp_path, capsys):
     told = capsys.readouterr().out
     for split in ("train", "validation"):
         assert re.search(
-            rf"^{split} of toy_copy: [\d.]+% of inputs and [1-9][\d.]+% of ", told, re.M
+            rf"^split '{split}' of toy_copy: [\d.]+% of inputs and [1-9][\d.]+% of ", told, re.M
         )
     assert {r["task"] for r in records(tmp_path, "data")} == {"toy_copy", "toy_copy_too"}
     longer = sum(1 + i % 5 + 1 > 4 for i in range(toy_task.NUM_VALIDATION))
@@ -176,8 +180,8 @@ def test_a_fine_tuning_goes_on_with_the_optimizer_where_it_is_asked_to(whole, tm
     pretrain(tmp_path / "fresh", **own)
     told = capsys.readouterr().out
     assert "optimizer slots fresh" in told
-    rsqrt = "learning rate: rsqrt(warmup_steps=2, scale=1.0), by"
-    assert f"{rsqrt} the run's step: 0.707107 at the first update, of step 0" in told
+    rsqrt = "learning rate: rsqrt(warmup_steps=2, scale=1.0) of"
+    assert f"{rsqrt} the run's step: 0.707107 at the first update (step 0)" in told
     assert rates(tmp_path / "fresh") == pytest.approx([max(t, 2) ** -0.5 for t in range(4)])
 
     own["RESTORE_OPTIMIZER"] = True
@@ -185,8 +189,8 @@ def test_a_fine_tuning_goes_on_with_the_optimizer_where_it_is_asked_to(whole, tm
     told = capsys.readouterr().out
     assert "optimizer slots restored, and their step" in told
     assert (
-        f"{rsqrt} the optimizer's step, {STEPS} ahead of the run's: 0.408248 at the first update, "
-        f"of step {STEPS}"
+        f"{rsqrt} the optimizer's step, {STEPS} ahead of the run's: 0.408248 at the first update "
+        f"(step {STEPS})"
     ) in told
     assert rates(tmp_path / "on") == pytest.approx([(STEPS + t) ** -0.5 for t in range(4)])
     assert losses(tmp_path / "on")[1] == losses(tmp_path / "fresh")[1]
@@ -213,7 +217,7 @@ def test_a_fine_tuning_keeps_what_is_frozen_and_resumes_with_it_alone(whole, tmp
             same = (before.get_tensor(name) == after.get_tensor(name)).all()
             assert same == ("router" in name), name
     for other in ([], ["router", "norm"]):
-        with pytest.raises(UserError, match="/.* has .*: take the model, .* and FROZEN that it"):
+        with pytest.raises(UserError, match="/.* has .*: use the model, .* and FROZEN that it"):
             pretrain(tmp_path, **own | {"FROZEN": other})
     pretrain(tmp_path, **own | {"TRAIN_STEPS": 2})
     assert list(losses(tmp_path)) == [1, 2]
@@ -238,7 +242,7 @@ def test_an_optimizer_that_the_checkpoint_has_not_is_one_line(whole, tmp_path):
     line = str(caught.value).splitlines()[0]
     assert "/m of shape" in line
     assert line.endswith(
-        "take the model, the optimizer's settings and FROZEN that it was trained with, or "
+        "use the model, the optimizer's settings and FROZEN that it was trained with, or "
         "RESTORE_OPTIMIZER=False"
     )
 
@@ -277,7 +281,7 @@ def cached(tmp_path):
 
 def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, capsys):
     pretrain(tmp_path / "whole", **cached)
-    assert "data: cache of 2 tasks, 1,330 cached examples an epoch" in capsys.readouterr().out
+    assert "data: cache of 2 tasks, 1,330 cached examples per epoch" in capsys.readouterr().out
     pretrain(tmp_path / "parts", **cached, TRAIN_STEPS=2)
     position = (tmp_path / "parts" / "checkpoint_2").glob("data*")
     assert sum(file.stat().st_size for file in position) < 4000
@@ -293,9 +297,9 @@ def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, c
     evaluation = {"CHECKPOINT_PATH": str(tmp_path / "whole"), "Evaluation.decode": False}
     load([*FILES, "runs/eval.gin"], SMALL | rows | evaluation)
     assert set(evaluate()) == {"cached_pairs", "cached_few"}
-    with pytest.raises(UserError, match="is of a run with USE_CACHED_TASKS=True"):
+    with pytest.raises(UserError, match="belongs to a run with USE_CACHED_TASKS=True"):
         pretrain(tmp_path / "parts", **(cached | {"USE_CACHED_TASKS": False}))
-    with pytest.raises(UserError, match="batch size 4 in place of 8"):
+    with pytest.raises(UserError, match="batch size 4 instead of 8"):
         pretrain(tmp_path / "parts", **cached, BATCH_SIZE=8)
 
 
@@ -430,7 +434,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_p
     assert ModelDir(str(tmp_path)).steps() == [1]
     assert (tmp_path / "checkpoint_1/state.index").read_bytes() == saved
     told = re.match(
-        r"loss is (nan|inf) at step (\d+); first not finite: "
+        r"loss is (nan|inf) at step (\d+); first non-finite value: "
         r"model/(embedding|\w+/layer_0|\w+/norm); "
         r"largest router logit \S+ in model/\S+; the last checkpoint in \S+ is untouched: ",
         str(caught.value),
@@ -462,7 +466,9 @@ def test_weights_that_a_run_could_not_go_on_from_are_not_saved(tmp_path, monkeyp
         return updates
 
     monkeypatch.setattr(Adafactor, "apply", spoil)
-    with pytest.raises(UserError, match=r"step \d+ left weights whose loss is (nan|inf): they are"):
+    with pytest.raises(
+        UserError, match=r"step \d+ produced weights whose loss is (nan|inf): they are"
+    ):
         pretrain(tmp_path, CHECKPOINT_PERIOD=1)
     assert ModelDir(str(tmp_path)).steps() == [1]
     monkeypatch.undo()
@@ -578,7 +584,7 @@ def test_eval_gives_the_figures_of_the_run_whose_model_and_task_it_takes(whole, 
             figures = {name: record[name] for name in found[record["task"]]}
             assert figures == found[record["task"]]
     told = capsys.readouterr().out
-    assert f"task, lengths and batch size are those of {whole}/config.gin\n" in told
+    assert f"task, lengths and batch size taken from {whole}/config.gin\n" in told
     assert "toy_copy  nlp -" in told
 
 
@@ -586,17 +592,23 @@ def test_a_model_of_another_vocabulary_is_refused(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     facts = json.loads((whole / "run.json").read_text())
     (tmp_path / "run/run.json").write_text(json.dumps(facts | {"vocabulary": "of other pieces"}))
-    line = r"='{}' holds a model of another vocabulary .*: set VOCABULARY_PATH to the one that"
+    line = (
+        r"='{}' holds a model with a vocabulary other than .*: set VOCABULARY_PATH to the one that"
+    )
     with pytest.raises(UserError, match="MODEL_DIR" + line.format(tmp_path / "run")):
         pretrain(tmp_path / "run")
     with pytest.raises(UserError, match="INITIAL_CHECKPOINT_PATH" + line.format(tmp_path / "run")):
         pretrain(tmp_path / "new", **{"train.initial_checkpoint_path": str(tmp_path / "run")})
     load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": str(tmp_path / "run")})
-    with pytest.raises(UserError, match="CHECKPOINT_PATH='.*' holds a model of another vocabulary"):
+    with pytest.raises(
+        UserError, match="CHECKPOINT_PATH='.*' holds a model with a vocabulary other than"
+    ):
         evaluate()
 
 
 def test_a_model_dir_of_another_model_is_refused_in_one_line(whole):
-    with pytest.raises(UserError, match=r"checkpoint '.*': .* has shape .*, the model's is .*: "):
+    with pytest.raises(
+        UserError, match=r"checkpoint '.*': .* has shape .*, but the model's is .*: "
+    ):
         pretrain(whole, **{"TransformerEncoderDecoder.d_ff": 48})
     assert ModelDir(str(whole)).steps() == [3, 6]

@@ -68,7 +68,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(parses, tmp_path):
     with gin.unlock_config():
         gin.bind_parameter("pydocs.cache_folder", str(tmp_path / "file"))
     try:
-        with pytest.raises(UserError, match="cannot write the cache .*pydocs.cache_folder"):
+        with pytest.raises(UserError, match="cannot write to the cache .*pydocs.cache_folder"):
             corpus.prepare()
         gin.bind_parameter("pydocs.cache_folder", "gs://bucket/pydocs")
         with pytest.raises(

@@ -85,8 +85,8 @@ def test_a_length_that_is_missing_is_one_line(lengths):
     with pytest.raises(UserError) as raised:
         corrupt([[5] * 300], lengths)
     assert str(raised.value) == (
-        f"TASK_FEATURE_LENGTHS has no '{missing}', which span corruption cuts text to: set it to "
-        "{'inputs': 128, 'targets': 36}, for example"
+        f"TASK_FEATURE_LENGTHS has no '{missing}', the length to which span corruption cuts text: "
+        "set it to {'inputs': 128, 'targets': 36}, for example"
     )
 
 
@@ -94,7 +94,7 @@ def test_targets_too_short_for_the_inputs_are_one_line_with_the_least_length():
     with pytest.raises(UserError) as raised:
         corrupt([[5] * 300], {"inputs": 512, "targets": 113})
     assert str(raised.value) == (
-        "TASK_FEATURE_LENGTHS['targets']=113 is too short: span corruption of 512 inputs has 114 "
+        "TASK_FEATURE_LENGTHS['targets']=113 is too short: span corruption of 512 inputs needs 114 "
         "targets"
     )
 
@@ -186,7 +186,9 @@ def test_numbers_out_of_range_are_refused(binding):
 
 def test_more_spans_than_the_vocabulary_has_sentinels_are_refused():
     set_gin("span_corruption.noise_density=0.5")
-    with pytest.raises(UserError, match="1024 tokens need 171 sentinels, the vocabulary has 100"):
+    with pytest.raises(
+        UserError, match="1024 tokens need 171 sentinels, but the vocabulary has 100"
+    ):
         corrupt([[5] * 600], {"inputs": 684, "targets": 684})
 
 

@@ -69,7 +69,7 @@ def test_a_source_of_unknown_size_is_one_line():
     with pytest.raises(UserError) as raised:
         rates.examples(task_of([seqio.preprocessors.tokenize]))
     assert str(raised.value) == (
-        "the source of task 'rates_own' does not tell how many examples it has: cache the task "
+        "the source of task 'rates_own' does not report its number of examples: cache the task "
         "with scripts/cache_tasks.sh, or give the mixture a number as its rate"
     )
 

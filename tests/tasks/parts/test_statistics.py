@@ -69,13 +69,13 @@ def test_no_example_and_no_feature_are_one_line():
     def drop(dataset):
         return dataset.filter(lambda _: False)
 
-    with pytest.raises(UserError, match="^'a', split 'train', gives no example$"):
+    with pytest.raises(UserError, match="^'a', split 'train', has no examples$"):
         counts(task("a", ["a"], [*STEPS, drop]))
 
     def lack(dataset):
         return dataset.map(lambda example: {"targets": example["targets"]})
 
-    with pytest.raises(UserError, match="^task 'a' gives no feature 'inputs'$"):
+    with pytest.raises(UserError, match="^task 'a' has no feature 'inputs'$"):
         counts(task("a", ["a"], [lack, *STEPS]))
 
 

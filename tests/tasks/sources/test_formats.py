@@ -117,7 +117,7 @@ BAD = {
     "a label of a row": Bad(
         lambda: glue.source("sst2"),
         {SST: f"{HEAD}bore\tnone\n"},
-        f"{SST}:3: label 'none' is none of negative, positive, 0, 1",
+        f"{SST}:3: label 'none' is not one of negative, positive, 0, 1",
     ),
     "a row in another encoding": Bad(
         lambda: glue.source("sst2"), {SST: f"{HEAD}caf\xe9\t1\n"}, f"{SST}:3: not UTF-8, at byte 4"
@@ -140,12 +140,12 @@ BAD = {
             "1\t1\t2\ta\tb\n",
             "MRPC/dev_ids.tsv": "3\n",
         },
-        "MRPC/dev_ids.tsv:1: not two ids with a tab between them",
+        "MRPC/dev_ids.tsv:1: not two ids separated by a tab",
     ),
     "a story that is not there": Bad(
         summarization.cnn_dailymail_source,
         urls(CNN_URL, MAIL_URL) | STORY,
-        f"{URLS}:2: its story, {story(MAIL_URL)[12:]}, is in none of the folders of stories",
+        f"{URLS}:2: its story, {story(MAIL_URL)[12:]}, is not in any of the story folders",
     ),
     "a story in another encoding": Bad(
         summarization.cnn_dailymail_source,
@@ -181,18 +181,18 @@ BAD = {
     "a file of trivia in one line": Bad(
         closed_book.trivia_qa_source,
         {TRIVIA: '{"Data": []}'},
-        f"{TRIVIA}: no record, each from a line of 8 spaces",
+        f"{TRIVIA}: no record; each must start with a line of 8 spaces",
         None,
     ),
     "a block with a line too few": Bad(
         super_glue.dpr_source,
         {DPR: f"{DPR_GOOD}Ann ran.\nAnn, Bob\nAnn\n"},
-        f"{DPR}:6: 3 lines between blank ones, not 4",
+        f"{DPR}:6: 3 lines between blank lines, not 4",
     ),
     "an answer that is no candidate": Bad(
         super_glue.dpr_source,
         {DPR: f"{DPR_GOOD}She ran.\nShe\nAnn, Eve\nBob\n"},
-        f"{DPR}:6: answer 'Bob' is none of two candidates 'Ann, Eve'",
+        f"{DPR}:6: answer 'Bob' is not one of two candidates 'Ann, Eve'",
     ),
     "a block in another encoding": Bad(
         super_glue.dpr_source,
@@ -217,13 +217,13 @@ def test_a_bad_record_stops_the_run_or_is_left_out_and_counted(name, folder, cap
 
     set_macros(BAD_DATA="skip")
     if bad.good is None:
-        with pytest.raises(UserError, match="no example in it"):
+        with pytest.raises(UserError, match="no examples in it"):
             source.examples("train")
     else:
         assert len(source.examples("train")) == bad.good
     file = next(iter(bad.files))
     told = capsys.readouterr().out.splitlines()[-1]
-    assert told.startswith(f"{folder}/{file}: 1 records left out (BAD_DATA='skip'), the first: ")
+    assert told.startswith(f"{folder}/{file}: 1 records skipped (BAD_DATA='skip'), the first: ")
     assert told.split("first: ")[1].startswith(f"{folder}/{bad.told}")
 
 
@@ -238,15 +238,15 @@ def test_a_bad_record_stops_the_run_or_is_left_out_and_counted(name, folder, cap
 )
 def test_a_file_without_an_example_is_told(source, file, text, folder):
     write_file(folder, file, text)
-    with pytest.raises(UserError, match=f"{file}: no example in it"):
+    with pytest.raises(UserError, match=f"{file}: no examples in it"):
         source().prepare()
 
 
 def test_a_folder_that_is_not_there_is_named(folder):
     write_file(folder, XSUM_SPLITS, "{}")
     told = (
-        "xsum/bbc-summary-data: no such file; DATA_DIR is to hold xsum/bbc-summary-data or "
-        "xsum/xsum-extracts-from-downloads, of xsum:1.1.0"
+        "xsum/bbc-summary-data: no such file; DATA_DIR must contain xsum/bbc-summary-data or "
+        "xsum/xsum-extracts-from-downloads for xsum:1.1.0"
     )
     with pytest.raises(UserError, match=told):
         summarization.xsum_source().prepare()
@@ -257,7 +257,8 @@ def test_a_split_whose_file_is_not_there_is_told(folder, capsys):
     (folder / ANLI).write_text(json.dumps(official_files.JSON_LINES[ANLI][0]))
     reading.anli_source(1).prepare()
     assert capsys.readouterr().out == (
-        "DATA_DIR has no anli_v1.0/R1/dev.jsonl: anli/r1:0.1.0 is without its 'validation'\n"
+        "DATA_DIR has no anli_v1.0/R1/dev.jsonl: anli/r1:0.1.0 is read without its split "
+        "'validation'\n"
     )
 
 

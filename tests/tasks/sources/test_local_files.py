@@ -94,13 +94,13 @@ NO_TEXT = (
         (
             "a.jsonl",
             b'{"text": "a"}\n{"text": "b\n',
-            "2: not JSON: Invalid control character at: line 1 column 12 (char 11); mend or drop "
+            "2: not JSON: Invalid control character at: line 1 column 12 (char 11); fix or remove "
             "the line",
         ),
         (
             "a.json.gz",
             gzip.compress(b'\n{"text": "a"}\nb\n', mtime=0),
-            "3: not JSON: Expecting value: line 1 column 1 (char 0); mend or drop the line",
+            "3: not JSON: Expecting value: line 1 column 1 (char 0); fix or remove the line",
         ),
         ("a.jsonl", b'{"content": "a"}', NO_TEXT),
         ("a.jsonl", b'{"text": null}', NO_TEXT),
@@ -108,7 +108,7 @@ NO_TEXT = (
         (
             "a.jsonl",
             b'{"text": "a"}\n{"text": "b \\ud83d"}\n',
-            "2: half of a surrogate pair in 'text', such as \\ud800; mend or drop the line",
+            "2: half of a surrogate pair in 'text', such as \\ud800; fix or remove the line",
         ),
         (
             "a.txt",
@@ -124,17 +124,17 @@ NO_TEXT = (
             "a.json.gz",
             GZIPPED[:40],
             "1: damaged gzip file (Compressed file ended before the end-of-stream marker was "
-            "reached); fetch it again",
+            "reached); download it again",
         ),
         (
             "a.txt.gz",
             b"text",
-            "1: damaged gzip file (Not a gzipped file (b'te')); fetch it again",
+            "1: damaged gzip file (Not a gzipped file (b'te')); download it again",
         ),
         (
             "a.json.gz",
             GZIPPED + b"tail",
-            "1001: damaged gzip file (Not a gzipped file (b'ta')); fetch it again",
+            "1001: damaged gzip file (Not a gzipped file (b'ta')); download it again",
         ),
     ],
 )
@@ -167,7 +167,8 @@ def test_a_file_of_another_kind_is_refused_with_the_kinds_there_are(write, name)
     with pytest.raises(UserError) as raised:
         documents(path)
     assert str(raised.value) == (
-        f"{path}: not a file of text; give files named .txt, .json, .jsonl, or those with .gz"
+        f"{path}: not a text file; give files that end in .txt, .json, .jsonl, optionally followed "
+        "by .gz"
     )
 
 

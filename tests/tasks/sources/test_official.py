@@ -209,7 +209,7 @@ def test_files_on_a_remote_file_system_give_the_same_examples(official):
         assert examples() == expected
         assert [source.splits for source in sources.values()] == splits
         assert sources["squad"].missing() is None
-    with pytest.raises(UserError, match=f"^DATA_DIR='{folder}': no such folder; give the one"):
+    with pytest.raises(UserError, match=f"^DATA_DIR='{folder}': no such folder; give the folder"):
         examples()
 
 

@@ -33,7 +33,9 @@ def test_ids_are_those_of_t5_and_the_same_texts_give_the_same_bytes(tmp_path):
 
 
 def test_too_little_text_is_one_line_with_the_largest_size(tmp_path):
-    with pytest.raises(UserError, match=r"no vocabulary of 5000 pieces .*use at most \d+"):
+    with pytest.raises(
+        UserError, match=r"cannot make a vocabulary of 5000 pieces .*use at most \d+"
+    ):
         t5.train(TEXTS, tmp_path / "v", 5000)
     assert not (tmp_path / "v").exists()
 
@@ -112,5 +114,5 @@ def test_a_model_that_holds_sentinels_gets_no_further_ones(tmp_path):
 def test_sentinels_added_to_those_of_a_model_are_told(tmp_path):
     t5.train(TEXTS, tmp_path / "plain", 24)
     twice = seqio.SentencePieceVocabulary(str(with_sentinels(tmp_path / "plain")), extra_ids=100)
-    with pytest.raises(UserError, match="whose model holds the sentinels itself takes extra_ids=0"):
+    with pytest.raises(UserError, match="if its model contains the sentinels, give it extra_ids=0"):
         features.check_vocabulary(corrupts_spans(twice), 300)

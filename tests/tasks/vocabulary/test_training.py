@@ -124,8 +124,8 @@ def test_without_a_step_that_tokenises_is_one_line(folder):
     with pytest.raises(UserError) as raised:
         training.train(task("own", [REKEY]), 40)
     assert str(raised.value) == (
-        "task 'own' has no seqio.preprocessors.tokenize among its preprocessors, so it cannot be "
-        "told what text a vocabulary is to be trained on"
+        "task 'own' has no seqio.preprocessors.tokenize among its preprocessors, so the text to "
+        "train a vocabulary on is unknown"
     )
 
 
@@ -135,12 +135,12 @@ def test_without_a_step_that_tokenises_is_one_line(folder):
         (
             "own",
             {"inputs": seqio.Feature(seqio.ByteVocabulary())},
-            "task 'own' has a vocabulary of its own for 'inputs', a ByteVocabulary",
+            "task 'own' has its own vocabulary for 'inputs', a ByteVocabulary",
         ),
         (
             "docs",
             {"inputs": seqio.Feature(seqio.SentencePieceVocabulary("fixed.model"))},
-            "task 'docs' has a vocabulary of its own for 'inputs', a SentencePieceVocabulary",
+            "task 'docs' has its own vocabulary for 'inputs', a SentencePieceVocabulary",
         ),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_vocabulary_of_the_tasks_own_is_one_line(folder, name, features, kind)
     with pytest.raises(UserError) as raised:
         training.train(task(name, [REKEY, TOKENIZE], features), 40)
     assert str(raised.value) == (
-        f"{kind}: none is trained for it; give it the features "
+        f"{kind}, so none can be trained for it; give it the features "
         "switch_tf.tasks.vocabulary.t5.T5_OUTPUT_FEATURES"
     )
 
@@ -168,15 +168,15 @@ def test_without_a_train_split_or_files_is_one_line(folder):
 @pytest.mark.parametrize(
     "size, path, message",
     [
-        (0, "new.model", "no vocabulary has 0 pieces: give a number, such as 8000"),
-        (-1, "new.model", "no vocabulary has -1 pieces: give a number, such as 8000"),
+        (0, "new.model", "a vocabulary cannot have 0 pieces: give a number, such as 8000"),
+        (-1, "new.model", "a vocabulary cannot have -1 pieces: give a number, such as 8000"),
         (
             40,
             None,
-            "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", where to write the "
-            "vocabulary",
+            "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", the path to write "
+            "the vocabulary to",
         ),
-        (40, "a.txt", "VOCABULARY_PATH='{}' exists: name another path, or remove it"),
+        (40, "a.txt", "VOCABULARY_PATH='{}' already exists: give another path, or remove it"),
         (34, "a.txt/new.model", "VOCABULARY_PATH='{}' cannot be written: File exists"),
     ],
 )
@@ -197,7 +197,9 @@ def test_an_address_is_no_place_to_write_to(folder):
 
 
 def test_a_vocabulary_of_too_many_pieces_writes_nothing(folder):
-    with pytest.raises(UserError, match=r"no vocabulary of 4000 pieces .*use at most \d+"):
+    with pytest.raises(
+        UserError, match=r"cannot make a vocabulary of 4000 pieces .*use at most \d+"
+    ):
         training.train(LOCAL, 4000)
     assert not (folder / "new" / "vocabulary.model").exists()
 
@@ -208,5 +210,5 @@ def test_a_bad_line_is_named_by_file_and_line(folder, monkeypatch):
     (folder / "c.jsonl").write_text('{"text": "a"}\n{"text": \n')
     with gin.unlock_config():
         gin.bind_parameter("local_text.train", f"{folder}/c.jsonl")
-    with pytest.raises(UserError, match=r"c.jsonl:2: not JSON: .*; mend or drop the line$"):
+    with pytest.raises(UserError, match=r"c.jsonl:2: not JSON: .*; fix or remove the line$"):
         training.train(LOCAL, 4)
