@@ -81,7 +81,7 @@ def train(
 
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.
-      Interruption: SIGINT or SIGTERM came; the step is saved, and the same call resumes.
+      Interruption: a signal came; the step is saved, and the same call resumes.
     """
     data, setup, evaluation = data(), setup(), evaluation()
     with setup.mesh_model(data, seed, _weights_of(model_dir, initial_checkpoint_path)) as made:
@@ -100,8 +100,7 @@ def train(
         lines = *overview(made.model, optimizer, made.mesh), order, restored, saves, update
         _tell(train_steps, checkpoints.path, made, lines, train_step)
         writer = _log(model_dir, step, data)
-        run_facts.keep_vocabulary(model_dir, data.provider())
-        write_as_chief(ModelDir(model_dir).facts, _facts(made, setup, evaluators))
+        _keep_facts(model_dir, made, setup, evaluators)
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
         parts = train_step, feed, checkpoints, writer, periodic
         TrainLoop(step, *parts).run(train_steps, checkpoint_period)
@@ -187,8 +186,9 @@ def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -
     return 0, str(report)
 
 
-def _facts(made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> dict:
-    """Facts of the run for reports, and for later runs that start from it."""
+def _keep_facts(model_dir: str, made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> None:
+    """Writes vocabulary and facts of the run for reports, and for later runs that start from it."""
+    run_facts.keep_vocabulary(model_dir, made.data.provider())
     lengths = made.data.task_feature_lengths
     tokens = lengths["inputs"] + lengths["targets"]
     flops = made.model.flops(lengths["inputs"], lengths["targets"])
@@ -197,7 +197,7 @@ def _facts(made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> dict:
             task: unigram_entropy(batches, made.model.vocab_size)
             for task, batches in evaluators.teacher_forced.datasets.items()
         }
-    return {
+    facts = {
         "parameters": parameter_count(made.model),
         "flops_per_sequence": flops,
         "flops_per_token": flops / tokens,
@@ -210,3 +210,4 @@ def _facts(made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> dict:
         "vocabulary": made.vocabulary,
         "versions": run_facts.versions(),
     }
+    write_as_chief(ModelDir(model_dir).facts, facts)
