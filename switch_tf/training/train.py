@@ -70,12 +70,10 @@ def train(
       keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
         and slots. Keep at least 2, so that there is one to fall back on.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
-      restore_optimizer: also takes the optimizer's slots and step from that checkpoint, as
-        Mesh-TensorFlow and T5X do: the first updates are scaled well, and the schedule continues;
-        the run's own steps count from 0. Leave it off if the checkpoint has no slots.
-      initial_checkpoint_fresh: patterns of the weights that may be missing from that checkpoint and
-        are then initialised from the seed, such as ["decoder/layer_1/"] for a deeper stack. Until
-        they are trained, they disturb what the other weights have learned.
+      restore_optimizer: also takes the optimizer's slots and step from there, as Mesh-TensorFlow
+        and T5X do: the first updates are scaled well, and the schedule continues.
+      initial_checkpoint_fresh: patterns of weights that may be missing there, and then start from
+        the seed, such as ["decoder/layer_1/"]; until trained, they disturb the other weights.
       initial_checkpoint_skipped: patterns of the weights in that checkpoint that the model may
         lack, such as ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
 
