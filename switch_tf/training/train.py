@@ -61,9 +61,7 @@ def train(
     Args:
       model_dir: folder for checkpoints and logs; if it already holds a run, that is resumed.
       train_steps: the step to stop at, counted from the start of the run.
-      data: makes the `TaskData`.
-      setup: makes the `ModelSetup`.
-      evaluation: makes the `Evaluation`.
+      data, setup, evaluation: make the `TaskData`, `ModelSetup` and `Evaluation`.
       seed: seeds initial weights, dropout and jitter.
       checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
         loses at most this many steps; choose a period of ten minutes or more.

@@ -80,7 +80,7 @@ def test_the_home_folder_can_be_given_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_model("~/model", model_of(1.0))
     assert find("~/model") == str(tmp_path / "model")
-    assert line_of(save_model, "~/model", model_of(2.0)).startswith(f"'{tmp_path}/model' is there")
+    assert line_of(save_model, "~/model", model_of(2.0)).startswith(f"'{tmp_path}/model' already")
 
 
 def test_a_process_that_is_not_the_chief_writes_weights_alone(tmp_path, monkeypatch):

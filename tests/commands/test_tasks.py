@@ -107,7 +107,7 @@ def test_the_list_says_what_is_missing_where_gin_says(shown, tmp_path):
     (tmp_path / "RTE/train.jsonl").write_text("{}")
     lines = shown(f"--gin.DATA_DIR='{tmp_path}'", f"--gin.local_text.train='{tmp_path}/no.txt'")
     found = {line.split()[0]: re.split("  +", line)[1:5] for line in lines}
-    assert found[LOCAL_TEXT][3] == f"no: no file {tmp_path}/no.txt"
+    assert found[LOCAL_TEXT][3] == f"no: no file matches {tmp_path}/no.txt"
     assert found["super_glue_rte"] == [
         *("task", "super_glue/rte:1.0.2 or DATA_DIR/RTE", "train", "no: RTE/val.jsonl"),
     ]
@@ -232,7 +232,7 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         ),
         (
             ["command_first", "--train_vocabulary=40", "--gin.VOCABULARY_PATH='no'"],
-            "task 'command_first' has its own vocabulary for 'inputs', a ByteVocabulary: .*",
+            "task 'command_first' has its own vocabulary for 'inputs', a ByteVocabulary, so .*",
         ),
         (
             [LOCAL_TEXT, "--train_vocabulary=0", "--gin.VOCABULARY_PATH='v'"],

@@ -162,9 +162,9 @@ def test_help_says_which_experiment_has_a_flag(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main_module.main(["reproduce", "--help"])
     told = capsys.readouterr().out
-    assert "\n  quickstart [--long]  Table 1, at a small size: after" in told
+    assert "\n  quickstart [--long]  Table 1, at a small size: a Switch" in told
     assert "\n  toy                  Figure 0: experts help\n" in told
-    assert re.search(r"\n  --long +of quickstart: more steps", told)
+    assert re.search(r"\n  --long +for quickstart: more steps", told)
 
 
 @pytest.mark.parametrize("name", ["switch 8", "Switch, 8"])

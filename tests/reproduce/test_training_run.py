@@ -103,7 +103,7 @@ def test_a_run_that_does_not_end_is_told_with_its_log(tmp_path, child, status):
 def test_the_error_of_a_run_is_told_and_not_only_logged(tmp_path):
     run = make_run(tmp_path, BATCH_SIZE=7)
     with pytest.raises(
-        UserError, match="^a run failed with status 2: BATCH_SIZE=7 does not divide"
+        UserError, match="^a run failed with status 2: BATCH_SIZE=7 is not divisible"
     ):
         run.run()
 

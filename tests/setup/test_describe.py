@@ -166,7 +166,7 @@ def test_what_is_in_force_is_said():
 )
 def test_the_schedule_its_counter_and_the_first_rate_are_said(step, offset, by, rate, first):
     line = describe_optimizer(Adafactor(rsqrt(warmup_steps=100)), step, offset)
-    assert line.startswith(f"learning rate: rsqrt(warmup_steps=100, scale=1.0), by {by}")
+    assert line.startswith(f"learning rate: rsqrt(warmup_steps=100, scale=1.0) of {by}")
     assert line.endswith(f": {rate} at the first update (step {first})")
 
 

@@ -323,6 +323,6 @@ def test_what_is_missing_is_told_in_a_few_words(folder):
     assert TASK.source.describe() == "files of local_text.train and .validation"
     assert TASK.source.missing() is None
     configure(validation=f"{folder}/no.txt")
-    assert TASK.source.missing() == f"no file {folder}/no.txt"
+    assert TASK.source.missing() == f"no file matches {folder}/no.txt"
     configure(train=())
     assert TASK.source.missing() == "local_text.train is not set"
