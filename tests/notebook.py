@@ -11,6 +11,8 @@ from pathlib import Path
 import nbclient
 import nbformat
 
+from switch_tf.tasks.docstrings import corpus
+
 PATH = Path(__file__).parent.parent / "docs" / "first_hour.ipynb"
 
 
@@ -29,6 +31,8 @@ def execute(notebook, folder):
 
 def main():
     """Executes the notebook in an empty folder and writes it back."""
+    # Made here, where it is not in the cache: a cell would keep the progress bars.
+    corpus.vocabulary_path()
     notebook = read()
     with tempfile.TemporaryDirectory() as folder:
         execute(notebook, folder)
