@@ -26,7 +26,7 @@ _PAPER = {DENSE: {NLP.name: -1.731}, SWITCH: {NLP.name: -1.553}}
 _dense = Arm(DENSE, (*_DENSE_FILES, _PRETRAIN), seeds=(0, 1), minutes=3.0)
 _switch = Arm(SWITCH, (*_SWITCH_FILES, _PRETRAIN), seeds=(0,), minutes=4.0)
 _SEEDS = (0, 1, 2)
-_EXPERTS = {4: 7.0, 16: 8.0, 64: 14.0}
+_EXPERTS = {4: 5.0, 16: 5.5, 64: 9.0}
 
 
 def _of(num_experts: int) -> str:
@@ -42,7 +42,7 @@ LONG = Experiment(
     "quickstart_long",
     reproduces="Figures 1 and 4, at a small size",
     arms=(
-        Arm(DENSE, (*_DENSE_FILES, _LONG), seeds=_SEEDS, minutes=6.0),
+        Arm(DENSE, (*_DENSE_FILES, _LONG), seeds=_SEEDS, minutes=4.5),
         *(
             Arm(_of(n), (*_SWITCH_FILES, _LONG), _experts(n), _SEEDS, minutes)
             for n, minutes in _EXPERTS.items()
