@@ -11,7 +11,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-from switch_tf.tasks.docstrings import corpus
+from switch_tf import runtime
 
 PATH = Path(__file__).parent.parent / "docs" / "first_hour.ipynb"
 
@@ -31,6 +31,10 @@ def execute(notebook, folder):
 
 def main():
     """Executes the notebook in an empty folder and writes it back."""
+    # The kernel inherits its quiet log, which otherwise an import of the next line makes louder.
+    runtime.start()
+    from switch_tf.tasks.docstrings import corpus
+
     # Made here, where it is not in the cache: a cell would keep the progress bars.
     corpus.vocabulary_path()
     notebook = read()
