@@ -22,25 +22,34 @@ SCRIPTS = {"scripts/cache_tasks.sh": ["cache"], "switch-tf": []}
 
 
 def commands():
-    """Commands of the pages, in their order, each once.
+    """Commands of the pages, in their order, each once, and the lines that are quoted of each.
 
     Left out are those on a module of the reader's, which tests/tasks/test_own_task.py runs, and
     `bench`, of which tests/commands/test_bench.py runs each kind.
     """
     text = "\n".join((ROOT / page).read_text() for page in PAGES)
-    found = {}
+    found, command = {}, None
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        if language == "console" and "--gin." not in block:
+            found[command] += list(filter(None, block.splitlines()))
         if language or "my_tasks" in block:
             continue
         for line in block.replace("\\\n", " ").splitlines():
             script, *words = shlex.split(line, comments=True) or [""]
             command = (*SCRIPTS.get(script, ()), *words)
             if script in SCRIPTS and command[0] != "bench":
-                found[command] = None
-    return list(found)
+                found.setdefault(command, [])
+    return found
 
 
-COMMANDS = commands()
+def form(line):
+    """A line without its figures; of a table's row, the first column."""
+    without = re.sub(r"[\d.,+e]*\d[\d.,+e]*( [kMG]B)?", "#", line)
+    return without.strip() if "  " not in without else re.split(" {2,}", without)[0]
+
+
+QUOTED = commands()
+COMMANDS = list(QUOTED)
 # What keeps a command of each kind small; a later flag of the same name wins.
 SMALL_MODEL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
@@ -94,8 +103,9 @@ def forget_vocabularies(folder):
     return there
 
 
-def test_the_pages_show_each_kind_of_command():
+def test_the_pages_show_each_kind_of_command_and_quote_two():
     assert {command[0] for command in COMMANDS} == {"train", "eval", "plan", "cache", "tasks"}
+    assert sum(bool(lines) for lines in QUOTED.values()) == 2
 
 
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
@@ -113,7 +123,9 @@ def test_a_command_of_the_pages_runs(folder, number, capsys):
     if command[0] == "eval":
         forget_vocabularies(folder)
     main_module.main([*command, *small])
-    assert capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert printed
+    assert set(map(form, QUOTED[COMMANDS[number]])) <= set(map(form, printed.splitlines()))
     assert command[0] != "eval" or not forget_vocabularies(folder)
 
 
@@ -122,9 +134,9 @@ def test_a_script_of_the_readme_is_there_and_can_be_run(script):
     assert (ROOT / script).stat().st_mode & 0o111
 
 
-def test_the_table_of_the_house_has_every_folder_of_the_package():
+def test_the_table_of_what_is_where_has_every_folder_of_the_package():
     folders = {path.parent.resolve() for path in (ROOT / "switch_tf").glob("*/__init__.py")}
-    (table,) = re.findall(r"^## The house\n(.*?)\n\n[^|\n]", TEXT, re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(r"^## What is where\n(.*?)\n\n[^|\n]", TEXT, re.MULTILINE | re.DOTALL)
     links = {(ROOT / target).resolve() for target in re.findall(r"\]\(([^)]+)\)", table)}
     assert folders <= links
 

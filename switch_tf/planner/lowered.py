@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from switch_tf import runtime
+from switch_tf.metrics.tables import size
 from switch_tf.training.step import TrainStep
 
 # TensorFlow's collective ops -> their usual names.
@@ -143,6 +144,6 @@ class LoweredStep:
 def rows(found: list[Collective]) -> list[tuple]:
     """Table rows of kind, dtype, elements, devices, count and bytes, grouping equal collectives."""
     return [
-        (one.kind, one.dtype, f"{one.size:,}", one.devices, count, f"{count * one.bytes:,}")
+        (one.kind, one.dtype, f"{one.size:,}", one.devices, count, size(count * one.bytes))
         for one, count in sorted(Counter(found).items())
     ]

@@ -154,5 +154,5 @@ def collective_table(found: list[lowered.Collective]) -> Iterator[str]:
     """The lines of a table of the collectives, grouping equal ones."""
     rows = [("collective", "dtype", "elements", "devices", "count", "bytes")]
     rows += lowered.rows(found)
-    rows.append(("total", "", "", "", len(found), f"{sum(one.bytes for one in found):,}"))
+    rows.append(("total", "", "", "", len(found), size(sum(one.bytes for one in found))))
     return table(rows)

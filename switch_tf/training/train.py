@@ -68,12 +68,12 @@ def train(
       keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
         and slots. Keep at least 2, so that there is one to fall back on.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
-      restore_optimizer: also takes the optimizer's slots and step from there, as Mesh-TensorFlow
-        and T5X do: the first updates are scaled well, and the schedule continues.
-      initial_checkpoint_fresh: patterns of weights that may be missing there, and then start from
-        the seed, such as ["decoder/layer_1/"]; until trained, they disturb the other weights.
-      initial_checkpoint_skipped: patterns of the weights in that checkpoint that the model may
-        lack, such as ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
+      restore_optimizer: restores the initial checkpoint's optimizer slots and step, too, as T5 and
+        T5X do: the first updates are scaled well, and the schedule continues.
+      initial_checkpoint_fresh: patterns of weights that the initial checkpoint may lack and the
+        seed then makes, as ["decoder/layer_1/"]; until trained, they disturb the other weights.
+      initial_checkpoint_skipped: patterns of weights of the initial checkpoint that the model may
+        lack, as ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
 
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.

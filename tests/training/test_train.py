@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import math
 import os
@@ -91,9 +93,18 @@ def test_a_run_logs_each_step_evaluates_each_period_and_keeps_checkpoints(whole)
     assert ModelDir(str(whole)).steps() == [3, 6]
 
 
-def test_the_start_says_what_matters_first_and_the_rest_in_a_file(whole, tmp_path, capsys):
-    pretrain(tmp_path, TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={"inputs": 4, "targets": 4})
-    told = capsys.readouterr().out.splitlines()
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """The MODEL_DIR of a run whose examples are truncated, and what it prints."""
+    folder, told = tmp_path_factory.mktemp("cut"), io.StringIO()
+    with contextlib.redirect_stdout(told):
+        pretrain(folder, TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={"inputs": 4, "targets": 4})
+    return folder, told.getvalue()
+
+
+def test_the_start_says_what_matters_first_and_the_rest_in_a_file(cut):
+    folder, told = cut
+    told = told.splitlines()
     heads = [
         "trains on toy_mixture, split 'train': batches of 4 rows of 4 + 4 tokens (32 per step)",
         "model:",
@@ -107,21 +118,20 @@ def test_the_start_says_what_matters_first_and_the_rest_in_a_file(whole, tmp_pat
     first = next(i for i, line in enumerate(told) if line.startswith("trains on"))
     for line, head in zip(told[first:], heads, strict=False):
         assert line.startswith(head)
-    description = (tmp_path / "description.txt").read_text()
+    description = (folder / "description.txt").read_text()
     for text in ("router: SwitchRouter", "model/embedding/table", "switch layer"):
         assert text in description and not any(line.startswith(text) for line in told)
 
 
-def test_what_is_truncated_is_told_and_logged_by_task(tmp_path, capsys):
-    pretrain(tmp_path, TRAIN_STEPS=1, TASK_FEATURE_LENGTHS={"inputs": 4, "targets": 4})
-    told = capsys.readouterr().out
+def test_what_is_truncated_is_told_and_logged_by_task(cut):
+    folder, told = cut
     for split in ("train", "validation"):
         assert re.search(
             rf"^split '{split}' of toy_copy: [\d.]+% of inputs and [1-9][\d.]+% of ", told, re.M
         )
-    assert {r["task"] for r in records(tmp_path, "data")} == {"toy_copy", "toy_copy_too"}
+    assert {r["task"] for r in records(folder, "data")} == {"toy_copy", "toy_copy_too"}
     longer = sum(1 + i % 5 + 1 > 4 for i in range(toy_task.NUM_VALIDATION))
-    for record in records(tmp_path, "evaluation"):
+    for record in records(folder, "evaluation"):
         assert record["truncated_targets"] == longer / toy_task.NUM_VALIDATION
 
 
@@ -286,7 +296,7 @@ def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, c
     position = (tmp_path / "parts" / "checkpoint_2").glob("data*")
     assert sum(file.stat().st_size for file in position) < 4000
     pretrain(tmp_path / "parts", **cached)
-    done = f"done: step {STEPS} of TRAIN_STEPS={STEPS}, in {tmp_path / 'parts'}; a larger"
+    done = f"done: step {STEPS} of TRAIN_STEPS={STEPS}, in {tmp_path / 'parts'}; raise TRAIN_STEPS"
     assert done in capsys.readouterr().err
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
     evaluated = {r["task"] for r in records(tmp_path / "whole", "evaluation")}
