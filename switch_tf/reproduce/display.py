@@ -77,7 +77,9 @@ class Display:
                 if record["kind"] == "train":
                     last = record
                     first = first or (self._clock(), record["step"])
-                elif (record["step"], record["task"]) not in shown:
+                elif record["kind"] == "evaluation" and (
+                    (record["step"], record["task"]) not in shown
+                ):
                     shown.add((record["step"], record["task"]))
                     figures = {k: v for k, v in record.items() if isinstance(v, float)}
                     self._line(

@@ -107,6 +107,15 @@ def test_a_resumed_run_does_not_show_its_old_evaluations_again(runs):
     assert "step 8  t  nlp -1" in stream.getvalue()
 
 
+def test_what_a_run_tells_of_its_data_is_no_evaluation(runs):
+    """It has the step and the task of an evaluation that may follow."""
+    logs.write(runs[0], {})
+    data = {"step": 6, "kind": "data", "task": "t", "truncated_inputs": 0.0}
+    text = watched(runs, io.StringIO(), [data], [step(6), logs.evaluation(6, "t", nlp=-2.0)])
+    assert "truncated" not in text
+    assert "  step 6  t  nlp -2\n" in text
+
+
 def test_watching_a_run_leaves_the_machine_to_it(runs, monkeypatch):
     """The gin files are read once a run, not every second."""
     read, precheck = [], config.precheck
