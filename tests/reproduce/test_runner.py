@@ -137,7 +137,7 @@ def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path, m
     assert report.verdicts == [
         "Figure 0: experts help",
         "refuted by: dense ahead by more than seeds differ",
-        "the claim holds: the mean over seeds of Switch, 8 is +1.125 nats against dense: more "
+        "the claim holds: the mean over seeds of Switch, 8 is 1.125 nats ahead of dense: more "
         "than the spread between seeds (0.500)",
     ]
     assert report.write(tmp_path) == ["report.md", "report.json"]
