@@ -26,8 +26,50 @@ setup_platform() {
   fi
 }
 
+setup_progress() {
+  local packages
+  packages=$(grep -c '==' requirements.txt)
+  if grep -qs '^Installing collected' "$1"; then
+    setup_say "installing: .venv has $(du -sh .venv 2>/dev/null | cut -f1) so far"
+  elif [[ -s $1 ]]; then
+    setup_say "downloading: $(grep -Ec '^(Collecting|Requirement already)' "$1") of $packages packages"
+  else
+    setup_say "still at it"
+  fi
+}
+
+# setup_run LOG COMMAND...: runs a command whose output goes to LOG, and tells its progress.
+setup_run() {
+  local log=$1 said=$SECONDS
+  # In the background, as the shell heeds a signal only once a command in the foreground has ended;
+  # in a process group of its own, so that what the command starts is ended with it.
+  set -m
+  "${@:2}" > "$log" &
+  setup_child=$!
+  set +m
+  while kill -0 "$setup_child" 2>/dev/null; do
+    sleep 0.5
+    if (( SECONDS - said >= 8 )); then
+      said=$SECONDS
+      setup_progress "$log"
+    fi
+  done
+  wait "$setup_child"
+}
+
+setup_child=""
+
+setup_stop() {
+  if [[ -n $setup_child ]]; then
+    kill -- "-$setup_child" 2>/dev/null || true
+    wait "$setup_child" 2>/dev/null || true
+  fi
+  setup_say "interrupted; call it again to begin anew" >&2
+  exit "$1"
+}
+
 setup() {
-  local python lock_hash stamp=.venv/lock.sha256
+  local python lock_hash stamp=.venv/lock.sha256 mark=.venv/unfinished
   setup_platform || return 1
   python=$(setup_python) || return 1
   lock_hash=$(cat requirements.txt pyproject.toml |
@@ -36,19 +78,25 @@ setup() {
     setup_say ".venv is up to date"
     return
   fi
-  # pip is installed last: if it is missing, an earlier attempt was interrupted.
-  if [[ ! -x .venv/bin/pip ]]; then
+  # pip is installed last: if it is missing, an earlier attempt was interrupted. The mark says that
+  # one was while it installed: pip takes a half-installed package for a whole one.
+  if [[ ! -x .venv/bin/pip || -e $mark ]]; then
     setup_say "making .venv"
-    "$python" -m venv --clear .venv || return 1
+    setup_run /dev/null "$python" -m venv --clear .venv || return 1
   fi
-  setup_say "installing $(grep -c '==' requirements.txt) packages from the lock (a minute or two)"
-  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
-    -r requirements.txt || return 1
+  setup_say "installing $(grep -c '==' requirements.txt) packages from the lock (some minutes)"
+  touch "$mark"
+  setup_run .venv/pip.log .venv/bin/pip install --progress-bar off --disable-pip-version-check \
+    --no-deps --require-hashes -r requirements.txt || return 1
   setup_say "installing switch-tf"
-  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-    -e . || return 1
+  setup_run .venv/pip.log .venv/bin/pip install --disable-pip-version-check --no-deps \
+    --no-build-isolation -e . || return 1
   echo "$lock_hash" > "$stamp"
+  rm "$mark"
   setup_say "done"
 }
 
+trap 'setup_stop 130' INT
+trap 'setup_stop 143' TERM
 setup || exit 1
+trap - INT TERM

@@ -70,15 +70,17 @@ class Display:
         log, number = _Log(run.metrics_path), self._runs.index(run) + 1
         heading = f"[{number}/{len(self._runs)}] {run.name}"
         later = sum(other.minutes for other in self._runs[number:] if not other.is_done())
-        shown = {(r["step"], r["task"]) for r in log.new() if r["kind"] == "evaluation"}
+        # A run that resumes writes them again. As text, in which NaN equals itself.
+        earlier = set(map(json.dumps, log.new()))
         started, first, last = self._clock(), None, None
         while True:
             for record in log.new():
+                is_new = json.dumps(record) not in earlier
                 if record["kind"] == "train":
+                    if is_new and first is None:
+                        first = (self._clock(), record["step"], last["step"] if last else 0)
                     last = record
-                    first = first or (self._clock(), record["step"])
-                elif (record["step"], record["task"]) not in shown:
-                    shown.add((record["step"], record["task"]))
+                elif record["kind"] == "evaluation" and is_new:
                     figures = {k: v for k, v in record.items() if isinstance(v, float)}
                     self._line(
                         f"  step {record['step']:,}  {figures_line(record['task'], figures)}"
@@ -105,7 +107,8 @@ class Display:
         Args:
           run: the run.
           started: the time at which its process started.
-          first: time and step of the first step that it logged.
+          first: time and step of the first record of this sitting, and the step that it resumed
+            from; None if there is none yet.
           last: the record of its last step.
           later: estimated minutes of the runs after it.
         """
@@ -114,11 +117,12 @@ class Display:
             return f"step {steps:,}/{steps:,}, evaluating"
         text = f"step {step:,}/{steps:,}, loss {last['loss']:.3f}, "
         text += f"{last['tokens_per_second']:,.0f} tokens/s"
-        if step == first[1]:
+        if first is None or step == first[1]:
             return text
-        left = (steps - step) * (now - first[0]) / (step - first[1])
+        then, first_step, resumed = first
+        left = (steps - step) * (now - then) / (step - first_step)
         # How long runs take here, against what they are foretold to take.
-        scale = (now - started + left) / (60 * run.minutes)
+        scale = (now - started + left) / (60 * run.minutes * (steps - resumed) / steps)
         rest = left + scale * 60 * later
         return f"{text}, {duration(left)} left, {duration(rest)} including later runs"
 

@@ -27,9 +27,14 @@ class Load:
     def __str__(self) -> str:
         return f"other processes took {self.others:.1f} of {self.cores} cores"
 
+    @property
+    def share(self) -> float:
+        """The share of the machine that others took."""
+        return self.others / self.cores
+
     def is_notable(self) -> bool:
         """Whether it lowered tokens/s by more than they vary from run to run."""
-        return self.others > _NOTABLE * self.cores
+        return self.share > _NOTABLE
 
 
 class LoadMeter:

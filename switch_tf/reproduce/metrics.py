@@ -30,9 +30,10 @@ class Metric:
     unit: str = ""
     digits: int = 3
 
-    def difference(self, value: float) -> str:
-        """A difference between two values as text, with its sign and unit."""
-        return f"{value:+.{self.digits}f} {self.unit}".rstrip()
+    def lead(self, value: float) -> str:
+        """A difference to another value as text, such as `0.063 nats ahead of`."""
+        size = f"{abs(value):.{self.digits}f} {self.unit}".rstrip()
+        return f"{size} {'behind' if value < 0 else 'ahead of'}"
 
 
 def evaluated(task: str, figure: str) -> Callable[[TrainingRun], float | None]:

@@ -1,6 +1,7 @@
 """The quickstart's report: quality by step and second, size, speed, and the load of each expert."""
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +13,7 @@ from switch_tf.reproduce.display import duration
 from switch_tf.reproduce.experiment import Experiment, Runs
 from switch_tf.reproduce.metrics import Curve, tokens_per_second
 from switch_tf.reproduce.quickstart import DENSE, NLP, PRETRAINING
-from switch_tf.reproduce.report import Report, facts_of
+from switch_tf.reproduce.report import Report, facts_of, load_remark
 from switch_tf.reproduce.training_run import TrainingRun
 from switch_tf.tasks import pydocs
 
@@ -51,6 +52,8 @@ def make(experiment: Experiment, runs: Runs) -> Report:
             "chance": chance,
             "table": rows,
         },
+        # The table has the speed of pre-training alone.
+        remark=load_remark(itertools.chain(*pretrain.values())),
         figure=draw(curves, largest, *_load(pretrain[largest][0])),
     )
 

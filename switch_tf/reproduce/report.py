@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import io
+import itertools
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.figure
@@ -16,6 +17,7 @@ import matplotlib.figure
 from switch_tf import storage
 from switch_tf.metrics.tables import markdown
 from switch_tf.reproduce.experiment import Experiment, Runs
+from switch_tf.reproduce.training_run import TrainingRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,17 +28,20 @@ class Report:
       rows: the rows of the table, the heading first.
       verdicts: sentences that sum up the table.
       facts: environment, commit, date, settings and all measurements, as data.
+      remark: a sentence under the table, or "".
       figure: the figure, if there is one.
     """
 
     rows: Sequence[Sequence[str]]
     verdicts: Sequence[str]
     facts: Mapping
+    remark: str = ""
     figure: matplotlib.figure.Figure | None = None
 
     def table(self) -> str:
-        """The table in Markdown."""
-        return "\n".join(markdown(self.rows, is_aligned=True))
+        """The table in Markdown, and the remark."""
+        remark = ("", self.remark) if self.remark else ()
+        return "\n".join((*markdown(self.rows, is_aligned=True), *remark))
 
     def write(self, folder: Path) -> list[str]:
         """Writes report.md, report.json and, if there is a figure, report.png.
@@ -73,7 +78,19 @@ def make(experiment: Experiment, runs: Runs) -> Report:
         str(verdict),
     ]
     facts = facts_of(experiment, runs) | {"table": [heading, *rows]}
-    return Report([heading, *rows], lines, facts)
+    remark = load_remark(itertools.chain(*runs.values()))
+    return Report([heading, *rows], lines, facts, remark)
+
+
+def load_remark(runs: Iterable[TrainingRun]) -> str:
+    """A sentence on the runs whose speed other processes lowered; "" if there are none."""
+    slowed = [f"{load.share:.0%} in {run.name}" for run in runs if (load := run.slowed_by())]
+    if not slowed:
+        return ""
+    return (
+        "Other processes used a part of the machine, so tokens/s are too low and times too long: "
+        f"{'; '.join(slowed)}."
+    )
 
 
 def _measured_text(values: Sequence[float], digits: int) -> str:
@@ -96,6 +113,7 @@ def facts_of(experiment: Experiment, runs: Runs) -> dict:
         "verdict": dataclasses.asdict(experiment.verdict(measured)),
         "environment": environment(),
         "runs": {run.name: run.facts() for of_seeds in runs.values() for run in of_seeds},
+        "sittings": {run.name: run.sittings() for of_seeds in runs.values() for run in of_seeds},
         "measured": measured,
         "paper": experiment.paper,
     }

@@ -14,7 +14,6 @@ from switch_tf.data import registry
 from switch_tf.data.task_data import TaskData
 from switch_tf.reproduce.display import Display, duration
 from switch_tf.reproduce.experiment import Experiment, Runs
-from switch_tf.reproduce.machine_load import Load
 from switch_tf.reproduce.report import Report
 from switch_tf.reproduce.training_run import TrainingRun
 
@@ -66,9 +65,8 @@ def _took(run: TrainingRun) -> str:
     text = f"{run.name}: done in {duration(_seconds(run))}"
     if len(sittings) > 1:
         text += f", in {len(sittings)} sittings"
-    slowed = [load for s in sittings if (load := Load(s["others"], s["cores"])).is_notable()]
-    if slowed:
-        text += f"; {max(slowed, key=lambda load: load.others)}, so tokens/s are too low"
+    if slowed := run.slowed_by():
+        text += f"; {slowed}, so tokens/s are too low"
     return text
 
 

@@ -101,6 +101,11 @@ class TrainingRun:
         lines = storage.read_text(path).splitlines() if storage.exists(path) else ()
         return list(map(json.loads, lines))
 
+    def slowed_by(self) -> Load | None:
+        """The largest load of others in one of its sittings; None if none of them is notable."""
+        loads = [Load(sitting["others"], sitting["cores"]) for sitting in self.sittings()]
+        return max(filter(Load.is_notable, loads), key=lambda load: load.share, default=None)
+
     def run(self, watch: Callable[[], None] = lambda: None) -> None:
         """Trains up to the last step, unless that has been done.
 

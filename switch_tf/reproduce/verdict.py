@@ -45,7 +45,7 @@ def ahead(model: str, of: str, metric: Metric) -> Callable[[Measurements], Verdi
         is_clear, reason = _against_seeds(gain, values)
         return Verdict(
             gain > 0 if is_clear else None,
-            f"the mean over seeds of {model} is {metric.difference(gain)} against {of}: {reason}",
+            f"the mean over seeds of {model} is {metric.lead(gain)} {of}: {reason}",
         )
 
     return rule
@@ -73,8 +73,8 @@ def ahead_by(
         ratio = f"{abs(gain) / spread:.1f} times " if spread else ""
         return Verdict(
             gain > 0 if abs(gain) >= times * spread else None,
-            f"{model} is {metric.difference(gain)} against {of}: {ratio}the "
-            f"{spread:.{metric.digits}f} between its seeds, where {times:g} times is required",
+            f"{model} is {metric.lead(gain)} {of}: {ratio}the "
+            f"{spread:.{metric.digits}f} between its seeds; {times:g} times is required",
         )
 
     return rule

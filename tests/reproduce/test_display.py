@@ -34,12 +34,19 @@ def append(run, *records):
         file.writelines(json.dumps(record) + "\n" for record in records)
 
 
-def watched(runs, stream, *batches):
-    """Shows the first run, to whose log records are added every ten seconds."""
+def watched(runs, stream, *batches, kept=None):
+    """Shows the first run, to whose log records are added every ten seconds.
+
+    If there are some to be kept, its log is first written anew with them, as by one that resumes.
+    """
     now = [0.0]
     display = Display(runs, stream, clock=lambda: now[0])
     watch = display.watch(runs[0])
-    for records in ((), *batches):
+    for number, records in enumerate(((), *batches)):
+        if number == 1 and kept is not None:
+            # Not in place: a new file has a new inode.
+            (runs[0].model_dir / "metrics.jsonl").rename(runs[0].model_dir / "before.jsonl")
+            logs.write(runs[0], {}, *kept)
         append(runs[0], *records)
         next(watch)
         now[0] += 10.0
@@ -105,6 +112,33 @@ def test_a_resumed_run_does_not_show_its_old_evaluations_again(runs):
     next(watch)
     assert "step 4" not in stream.getvalue()
     assert "step 8  t  nlp -1" in stream.getvalue()
+
+
+def test_the_time_left_is_reckoned_from_the_steps_of_this_sitting(tmp_path):
+    """Steps 1 to 450 are read again at once, and say nothing of how long a step takes."""
+    run, later = (
+        TrainingRun(f"run {n}", tmp_path / str(n), FILES, {"TRAIN_STEPS": 900}) for n in (1, 2)
+    )
+    kept = [step(n, loss=float("nan")) for n in range(50, 451, 50)]
+    logs.write(run, {}, *kept, step(460) | {"tokens_per_second": 900.0})
+    batches = [], [step(460)], [step(500)]
+    text = watched([run, later], io.StringIO(), *batches, kept=kept)
+    assert text.splitlines()[1:-1] == [
+        "[1/2] run 1: step 450/900, loss nan, 1,000 tokens/s",
+        "[1/2] run 1: step 460/900, loss 3.000, 1,000 tokens/s",
+        # Half of the run takes 130 s in all, so that the next run takes 260 s.
+        "[1/2] run 1: step 500/900, loss 3.000, 1,000 tokens/s, 1 min 40 s left, 6 min 0 s "
+        "including later runs",
+    ]
+
+
+def test_what_a_run_tells_of_its_data_is_no_evaluation(runs):
+    """It has the step and the task of an evaluation that may follow."""
+    logs.write(runs[0], {})
+    data = {"step": 6, "kind": "data", "task": "t", "truncated_inputs": 0.0}
+    text = watched(runs, io.StringIO(), [data], [step(6), logs.evaluation(6, "t", nlp=-2.0)])
+    assert "truncated" not in text
+    assert "  step 6  t  nlp -2\n" in text
 
 
 def test_watching_a_run_leaves_the_machine_to_it(runs, monkeypatch):

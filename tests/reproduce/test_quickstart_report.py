@@ -82,12 +82,33 @@ def test_the_table_has_every_figure_of_both_models_and_chance(found):
     assert len({len(line) for line in found.table().splitlines()}) == 1
 
 
+def test_a_load_of_others_is_told_under_the_table_of_speeds(found, tmp_path):
+    assert "Other processes" not in found.table()
+    (dense, other_seed), (switch,), (tuned,), _ = SHORT.runs(tmp_path, {}).values()
+    logs.sat(dense, 0.5, 0.02, 0.25)
+    logs.sat(other_seed, 0.1)
+    logs.sat(switch, 0.8)
+    # Its speed is not in the table.
+    logs.sat(tuned, 1.0)
+    report = quickstart_report.make(SHORT, SHORT.runs(tmp_path, {}))
+    *_, empty, remark = report.table().splitlines()
+    assert (empty, remark) == (
+        "",
+        "Other processes used a part of the machine, so tokens/s are too low and times too long: "
+        "25% in pre-training dense T5, seed 0; 40% in pre-training Switch, seed 0.",
+    )
+    report.write(tmp_path)
+    assert (tmp_path / "report.md").read_text() == report.table() + "\n"
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert data["sittings"]["fine-tuning dense T5"][0]["others"] == 1.0
+
+
 def test_the_verdict_weighs_the_lead_against_what_seeds_do(found):
     learned, compared, above = found.verdicts
     assert learned == "the worst run is +1.90 nats relative to the unigram entropy"
     assert compared == (
-        "the claim holds: Switch is +0.550 nats against dense T5: 5.5 times the 0.100 between its "
-        "seeds, where 3 times is required"
+        "the claim holds: Switch is 0.550 nats ahead of dense T5: 5.5 times the 0.100 between its "
+        "seeds; 3 times is required"
     )
     assert above == "every fine-tuned figure is above chance"
 

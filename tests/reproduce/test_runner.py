@@ -125,7 +125,8 @@ def test_fine_tuning_starts_from_the_first_run_of_its_arm(tmp_path):
     assert "SEED" not in finetune.bindings
 
 
-def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path):
+def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run.LoadMeter, "read", lambda self: training_run.Load(0.0, 2))
     report = runner.run(TOY, tmp_path)
     assert report.table().splitlines() == [
         "|           | NLP                                | the paper |",
@@ -136,7 +137,7 @@ def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path):
     assert report.verdicts == [
         "Figure 0: experts help",
         "refuted by: dense ahead by more than seeds differ",
-        "the claim holds: the mean over seeds of Switch, 8 is +1.125 nats against dense: more "
+        "the claim holds: the mean over seeds of Switch, 8 is 1.125 nats ahead of dense: more "
         "than the spread between seeds (0.500)",
     ]
     assert report.write(tmp_path) == ["report.md", "report.json"]
@@ -145,6 +146,21 @@ def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path):
     assert data["runs"]["fine-tuning dense"] == {"parameters": 10}
     assert data["verdict"]["holds"] is True
     assert {"commit", "date", "tensorflow", "processor"} <= set(data["environment"])
+
+
+def test_the_report_names_the_runs_that_others_slowed(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training_run.LoadMeter, "read", lambda self: training_run.Load(0.1, 2))
+    assert "Other processes" not in runner.run(TOY, tmp_path).table()
+    logs.sat(TOY.runs(tmp_path, {})[SPARSE][1], 0.5)
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    capsys.readouterr()
+    main_module.main(["reproduce", "toy", f"--output_dir={tmp_path}"])
+    remark = (
+        "Other processes used a part of the machine, so tokens/s are too low and times too long: "
+        "25% in pre-training Switch, 8, seed 1.\n"
+    )
+    assert (tmp_path / "report.md").read_text().endswith(f" |\n\n{remark}")
+    assert f" |\n\n{remark}\nFigure 0" in capsys.readouterr().out
 
 
 def test_an_experiment_of_the_registry_is_run_by_its_name(trained, tmp_path, monkeypatch, capsys):

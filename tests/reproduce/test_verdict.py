@@ -24,7 +24,7 @@ def test_a_lead_is_weighed_against_what_seeds_do(sparse, holds, beats):
 def test_one_seed_of_a_model_decides_nothing():
     assert judge([-3.0], [-4.0, -4.5]) == Verdict(
         None,
-        "the mean over seeds of Switch is +1.2 nats against dense: seeds seen here differ by "
+        "the mean over seeds of Switch is 1.2 nats ahead of dense: seeds seen here differ by "
         "0.500, but there is only one seed of Switch",
     )
 
@@ -38,8 +38,24 @@ def test_a_lead_may_have_to_be_several_times_the_distance_of_the_others_seeds(sp
     rule = ahead_by("Switch", "dense", NLP, times=3)
     found = rule({"Switch": {"NLP": [sparse]}, "dense": {"NLP": [-4.0, -4.4]}})
     assert found.holds is holds
-    assert "the 0.4 between its seeds, where 3 times is required" in found.reason
+    assert found.reason.endswith("the 0.4 between its seeds; 3 times is required")
     assert rule({"Switch": {"NLP": [-3.0]}, "dense": {"NLP": [-4.0]}}).holds is None
+
+
+@pytest.mark.parametrize(
+    "sparse, told",
+    [
+        (-3.8, "Switch is 0.4 nats ahead of dense: 1.0 times the 0.4 between its seeds"),
+        (-5.0, "Switch is 0.8 nats behind dense: 2.0 times the 0.4 between its seeds"),
+    ],
+)
+def test_a_lead_is_told_in_words(sparse, told):
+    rule = ahead_by("Switch", "dense", NLP, times=3)
+    found = rule({"Switch": {"NLP": [sparse]}, "dense": {"NLP": [-4.0, -4.4]}})
+    assert found.reason == f"{told}; 3 times is required"
+    assert judge([-4.5, -4.7], [-4.0, -4.4]).reason.startswith(
+        "the mean over seeds of Switch is 0.4 nats behind dense: "
+    )
 
 
 def test_seeds_that_agree_decide_any_lead():

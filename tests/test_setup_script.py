@@ -1,0 +1,122 @@
+"""scripts/setup.sh with a Python and a pip that install nothing."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PYTHON = f"""#!/bin/bash
+if [[ $1 == -c ]]; then exec {sys.executable} "$@"; fi
+echo made >> made.txt
+rm -rf .venv && mkdir -p .venv/bin && cp pip .venv/bin/pip
+"""
+PIP = """#!/bin/bash
+if [[ $* == *"-e ."* ]]; then
+  touch .venv/bin/switch-tf && chmod +x .venv/bin/switch-tf
+  exit
+fi
+echo "Collecting a==1"
+"""
+INSTALLS = "echo 'Installing collected packages: a, b'\n"
+HANGS = "sleep 600 &\ntouch hangs.txt\nwait\n"
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder whose lock has two packages."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
+    (tmp_path / "requirements.txt").write_text("a==1\nb==2\n")
+    (tmp_path / "pyproject.toml").touch()
+    write(tmp_path / "bin" / "python3.11", PYTHON)
+    write(tmp_path / "pip", PIP + INSTALLS)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def write(path, text):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def start(project):
+    """Sources it as the scripts do; SIGINT counts, also where the tests run in the background."""
+    return subprocess.Popen(
+        ["bash", "-c", "set -euo pipefail; source scripts/setup.sh; echo then"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def ended(process):
+    """Its status and output, which ends when nothing is left of what it started."""
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out.splitlines(), err
+
+
+def told(lines):
+    """Without the seconds in front."""
+    return [line.partition("] ")[2] or line for line in lines]
+
+
+def test_it_installs_once_for_a_lock(project):
+    status, lines, err = ended(start(project))
+    assert (status, err) == (0, "")
+    assert told(lines) == [
+        "making .venv",
+        "installing 2 packages from the lock (some minutes)",
+        "installing switch-tf",
+        "done",
+        "then",
+    ]
+    assert told(ended(start(project))[1]) == [".venv is up to date", "then"]
+    (project / "requirements.txt").write_text("a==1\nb==3\n")
+    assert told(ended(start(project))[1])[-2:] == ["done", "then"]
+    assert (project / "made.txt").read_text() == "made\n"
+
+
+def test_no_ten_seconds_are_silent(project):
+    write(project / "pip", PIP + f"sleep 9.5\n{INSTALLS}sleep 8\n")
+    status, lines, _ = ended(start(project))
+    assert status == 0
+    first, second = told(lines)[2:-3]
+    assert first == "downloading: 1 of 2 packages"
+    assert second.startswith("installing: .venv has ") and second.endswith("K so far")
+
+
+def test_what_pip_cannot_install_is_told_and_nothing_follows(project):
+    write(project / "pip", PIP + "echo 'ERROR: no a' >&2\nexit 1\n")
+    status, lines, err = ended(start(project))
+    assert (status, err) == (1, "ERROR: no a\n")
+    assert "then" not in lines
+
+
+@pytest.mark.parametrize(
+    "number, send, status", [(signal.SIGINT, os.killpg, 130), (signal.SIGTERM, os.kill, 143)]
+)
+def test_a_signal_ends_it_with_its_status_and_the_next_call_mends_it(project, number, send, status):
+    """Ctrl-C goes to the group, a `kill` to the shell alone; nothing is left running."""
+    write(project / "pip", PIP + HANGS)
+    process = start(project)
+    while not (project / "hangs.txt").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    send(process.pid, number)
+    code, lines, err = ended(process)
+    assert code == status and "then" not in lines
+    assert told(err.splitlines()) == ["interrupted; call it again to begin anew"]
+    write(project / "pip", PIP + INSTALLS)
+    write(project / ".venv" / "bin" / "pip", "#!/bin/bash\nexit 1\n")
+    assert ended(start(project))[0] == 0
+    assert (project / "made.txt").read_text() == "made\nmade\n"
