@@ -257,6 +257,12 @@ def test_a_runs_config_is_the_whole_run_for_who_trains(run):
     assert remember(files, [], True, never).files == files
 
 
+def test_a_remote_config_of_a_run_is_refused_in_one_line(run):
+    remote = f"file://{run}/config.gin"
+    with pytest.raises(UserError, match=f"^--gin_file: '{remote}' is remote, but gin files have "):
+        take([remote, EVAL])
+
+
 def test_a_checkpoint_without_a_configuration_gives_nothing(run):
     (run / "config.gin").unlink()
     found = remember([EVAL], [f"CHECKPOINT_PATH='{run}'"], False, never)
