@@ -5,6 +5,7 @@ not wait for that, so declarations are found by parsing the modules.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -313,6 +314,17 @@ def constructor(node: ast.FunctionDef | ast.ClassDef) -> ast.FunctionDef | None:
         return node
     methods = (m for m in node.body if isinstance(m, ast.FunctionDef))
     return next((m for m in methods if m.name in ("__init__", "__new__")), None)
+
+
+def defaults(configurable: Configurable) -> dict[str, Any]:
+    """Parameter -> default, where that is a literal, or a configurable of the project: its name."""
+    found, known = {}, {c.name for c in project_source().configurables}
+    for name, _, default in declared(configurable.declaration):
+        with contextlib.suppress(ValueError):
+            if default is not None:
+                own = ast.unparse(default).rpartition(".")[2]
+                found[name] = own if own in known else ast.literal_eval(default)
+    return found
 
 
 def declared(

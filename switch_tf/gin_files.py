@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
+from switch_tf import storage
 from switch_tf.errors import UserError
 
 
@@ -233,8 +234,13 @@ def find(name: str, where: str) -> Path:
     """Finds a gin file by name.
 
     Raises:
-      UserError: it is not found; the message gives `where` and the places searched.
+      UserError: it is remote; or not found, and the message gives `where` and the places searched.
     """
+    if storage.is_remote(name):
+        raise UserError(
+            f"{where}: '{name}' is remote, but gin files have to be local: copy it, and the "
+            "run.json beside it if it is a run's"
+        )
     for folder in (Path(), GIN_FOLDER):
         if (folder / name).is_file():
             return folder / name

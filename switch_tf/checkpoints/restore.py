@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Mapping, Set
 
 import tensorflow as tf
 
@@ -130,13 +130,15 @@ def _check_left_out(
     )
     told, flags = [], []
     for text, name, names, others, patterns in sides:
-        found = _layers([n for n in names - others if not matches(n, patterns)], others)
-        if not found:
+        alone = _layers([n for n in names - others if not matches(n, patterns)], others)
+        if not alone:
             continue
-        shown = [*patterns, *found[:_SHOWN]]
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        told.append(text.format(", ".join(found[:_SHOWN]) + more))
-        flags.append(f'--gin.INITIAL_CHECKPOINT_{name}="{shown}"' + (" and so on" if more else ""))
+        layers = sorted(set(alone.values()))
+        more = f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else ""
+        told.append(text.format(", ".join(layers[:_SHOWN]) + more))
+        # The shell takes half of the backslashes, and gin's quotes half of the rest.
+        shown = str([*patterns, *_patterns(alone, others)]).replace("\\", "\\\\")
+        flags.append(f'--gin.INITIAL_CHECKPOINT_{name}="{shown}"')
     if told:
         raise UserError(
             f"INITIAL_CHECKPOINT_PATH '{path}' {' and '.join(told)}: use the gin/models file that "
@@ -144,15 +146,38 @@ def _check_left_out(
         )
 
 
-def _layers(names: Collection[str], others: Collection[str]) -> list[str]:
-    """Largest layers, as `encoder/layer_1/`, of the named weights that hold none of the others."""
+def _layers(names: Collection[str], others: Collection[str]) -> dict[str, str]:
+    """Weight -> the largest layer around it, as `encoder/layer_1/`, with none of the others.
+
+    A weight that no such layer holds is given itself.
+    """
 
     def layers(name):
         return [name[: slash.end()] for slash in re.finditer("/", name)]
 
     shared = {layer for name in others for layer in layers(name)}
-    alone = {next((la for la in layers(name) if la not in shared), name) for name in names}
-    return sorted(alone)
+    return {name: next((la for la in layers(name) if la not in shared), name) for name in names}
+
+
+def _patterns(alone: Mapping[str, str], others: Collection[str]) -> list[str]:
+    """Few and short patterns that all of the weights match and none of the others.
+
+    Args:
+      alone: the result of `_layers`.
+      others: the weights that must not match.
+    """
+    left, found = dict(sorted(alone.items())), []
+    while left:
+        # A dot stands for any character that means something to regular expressions or the shell.
+        layer = re.sub(r"[^\w/-]", ".", next(iter(left.values())))
+        ends = [layer[at.start() :] for at in re.finditer(r"(?<![^/])(?=.)|/(?=.)", layer)]
+        whole = f"^{layer}" + "$" * (not layer.endswith("/"))
+        fit = [end for end in ends if not any(matches(name, [end]) for name in others)]
+        covers = {p: sum(matches(name, [p]) for name in left) for p in [*fit, whole]}
+        best = max(covers, key=lambda pattern: (covers[pattern], -len(pattern)))
+        found.append(best)
+        left = {name: layer for name, layer in left.items() if not matches(name, [best])}
+    return found
 
 
 def _read(path: str, reader: Callable):

@@ -47,9 +47,11 @@ def _commit() -> str | None:
 
 
 def keep_vocabulary(model_dir: str, provider) -> None:
-    """Copies the SentencePiece model of a task or mixture into a MODEL_DIR, unless it is there.
+    """Copies the SentencePiece model of a task or mixture into a MODEL_DIR.
 
-    Copies nothing if there is none, as for bytes, or if there are several.
+    A copy of another one is replaced: a start that failed before its first checkpoint may have
+    left it, and a run with checkpoints is only resumed with its own. Copies nothing if there is
+    none, as for bytes, or if there are several.
 
     Args:
       model_dir: the run's folder.
@@ -67,9 +69,14 @@ def keep_vocabulary(model_dir: str, provider) -> None:
     if not runtime.is_chief() or len(files) != 1:
         return
     with storage.told(f"the vocabulary cannot be copied to '{copy}'"):
-        if not storage.exists(copy):
-            with storage.opened(*files, "rb") as file:
-                write_as_chief(copy, file.read())
+        content = _read(*files)
+        if not storage.exists(copy) or _read(copy) != content:
+            write_as_chief(copy, content)
+
+
+def _read(path: str) -> bytes:
+    with storage.opened(path, "rb") as file:
+        return file.read()
 
 
 def vocabulary_digest(provider) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from switch_tf import config, configurables, gin_files, gin_order, rules, storage
 from switch_tf.checkpoints import model_dir
@@ -31,7 +31,6 @@ _TAKEN = {
 }
 # Of those rooms, what each run decides for itself.
 _OWN = {"TaskData.split", "TaskData.pack", "TaskData.seed", "DEVICE_TYPE"}
-_MAY_DIFFER = ("train.initial_checkpoint_fresh", "train.initial_checkpoint_skipped")
 # Each run has its own rates; of the model is only which macro gives them.
 _RATES = {
     f"{configurables.MODEL}.dropout_rate": "DROPOUT_RATE",
@@ -82,18 +81,20 @@ def remember(
     folders = dict(configurables.marked(rules.Folder))
     for parameter, checkpoint in configurables.marked(rules.Checkpoint):
         path = given.values.get(parameter)
-        if not path or checkpoint.use != use:
+        # Values of other types are refused by the checks after this.
+        if not path or not isinstance(path, str) or checkpoint.use != use:
             continue
         setting = given.values.called[parameter]
         if storage.is_remote(path):
             start(given.values)
         else:
             folder = folders[parameter].check(setting, path)
-            # A fine-tuning that is resumed needs it no more.
             if use == "restore":
                 model_dir.find(folder)
+        # Who names a model file for a fine-tuning means its model.
+        has_own = trains and any(given.model_files())
         with storage.told(f"{setting}='{path}' cannot be read"):
-            run = _of_checkpoint(path, "vocabulary" if given.has_own_model() else use)
+            run = _of_checkpoint(path, "vocabulary" if has_own else use)
         if run is not None:
             found.statements += run.taken(given)
             found.lines += run.told(given, [*found.statements, *bindings])
@@ -153,10 +154,12 @@ class _Given:
         _, setting = self.settings.origin(self.keys[name])
         return None if setting.value == REQUIRED else setting
 
-    def has_own_model(self) -> bool:
-        """Whether a fine-tuning has a model file, and may differ from its checkpoint's model."""
-        patterns = map(self.values.get, _MAY_DIFFER)
-        return any(patterns) and f"{configurables.MODEL}.d_model" in self.keys
+    def model_files(self) -> Iterator[tuple[str, bool]]:
+        """Yields the name of each file that sets a model's sizes, and whether it is the user's."""
+        for file in self.settings.files:
+            for key, (_, where) in file.bindings.items():
+                if _name(key) == f"{configurables.MODEL}.d_model":
+                    yield file.name, not gin_files.is_of_project(where)
 
     def required(self, name: str) -> str | None:
         """The macro that the files want a parameter's value from, if it has none."""
@@ -308,6 +311,9 @@ class _Run:
             return []
         final = _Given(given.files, bindings)
         lines = [f"{_TAKEN[self._use]} {self._file}"]
+        for file, is_own in given.model_files() if self._use == "restore" else ():
+            if not is_own and any(self._differs(key, given) for key in self._keys.values()):
+                lines.append(f"{file} is not used: the model is that of {self._file}")
         for name, key in self._keys.items():
             if name not in _RATES:
                 _, saved = self.settings.origin(key)
@@ -320,12 +326,22 @@ class _Run:
         lines += self._not_saved(given)
         return list(filter(None, lines))
 
+    def _differs(self, key: Key, given: _Given) -> bool:
+        """Whether a setting of the model is another by the project's files, or by its default."""
+        name, owner = _name(key), _of_project(key)
+        is_of_model = owner and (owner.module or "").startswith(_ROOMS["start"])
+        if not is_of_model or name in _RATES or given.is_by_user(name):
+            return False
+        saved = _plain(self.settings, key)
+        if name in given.keys:
+            return _plain(given.settings, given.keys[name]) != saved
+        return configurables.defaults(owner).get(key[2], saved) != saved
+
     def _not_saved(self, given: _Given) -> Iterator[str]:
         """Yields lines of what others set of the run's layers and the run did not."""
         used = {gin_files.short(key).partition(".")[0] for key in self._keys.values()}
-        known = {c.name: c for c in configurables.project_source().configurables}
-        for name in given.keys:
-            owner = known.get(name.partition(".")[0])
+        for name, key in given.keys.items():
+            owner = _of_project(key)
             setting = given.setting(name)
             if setting and owner and owner.name in used and name not in self._keys:
                 if (owner.module or "").startswith(_ROOMS["start"]):
@@ -342,6 +358,19 @@ def _difference(
             told = (f"{gin_files.text(s.value)} ({s.where})" for s in (setting, other))
             return f"  {name}={', not '.join(told)}"
     return None
+
+
+def _of_project(key: Key) -> configurables.Configurable | None:
+    called = key[1].rpartition(".")[2]
+    return next((c for c in configurables.project_source().configurables if c.name == called), None)
+
+
+def _plain(settings: Settings, key: Key) -> Any:
+    """A parameter's value without `%macro`s; of an @reference, the last part of its name."""
+    value = settings.origin(key)[1].value
+    if isinstance(value, Reference):
+        return value.name.rpartition("/")[2].rpartition(".")[2]
+    return value
 
 
 def _name(key: Key) -> str:

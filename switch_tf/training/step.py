@@ -268,7 +268,7 @@ def _trained(variables: Sequence[keras.Variable], frozen: VariablePatterns) -> l
     for pattern in frozen:
         if not any(matches(variable.path, [pattern]) for variable in variables):
             raise UserError(
-                f"FROZEN: {pattern!r} is found in no weight's path: give part of a path, such as "
+                f"FROZEN: {pattern!r} matches no weight's path: give part of a path, such as "
                 f"{variables[-1].path!r}"
             )
     trained = [variable for variable in variables if not matches(variable.path, frozen)]

@@ -1,9 +1,12 @@
+import subprocess
 import types
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from switch_tf import gin_files
 from switch_tf.checkpoints import restore
 from switch_tf.checkpoints.save import save_model
 from tests.checkpoints.runs import damage, fill, line_of, save_steps, small_run
@@ -48,13 +51,40 @@ def test_weights_that_one_of_model_and_checkpoint_lacks_are_refused_by_layer(tmp
         f"INITIAL_CHECKPOINT_PATH '{path}' lacks layer_1/ffn/, layer_10/, layer_11/ and 1 more of "
         "the model (they would start fresh) and has layer_1/switch_ffn/ that the model lacks (they "
         "would be skipped): use the gin/models file that it was trained with, or allow it with "
-        "regular expressions, --gin.INITIAL_CHECKPOINT_FRESH=\"['layer_1/ffn/', 'layer_10/', "
-        "'layer_11/']\" and so on --gin.INITIAL_CHECKPOINT_SKIPPED=\"['layer_1/switch_ffn/']\""
+        "regular expressions, --gin.INITIAL_CHECKPOINT_FRESH=\"['/ffn/', 'layer_10/', 'layer_11/', "
+        "'layer_12/']\" --gin.INITIAL_CHECKPOINT_SKIPPED=\"['switch_ffn/']\""
     )
     line = line_of(lambda: start(fresh=["/ffn/", r"layer_\d\d/"]))
     assert "lacks" in line and "FRESH" not in line
     report = start(fresh=["/ffn/", r"layer_\d\d/"], skipped=["switch_ffn"])
     assert len(report.fresh) == 5 and len(report.skipped) == 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "saved", "given"),
+    [
+        ([f"encoder/layer_{n}/ffn/wi" for n in range(24)], ["encoder/layer_0/switch_ffn/wi"], []),
+        (["encoder/layer_2/wi", "decoder/layer_2/wi"], ["decoder/layer_1/wi"], []),
+        (["own/$HOME (1)/w+", "own/[a/w"], ["own/norm"], []),
+        (["scale"], ["layer/scale_2", "rescale"], []),
+        (["layer_2/wi", "layer_3/wi"], ["norm"], [r"\blayer_2\b"]),
+    ],
+)
+def test_the_flags_that_allow_it_can_be_pasted_as_they_stand(tmp_path, ours, saved, given):
+    path = str(tmp_path / "model")
+    save_model(path, model_of("kept", *saved))
+    optimizer, model = types.SimpleNamespace(slots={}), model_of("kept", *ours)
+    line = line_of(lambda: restore.restore_initial(path, model, optimizer, fresh=given))
+    flags = line.partition("regular expressions, ")[2]
+    pasted = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {flags}"], capture_output=True, text=True
+    )
+    read = [flag.removeprefix("--gin.") for flag in pasted.stdout.splitlines()]
+    patterns = gin_files.read([], read).literals()
+    assert len(patterns["INITIAL_CHECKPOINT_FRESH"]) <= 2
+    allowed = {name.rpartition("_")[2].lower(): value for name, value in patterns.items()}
+    report = restore.restore_initial(path, model, optimizer, **allowed)
+    assert (len(report.fresh), len(report.skipped)) == (len(ours), len(saved))
 
 
 def test_an_initial_checkpoint_that_cannot_serve_is_one_line(tmp_path):

@@ -27,15 +27,27 @@ def copy(tmp_path):
     return tmp_path / "run/vocabulary.model"
 
 
-def test_the_vocabulary_of_all_features_is_copied_once(copy, tmp_path):
+def test_the_vocabulary_of_all_features_is_copied(copy, tmp_path):
     same = pieces(tmp_path / "a", b"first")
-    both = provider(same, same)
-    run_facts.keep_vocabulary(str(copy.parent), both)
+    run_facts.keep_vocabulary(str(copy.parent), provider(same, same))
     assert copy.read_bytes() == b"first"
-    # A copy is what the run was started with.
-    (tmp_path / "a").write_bytes(b"second")
-    run_facts.keep_vocabulary(str(copy.parent), both)
-    assert copy.read_bytes() == b"first"
+
+
+def test_the_copy_that_a_failed_start_left_is_replaced(copy, tmp_path):
+    """Or the run's evaluation would take it, and the digest in run.json be of another."""
+    for content in (b"first", b"second"):
+        one = provider(pieces(tmp_path / content.decode(), content))
+        run_facts.keep_vocabulary(str(copy.parent), one)
+    assert copy.read_bytes() == b"second"
+
+
+def test_a_copy_of_the_same_vocabulary_is_not_written_again(copy, tmp_path):
+    """Such as when it is the vocabulary that the run reads."""
+    copy.write_bytes(b"first")
+    before = copy.stat().st_ino
+    for one in (seqio.SentencePieceVocabulary(str(copy)), pieces(tmp_path / "a", b"first")):
+        run_facts.keep_vocabulary(str(copy.parent), provider(one))
+    assert copy.stat().st_ino == before
 
 
 def test_nothing_is_copied_of_several_vocabularies_or_of_none(copy, tmp_path):

@@ -36,6 +36,10 @@ BEFORE_TENSORFLOW = {
         ["--gin_file=models/swich_tiny.gin"],
         "--gin_file: no file 'models/swich_tiny.gin'; searched in ",
     ),
+    "a gin file of a remote run": (
+        ["--gin_file=gs://bucket/run/config.gin", PRETRAIN],
+        "--gin_file: 'gs://bucket/run/config.gin' is remote, but gin files have to be local: copy ",
+    ),
     "an unknown gin name": (
         [MODEL, PRETRAIN, DIR, "--gin.SwitchRouter.capacty_factor=2.0"],
         "--gin.SwitchRouter.capacty_factor: 'SwitchRouter' has no parameter 'capacty_factor'; "

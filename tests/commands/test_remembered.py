@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from switch_tf import config
+from switch_tf import config, gin_files
 from switch_tf.commands.remembered import remember
 from switch_tf.errors import UserError
 
@@ -81,8 +81,8 @@ def evaluating(run, *bindings, files=()):
     return take([*files, EVAL], f"CHECKPOINT_PATH='{run}'", *bindings)
 
 
-def fine_tuning(run, *bindings, files=()):
-    own = ["MODEL_DIR='/tmp/new'", f"INITIAL_CHECKPOINT_PATH='{run}'"]
+def fine_tuning(run, *bindings, files=(), into="nowhere/new"):
+    own = [f"MODEL_DIR='{into}'", f"INITIAL_CHECKPOINT_PATH='{run}'"]
     return take([*files, FINETUNE], *own, *bindings, trains=True)
 
 
@@ -133,16 +133,75 @@ def test_a_fine_tuning_of_a_dense_model_has_no_rate_of_experts(tmp_path):
         fine_tuning(make(tmp_path / "run", text), "EXPERT_DROPOUT_RATE=0.2")
 
 
-def test_a_model_that_may_differ_from_the_checkpoints_is_that_of_its_file(run):
-    may_differ = "INITIAL_CHECKPOINT_SKIPPED=['switch_ffn']"
-    given, lines = fine_tuning(run, may_differ, files=["models/t5_tiny.gin"])
+@pytest.mark.parametrize("patterns", [(), ("INITIAL_CHECKPOINT_SKIPPED=['switch_ffn']",)])
+def test_a_fine_tuning_with_a_model_file_has_its_model(run, patterns):
+    """Whether it may differ from the checkpoint's is checked when that is restored."""
+    given, lines = fine_tuning(run, *patterns, files=["models/t5_tiny.gin"])
     assert given["TransformerEncoderDecoder.d_model"] == 64
-    assert "SwitchFFN.num_experts" not in given
+    assert not {"SwitchFFN.num_experts", "SwitchLayer.group_size", "NUM_EXPERTS"} & given.keys()
     assert given["VOCABULARY_PATH"] == f"{run}/vocabulary.model"
     assert lines == [f"vocabulary taken from {run}/config.gin"]
-    # Without a file, flags say in what it differs.
-    given, _ = fine_tuning(run, may_differ, "TransformerEncoderDecoder.num_layers=3")
-    assert given["TransformerEncoderDecoder.d_model"] == 16
+
+
+def test_a_file_of_the_users_own_may_be_the_model_file(run, tmp_path):
+    own = tmp_path / "own.gin"
+    own.write_text("include 'models/t5_tiny.gin'\nTransformerEncoderDecoder.num_layers = 3\n")
+    given, _ = fine_tuning(run, files=[str(own)])
+    assert "SwitchFFN.num_experts" not in given
+    # One without the model's sizes says in what the run's model differs, as flags do.
+    own.write_text("TransformerEncoderDecoder.num_layers = 3\n")
+    by_flag = fine_tuning(run, "TransformerEncoderDecoder.num_layers=3")[0]
+    for given in (fine_tuning(run, files=[str(own)])[0], by_flag):
+        assert given["TransformerEncoderDecoder.d_model"] == 16
+        assert given["TransformerEncoderDecoder.num_layers"] == 3
+        assert given["SwitchFFN.num_experts"] == 4
+
+
+@pytest.fixture
+def of_files(tmp_path):
+    """A MODEL_DIR whose model is that of models/switch_tiny.gin, with defaults, as gin saves it."""
+    settings = gin_files.read([MODEL], ["VOCABULARY_PATH='t5.model'", "DROPOUT_RATE=0.0"])
+    settings.bindings |= gin_files.read(
+        [],
+        [
+            "ModelSetup.model=@TransformerEncoderDecoder",
+            "TransformerEncoderDecoder.encoder_sparse_layers=None",
+            "TransformerEncoderDecoder.rematerialize=False",
+            "TransformerEncoderDecoder.switch_ffn=@switch_ffn.SwitchFFN",
+            "SwitchLayer.router=@SwitchRouter",
+            "Router.load_balancing_over='tokens'",
+        ],
+    ).bindings
+    entries = settings.entries().items()
+    text = "".join(f"{gin_files.written(k)} = {gin_files.text(s.value)}\n" for k, s in entries)
+    return make(tmp_path / "run", text)
+
+
+OF_TASK = (
+    "BATCH_SIZE=4",
+    "MIXTURE_OR_TASK_NAME='pydocs_finetune'",
+    "TASK_FEATURE_LENGTHS={'inputs':8,'targets':8}",
+)
+
+
+def test_a_model_file_that_an_evaluation_does_not_use_is_told(of_files):
+    """Also if it only lacks what the run has, such as experts."""
+    given, lines = evaluating(of_files, *OF_TASK, files=["models/t5_tiny.gin"])
+    assert given["TransformerEncoderDecoder.expert_frequency"] == 1
+    told = f"models/t5_tiny.gin is not used: the model is that of {of_files}/config.gin"
+    assert lines[1:] == [told]
+    changed = (
+        (of_files / "config.gin").read_text().replace("remat", "float32_softmax_logits=False\n#")
+    )
+    (of_files / "config.gin").write_text(changed.replace("NUM_EXPERTS = 8", "NUM_EXPERTS = 4"))
+    _, lines = evaluating(of_files, *OF_TASK, files=[MODEL])
+    assert lines[1] == f"{MODEL} is not used: the model is that of {of_files}/config.gin"
+
+
+def test_nothing_is_told_of_the_model_file_of_the_run(of_files):
+    for flags in ((), ("SwitchLayer.group_size=64",), ("NUM_EXPERTS=4",)):
+        _, lines = evaluating(of_files, *OF_TASK, *flags, files=[MODEL])
+        assert not [line for line in lines if "not used" in line]
 
 
 def test_the_run_wins_over_the_projects_files_and_each_difference_is_told(run):
@@ -255,6 +314,12 @@ def test_a_runs_config_alone_says_all_that_a_plan_needs(run):
 def test_a_runs_config_is_the_whole_run_for_who_trains(run):
     files = [f"{run}/config.gin"]
     assert remember(files, [], True, never).files == files
+
+
+def test_a_remote_config_of_a_run_is_refused_in_one_line(run):
+    remote = f"file://{run}/config.gin"
+    with pytest.raises(UserError, match=f"^--gin_file: '{remote}' is remote, but gin files have "):
+        take([remote, EVAL])
 
 
 def test_a_checkpoint_without_a_configuration_gives_nothing(run):
