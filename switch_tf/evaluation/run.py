@@ -31,9 +31,10 @@ def evaluate(
       data: makes the `TaskData`.
       setup: makes the `ModelSetup`; its mesh may differ from that of training.
       evaluation: makes the `Evaluation`.
-      output_path: path of the JSON file; None uses `evaluation_<task>_<split>.json` in the
-        checkpoint folder. An existing file is kept, and the new one gets a number. Predictions go
-        next to it, to a folder of the same name that ends in `_predictions`.
+      output_path: path of the JSON file; None uses `evaluations/<task>_<split>_<step>.json` in the
+        MODEL_DIR or, for a checkpoint outside one, `evaluation_<task>_<split>.json` in its folder.
+        An existing file is kept, and the new one gets a number. Predictions go next to it, to a
+        folder of the same name that ends in `_predictions`.
 
     Returns:
       Task -> metric -> value.
@@ -46,7 +47,7 @@ def evaluate(
     data, evaluation = data(), evaluation()
     default = model_dir.evaluation(path, data.mixture_or_task_name, evaluation.split)
     wanted = os.path.expanduser(output_path or default)
-    _check_writable(wanted)
+    _check_writable(wanted, makes_folder=output_path is None)
     written = model_dir.unused(wanted)
     folder = f"{os.path.splitext(written)[0]}_predictions" if evaluation.predictions else None
     with setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made:
@@ -64,8 +65,10 @@ def evaluate(
     return results
 
 
-def _check_writable(path: str) -> None:
+def _check_writable(path: str, makes_folder: bool) -> None:
     try:
+        if makes_folder:
+            storage.make_folder(os.path.dirname(path))
         storage.try_to_write(path)
     except storage.errors() as error:
         raise UserError(

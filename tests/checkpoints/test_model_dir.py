@@ -60,6 +60,18 @@ def test_figures_have_a_name_of_their_task_and_split_and_a_number_where_it_is_ta
     assert ModelDir("/run").predictions("test[:10%]", 7) == "/run/predictions/test_10__7"
 
 
+def test_figures_of_a_runs_checkpoint_are_not_in_its_folder_which_is_removed_in_time(tmp_path):
+    checkpoint = str(tmp_path / "checkpoint_7")
+    # A copy of the checkpoint alone.
+    assert evaluation(checkpoint, "glue", "test") == f"{checkpoint}/evaluation_glue_test.json"
+    (tmp_path / "run.json").write_text("{}")
+    expected = f"{tmp_path}/evaluations/glue_test_7.json"
+    assert evaluation(checkpoint, "glue", "test") == expected
+    assert evaluation(f"{checkpoint}/", "glue", "test") == expected
+    model = str(tmp_path / "model")
+    assert evaluation(model, "glue", "test") == f"{model}/evaluation_glue_test.json"
+
+
 def test_the_home_folder_can_be_given_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "run").mkdir()

@@ -319,7 +319,7 @@ def test_a_run_can_be_on_a_remote_file_system(whole, tmp_path, capsys):
 
     load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": folder, "Evaluation.decode": False})
     found = evaluate()
-    figures = f"{folder}/checkpoint_6/evaluation_toy_mixture_validation.json"
+    figures = f"{folder}/evaluations/toy_mixture_validation_6.json"
     assert json.loads(storage.read_text(figures)) == found
     last = [r for r in records(whole, "evaluation") if r["step"] == STEPS]
     assert {r["task"]: r["nlp"] for r in last} == {task: found[task]["nlp"] for task in found}
