@@ -109,6 +109,23 @@ def move_folder(source: str, target: str) -> None:
     make_folder(target)
 
 
+def create(path: str | Path) -> bool:
+    """Creates an empty file unless there is one, and returns whether it did.
+
+    Of several processes, one creates a local file; remote file systems promise no such thing.
+    """
+    if is_remote(path):
+        if exists(path):
+            return False
+        write_atomically(path, "")
+        return True
+    try:
+        open(path, "x").close()
+    except FileExistsError:
+        return False
+    return True
+
+
 def opened(path: str | Path, mode: str = "r"):
     """Opens a file, as UTF-8 if it is text."""
     if is_remote(path):

@@ -161,11 +161,20 @@ def _in_a_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text)
 
 
-def unused(path: str) -> str:
-    """The path itself if nothing is there, else with the first number from 2 that is free."""
+def claim(path: str) -> str:
+    """Creates an empty file at the path or, where that is taken, with the first free number from 2.
+
+    It is taken if there is the file, or a folder for its predictions.
+    """
     stem, end = os.path.splitext(path)
     names = itertools.chain([path], (f"{stem}_{number}{end}" for number in itertools.count(2)))
-    return next(name for name in names if not storage.exists(name))
+    free = (name for name in names if not storage.exists(predictions_beside(name)))
+    return next(name for name in free if storage.create(name))
+
+
+def predictions_beside(path: str) -> str:
+    """Path of the folder for the predictions that belong to figures of `switch-tf eval`."""
+    return f"{os.path.splitext(path)[0]}_predictions"
 
 
 def is_checkpoint(folder: str) -> bool:
