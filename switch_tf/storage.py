@@ -91,6 +91,11 @@ def remove_folder(folder: str | Path) -> None:
     _system(folder).rmtree(folder)
 
 
+def move_file(source: str, target: str) -> None:
+    """Renames a file; one that has the new name is replaced."""
+    _system(source).rename(source, target, overwrite=True)
+
+
 def move_folder(source: str, target: str) -> None:
     """Renames a folder of files to a path that does not exist; a remote one, file by file."""
     if not is_remote(source):

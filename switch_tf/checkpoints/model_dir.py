@@ -10,6 +10,8 @@
     description.txt              settings, weights with their layouts, and Switch layers
     metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation
     best.json                    the best evaluation of each task and metric
+    metrics_until_<step>.jsonl,  those of a run whose checkpoints were gone, so that it began again
+    best_until_<step>.json
     predictions/                 <split>_<step>/<task>.jsonl, of the evaluations of training
     evaluations/                 <task>_<split>_<step>.json, and predictions, of `switch-tf eval`:
                                  outside the checkpoints, which do not stay
