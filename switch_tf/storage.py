@@ -91,6 +91,11 @@ def remove_folder(folder: str | Path) -> None:
     _system(folder).rmtree(folder)
 
 
+def move_file(source: str, target: str) -> None:
+    """Renames a file; one that has the new name is replaced."""
+    _system(source).rename(source, target, overwrite=True)
+
+
 def move_folder(source: str, target: str) -> None:
     """Renames a folder of files to a path that does not exist; a remote one, file by file."""
     if not is_remote(source):
@@ -107,6 +112,23 @@ def move_folder(source: str, target: str) -> None:
             _system(source).rename(*paths)
     remove_folder(source)
     make_folder(target)
+
+
+def create(path: str | Path) -> bool:
+    """Creates an empty file unless there is one, and returns whether it did.
+
+    Of several processes, one creates a local file; remote file systems promise no such thing.
+    """
+    if is_remote(path):
+        if exists(path):
+            return False
+        write_atomically(path, "")
+        return True
+    try:
+        open(path, "x").close()
+    except FileExistsError:
+        return False
+    return True
 
 
 def opened(path: str | Path, mode: str = "r"):

@@ -59,7 +59,7 @@ def fill_cache(patch):
 def test_it_trains_evaluates_and_predicts(runs):
     lines = (runs / "pretrained" / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["kind"] for line in lines} >= {"train", "evaluation"}
-    (evaluation,) = runs.glob("pretrained/checkpoint_4/evaluation_*.json")
+    (evaluation,) = runs.glob("pretrained/evaluations/*_4.json")
     assert "nlp_dropless" in json.loads(evaluation.read_text())["pydocs_span_corruption"]
     (predictions,) = runs.glob("finetuned/predictions/validation_2/pydocs_library.jsonl")
     assert {"inputs", "targets", "prediction"} <= json.loads(predictions.open().readline()).keys()

@@ -49,6 +49,14 @@ def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):
     assert storage.read_text(path) == "old"
 
 
+def test_a_file_is_created_once_and_then_left_alone(folder):
+    path = f"{folder}/file"
+    assert storage.create(path)
+    storage.write_atomically(path, "content")
+    assert not storage.create(path)
+    assert storage.read_text(path) == "content"
+
+
 @pytest.mark.parametrize("moved", ["c", "a/b.damaged"])
 def test_a_folder_is_made_moved_and_removed_with_what_is_in_it(folder, moved):
     source, target = f"{folder}/a/b", f"{folder}/{moved}"

@@ -1,8 +1,6 @@
 """The layout of a MODEL_DIR; local ones can be inspected before TensorFlow starts.
 
-    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data; and,
-                                 from `switch-tf eval`, evaluation_<task>_<split>.json and
-                                 predictions
+    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data
     checkpoint_<step>.partial/   a checkpoint being written, or whose writing was interrupted
     checkpoint_<step>.damaged/   a checkpoint that could not be read
     config.gin                   the operative configuration, as of the last save
@@ -12,7 +10,11 @@
     description.txt              settings, weights with their layouts, and Switch layers
     metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation
     best.json                    the best evaluation of each task and metric
+    metrics_until_<step>.jsonl,  those of a run whose checkpoints were gone, so that it began again
+    best_until_<step>.json
     predictions/                 <split>_<step>/<task>.jsonl, of the evaluations of training
+    evaluations/                 <task>_<split>_<step>.json, and predictions, of `switch-tf eval`:
+                                 outside the checkpoints, which do not stay
     settings.json, log.txt,      settings and output of a run started by `switch-tf reproduce`,
     sittings.jsonl               and how long each of its processes took
 
@@ -142,9 +144,18 @@ def is_run_config(path: str) -> bool:
     return name == CONFIG and (is_checkpoint(folder) or os.path.isfile(os.path.join(folder, FACTS)))
 
 
-def evaluation(folder: str, task: str, split: str) -> str:
-    """Path of the figures of `switch-tf eval`, in the folder of the evaluated checkpoint."""
-    return os.path.join(folder, f"evaluation_{_in_a_name(task)}_{_in_a_name(split)}.json")
+def evaluation(checkpoint: str, task: str, split: str) -> str:
+    """Path of the figures of `switch-tf eval`: in the run's folder, or in a checkpoint on its own.
+
+    Args:
+      checkpoint: the folder of the evaluated checkpoint.
+      task, split: what it is evaluated on.
+    """
+    run, folder = os.path.split(checkpoint.rstrip("/"))
+    name, of_run = f"{_in_a_name(task)}_{_in_a_name(split)}", _FOLDER.fullmatch(folder)
+    if of_run and storage.exists(os.path.join(run, FACTS)):
+        return os.path.join(run, "evaluations", f"{name}_{of_run.group(1)}.json")
+    return os.path.join(checkpoint, f"evaluation_{name}.json")
 
 
 def _in_a_name(text: str) -> str:
@@ -152,11 +163,20 @@ def _in_a_name(text: str) -> str:
     return re.sub(r"[^\w.-]+", "_", text)
 
 
-def unused(path: str) -> str:
-    """The path itself if nothing is there, else with the first number from 2 that is free."""
+def claim(path: str) -> str:
+    """Creates an empty file at the path or, where that is taken, with the first free number from 2.
+
+    It is taken if there is the file, or a folder for its predictions.
+    """
     stem, end = os.path.splitext(path)
     names = itertools.chain([path], (f"{stem}_{number}{end}" for number in itertools.count(2)))
-    return next(name for name in names if not storage.exists(name))
+    free = (name for name in names if not storage.exists(predictions_beside(name)))
+    return next(name for name in free if storage.create(name))
+
+
+def predictions_beside(path: str) -> str:
+    """Path of the folder for the predictions that belong to figures of `switch-tf eval`."""
+    return f"{os.path.splitext(path)[0]}_predictions"
 
 
 def is_checkpoint(folder: str) -> bool:

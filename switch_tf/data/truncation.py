@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import seqio
@@ -15,7 +15,8 @@ from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
-_BATCH = 1024
+# Examples whose lengths are counted: of a task, and of all tasks together.
+_SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
 
 
 class Truncation(NamedTuple):
@@ -35,21 +36,27 @@ class Truncation(NamedTuple):
         return {"truncated_inputs": self.inputs, "truncated_targets": self.targets}
 
 
-def count(data: TaskData, examples: int | None = None) -> dict[str, Truncation]:
-    """Task -> what is truncated of its first examples, for a task or each task of a mixture.
+def count(data: TaskData, examples: int | None = None) -> Iterator[tuple[str, Truncation]]:
+    """Yields a task, or each of a mixture, with what is truncated of its first 1,000 examples.
 
-    The data are read from the beginning, independently of what a run reads, so that batches stay
-    the same. In rank classification only the right answers count.
+    Of more than ten tasks, fewer examples are read. They are read from the beginning, independently
+    of what a run reads, so that batches stay the same. In rank classification only the right
+    answers count.
 
     Args:
       data: prepared data; of a mixture, tasks that have the split.
-      examples: maximum number of examples per task; None counts the whole split, exactly.
+      examples: maximum number of examples per task, if fewer than these are wanted.
 
     Raises:
       UserError: the reader reports an error in the user's files.
     """
-    with features.user_errors("data"):
-        return {task.name: _count(task, data, examples) for task in features.tasks(data)}
+    tasks = features.tasks(data)
+    most = max(min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks)), 1)
+    most = min(most, examples or most)
+    for task in tasks:
+        with features.user_errors("data"):
+            found = _count(task, data, most)
+        yield task.name, found
 
 
 def lines(found: Mapping[str, Truncation]) -> list[str]:
@@ -62,14 +69,13 @@ def lines(found: Mapping[str, Truncation]) -> list[str]:
     ]
 
 
-def _count(task: seqio.Task, data: TaskData, examples: int | None) -> Truncation:
+def _count(task: seqio.Task, data: TaskData, examples: int) -> Truncation:
     lengths = data.task_feature_lengths
     dataset = without_autograph(
         lambda: untrimmed_lengths(task, data.split, lengths, data.use_cached)
     )
     total, longer = 0, dict.fromkeys(TASK_FEATURES, 0)
-    limit = -1 if examples is None else examples
-    for batch in dataset.take(limit).batch(_BATCH).as_numpy_iterator():
+    for batch in dataset.take(examples).batch(examples).as_numpy_iterator():
         total += len(batch[TASK_FEATURES[0]])
         for name in TASK_FEATURES:
             longer[name] += int((batch[name] > lengths[name]).sum())

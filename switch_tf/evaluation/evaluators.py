@@ -1,13 +1,12 @@
 """All figures of an evaluation: teacher-forced ones, and the tasks' own metrics."""
 
-import functools
 from collections.abc import Callable, Mapping
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import truncation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
-from switch_tf.evaluation.teacher_forced import TeacherForcedEvaluator
+from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForcedEvaluator
 from switch_tf.setup.mesh_model import MeshModel
 
 
@@ -33,6 +32,7 @@ class Evaluators:
             made.model, made.mesh, self.data, settings.batches, settings.dropless
         )
         self._examples = settings.batches and settings.batches * self.data.batch_size
+        self._lost: dict[str, truncation.Truncation] | None = None
         self.task_metrics = None
         if settings.decode:
             self.task_metrics = TaskEvaluator(
@@ -56,13 +56,13 @@ class Evaluators:
 
         Returns:
           Task -> metric -> value; for tasks with truncated examples also `truncated_inputs` and
-          `truncated_targets`, as shares of the examples.
+          `truncated_targets`, as shares of the examples that `truncation.count` reads.
 
         Raises:
           EvaluationInterrupt: `stop` returned True.
         """
         results = self.teacher_forced.run(stop)
-        for task, lost in self._truncated.items():
+        for task, lost in self._truncated(stop).items():
             if lost.inputs or lost.targets:
                 results[task] |= lost.figures()
         if task_metrics and self.task_metrics is not None:
@@ -70,14 +70,19 @@ class Evaluators:
                 results[task] = results.get(task, {}) | metrics
         return results
 
-    @functools.cached_property
-    def _truncated(self) -> dict[str, truncation.Truncation]:
+    def _truncated(self, stop: Callable[[], bool]) -> dict[str, truncation.Truncation]:
         """What is truncated of each task, counted and printed once: a split is always the same."""
-        with mesh_lib.host():
-            found = truncation.count(self.data, self._examples)
-        for line in truncation.lines(found):
-            print(f"split '{self.data.split}' of {line}", flush=True)
-        return found
+        if self._lost is None:
+            found = {}
+            with mesh_lib.host():
+                for task, lost in truncation.count(self.data, self._examples):
+                    if stop():
+                        raise EvaluationInterrupt()
+                    found[task] = lost
+            for line in truncation.lines(found):
+                print(f"split '{self.data.split}' of {line}", flush=True)
+            self._lost = found
+        return self._lost
 
 
 def figures_line(task: str, metrics: Mapping[str, float]) -> str:

@@ -60,7 +60,7 @@ class PeriodicEvaluation:
         )
 
     def run(self, step: int, stop: Callable[[], bool]) -> None:
-        """Evaluates the model, logs and prints the figures, and updates the best evaluations.
+        """Evaluates the model, logs and prints the figures, and updates `stops_early` and `kept`.
 
         Args:
           step: step of the model.
@@ -84,7 +84,11 @@ class PeriodicEvaluation:
             self._writer.evaluation(step, task, metrics, split)
             print(f"\nstep {step}  {figures_line(task, metrics)}", flush=True)
         self._rank([*self._dir.steps(), step])
-        best.write(self._dir.path, self._peaks(), self.kept)
+
+    def write_best(self) -> None:
+        """Writes the best evaluations, if any; the checkpoints of `kept` must be there."""
+        if self._evaluations:
+            best.write(self._dir.path, self._peaks(), self.kept)
 
     def _rank(self, there: list[int]) -> None:
         """Sets `stops_early` and, among the steps whose checkpoints can be kept, `kept`."""

@@ -1,11 +1,13 @@
 """Stand-alone evaluation of a checkpoint, as `switch-tf eval` runs it."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 
 import gin
 
-from switch_tf import storage
+from switch_tf import runtime, storage
 from switch_tf.checkpoints import model_dir
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
@@ -31,9 +33,10 @@ def evaluate(
       data: makes the `TaskData`.
       setup: makes the `ModelSetup`; its mesh may differ from that of training.
       evaluation: makes the `Evaluation`.
-      output_path: path of the JSON file; None uses `evaluation_<task>_<split>.json` in the
-        checkpoint folder. An existing file is kept, and the new one gets a number. Predictions go
-        next to it, to a folder of the same name that ends in `_predictions`.
+      output_path: path of the JSON file; None uses `evaluations/<task>_<split>_<step>.json` in the
+        MODEL_DIR or, for a checkpoint outside one, `evaluation_<task>_<split>.json` in its folder.
+        An existing file is kept, and the new one gets a number. Predictions go next to it, to a
+        folder of the same name that ends in `_predictions`.
 
     Returns:
       Task -> metric -> value.
@@ -46,26 +49,51 @@ def evaluate(
     data, evaluation = data(), evaluation()
     default = model_dir.evaluation(path, data.mixture_or_task_name, evaluation.split)
     wanted = os.path.expanduser(output_path or default)
-    _check_writable(wanted)
-    written = model_dir.unused(wanted)
-    folder = f"{os.path.splitext(written)[0]}_predictions" if evaluation.predictions else None
-    with setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made:
+    _check_writable(wanted, makes_folder=output_path is None)
+    # Named only when all is there: evaluations of one checkpoint may run at the same time.
+    folder = f"{os.path.splitext(wanted)[0]}_partial_{uuid.uuid4().hex}"
+    with _removed(folder), setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made:
         evaluators = Evaluators(made, evaluation)
         made.restore(path)
         layers = switch_layers(made.model, evaluators.data, made.mesh)
         print(*settings(made.model), *layers, f"restored {path}", sep="\n", flush=True)
-        results = evaluators.run(step=0, task_metrics=True, predictions=folder)
-    print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)
-    model_dir.write_as_chief(written, results)
-    if written != wanted:
-        print(f"{wanted} holds an earlier evaluation and is kept")
-    decoded = folder and evaluators.task_metrics and evaluators.task_metrics.tasks
-    print(f"written to {written}" + (f", predictions to {folder}" if decoded else ""))
+        results = evaluators.run(
+            step=0, task_metrics=True, predictions=folder if evaluation.predictions else None
+        )
+        print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)
+        if runtime.is_chief():
+            _keep(results, folder, wanted)
     return results
 
 
-def _check_writable(path: str) -> None:
+def _keep(results: Mapping, predictions: str, wanted: str) -> None:
+    """Writes the figures, moves the predictions beside them if there are any, and tells of both."""
+    written = model_dir.claim(wanted)
+    storage.write_json(written, results)
+    told = f"written to {written}"
+    if storage.exists(predictions):
+        folder = model_dir.predictions_beside(written)
+        storage.move_folder(predictions, folder)
+        told += f", predictions to {folder}"
+    if written != wanted:
+        print(f"{wanted} holds an earlier evaluation and is kept")
+    print(told)
+
+
+@contextlib.contextmanager
+def _removed(folder: str) -> Iterator[None]:
+    """Context at whose end the folder is removed, if it is there."""
     try:
+        yield
+    finally:
+        if storage.exists(folder):
+            storage.remove_folder(folder)
+
+
+def _check_writable(path: str, makes_folder: bool) -> None:
+    try:
+        if makes_folder:
+            storage.make_folder(os.path.dirname(path))
         storage.try_to_write(path)
     except storage.errors() as error:
         raise UserError(

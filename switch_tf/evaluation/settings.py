@@ -38,12 +38,13 @@ class Evaluation:
         of the evaluation with the best score; "tasks" also for those best by NLP and by the first
         own metric of each task, up to two per task; None for none. The score is the first of each
         task's own metrics if `decode_period` is set, otherwise NLP; for a mixture, its average
-        or the mean over its tasks. Each takes the disk space of weights and slots. If no checkpoint
-        is due at the best step, one is saved after its evaluation: where saving is slow, evaluate
-        only at steps where a checkpoint is due.
-      early_stopping: ends a run after this many evaluations without a better score (see
-        `keep_best`), so that a run that only overfits does not go on; None never ends it early.
-        Scores are noisy: choose 5 or more. A resumed run ends at the same step.
+        or the mean over its tasks. The highest value is the best: a task must negate a metric where
+        lower is better, such as an error rate. Each checkpoint takes the disk space of weights and
+        slots. If none is due at the best step, one is saved after its evaluation: where saving is
+        slow, evaluate only at steps where a checkpoint is due.
+      early_stopping: ends a run after this many evaluations without a better score, which is
+        a higher one (see `keep_best`), so that a run that only overfits does not go on; None never
+        ends it early. Scores are noisy: choose 5 or more. A resumed run ends at the same step.
     """
 
     period: Count = 1000

@@ -1,12 +1,13 @@
 """The log of a run: TensorBoard events for people, `metrics.jsonl` for programs."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from switch_tf import runtime, storage
-from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.checkpoints.model_dir import ModelDir, claim
 from switch_tf.metrics.events import Events, ScalarWriter
 from switch_tf.metrics.load_picture import load_picture
 from switch_tf.metrics.load_watch import load_entropy
@@ -54,7 +55,8 @@ class MetricsWriter:
     Args:
       model_dir: the folder for events and `metrics.jsonl`.
       restored_step: the step that the run resumes from; later records are dropped, since their
-        steps will be repeated.
+        steps will be repeated. At 0, where the checkpoints may be gone, the old files are kept
+        under other names.
       log_period: steps between two records of the log. A record takes about 5 kB: at 10, the log
         of 100,000 steps takes 50 MB. 1 logs each step by itself, which is good for short runs.
       routing_period: steps between two records that also have each Switch layer by itself, with the
@@ -89,12 +91,14 @@ class MetricsWriter:
         self._step = self._logged = restored_step
         self._is_first = True
         # Each process tells of its data anew.
-        kept = [r for r in read_metrics(model_dir) if r["step"] <= restored_step]
-        kept = [record for record in kept if record["kind"] != _DATA]
+        old = [record for record in read_metrics(model_dir) if record["kind"] != _DATA]
+        kept = [record for record in old if record["step"] <= restored_step]
         self.evaluations = [record for record in kept if record["kind"] == _EVALUATION]
         self._is_chief = runtime.is_chief()
         if not self._is_chief:
             return
+        if len(kept) < len(old):
+            _tell_of_later(folder, restored_step, max(record["step"] for record in old))
         text = "".join(json.dumps(record) + "\n" for record in kept)
         storage.write_atomically(folder.metrics, text)
         self._records = storage.opened(folder.metrics, "a")
@@ -215,6 +219,21 @@ class MetricsWriter:
 
     def _record(self, record):
         self._records.write(json.dumps(record) + "\n")
+
+
+def _tell_of_later(folder: ModelDir, restored_step: int, last: int) -> None:
+    """Tells of the records beyond the restored step, and sets the files aside if it is 0."""
+    if restored_step:
+        print(f"records of steps {restored_step + 1:,} to {last:,} are dropped, and made again")
+        return
+    names = []
+    for path in (folder.metrics, folder.best):
+        if storage.exists(path):
+            stem, end = os.path.splitext(path)
+            aside = claim(f"{stem}_until_{last}{end}")
+            storage.move_file(path, aside)
+            names.append(os.path.basename(aside))
+    print(f"{folder.path} has records up to step {last:,}, kept as {' and '.join(names)}")
 
 
 def _scalars(figures: Mapping) -> dict[str, float]:

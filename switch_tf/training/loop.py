@@ -53,6 +53,8 @@ class TrainLoop:
         """
         batch, evaluation = None, self._evaluation
         self._checkpoints.protected = evaluation.kept
+        # A process that was killed after an evaluation may not have come to it.
+        evaluation.write_best()
         with StopSignals() as signals, Progress(train_steps, self.step) as progress:
             try:
                 if evaluation.is_due(self.step) and not evaluation.is_done(self.step):
@@ -89,10 +91,14 @@ class TrainLoop:
 
     def _evaluate(self, batch, signals: StopSignals) -> None:
         """Evaluates, and saves the step if it is the best or the last, whatever the period."""
-        self._evaluation.run(self.step, signals.stopped)
-        self._checkpoints.protected = self._evaluation.kept
-        if self.step in self._evaluation.kept or self._evaluation.stops_early:
+        evaluation, before = self._evaluation, self._checkpoints.protected
+        evaluation.run(self.step, signals.stopped)
+        # best.json names only what is there: the new is saved, then named, and then the old goes.
+        self._checkpoints.protected = {*before, *evaluation.kept}
+        if self.step in evaluation.kept or evaluation.stops_early:
             self._save(batch)
+        evaluation.write_best()
+        self._checkpoints.protected = evaluation.kept
         self._checkpoints.prune()
 
     def _save(self, batch) -> None:

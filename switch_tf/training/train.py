@@ -16,7 +16,7 @@ from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
 from switch_tf.data import truncation
 from switch_tf.data.entropy import unigram_entropy
-from switch_tf.data.features import describe_order, tasks, train_batches
+from switch_tf.data.features import describe_order, train_batches
 from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
@@ -36,9 +36,6 @@ from switch_tf.setup.describe import describe_optimizer, details, overview, warn
 from switch_tf.setup.mesh_model import MeshModel, ModelSetup
 from switch_tf.training.loop import TrainLoop
 from switch_tf.training.step import TrainStep, build_step
-
-# Examples whose lengths are counted at the start: of a task, and of all tasks together.
-_SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
 
 
 @configurable
@@ -135,8 +132,7 @@ def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
     writer = MetricsWriter(model_dir, restored_step=step)
     writer.start(config.operative_config(), config.macros())
     with mesh_lib.host():
-        number = min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks(data)))
-        found = truncation.count(data, max(number, 1))
+        found = dict(truncation.count(data))
     if runtime.is_chief():
         for line in truncation.lines(found):
             print(f"split '{data.split}' of {line}", flush=True)

@@ -7,10 +7,10 @@ from switch_tf.checkpoints.model_dir import (
     CONFIG,
     FACTS,
     ModelDir,
+    claim,
     evaluation,
     find,
     find_file,
-    unused,
 )
 from switch_tf.errors import UserError
 
@@ -53,11 +53,24 @@ def test_a_file_of_a_run_is_found_from_its_folder_and_from_its_checkpoints(tmp_p
 
 def test_figures_have_a_name_of_their_task_and_split_and_a_number_where_it_is_taken(tmp_path):
     path = evaluation(str(tmp_path), "glue", "test[:10%]")
-    assert unused(path) == path == f"{tmp_path}/evaluation_glue_test_10_.json"
-    (tmp_path / "evaluation_glue_test_10_.json").touch()
-    (tmp_path / "evaluation_glue_test_10__2.json").touch()
-    assert unused(path) == f"{tmp_path}/evaluation_glue_test_10__3.json"
+    assert claim(path) == path == f"{tmp_path}/evaluation_glue_test_10_.json"
+    assert claim(path) == f"{tmp_path}/evaluation_glue_test_10__2.json"
+    # Of figures that were removed.
+    (tmp_path / "evaluation_glue_test_10__3_predictions").mkdir()
+    assert claim(path) == f"{tmp_path}/evaluation_glue_test_10__4.json"
     assert ModelDir("/run").predictions("test[:10%]", 7) == "/run/predictions/test_10__7"
+
+
+def test_figures_of_a_runs_checkpoint_are_not_in_its_folder_which_is_removed_in_time(tmp_path):
+    checkpoint = str(tmp_path / "checkpoint_7")
+    # A copy of the checkpoint alone.
+    assert evaluation(checkpoint, "glue", "test") == f"{checkpoint}/evaluation_glue_test.json"
+    (tmp_path / "run.json").write_text("{}")
+    expected = f"{tmp_path}/evaluations/glue_test_7.json"
+    assert evaluation(checkpoint, "glue", "test") == expected
+    assert evaluation(f"{checkpoint}/", "glue", "test") == expected
+    model = str(tmp_path / "model")
+    assert evaluation(model, "glue", "test") == f"{model}/evaluation_glue_test.json"
 
 
 def test_the_home_folder_can_be_given_by_a_tilde(tmp_path, monkeypatch):

@@ -34,8 +34,8 @@ def registered():
         seqio.TaskRegistry.remove(name)
 
 
-def test_a_whole_split_is_counted_exactly_by_task():
-    found = truncation.count(task_data("truncation_mixture", LENGTHS, 2))
+def test_a_small_split_is_counted_exactly_by_task():
+    found = dict(truncation.count(task_data("truncation_mixture", LENGTHS, 2)))
     assert found == {
         "truncation_long": Truncation(3, 1 / 3, 0.0),
         "truncation_short": Truncation(3, 0.0, 0.0),
@@ -48,7 +48,23 @@ def test_a_whole_split_is_counted_exactly_by_task():
 
 def test_a_sample_is_the_first_examples():
     data = task_data("truncation_long", {"inputs": 2, "targets": 3}, 2)
-    assert truncation.count(data, 2) == {"truncation_long": Truncation(2, 0.5, 1.0)}
+    assert dict(truncation.count(data, 2)) == {"truncation_long": Truncation(2, 0.5, 1.0)}
+
+
+@pytest.mark.parametrize(
+    "of_task, of_all, examples, counted",
+    [(2, 100, None, 2), (2, 100, 3, 2), (2, 100, 1, 1), (3, 5, None, 2), (3, 1, None, 1)],
+)
+def test_of_a_large_split_or_many_tasks_a_sample_is_counted(
+    monkeypatch, of_task, of_all, examples, counted
+):
+    monkeypatch.setattr(truncation, "_SAMPLE_OF_TASK", of_task)
+    monkeypatch.setattr(truncation, "_SAMPLE", of_all)
+    found = dict(
+        truncation.count(task_data("truncation_mixture", {"inputs": 1, "targets": 9}, 2), examples)
+    )
+    assert {share.examples for share in found.values()} == {counted}
+    assert truncation.lines(found)[1].endswith(f" TASK_FEATURE_LENGTHS (of {counted} examples)")
 
 
 def test_a_cached_task_is_counted_without_its_source(tmp_path):
@@ -57,7 +73,7 @@ def test_a_cached_task_is_counted_without_its_source(tmp_path):
     seqio.add_global_cache_dirs([str(tmp_path)])
     try:
         data = task_data("cached_pairs", {"inputs": 2, "targets": 64}, 2, use_cached=True)
-        (found,) = truncation.count(data, 10).values()
+        ((_, found),) = truncation.count(data, 10)
     finally:
         cached_tasks.forget()
     assert found.examples == 10 and found.inputs > 0 and found.targets == 0

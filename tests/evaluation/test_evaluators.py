@@ -2,8 +2,10 @@ import types
 
 import pytest
 
+from switch_tf.data.truncation import Truncation
 from switch_tf.evaluation import evaluators
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.mesh import Mesh
 from tests.evaluation.conftest import DATA
 
@@ -49,6 +51,23 @@ def test_the_tasks_own_metrics_are_made_only_where_the_settings_ask_for_them(ask
     assert asked == [(None, True)]
     assert alone.task_metrics is None
     assert alone.run(step=3, task_metrics=True).keys() == {"a", "b"}
+
+
+def test_what_is_truncated_is_counted_once_and_not_after_a_signal(asked, monkeypatch, capsys):
+    found = [("a", Truncation(9, 0.5, 0.0)), ("b", Truncation(9, 0.25, 0.0))]
+    monkeypatch.setattr(evaluators.truncation, "count", lambda *_: left)
+    alone, left = evaluators_of(Evaluation()), iter(found)
+    with pytest.raises(EvaluationInterrupt):
+        alone.run(step=3, task_metrics=False, stop=lambda: True)
+    assert list(left) == found[1:] and capsys.readouterr().out == ""
+    left = iter(found)
+    for _ in range(2):
+        assert alone.run(step=3, task_metrics=False)["b"]["truncated_inputs"] == 0.25
+    assert capsys.readouterr().out.splitlines() == [
+        f"split 'validation' of {task}: {share} of inputs and 0.0% of targets are truncated to "
+        "TASK_FEATURE_LENGTHS (of 9 examples)"
+        for task, share in (("a", "50.0%"), ("b", "25.0%"))
+    ]
 
 
 def test_figures_of_a_task_are_one_line():

@@ -55,6 +55,7 @@ def test_the_best_of_each_metric_is_written_and_told_with_the_checkpoint_that_is
     assert list(evaluation.kept) == [5]
     (tmp_path / "checkpoint_5").mkdir()
     evaluation.run(LAST, go_on)
+    evaluation.write_best()
     best_nlp = {"value": -5.0, "step": 5, "checkpoint": "checkpoint_5"}
     assert json.loads((tmp_path / "best.json").read_text()) == {
         "a": {"accuracy": {"value": 10.0, "step": LAST}, "nlp": best_nlp},
@@ -72,6 +73,7 @@ def test_a_checkpoint_that_is_gone_is_not_said_to_be_kept(tmp_path):
     evaluation.run(5, go_on)
     evaluation.run(LAST, go_on)
     assert evaluation.kept == periodic(tmp_path, period=5).kept == {}
+    evaluation.write_best()
     assert "checkpoint" not in (tmp_path / "best.json").read_text()
 
 
@@ -120,5 +122,7 @@ def test_an_evaluation_that_is_stopped_logs_nothing(tmp_path):
     evaluation = periodic(tmp_path)
     with pytest.raises(EvaluationInterrupt):
         evaluation.run(LAST, lambda: True)
+    evaluation.write_best()
+    assert not (tmp_path / "best.json").exists()
     assert read_metrics(str(tmp_path)) == []
     assert not evaluation.is_done(LAST)

@@ -1,6 +1,8 @@
 import dataclasses
 import functools
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,34 @@ def test_a_second_evaluation_keeps_the_first_and_predictions_are_beside_it(saved
         found = [json.loads(line) for line in lines]
         assert [record["targets"] for record in found] == ["a", "bb", "ccc"]
         assert all(isinstance(record["prediction"], str) for record in found)
+
+
+def test_an_evaluation_that_ends_meanwhile_is_kept_as_well(saved, tmp_path, monkeypatch):
+    output, found = tmp_path / "f.json", {"a": {"nlp": -2.0}}
+
+    def meanwhile(self, predictions, **_):
+        output.write_text("the other's")
+        os.mkdir(predictions)
+        (Path(predictions) / "a.jsonl").write_text("mine")
+        return found
+
+    monkeypatch.setattr(Evaluators, "run", meanwhile)
+    evaluate(saved[0], lambda: DATA, lambda: SETUP, output_path=str(output))
+    assert output.read_text() == "the other's"
+    assert json.loads((tmp_path / "f_2.json").read_text()) == found
+    assert (tmp_path / "f_2_predictions/a.jsonl").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_evaluation_that_ends_early_leaves_nothing(saved, tmp_path, monkeypatch):
+    def interrupted(self, predictions, **_):
+        os.mkdir(predictions)
+        raise KeyboardInterrupt()
+
+    monkeypatch.setattr(Evaluators, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(saved[0], lambda: DATA, lambda: SETUP, output_path=str(tmp_path / "f.json"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_cannot_be_written_is_told_before_a_model_is_made(saved, tmp_path):

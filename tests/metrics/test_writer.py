@@ -281,17 +281,40 @@ def steps_of(folder):
     return [(record["step"], record["kind"]) for record in read_metrics(str(folder))]
 
 
-def test_records_beyond_the_restored_step_are_dropped(tmp_path):
+def test_records_beyond_the_restored_step_are_dropped(tmp_path, capsys):
     write_run(tmp_path, range(1, 8), evaluate=(3, 6))
     write_run(tmp_path, [5, 6], restored_step=4)
+    assert capsys.readouterr().out == "records of steps 5 to 7 are dropped, and made again\n"
     expected = [(1, "train"), (2, "train"), (3, "train"), (3, "evaluation"), (4, "train")]
     assert steps_of(tmp_path) == [*expected, (5, "train"), (6, "train")]
 
 
-def test_a_run_that_starts_anew_drops_all_records(tmp_path):
+def test_a_run_that_starts_anew_keeps_the_old_files_under_other_names(tmp_path, capsys):
     write_run(tmp_path, [1, 2, 3])
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "best.json").write_text("the best")
+    capsys.readouterr()
+    write_run(tmp_path, [1, 2, 3])
+    assert capsys.readouterr().out == (
+        f"{tmp_path} has records up to step 3, kept as metrics_until_3.jsonl and "
+        "best_until_3.json\n"
+    )
+    assert steps_of(tmp_path) == [(1, "train"), (2, "train"), (3, "train")]
     write_run(tmp_path, [1])
+    assert capsys.readouterr().out.endswith(", kept as metrics_until_3_2.jsonl\n")
     assert steps_of(tmp_path) == [(1, "train")]
+    assert (tmp_path / "metrics_until_3.jsonl").read_bytes() == log
+    assert (tmp_path / "best_until_3.json").read_text() == "the best"
+    assert not (tmp_path / "best.json").exists()
+
+
+def test_a_run_that_had_not_made_a_step_has_nothing_to_keep(tmp_path, capsys):
+    for _ in range(2):
+        writer = MetricsWriter(str(tmp_path))
+        writer.data("copy", {"truncated_inputs": 0.5})
+        writer.close()
+    assert capsys.readouterr().out == ""
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1
 
 
 @pytest.mark.parametrize("restored_step, expected", [(7, (3, 6)), (6, (3, 6)), (5, (3,)), (2, ())])

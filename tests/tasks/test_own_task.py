@@ -71,7 +71,7 @@ def test_its_lines_are_shown_as_they_are_and_as_tokens(folder, capsys):
 def test_a_model_is_trained_and_evaluated_on_a_task_outside_the_package(folder, capsys):
     main_module.main([*TRAINS, *SMALL, "--gin.TRAIN_STEPS=2"])
     main_module.main([*EVALUATES, *SMALL])
-    (path,) = (folder / "runs/mine").glob("checkpoint_2/evaluation_*_validation.json")
+    (path,) = (folder / "runs/mine").glob("evaluations/*_validation_2.json")
     found = json.loads(path.read_text())["my_questions"]
     assert {"nlp", "nlp_dropless", "accuracy"} <= set(found)
     assert "my_questions" in capsys.readouterr().out

@@ -329,7 +329,7 @@ def test_a_run_can_be_on_a_remote_file_system(whole, tmp_path, capsys):
 
     load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": folder, "Evaluation.decode": False})
     found = evaluate()
-    figures = f"{folder}/checkpoint_6/evaluation_toy_mixture_validation.json"
+    figures = f"{folder}/evaluations/toy_mixture_validation_6.json"
     assert json.loads(storage.read_text(figures)) == found
     last = [r for r in records(whole, "evaluation") if r["step"] == STEPS]
     assert {r["task"]: r["nlp"] for r in last} == {task: found[task]["nlp"] for task in found}
@@ -562,6 +562,37 @@ def test_a_run_keeps_its_best_and_stops_early_where_it_stays_the_best(tmp_path, 
     assert run("parts", 3) == ([2, 5], [1, 2, 3, 4, 5])
     best = json.loads((tmp_path / "parts/best.json").read_text())
     assert best["toy_copy"]["nlp"] == {"value": -1.0, "step": 2, "checkpoint": "checkpoint_2"}
+
+
+def test_a_checkpoint_that_is_named_as_the_best_is_there_at_any_time(tmp_path, monkeypatch):
+    """Each evaluation is better than the one before, whose checkpoint goes."""
+
+    def evaluated(self, step, *args):
+        return dict.fromkeys(self.teacher_forced.datasets, {"nlp": float(step), "tokens": 1.0})
+
+    def checked(self, step):
+        named.append(names())
+        save(self, step)
+        named.append(names())
+
+    def names():
+        path = tmp_path / "best.json"
+        found = re.findall("checkpoint_[0-9]+", path.read_text()) if path.exists() else []
+        assert all((tmp_path / name).is_dir() for name in found)
+        return set(found)
+
+    named, save = [], Checkpoints.save
+    monkeypatch.setattr(Evaluators, "run", evaluated)
+    monkeypatch.setattr(Checkpoints, "save", checked)
+    settings = {"TRAIN_STEPS": 3, "EVAL_PERIOD": 1, "CHECKPOINT_PERIOD": STEPS}
+    settings["train.keep_checkpoints"] = 1
+    pretrain(tmp_path, **settings)
+    assert named[:4] == [set(), set(), {"checkpoint_1"}, {"checkpoint_1"}]
+    assert names() == {"checkpoint_3"} and ModelDir(str(tmp_path)).steps() == [3]
+    # Killed before it was written.
+    (tmp_path / "best.json").unlink()
+    pretrain(tmp_path, **settings)
+    assert names() == {"checkpoint_3"}
 
 
 def test_a_run_that_had_ended_without_them_decodes_when_asked(whole, tmp_path):
