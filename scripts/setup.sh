@@ -27,12 +27,12 @@ setup_platform() {
 }
 
 setup_progress() {
-  local packages
-  packages=$(grep -c '==' requirements.txt)
+  local found
   if grep -qs '^Installing collected' "$1"; then
     setup_say "installing: .venv has $(du -sh .venv 2>/dev/null | cut -f1) so far"
   elif [[ -s $1 ]]; then
-    setup_say "downloading: $(grep -Ec '^(Collecting|Requirement already)' "$1") of $packages packages"
+    found=$(grep -Ec '^(Collecting|Processing|Requirement already)' "$1")
+    setup_say "downloading: $found of $(grep -c '==' requirements.txt) packages"
   else
     setup_say "still at it"
   fi
@@ -74,15 +74,16 @@ setup() {
   python=$(setup_python) || return 1
   lock_hash=$(cat requirements.txt pyproject.toml |
     "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())')
-  if [[ -x .venv/bin/switch-tf && -f $stamp && $(< "$stamp") == "$lock_hash" ]]; then
+  if [[ -x .venv/bin/switch-tf && ! -e $mark && -f $stamp && $(< "$stamp") == "$lock_hash" ]]; then
     setup_say ".venv is up to date"
     return
   fi
-  # pip is installed last: if it is missing, an earlier attempt was interrupted. The mark says that
-  # one was while it installed: pip takes a half-installed package for a whole one.
+  # The mark says that an earlier attempt was interrupted. It begins anew, because pip takes a
+  # half-installed package for a whole one.
   if [[ ! -x .venv/bin/pip || -e $mark ]]; then
     setup_say "making .venv"
-    setup_run /dev/null "$python" -m venv --clear .venv || return 1
+    rm -rf .venv && mkdir .venv && touch "$mark" || return 1
+    setup_run /dev/null "$python" -m venv .venv || return 1
   fi
   setup_say "installing $(grep -c '==' requirements.txt) packages from the lock (some minutes)"
   touch "$mark"
@@ -96,7 +97,8 @@ setup() {
   setup_say "done"
 }
 
+trap 'setup_stop 129' HUP
 trap 'setup_stop 130' INT
 trap 'setup_stop 143' TERM
 setup || exit 1
-trap - INT TERM
+trap - HUP INT TERM

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 PYTHON = f"""#!/bin/bash
 if [[ $1 == -c ]]; then exec {sys.executable} "$@"; fi
 echo made >> made.txt
-rm -rf .venv && mkdir -p .venv/bin && cp pip .venv/bin/pip
+mkdir .venv/bin && cp pip .venv/bin/pip
+bash during_venv.sh
 """
 PIP = """#!/bin/bash
 if [[ $* == *"-e ."* ]]; then
@@ -34,6 +35,7 @@ def project(tmp_path, monkeypatch):
     shutil.copy(ROOT / "scripts" / "setup.sh", tmp_path / "scripts")
     (tmp_path / "requirements.txt").write_text("a==1\nb==2\n")
     (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "during_venv.sh").touch()
     write(tmp_path / "bin" / "python3.11", PYTHON)
     write(tmp_path / "pip", PIP + INSTALLS)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -47,7 +49,7 @@ def write(path, text):
 
 
 def start(project):
-    """Sources it as the scripts do; SIGINT counts, also where the tests run in the background."""
+    """Sources it as the scripts do; signals count, also where the tests run in the background."""
     return subprocess.Popen(
         ["bash", "-c", "set -euo pipefail; source scripts/setup.sh; echo then"],
         cwd=project,
@@ -55,7 +57,9 @@ def start(project):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: [
+            signal.signal(n, signal.SIG_DFL) for n in (signal.SIGHUP, signal.SIGINT)
+        ],
     )
 
 
@@ -81,7 +85,7 @@ def test_it_installs_once_for_a_lock(project):
         "then",
     ]
     assert told(ended(start(project))[1]) == [".venv is up to date", "then"]
-    (project / "requirements.txt").write_text("a==1\nb==3\n")
+    (project / "requirements.txt").write_text("a==1\nb==2\nc==3\n")
     assert told(ended(start(project))[1])[-2:] == ["done", "then"]
     assert (project / "made.txt").read_text() == "made\n"
 
@@ -102,12 +106,31 @@ def test_what_pip_cannot_install_is_told_and_nothing_follows(project):
     assert "then" not in lines
 
 
+def test_a_change_of_the_lock_that_was_interrupted_and_taken_back_is_not_up_to_date(project):
+    assert ended(start(project))[0] == 0
+    lock = (project / "requirements.txt").read_text()
+    (project / "requirements.txt").write_text(lock + "c==3\n")
+    write(project / ".venv" / "bin" / "pip", "#!/bin/bash\nkill -TERM $PPID\nsleep 600\n")
+    assert ended(start(project))[0] == 143
+    (project / "requirements.txt").write_text(lock)
+    assert told(ended(start(project))[1])[0] == "making .venv"
+
+
+@pytest.mark.parametrize("hanging", ["pip", "during_venv.sh"])
 @pytest.mark.parametrize(
-    "number, send, status", [(signal.SIGINT, os.killpg, 130), (signal.SIGTERM, os.kill, 143)]
+    "number, send, status",
+    [
+        (signal.SIGHUP, os.killpg, 129),
+        (signal.SIGINT, os.killpg, 130),
+        (signal.SIGTERM, os.kill, 143),
+    ],
 )
-def test_a_signal_ends_it_with_its_status_and_the_next_call_mends_it(project, number, send, status):
+def test_a_signal_ends_it_with_its_status_and_the_next_call_begins_anew(
+    project, hanging, number, send, status
+):
     """Ctrl-C goes to the group, a `kill` to the shell alone; nothing is left running."""
-    write(project / "pip", PIP + HANGS)
+    whole = (project / hanging).read_text()
+    write(project / hanging, whole + HANGS)
     process = start(project)
     while not (project / "hangs.txt").exists():
         assert process.poll() is None
@@ -115,8 +138,7 @@ def test_a_signal_ends_it_with_its_status_and_the_next_call_mends_it(project, nu
     send(process.pid, number)
     code, lines, err = ended(process)
     assert code == status and "then" not in lines
-    assert told(err.splitlines()) == ["interrupted; call it again to begin anew"]
-    write(project / "pip", PIP + INSTALLS)
-    write(project / ".venv" / "bin" / "pip", "#!/bin/bash\nexit 1\n")
+    assert told(err.splitlines())[-1] == "interrupted; call it again to begin anew"
+    write(project / hanging, whole)
     assert ended(start(project))[0] == 0
     assert (project / "made.txt").read_text() == "made\nmade\n"
