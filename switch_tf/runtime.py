@@ -163,6 +163,12 @@ def is_chief() -> bool:
     return os.environ.get("DTENSOR_CLIENT_ID", "0") == "0"
 
 
+def tell(*lines: str) -> None:
+    """Prints lines, if this is the chief: other processes would repeat them."""
+    if lines and is_chief():
+        print(*lines, sep="\n", flush=True)
+
+
 def _make_devices(device_type: str, num_devices: int) -> None:
     """Creates this process's share of the devices, and the communication between processes."""
     import tensorflow as tf

@@ -92,11 +92,16 @@ def test_too_few_accelerators_are_one_line(not_started):
 
 
 @pytest.mark.parametrize("client, is_chief", [(None, True), ("0", True), ("1", False)])
-def test_the_first_process_is_the_chief(monkeypatch, client, is_chief):
+def test_the_first_process_is_the_chief_and_the_only_one_to_print(
+    monkeypatch, capsys, client, is_chief
+):
     monkeypatch.delenv("DTENSOR_CLIENT_ID", raising=False)
     if client is not None:
         monkeypatch.setenv("DTENSOR_CLIENT_ID", client)
     assert runtime.is_chief() is is_chief
+    runtime.tell("a", "b")
+    runtime.tell()
+    assert capsys.readouterr().out == ("a\nb\n" if is_chief else "")
 
 
 def test_a_user_error_in_a_layer_comes_out_as_it_is():

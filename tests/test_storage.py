@@ -49,6 +49,14 @@ def test_a_failed_write_leaves_the_old_file(folder, monkeypatch):
     assert storage.read_text(path) == "old"
 
 
+def test_a_moved_file_takes_the_place_of_what_was_there(folder):
+    for name in ("a", "b"):
+        storage.write_atomically(f"{folder}/{name}", name)
+    storage.move_file(f"{folder}/a", f"{folder}/b")
+    assert storage.names(folder) == ["b"]
+    assert storage.read_text(f"{folder}/b") == "a"
+
+
 def test_a_file_is_created_once_and_then_left_alone(folder):
     path = f"{folder}/file"
     assert storage.create(path)

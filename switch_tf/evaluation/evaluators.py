@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from switch_tf import mesh as mesh_lib
+from switch_tf import runtime
 from switch_tf.data import truncation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
@@ -79,8 +80,8 @@ class Evaluators:
                     if stop():
                         raise EvaluationInterrupt()
                     found[task] = lost
-            for line in truncation.lines(found):
-                print(f"split '{self.data.split}' of {line}", flush=True)
+            split = self.data.split
+            runtime.tell(*(f"split '{split}' of {line}" for line in truncation.lines(found)))
             self._lost = found
         return self._lost
 

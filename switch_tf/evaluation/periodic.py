@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from switch_tf import runtime
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.evaluation import ranking
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
@@ -77,12 +78,12 @@ class PeriodicEvaluation:
 
     def _evaluate(self, step: int, decodes: bool, stop: Callable[[], bool]) -> None:
         tasks, split = ", ".join(self._evaluators.teacher_forced.datasets), self._settings.split
-        print(f"\nstep {step}  evaluating {tasks}", flush=True)
+        runtime.tell(f"\nstep {step}  evaluating {tasks}")
         folder = self._dir.predictions(split, step) if self._settings.predictions else None
         results = self._evaluators.run(step, decodes, stop, folder)
         for task, metrics in results.items():
             self._writer.evaluation(step, task, metrics, split)
-            print(f"\nstep {step}  {figures_line(task, metrics)}", flush=True)
+            runtime.tell(f"\nstep {step}  {figures_line(task, metrics)}")
         self._rank([*self._dir.steps(), step])
 
     def write_best(self) -> None:

@@ -56,11 +56,11 @@ def evaluate(
         evaluators = Evaluators(made, evaluation)
         made.restore(path)
         layers = switch_layers(made.model, evaluators.data, made.mesh)
-        print(*settings(made.model), *layers, f"restored {path}", sep="\n", flush=True)
+        runtime.tell(*settings(made.model), *layers, f"restored {path}")
         results = evaluators.run(
             step=0, task_metrics=True, predictions=folder if evaluation.predictions else None
         )
-        print(*(figures_line(*of_task) for of_task in results.items()), sep="\n", flush=True)
+        runtime.tell(*(figures_line(*of_task) for of_task in results.items()))
         if runtime.is_chief():
             _keep(results, folder, wanted)
     return results

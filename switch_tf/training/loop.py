@@ -3,6 +3,7 @@
 import math
 import time
 
+from switch_tf import runtime
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.data.feed import Feed
 from switch_tf.errors import Interruption, UserError
@@ -84,7 +85,7 @@ class TrainLoop:
                 progress.say(f"{place}; {evaluation.early_line()}")
             else:
                 progress.say(f"{place}; raise TRAIN_STEPS to continue")
-            print(*evaluation.best_lines(), sep="\n", flush=True)
+            runtime.tell(*evaluation.best_lines())
 
     def _is_over(self, train_steps: int) -> bool:
         return self.step >= train_steps or self._evaluation.stops_early

@@ -118,8 +118,7 @@ def _tell(
     path = ModelDir(model_dir).description
     parts = made.model, made.data, made.mesh, step.microbatches
     told = [*lines, f"all settings, weights with their layouts, and Switch layers: {path}"]
-    if runtime.is_chief():
-        print(*told, *warnings(*parts), sep="\n", flush=True)
+    runtime.tell(*told, *warnings(*parts))
     write_as_chief(path, "\n".join([*lines, "", *details(*parts)]) + "\n")
 
 
@@ -133,9 +132,7 @@ def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
     writer.start(config.operative_config(), config.macros())
     with mesh_lib.host():
         found = dict(truncation.count(data))
-    if runtime.is_chief():
-        for line in truncation.lines(found):
-            print(f"split '{data.split}' of {line}", flush=True)
+    runtime.tell(*(f"split '{data.split}' of {line}" for line in truncation.lines(found)))
     for task, share in found.items():
         writer.data(task, share.figures() | {"examples": share.examples})
     return writer

@@ -2,6 +2,7 @@ import types
 
 import pytest
 
+from switch_tf import runtime
 from switch_tf.data.truncation import Truncation
 from switch_tf.evaluation import evaluators
 from switch_tf.evaluation.settings import Evaluation
@@ -68,6 +69,17 @@ def test_what_is_truncated_is_counted_once_and_not_after_a_signal(asked, monkeyp
         "TASK_FEATURE_LENGTHS (of 9 examples)"
         for task, share in (("a", "50.0%"), ("b", "25.0%"))
     ]
+
+
+def test_a_process_that_is_not_the_chief_knows_what_is_truncated_and_prints_nothing(
+    asked, monkeypatch, capsys
+):
+    monkeypatch.setattr(runtime, "is_chief", lambda: False)
+    found = [("a", Truncation(9, 0.5, 0.0))]
+    monkeypatch.setattr(evaluators.truncation, "count", lambda *_: found)
+    results = evaluators_of(Evaluation()).run(step=3, task_metrics=False)
+    assert results["a"]["truncated_inputs"] == 0.5
+    assert capsys.readouterr().out == ""
 
 
 def test_figures_of_a_task_are_one_line():

@@ -348,8 +348,7 @@ def test_a_process_that_is_not_the_chief_writes_checkpoints_alone(
     monkeypatch.setattr(runtime, "is_chief", lambda: False)
     pretrain(tmp_path, TRAIN_STEPS=3)
     told = capsys.readouterr()
-    assert told.err == "" and "step 3  toy_copy" in told.out
-    assert "trains on" not in told.out and "truncated" not in told.out
+    assert told.err == told.out == ""
     assert os.listdir(tmp_path) == ["checkpoint_3"]
     # It goes on from what the chief wrote, and leaves it as it is.
     shutil.copy(whole / "metrics.jsonl", tmp_path)
@@ -359,6 +358,7 @@ def test_a_process_that_is_not_the_chief_writes_checkpoints_alone(
     load([*FILES, "runs/eval.gin"], SMALL | {"CHECKPOINT_PATH": str(tmp_path)})
     assert evaluate()
     assert not any("evaluation" in name for name in os.listdir(tmp_path / "checkpoint_6"))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
