@@ -10,7 +10,7 @@ from switch_tf import config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
-from switch_tf.commands.remembered import remember
+from switch_tf.commands.remembered import is_resumed, remember
 from switch_tf.data import spans
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
@@ -164,13 +164,19 @@ def check_paths(given: config.Values) -> None:
     Raises:
       UserError: one does not exist; the message names the setting and the path.
     """
+    checkpoints = dict(configurables.marked(rules.Checkpoint))
     for name, folder in configurables.marked(rules.Folder):
         path = given.get(name)
-        if path and not storage.is_remote(path):
+        if path and not storage.is_remote(path) and _is_read(checkpoints.get(name), given):
             folder.check(given.called.get(name, name), path)
     path = given.get(vocabulary_path.SETTING)
     if path is not None:
         vocabulary_path.check(path)
+
+
+def _is_read(checkpoint: rules.Checkpoint | None, given: config.Values) -> bool:
+    """Whether a run reads a checkpoint: not if it starts from it, but is being resumed."""
+    return checkpoint is None or checkpoint.use != "start" or not is_resumed(given)
 
 
 def check_optimizer(given: dict) -> None:
@@ -217,7 +223,7 @@ def check_checkpoints(given: dict, remote: bool) -> None:
     sizes = [name for name, axis in configurables.marked(rules.Axis) if axis.name != "batch"]
     for parameter, checkpoint in configurables.marked(rules.Checkpoint):
         path = given.get(parameter)
-        if not path or storage.is_remote(path) != remote:
+        if not path or storage.is_remote(path) != remote or not _is_read(checkpoint, given):
             continue
         setting = given.called[parameter]
         with storage.told(f"{setting}='{path}' cannot be read"):

@@ -29,6 +29,7 @@ _TAKEN = {
     "start": "model and vocabulary taken from",
     "restore": "model, vocabulary, task, lengths and batch size taken from",
 }
+_RUN = "train.model_dir"
 # Of those rooms, what each run decides for itself.
 _OWN = {"TaskData.split", "TaskData.pack", "TaskData.seed", "DEVICE_TYPE"}
 # Each run has its own rates; of the model is only which macro gives them.
@@ -84,10 +85,12 @@ def remember(
         # Values of other types are refused by the checks after this.
         if not path or not isinstance(path, str) or checkpoint.use != use:
             continue
-        setting = given.values.called[parameter]
-        if storage.is_remote(path):
+        setting, remote = given.values.called[parameter], storage.is_remote(path)
+        if remote or trains and storage.is_remote(given.values.get(_RUN)):
             start(given.values)
-        else:
+        if trains and is_resumed(given.values):
+            setting, path = "MODEL_DIR", given.values[_RUN]
+        elif not remote:
             folder = folders[parameter].check(setting, path)
             if use == "restore":
                 model_dir.find(folder)
@@ -101,6 +104,17 @@ def remember(
     # A config.gin may be that of the checkpoint, too.
     found.lines = list(dict.fromkeys(found.lines))
     return found
+
+
+def is_resumed(values: config.Values) -> bool:
+    """Whether a training's MODEL_DIR holds checkpoints, so that it needs its initial one no more.
+
+    Args:
+      values: of its files and flags. TensorFlow must be started if MODEL_DIR is remote.
+    """
+    path = values.get(_RUN)
+    with storage.told(f"MODEL_DIR='{path}' cannot be read"):
+        return isinstance(path, str) and bool(model_dir.ModelDir(path).steps())
 
 
 def _of_checkpoint(path: str, use: _Use) -> _Run | None:

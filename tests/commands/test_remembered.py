@@ -5,6 +5,7 @@ import textwrap
 import pytest
 
 from switch_tf import config, gin_files
+from switch_tf.commands import launch
 from switch_tf.commands.remembered import remember
 from switch_tf.errors import UserError
 
@@ -202,6 +203,39 @@ def test_nothing_is_told_of_the_model_file_of_the_run(of_files):
     for flags in ((), ("SwitchLayer.group_size=64",), ("NUM_EXPERTS=4",)):
         _, lines = evaluating(of_files, *OF_TASK, *flags, files=[MODEL])
         assert not [line for line in lines if "not used" in line]
+
+
+def test_a_resumed_fine_tuning_takes_its_own_model_and_needs_the_initial_checkpoint_no_more(
+    run, tmp_path
+):
+    """Which may be gone, or be of another model by now."""
+    text = textwrap.dedent(CONFIG).replace("d_ff = 48", "d_ff = 32")
+    text = "\n".join(
+        line for line in text.splitlines() if not line.startswith(("TaskData", "span"))
+    )
+    into = make(tmp_path / "into", text)
+    for initial in (run, tmp_path / "gone"):
+        given, lines = fine_tuning(initial, into=into)
+        assert given["TransformerEncoderDecoder.d_ff"] == 32
+        assert given["VOCABULARY_PATH"] == f"{into}/vocabulary.model"
+        assert lines == [f"model and vocabulary taken from {into}/config.gin"]
+        flags = [f"--gin.MODEL_DIR='{into}'", f"--gin.INITIAL_CHECKPOINT_PATH='{initial}'"]
+        launched = launch.check("train", "", [f"--gin_file={FINETUNE}", *flags])
+        assert launched.given["TransformerEncoderDecoder.d_ff"] == 32
+
+
+def test_a_remote_run_is_resumed_once_tensorflow_is_started(run, tmp_path):
+    started, place = [], f"file://{run}"
+    own = f"MODEL_DIR='{place}'", f"INITIAL_CHECKPOINT_PATH='{tmp_path}/gone'"
+    given, _ = take([FINETUNE], *own, trains=True, start=started.append)
+    assert given["VOCABULARY_PATH"] == f"{place}/vocabulary.model"
+    assert [values["MODEL_DIR"] for values in started] == [place]
+
+
+def test_a_fine_tuning_that_starts_needs_its_initial_checkpoint(tmp_path):
+    (tmp_path / "into").mkdir()
+    with pytest.raises(UserError, match="^INITIAL_CHECKPOINT_PATH='.*/gone': no such folder"):
+        fine_tuning(tmp_path / "gone", into=tmp_path / "into")
 
 
 def test_the_run_wins_over_the_projects_files_and_each_difference_is_told(run):
