@@ -64,7 +64,7 @@ setup_stop() {
     kill -- "-$setup_child" 2>/dev/null || true
     wait "$setup_child" 2>/dev/null || true
   fi
-  setup_say "interrupted; call it again to begin anew" >&2
+  setup_say "interrupted; rerun the command to start the set-up again" >&2
   exit "$1"
 }
 

@@ -138,7 +138,7 @@ def test_a_signal_ends_it_with_its_status_and_the_next_call_begins_anew(
     send(process.pid, number)
     code, lines, err = ended(process)
     assert code == status and "then" not in lines
-    assert told(err.splitlines())[-1] == "interrupted; call it again to begin anew"
+    assert told(err.splitlines())[-1] == "interrupted; rerun the command to start the set-up again"
     write(project / hanging, whole)
     assert ended(start(project))[0] == 0
     assert (project / "made.txt").read_text() == "made\nmade\n"
