@@ -25,6 +25,7 @@ class Interruption(KeyboardInterrupt):
       kept: what is kept, and how to resume.
 
     Attributes:
+      number: the signal's.
       status: the exit status, 128 + `number`.
     """
 
@@ -34,4 +35,5 @@ class Interruption(KeyboardInterrupt):
         kept: str = "only what was already written is kept; rerun the command",
     ):
         super().__init__(f"interrupted by {signal.Signals(number).name}: {kept}")
+        self.number = number
         self.status = 128 + number

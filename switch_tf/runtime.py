@@ -20,8 +20,14 @@ DEVICE_TYPES = ("CPU", "GPU", "TPU")
 # More CPU devices than this on a core only wait for each other, and each takes memory.
 DEVICES_PER_CORE = 8
 
+# Seconds until an interruption is raised again that Python has discarded.
+_RAISED_AGAIN_AFTER = 0.1
+
 _started_devices: int | None = None
 _device_type = "CPU"
+# Signals that interrupted the command, and those of them whose exception Python has discarded.
+_received: list[int] = []
+_discarded: list[int] = []
 
 # Makes DTensor write its state after each pass, to the folder of `lowered_functions`.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
@@ -41,30 +47,67 @@ def interruptible(command: str) -> Iterator[None]:
     Raises:
       SystemExit: the command was interrupted.
     """
-    received = []
 
     def interrupt(number, _):
-        received.append(number)
+        _received.append(number)
         raise Interruption(number)
 
-    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
-    interruption = None
+    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: interrupt, signal.SIGALRM: _raise_again}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    interruption, hook = None, sys.unraisablehook
+    sys.unraisablehook = lambda what: _keep_interruption(what, hook)
     try:
         yield
+        check_interrupted()
     except Interruption as error:
         interruption = error
     except Exception:
         # A library's import or callback may turn what `interrupt` raises into an error of its own.
-        if not received:
+        if not _received:
             raise
-        interruption = Interruption(received[0])
+        interruption = Interruption(_received[0])
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+        _received.clear()
+        _discarded.clear()
     if interruption is not None:
         if is_chief():
             print(f"{command}: {interruption}", file=sys.stderr)
         sys.exit(interruption.status)
+
+
+def check_interrupted() -> None:
+    """To be called between the stages of a command, for what a library's C++ code has swallowed.
+
+    Raises:
+      Interruption: a signal came in the command, and the command still goes on.
+    """
+    if _received:
+        raise Interruption(_received[0])
+
+
+def interrupted_by() -> int | None:
+    """The first signal that interrupted the command, if any: its work is to end at once."""
+    return _received[0] if _received else None
+
+
+def _keep_interruption(what, hook) -> None:
+    """Has an `Interruption` raised again that Python discards, as in `__del__`; others go on.
+
+    By a timer, because this is called where Python discards whatever is raised.
+    """
+    if isinstance(what.exc_value, Interruption):
+        _discarded.append(what.exc_value.number)
+        signal.setitimer(signal.ITIMER_REAL, _RAISED_AGAIN_AFTER)
+    else:
+        hook(what)
+
+
+def _raise_again(*_) -> None:
+    signal.raise_signal(_discarded.pop())
 
 
 def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = False) -> None:

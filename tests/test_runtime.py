@@ -1,7 +1,10 @@
+import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import keras
 import pytest
@@ -126,6 +129,72 @@ def test_a_signal_ends_what_is_interruptible_whatever_a_library_makes_of_it(numb
         assert stop.value.code == 128 + number
         assert capsys.readouterr().err.startswith(f"a command: interrupted by {number.name}: ")
         assert signal.getsignal(number) is before
+
+
+class InDel:
+    """Whose end interrupts the process, at a place where Python discards exceptions."""
+
+    def __init__(self, number):
+        self._number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self._number)
+
+
+def in_del(number):
+    InDel(number)
+
+
+def in_gc(number):
+    def interrupt(*_):
+        gc.callbacks.remove(interrupt)
+        os.kill(os.getpid(), number)
+
+    gc.callbacks.append(interrupt)
+    gc.collect()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("interrupt", [in_del, in_gc])
+def test_an_interruption_that_python_discards_ends_what_goes_on(number, interrupt, capsys):
+    hook = sys.unraisablehook
+    with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
+        interrupt(number)
+        time.sleep(10)
+        raise AssertionError("it went on")
+    assert stop.value.code == 128 + number
+    told = f"a command: {Interruption(number)}\n"
+    assert capsys.readouterr().err == told
+    # Where it would have ended by itself.
+    with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
+        interrupt(number)
+    assert (stop.value.code, capsys.readouterr().err) == (128 + number, told)
+    assert sys.unraisablehook is hook
+
+
+def test_an_interruption_that_a_library_swallows_ends_the_next_stage(capsys):
+    with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
+        with contextlib.suppress(Interruption):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert runtime.interrupted_by() == signal.SIGINT
+        runtime.check_interrupted()
+        raise AssertionError("it went on")
+    assert stop.value.code == 130
+    with runtime.interruptible("the next command"):
+        runtime.check_interrupted()
+
+
+def test_an_error_in_del_that_is_no_interruption_is_told_as_ever(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: told.append(what.exc_value))
+
+    class Fails:
+        def __del__(self):
+            raise ValueError("a defect")
+
+    with runtime.interruptible("a command"):
+        Fails()
+    assert [str(error) for error in told] == ["a defect"]
 
 
 def test_an_error_without_a_signal_goes_through_what_is_interruptible():

@@ -2,14 +2,18 @@
 
 import signal
 
+from switch_tf import runtime
 from switch_tf.errors import Interruption
 
 
 class StopSignals:
-    """Context in which SIGINT or SIGTERM asks the loop to stop; a second one interrupts it."""
+    """Context in which SIGINT or SIGTERM asks the loop to stop; a second one interrupts it.
+
+    A signal that came before, but that a library swallowed, counts as the first.
+    """
 
     def __init__(self):
-        self.number = None
+        self.number = runtime.interrupted_by()
         self._before = {}
 
     def __enter__(self):

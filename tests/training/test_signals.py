@@ -1,8 +1,10 @@
+import contextlib
 import os
 import signal
 
 import pytest
 
+from switch_tf import runtime
 from switch_tf.errors import Interruption
 from switch_tf.training.signals import StopSignals
 
@@ -17,3 +19,12 @@ def test_a_first_signal_asks_to_stop_and_a_second_one_interrupts(number):
         os.kill(os.getpid(), number)
     assert stop.value.status == 128 + number
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_was_swallowed_before_asks_to_stop():
+    with pytest.raises(SystemExit), runtime.interruptible("a command"):
+        with contextlib.suppress(Interruption):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with StopSignals() as signals:
+            assert signals.stopped() and signals.number == signal.SIGTERM
+    assert not StopSignals().stopped()
