@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
+from collections.abc import Iterator
 
-from switch_tf import rules
+from switch_tf import rules, storage
 from switch_tf.data import spans
 from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
@@ -47,12 +49,13 @@ def check_split(provider, split: str) -> None:
         raise UserError(f"'{provider.name}' has no split '{split}'; it has " + ", ".join(splits))
 
 
-def prepare(data: TaskData, vocab_size: int) -> None:
+def prepare(data: TaskData, vocab_size: int, checkpoint: str | None = None) -> None:
     """Prepares the data of a task or mixture, and checks it against the model.
 
     Args:
       data: the data to read; if it is cached, its sources need not exist.
       vocab_size: the model's vocabulary size.
+      checkpoint: the setting that gives the checkpoint of which the model is, if there is one.
 
     Raises:
       UserError: there is no such task or mixture; see also `registry.prepare` and
@@ -66,15 +69,18 @@ def prepare(data: TaskData, vocab_size: int) -> None:
 
         ordered.use_cache_dir()
     registry.prepare(provider, data.use_cached)
-    check_vocabulary(provider, vocab_size)
+    check_vocabulary(provider, vocab_size, checkpoint)
 
 
-def check_vocabulary(provider, vocab_size: int) -> None:
+def check_vocabulary(provider, vocab_size: int, checkpoint: str | None = None) -> None:
     """Checks the vocabularies of a task or mixture against the model.
 
     Token ids must be < `vocab_size`. As the model and greedy decoding assume, padding is 0 and the
     end of a sequence 1; the unknown token must have an id of its own. A task that corrupts spans
     needs 100 sentinels at the end of the vocabulary, added by SeqIO or pieces of the model.
+
+    Args:
+      provider, vocab_size, checkpoint: as for `prepare`.
 
     Raises:
       UserError: one does not fit; the message names the task, its vocabulary's size and the
@@ -99,9 +105,14 @@ def check_vocabulary(provider, vocab_size: int) -> None:
                     ) from error
                 pad, eos, unk = vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id
             if size > vocab_size:
+                mend = f"set it to at least {size}"
+                if checkpoint is not None:
+                    mend = (
+                        "set VOCABULARY_PATH to the one that it was trained with, or give another "
+                        f"task or {checkpoint}"
+                    )
                 raise UserError(
-                    f"{what} has {size} tokens, but the model's VOCAB_SIZE is {vocab_size}: set it "
-                    f"to at least {size}"
+                    f"{what} has {size} tokens, but the model's VOCAB_SIZE is {vocab_size}: {mend}"
                 )
             if (pad, eos) != (0, 1):
                 raise UserError(f"{what} has pad {pad} and eos {eos}; train it with pad 0, eos 1")
@@ -120,22 +131,52 @@ def check_vocabulary(provider, vocab_size: int) -> None:
 
 @contextlib.contextmanager
 def user_errors(what: str):
-    """Turns errors about bad input in a data pipeline into UserErrors of one line.
+    """Turns TensorFlow's errors in a data pipeline into UserErrors of one line.
 
     A UserError raised by Python code inside the pipeline arrives as text in a TensorFlow error, and
-    a missing file as NotFoundError. Other errors are passed on unchanged.
+    a missing file as NotFoundError. Errors of Python outside TensorFlow are passed on unchanged.
+
+    Args:
+      what: what is read, as from `described`.
     """
     import tensorflow as tf
 
     try:
         yield
     except (FileNotFoundError, tf.errors.NotFoundError) as error:
-        raise UserError(f"{what}: {str(error).splitlines()[0]}") from error
+        told = storage.first_line(error)
+        if "No such file" in told:
+            told += (
+                f": create it, or name it so that it is found from {os.getcwd()}, such as by its "
+                "absolute path"
+            )
+        raise UserError(f"{what}: {told}") from error
     except tf.errors.OpError as error:
         told = re.search(r"UserError: (.+)", error.message)
         if told is None:
-            raise
+            raise UserError(
+                f"{what}: {storage.first_line(error)}: see whether its data are as the "
+                "preprocessors of the task expect them"
+            ) from error
         raise UserError(told[1].strip()) from error
+
+
+def described(name: str, split: str) -> str:
+    """A task or mixture and its split, as errors name them."""
+    return f"'{name}', split '{split}'"
+
+
+def elements(dataset, what: str) -> Iterator:
+    """The elements of a `tf.data.Dataset` as NumPy arrays.
+
+    Args:
+      what: what is read, as from `described`.
+
+    Raises:
+      UserError: see `user_errors`; errors of the caller's loop are not changed.
+    """
+    with user_errors(what):
+        yield from dataset.as_numpy_iterator()
 
 
 def _options():
@@ -181,7 +222,7 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
 
 
 def _errors_of(data: TaskData):
-    return user_errors(f"'{data.mixture_or_task_name}', split '{data.split}'")
+    return user_errors(described(data.mixture_or_task_name, data.split))
 
 
 def _check_not_empty(examples, data: TaskData) -> None:
@@ -193,7 +234,7 @@ def _check_not_empty(examples, data: TaskData) -> None:
     with _errors_of(data):
         if next(iter(examples), None) is None:
             raise UserError(
-                f"'{data.mixture_or_task_name}', split '{data.split}', has no examples: its source "
+                f"{described(data.mixture_or_task_name, data.split)}, has no examples: its source "
                 "is empty or its preprocessors drop them all"
             )
 
