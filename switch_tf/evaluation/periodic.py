@@ -85,10 +85,15 @@ class PeriodicEvaluation:
             print(f"\nstep {step}  {figures_line(task, metrics)}", flush=True)
         self._rank([*self._dir.steps(), step])
 
-    def write_best(self) -> None:
-        """Writes the best evaluations, if any; the checkpoints of `kept` must be there."""
+    def write_best(self, ended: bool = False) -> None:
+        """Writes the best evaluations, if any; the checkpoints of `kept` must be there.
+
+        Args:
+          ended: whether the run removes no checkpoint any more, so that all that are there are
+            named, not only those of `kept`.
+        """
         if self._evaluations:
-            best.write(self._dir.path, self._peaks(), self.kept)
+            best.write(self._dir.path, self._peaks(), self._dir.steps() if ended else self.kept)
 
     def _rank(self, there: list[int]) -> None:
         """Sets `stops_early` and, among the steps whose checkpoints can be kept, `kept`."""

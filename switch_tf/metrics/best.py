@@ -64,7 +64,7 @@ def write(
     Args:
       model_dir: the MODEL_DIR.
       found: the result of `peaks`.
-      kept: steps whose checkpoints are kept; their peaks name them.
+      kept: steps whose checkpoints stay; their peaks name them.
     """
     folder = ModelDir(model_dir)
 

@@ -236,7 +236,7 @@ def test_a_checkpoint_that_is_left_out_is_named_before_the_model_that_it_gives(
 def test_a_file_may_give_the_checkpoint_that_one_after_it_requires(tmp_path):
     (tmp_path / "mine.gin").write_text("CHECKPOINT_PATH = '/no/such'\n")
     files = [f"--gin_file={tmp_path}/mine.gin", "--gin_file=runs/eval.gin"]
-    done = run_without_tensorflow("eval", MODEL, *files)
+    done = run_without_tensorflow("eval", *files)
     assert "CHECKPOINT_PATH is required" not in done.stderr and done.returncode == 2
 
 
