@@ -132,7 +132,8 @@ class PeriodicEvaluation:
 
     def best_lines(self) -> list[str]:
         """Lines on each task's best evaluation so far, and on the checkpoints kept for them."""
-        lines = list(best.lines(self._name, self._peaks()))
+        sizes = best.sizes_line(self._evaluations)
+        lines = [*best.lines(self._name, self._peaks()), *filter(None, [sizes])]
         for step, reasons in sorted(self.kept.items()):
             lines.append(f"kept: {self._dir.checkpoint(step)}, best by {', '.join(reasons)}")
         return lines

@@ -32,6 +32,14 @@ def periodic(folder, decodes=True, **settings):
     return PeriodicEvaluation(evaluators, Evaluation(**settings), writer, str(folder), LAST)
 
 
+def test_the_best_lines_say_that_evaluations_differ_in_size(tmp_path):
+    evaluation = periodic(tmp_path)
+    evaluation._writer.evaluation(2, "a", {"nlp": -1.0, "tokens": 90.0})
+    assert "different sizes" not in "".join(evaluation.best_lines())
+    evaluation._writer.evaluation(4, "a", {"nlp": -2.0, "tokens": 10.0})
+    assert "different sizes: of a, 90 target tokens" in "".join(evaluation.best_lines())
+
+
 def go_on():
     return False
 
