@@ -79,6 +79,28 @@ def names(files: Sequence[str], bindings: Sequence[str] = ()) -> tuple[set[str],
     return bound, {name.rpartition("/")[2].rpartition(".")[2] for name in references}
 
 
+def lacking(files: Sequence[str], bindings: Sequence[str] = ()) -> dict[str, Setting]:
+    """The parameters that a file requires and nothing gives, and the name to give each by.
+
+    Args:
+      files: see `precheck`.
+      bindings: see `precheck`.
+
+    Returns:
+      `configurable.parameter` -> the name that the user has to set, and where it is required.
+
+    Raises:
+      UserError: see `names`; or two files give a setting different values.
+    """
+    settings = _settled(files, bindings).settings
+    origins = {gin_files.short(key): settings.origin(key) for key in settings.bindings}
+    return {
+        parameter: Setting(name, where)
+        for parameter, (name, (value, where)) in origins.items()
+        if value == gin_files.REQUIRED
+    }
+
+
 def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
     """Loads gin files and flags, replacing any previous configuration.
 
@@ -177,14 +199,19 @@ def _named(files: Sequence[str], bindings: Sequence[str]) -> _Resolution:
     return _Resolution(settings, used, source, known)
 
 
-def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Resolution:
-    checked = _named(files, bindings)
+def _settled(files: Sequence[str], bindings: Sequence[str]) -> _Resolution:
+    named = _named(files, bindings)
 
     def complete(name: str) -> str:
-        matches = checked.known.matching_selectors(name)
+        matches = named.known.matching_selectors(name)
         return matches[0] if len(matches) == 1 else name
 
-    checked.after_files = gin_order.settle(checked.settings, complete)
+    named.after_files = gin_order.settle(named.settings, complete)
+    return named
+
+
+def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Resolution:
+    checked = _settled(files, bindings)
     gin_checks.check_macros(checked.settings, checked.source)
     gin_checks.check_required(checked.settings, checked.source, checked.known)
     gin_checks.check_values(checked.settings, checked.source, checked.known)

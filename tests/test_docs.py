@@ -4,10 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
+import gin
 import pytest
 
 from switch_tf import config, configurables
 from switch_tf.commands import launch
+from switch_tf.commands import main as main_module
 from tests.helpers import with_run
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +64,19 @@ def test_a_command_passes_the_checks_before_tensorflow(command, tmp_path):
         bindings.append("MODEL_DIR=''")
     bindings = with_run(tmp_path, files, bindings, name == "train")
     launch.check_mesh(config.precheck(files, bindings))
+
+
+# What compiles or runs a step, which tests/commands/test_plan.py does at a small size.
+LOWERED = {"--collectives", "--dtypes", "--memory"}
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command.values[0].startswith("switch-tf plan ")]
+)
+def test_a_plan_is_counted_at_its_own_size(command, capsys):
+    main_module.main([word for word in shlex.split(command)[1:] if word not in LOWERED])
+    gin.clear_config()
+    assert capsys.readouterr().out.startswith("parameters: ")
 
 
 PROSE = ["comparison", "evaluating", "faq", "glossary", "tasks", "training"]

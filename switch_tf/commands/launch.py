@@ -139,7 +139,8 @@ def check_files(
       needs, run_file: as for `check`.
 
     Raises:
-      UserError: naming the missing setting, and a file that has it.
+      UserError: naming the missing setting, and a file that has it; if the model is missing, but a
+        checkpoint that would give it is required, the checkpoint's.
     """
     bound, referred = config.names(files, bindings)
     for name in needs:
@@ -149,6 +150,12 @@ def check_files(
             )
     model = configurables.MODEL
     if model in referred and f"{model}.d_model" not in bound:
+        lacking = config.lacking(files, bindings)
+        for parameter, _ in configurables.marked(rules.Folder):
+            # Its run would give the model, too.
+            if parameter in lacking:
+                name, where = lacking[parameter]
+                raise UserError(f"{where}: {name} is required: pass --gin.{name}=\"'VALUE'\"")
         raise UserError(
             f"no --gin_file sets {model}.d_model: add --gin_file=models/switch_tiny.gin, or "
             "another of gin/models"
@@ -233,9 +240,9 @@ def check_checkpoints(given: dict, remote: bool) -> None:
             # A deeper or shallower stack restores the layers that both have.
             may_differ = checkpoint.use == "start" and name.endswith("num_layers")
             if value is not None and value != saved.get(name, value) and not may_differ:
-                what = "a model" if name in sizes else "a run"
+                what, called = "a model" if name in sizes else "a run", given.called.get(name, name)
                 raise UserError(
-                    f"{setting}='{path}' holds {what} with {name}={saved[name]!r}, but this run "
+                    f"{setting}='{path}' holds {what} with {called}={saved[name]!r}, but this run "
                     f"has {value!r}: set it to {saved[name]!r}, or give another {setting}"
                 )
 

@@ -86,10 +86,15 @@ class PeriodicEvaluation:
             runtime.tell(f"\nstep {step}  {figures_line(task, metrics)}")
         self._rank([*self._dir.steps(), step])
 
-    def write_best(self) -> None:
-        """Writes the best evaluations, if any; the checkpoints of `kept` must be there."""
+    def write_best(self, ended: bool = False) -> None:
+        """Writes the best evaluations, if any; the checkpoints of `kept` must be there.
+
+        Args:
+          ended: whether the run removes no checkpoint any more, so that all that are there are
+            named, not only those of `kept`.
+        """
         if self._evaluations:
-            best.write(self._dir.path, self._peaks(), self.kept)
+            best.write(self._dir.path, self._peaks(), self._dir.steps() if ended else self.kept)
 
     def _rank(self, there: list[int]) -> None:
         """Sets `stops_early` and, among the steps whose checkpoints can be kept, `kept`."""
@@ -128,7 +133,8 @@ class PeriodicEvaluation:
 
     def best_lines(self) -> list[str]:
         """Lines on each task's best evaluation so far, and on the checkpoints kept for them."""
-        lines = list(best.lines(self._name, self._peaks()))
+        sizes = best.sizes_line(self._evaluations)
+        lines = [*best.lines(self._name, self._peaks()), *filter(None, [sizes])]
         for step, reasons in sorted(self.kept.items()):
             lines.append(f"kept: {self._dir.checkpoint(step)}, best by {', '.join(reasons)}")
         return lines

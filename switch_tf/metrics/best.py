@@ -56,6 +56,27 @@ def lines(mixture_or_task_name: str, found: Mapping[str, Mapping[str, Peak]]) ->
         yield f"best of {mixture_or_task_name}: average of its tasks' peaks {average:.4g}"
 
 
+def sizes_line(evaluations: Iterable[Mapping]) -> str | None:
+    """A line that names the first task whose evaluations are of different sizes, if there is one.
+
+    `Evaluation.batches` may have changed on the way, and such figures are not comparable.
+
+    Args:
+      evaluations: the records in `MetricsWriter.evaluations`.
+    """
+    first: dict[str, dict[float, int]] = {}
+    for record in evaluations:
+        if "tokens" in record:
+            first.setdefault(record["task"], {}).setdefault(record["tokens"], record["step"])
+    for task, steps in first.items():
+        if len(steps) > 1:
+            parts = (f"{tokens:,.0f} target tokens from step {s}" for tokens, s in steps.items())
+            return f"the best are among evaluations of different sizes: of {task}, " + ", ".join(
+                parts
+            )
+    return None
+
+
 def write(
     model_dir: str, found: Mapping[str, Mapping[str, Peak]], kept: Collection[int] = ()
 ) -> None:
@@ -64,7 +85,7 @@ def write(
     Args:
       model_dir: the MODEL_DIR.
       found: the result of `peaks`.
-      kept: steps whose checkpoints are kept; their peaks name them.
+      kept: steps whose checkpoints stay; their peaks name them.
     """
     folder = ModelDir(model_dir)
 

@@ -50,9 +50,11 @@ def plan(
     parts_of_batch = gin.get_bindings("TrainStep").get("microbatches", 1)
     check_parts(data.batch_size, parts_of_batch, on_paper.ways("batch"))
     counts = Counts.of(setup.model)
-    for line in _counted(counts, setup.optimizer(), on_paper, data.task_feature_lengths):
-        print(line)
-    print(*switch_layers(counts.model, data, on_paper, parts_of_batch), sep="\n")
+    lines = [
+        *_counted(counts, setup.optimizer(), on_paper, data.task_feature_lengths),
+        *switch_layers(counts.model, data, on_paper, parts_of_batch),
+    ]
+    print(*lines, sep="\n")
     if not (collectives or dtypes or memory):
         return
     _check_memory(counts)

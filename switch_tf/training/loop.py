@@ -75,6 +75,8 @@ class TrainLoop:
                 self._writer.close()
             if stopped:
                 self._save(batch)
+            evaluation.write_best(ended=True)
+            if stopped:
                 done = not self._is_over(train_steps) or evaluation.is_done(self.step)
                 missing = "" if done else ", not evaluated"
                 saved = f"saved step {self.step}{missing} in {self._checkpoints.path}"

@@ -217,6 +217,29 @@ def test_bad_input_is_told_in_one_line_before_tensorflow_starts(case):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command, arguments, name",
+    [
+        ("train", [FINETUNE, DIR], "INITIAL_CHECKPOINT_PATH"),
+        ("eval", ["--gin_file=runs/eval.gin"], "CHECKPOINT_PATH"),
+    ],
+)
+def test_a_checkpoint_that_is_left_out_is_named_before_the_model_that_it_gives(
+    command, arguments, name
+):
+    done = run_without_tensorflow(command, *arguments)
+    assert done.returncode == 2
+    assert f": {name} is required: pass --gin.{name}=\"'VALUE'\"\n" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_file_may_give_the_checkpoint_that_one_after_it_requires(tmp_path):
+    (tmp_path / "mine.gin").write_text("CHECKPOINT_PATH = '/no/such'\n")
+    files = [f"--gin_file={tmp_path}/mine.gin", "--gin_file=runs/eval.gin"]
+    done = run_without_tensorflow("eval", *files)
+    assert "CHECKPOINT_PATH is required" not in done.stderr and done.returncode == 2
+
+
 @pytest.mark.parametrize("setting", ["MODEL_DIR", "INITIAL_CHECKPOINT_PATH"])
 def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting, tmp_path):
     saved = "TransformerEncoderDecoder.d_model = 32\nSwitchFFN.num_experts = %NUM_EXPERTS\n"
@@ -238,25 +261,29 @@ def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting,
 @pytest.mark.parametrize(
     "setting, line",
     [
-        ("--gin.BATCH_SIZE=32", "TaskData.batch_size=64, but this run has 32"),
-        ("--gin.SEED=1", "TaskData.seed=0, but this run has 1"),
+        ("--gin.BATCH_SIZE=32", "BATCH_SIZE=64, but this run has 32"),
+        ("--gin.SEED=1", "SEED=0, but this run has 1"),
         (
             "--gin.MIXTURE_OR_TASK_NAME='pydocs_finetune'",
-            "TaskData.mixture_or_task_name='pydocs_span_corruption', but this run has "
-            "'pydocs_finetune'",
+            "MIXTURE_OR_TASK_NAME='pydocs_span_corruption', but this run has 'pydocs_finetune'",
         ),
+        ("--gin.NUM_EXPERTS=8", "NUM_EXPERTS=4, but this run has 8"),
+        ("--gin.TaskData.batch_size=32", "TaskData.batch_size=64, but this run has 32"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_batches(setting, line, tmp_path):
     (tmp_path / "config.gin").write_text(
         "TaskData.batch_size = 64\nTaskData.seed = 0\n"
         "TaskData.mixture_or_task_name = 'pydocs_span_corruption'\n"
+        + "SwitchFFN.num_experts = 4\n"
+        * ("NUM_EXPERTS" in setting)
     )
     done = run_without_tensorflow(
         "train", MODEL, PRETRAIN, f"--gin.MODEL_DIR='{tmp_path}'", setting
     )
     assert done.returncode == 2
-    assert f"MODEL_DIR='{tmp_path}' holds a run with {line}: set it to " in done.stderr
+    what = "a model" if "NUM_EXPERTS" in line else "a run"
+    assert f"MODEL_DIR='{tmp_path}' holds {what} with {line}: set it to " in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -316,7 +343,7 @@ def test_a_remote_run_is_compared_once_tensorflow_is_there(told, tmp_path):
     storage.make_folder(folder)
     storage.write_atomically(f"{folder}/config.gin", "# Of a run.\n\nTaskData.batch_size = 48\n")
     line = told(f"--gin.MODEL_DIR='{folder}'")
-    assert line.startswith(f"MODEL_DIR='{folder}' holds a run with TaskData.batch_size=48, but ")
+    assert line.startswith(f"MODEL_DIR='{folder}' holds a run with BATCH_SIZE=48, but ")
 
 
 def test_a_run_of_which_nothing_would_be_left_is_refused(told):

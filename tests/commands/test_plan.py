@@ -59,6 +59,14 @@ def test_groups_are_those_of_a_micro_batch_as_the_step_routes_them(capsys):
     assert groups("--gin.TrainStep.microbatches=4") == [8, 16, 4]
 
 
+def test_groups_that_the_mesh_does_not_divide_are_told_before_anything_is_printed(capsys):
+    with pytest.raises(SystemExit):
+        main_module.main([*SMALL, "--gin.GROUPS_MULTIPLE=1", "--gin.GROUP_SIZE=512"])
+    printed = capsys.readouterr()
+    assert "set GROUPS_MULTIPLE=8" in printed.err
+    assert printed.out == ""
+
+
 def test_micro_batches_that_do_not_divide_the_batch_are_told(capsys):
     with pytest.raises(SystemExit):
         main_module.main([*SMALL, "--gin.TrainStep.microbatches=3"])

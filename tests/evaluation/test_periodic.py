@@ -32,6 +32,14 @@ def periodic(folder, decodes=True, **settings):
     return PeriodicEvaluation(evaluators, Evaluation(**settings), writer, str(folder), LAST)
 
 
+def test_the_best_lines_say_that_evaluations_differ_in_size(tmp_path):
+    evaluation = periodic(tmp_path)
+    evaluation._writer.evaluation(2, "a", {"nlp": -1.0, "tokens": 90.0})
+    assert "different sizes" not in "".join(evaluation.best_lines())
+    evaluation._writer.evaluation(4, "a", {"nlp": -2.0, "tokens": 10.0})
+    assert "different sizes: of a, 90 target tokens" in "".join(evaluation.best_lines())
+
+
 def go_on():
     return False
 
@@ -55,6 +63,8 @@ def test_the_best_of_each_metric_is_written_and_told_with_the_checkpoint_that_is
     assert list(evaluation.kept) == [5]
     (tmp_path / "checkpoint_5").mkdir()
     evaluation.run(LAST, go_on)
+    # One of the newest, which later ones will replace, but not once the run has ended.
+    (tmp_path / f"checkpoint_{LAST}").mkdir()
     evaluation.write_best()
     best_nlp = {"value": -5.0, "step": 5, "checkpoint": "checkpoint_5"}
     assert json.loads((tmp_path / "best.json").read_text()) == {
@@ -75,6 +85,17 @@ def test_a_checkpoint_that_is_gone_is_not_said_to_be_kept(tmp_path):
     assert evaluation.kept == periodic(tmp_path, period=5).kept == {}
     evaluation.write_best()
     assert "checkpoint" not in (tmp_path / "best.json").read_text()
+
+
+def test_at_the_end_of_a_run_each_checkpoint_that_is_there_is_named(tmp_path):
+    evaluation = periodic(tmp_path, period=5)
+    evaluation.run(5, go_on)
+    evaluation.run(LAST, go_on)
+    (tmp_path / f"checkpoint_{LAST}").mkdir()
+    evaluation.write_best(ended=True)
+    found = json.loads((tmp_path / "best.json").read_text())["a"]
+    assert found["accuracy"] == {"value": 10.0, "step": LAST, "checkpoint": f"checkpoint_{LAST}"}
+    assert "checkpoint" not in found["nlp"]
 
 
 @pytest.mark.parametrize("decode_period, last", [(0, 6), (2, LAST)])

@@ -53,6 +53,15 @@ def test_a_mixtures_average_is_that_of_its_tasks_peaks(monkeypatch, tmp_path):
     }
 
 
+def test_evaluations_of_different_sizes_are_told_in_one_line():
+    records = [*RECORDS, record(800, "boolq", nlp=-0.1, tokens=1234.0), record(800, "cb", nlp=0.0)]
+    assert best.sizes_line(RECORDS) is None
+    assert best.sizes_line(records) == (
+        "the best are among evaluations of different sizes: of boolq, 9 target tokens from step "
+        "200, 1,234 target tokens from step 800"
+    )
+
+
 def test_a_process_that_is_not_the_chief_leaves_the_file_to_it(monkeypatch, tmp_path):
     monkeypatch.setattr(runtime, "is_chief", lambda: False)
     best.write(str(tmp_path), best.peaks(RECORDS))

@@ -259,6 +259,7 @@ def test_an_optimizer_that_the_checkpoint_has_not_is_one_line(whole, tmp_path):
 
 def test_a_run_tells_and_keeps_each_tasks_best_evaluation(tmp_path, capsys):
     pretrain(tmp_path)
+    there = ModelDir(str(tmp_path)).steps()
     told = capsys.readouterr().out
     found = json.loads((tmp_path / "best.json").read_text())
     evaluations = records(tmp_path, "evaluation")
@@ -270,6 +271,9 @@ def test_a_run_tells_and_keeps_each_tasks_best_evaluation(tmp_path, capsys):
         assert f"nlp {best['nlp']:.4g} at step {best['step']}" in told
         assert f"best of {task}: " in told
         assert "tokens" not in found[task]
+        for peak in found[task].values():
+            named = {"checkpoint": f"checkpoint_{peak['step']}"} if peak["step"] in there else {}
+            assert peak == {"value": peak["value"], "step": peak["step"]} | named
 
 
 @pytest.fixture
