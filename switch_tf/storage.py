@@ -18,6 +18,11 @@ from typing import Any
 
 from switch_tf.errors import UserError
 
+# What TensorFlow's errors tell of its graphs, ops and iterators.
+_NOISE = re.compile(
+    r"\{\{.*?\}\} ?| *\[Op:\w+\]( name: ?\S*)?"
+    r"|Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+)
 # The functions of `tf.io.gfile`, under the same names.
 _LOCAL = types.SimpleNamespace(
     exists=os.path.exists,
@@ -196,9 +201,9 @@ def errors() -> tuple[type[Exception], ...]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error, without TensorFlow's {{function_node ...}}."""
-    lines = re.sub(r"\{\{.*?\}\} ?", "", str(error)).splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first line of an error, without what TensorFlow adds of its own parts."""
+    lines = _NOISE.sub("", str(error)).splitlines()
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def reason(error: Exception) -> str:

@@ -84,6 +84,7 @@ def test_a_trial_of_writing_leaves_nothing(folder, tmp_path):
     [
         (OSError("full"), "cannot write: full"),
         (tf.errors.UnavailableError(None, None, "{{node a}} gone\nmore"), "cannot write: gone"),
+        (tf.errors.NotFoundError(None, None, "a; gone [Op:Read] name: "), "cannot write: a; gone"),
     ],
 )
 def test_errors_of_reading_and_writing_are_told_in_one_line(error, line):

@@ -17,7 +17,7 @@ import numpy as np
 from switch_tf import mesh as mesh_lib
 from switch_tf.benches.timing import Spread
 from switch_tf.data.batch_shape import count_tokens, feature_axes
-from switch_tf.data.features import describe_order, train_batches, user_errors
+from switch_tf.data.features import describe_order, described, train_batches, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
 from switch_tf.rules import Count, configurable
@@ -107,7 +107,9 @@ def bench_input(
         with one_core(), mesh_lib.host():
             batches = train_batches(data)
             print(describe_order(batches), flush=True)
-            delivered, batch = _time_input(iter(batches), rounds, seconds)
+            delivered, batch = _time_input(
+                iter(batches), rounds, seconds, described(data.mixture_or_task_name, data.split)
+            )
         # Deleting the iterator stops its prefetching.
         del batches
         gc.collect()
@@ -119,13 +121,15 @@ def bench_input(
     print(verdict(delivered, consumed, data.use_cached))
 
 
-def _time_input(iterator: Iterator, rounds: int, seconds: int) -> tuple[np.ndarray, Batch]:
-    """[rounds, 3]: seconds, tokens and positions; and the last batch."""
+def _time_input(
+    iterator: Iterator, rounds: int, seconds: int, what: str
+) -> tuple[np.ndarray, Batch]:
+    """[rounds, 3]: seconds, tokens and positions; and the last batch; `what` is for errors."""
     batch: Batch = {}
 
     def fetch() -> np.ndarray:
         # As `Feed` does on the host; the transfer to the devices is not part of the input rate.
-        with user_errors("data"):
+        with user_errors(what):
             batch.update({name: np.asarray(value) for name, value in next(iterator).items()})
         return np.array([sum(count_tokens(batch)), positions(batch)])
 

@@ -170,7 +170,7 @@ def _show_statistics(args: argparse.Namespace) -> None:
 
     lengths = _lengths()
     provider = _prepared(args)
-    with features.user_errors(f"'{args.name}', split '{args.split}'"):
+    with features.user_errors(features.described(args.name, args.split)):
         found = without_autograph(
             lambda: statistics.untrimmed(provider, args.split, lengths, args.statistics)
         )
@@ -186,7 +186,7 @@ def _show(args: argparse.Namespace) -> None:
     from switch_tf.data import features
 
     provider = _prepared(args)
-    with features.user_errors(f"'{args.name}', split '{args.split}'"):
+    with features.user_errors(features.described(args.name, args.split)):
         _show_sources(provider, args.split, args.num_examples)
         _show_prepared(provider, args.split, args.num_examples)
 

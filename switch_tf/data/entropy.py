@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from switch_tf.data.features import user_errors
+from switch_tf.data.features import elements
 from switch_tf.errors import UserError
 
 
-def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64) -> float:
+def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64, what: str = "data") -> float:
     """The entropy of the distribution of target tokens, in nats per token.
 
     H = -sum_v p_v ln p_v, where p_v is the share of token v among the targets that carry loss: the
@@ -17,15 +17,15 @@ def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64) -> float:
       dataset: the result of `train_dataset` or `eval_dataset`.
       vocab_size: exclusive upper bound of token ids.
       num_batches: maximum number of batches to count. More lower the bias but take longer.
+      what: what is read, for errors, as from `features.described`.
 
     Raises:
-      UserError: there is no target token.
+      UserError: there is no target token, or the data cannot be read.
     """
     counts = np.zeros(vocab_size, np.int64)
-    with user_errors("data"):
-        for batch in dataset.take(num_batches).as_numpy_iterator():
-            targets = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
-            counts += np.bincount(targets, minlength=vocab_size)
+    for batch in elements(dataset.take(num_batches), what):
+        targets = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
+        counts += np.bincount(targets, minlength=vocab_size)
     if not counts.any():
         raise UserError("no target tokens to count: the dataset is empty")
     share = counts[counts > 0] / counts.sum()

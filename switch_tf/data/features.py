@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
+from collections.abc import Iterator
 
-from switch_tf import rules
+from switch_tf import rules, storage
 from switch_tf.data import spans
 from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
@@ -120,22 +122,52 @@ def check_vocabulary(provider, vocab_size: int) -> None:
 
 @contextlib.contextmanager
 def user_errors(what: str):
-    """Turns errors about bad input in a data pipeline into UserErrors of one line.
+    """Turns TensorFlow's errors in a data pipeline into UserErrors of one line.
 
     A UserError raised by Python code inside the pipeline arrives as text in a TensorFlow error, and
-    a missing file as NotFoundError. Other errors are passed on unchanged.
+    a missing file as NotFoundError. Errors of Python outside TensorFlow are passed on unchanged.
+
+    Args:
+      what: what is read, as from `described`.
     """
     import tensorflow as tf
 
     try:
         yield
     except (FileNotFoundError, tf.errors.NotFoundError) as error:
-        raise UserError(f"{what}: {str(error).splitlines()[0]}") from error
+        told = storage.first_line(error)
+        if "No such file" in told:
+            told += (
+                f": create it, or name it so that it is found from {os.getcwd()}, such as by its "
+                "absolute path"
+            )
+        raise UserError(f"{what}: {told}") from error
     except tf.errors.OpError as error:
         told = re.search(r"UserError: (.+)", error.message)
         if told is None:
-            raise
+            raise UserError(
+                f"{what}: {storage.first_line(error)}: see whether its data are as the "
+                "preprocessors of the task expect them"
+            ) from error
         raise UserError(told[1].strip()) from error
+
+
+def described(name: str, split: str) -> str:
+    """A task or mixture and its split, as errors name them."""
+    return f"'{name}', split '{split}'"
+
+
+def elements(dataset, what: str) -> Iterator:
+    """The elements of a `tf.data.Dataset` as NumPy arrays.
+
+    Args:
+      what: what is read, as from `described`.
+
+    Raises:
+      UserError: see `user_errors`; errors of the caller's loop are not changed.
+    """
+    with user_errors(what):
+        yield from dataset.as_numpy_iterator()
 
 
 def _options():
@@ -181,7 +213,7 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
 
 
 def _errors_of(data: TaskData):
-    return user_errors(f"'{data.mixture_or_task_name}', split '{data.split}'")
+    return user_errors(described(data.mixture_or_task_name, data.split))
 
 
 def _check_not_empty(examples, data: TaskData) -> None:
@@ -193,7 +225,7 @@ def _check_not_empty(examples, data: TaskData) -> None:
     with _errors_of(data):
         if next(iter(examples), None) is None:
             raise UserError(
-                f"'{data.mixture_or_task_name}', split '{data.split}', has no examples: its source "
+                f"{described(data.mixture_or_task_name, data.split)}, has no examples: its source "
                 "is empty or its preprocessors drop them all"
             )
 

@@ -20,14 +20,22 @@ class Feed:
     taken between two calls of `next` resumes with the batch of the second call: save
     `tf.train.Checkpoint(iterator=feed.iterator)`.
 
+    Args:
+      dataset: the batches, of NumPy arrays or tensors.
+      mesh: the mesh in use.
+      what: what is read, for errors, as from `features.described`.
+
     Attributes:
       iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
       wait_seconds: time that the last `next` waited for the host's data.
       tokens: (input tokens, target tokens) in the last batch, excluding padding.
     """
 
-    def __init__(self, dataset: tf.data.Dataset | OrderedBatches, mesh: mesh_lib.Mesh):
+    def __init__(
+        self, dataset: tf.data.Dataset | OrderedBatches, mesh: mesh_lib.Mesh, what: str = "data"
+    ):
         self.mesh = mesh
+        self._what = what
         self.wait_seconds = 0.0
         self.tokens = (0, 0)
         with mesh_lib.host():
@@ -41,7 +49,7 @@ class Feed:
           UserError: the reader reports an error in the user's files.
         """
         start = time.perf_counter()
-        with mesh_lib.host(), features.user_errors("data"):
+        with mesh_lib.host(), features.user_errors(self._what):
             batch = {name: np.asarray(v) for name, v in next(self.iterator).items()}
         self.wait_seconds = time.perf_counter() - start
         self.tokens = count_tokens(batch)

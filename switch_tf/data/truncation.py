@@ -54,7 +54,7 @@ def count(data: TaskData, examples: int | None = None) -> Iterator[tuple[str, Tr
     most = max(min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks)), 1)
     most = min(most, examples or most)
     for task in tasks:
-        with features.user_errors("data"):
+        with features.user_errors(features.described(task.name, data.split)):
             found = _count(task, data, most)
         yield task.name, found
 

@@ -8,6 +8,7 @@ import seqio
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.data import features as features_lib
 from switch_tf.data import registry
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.task_data import TaskData
@@ -42,8 +43,9 @@ class TaskEvaluator:
         self._decoder = GreedyDecoder(model, mesh, lengths["targets"], pieces)
         self._scorer = Scorer(model, mesh)
         self._mesh = mesh
+        self._what = features_lib.described(self._name, data.split)
         self._columns: dict[tf.data.Dataset, dict[str, int]] = {}
-        with mesh_lib.host():
+        with mesh_lib.host(), features_lib.user_errors(self._what):
             self._evaluator = without_autograph(
                 lambda: seqio.Evaluator(
                     self._name,
@@ -97,7 +99,8 @@ class TaskEvaluator:
                 score_fn=of_examples(score),
             )
             for task in self._evaluator.eval_tasks if folder is not None else ():
-                examples = self._evaluator.cached_task_datasets[task.name].as_numpy_iterator()
+                dataset = self._evaluator.cached_task_datasets[task.name]
+                examples = features_lib.elements(dataset, self._what)
                 predictions.write(folder, task, examples, outputs[task.name])
         found = {task: _numbers(values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
@@ -113,7 +116,7 @@ class TaskEvaluator:
         """
         outputs, columns = [], self._trimmed(dataset)
         # All batches are padded to the same size, which the mesh divides.
-        for indices, batch in dataset.batch(self._batch_size).as_numpy_iterator():
+        for indices, batch in features_lib.elements(dataset.batch(self._batch_size), self._what):
             if stop():
                 raise EvaluationInterrupt()
             missing = self._batch_size - len(indices)
@@ -130,7 +133,8 @@ class TaskEvaluator:
         Computed once per dataset. Routing is dropless, so lengths change the speed, not the output.
         """
         if dataset not in self._columns:
-            batches = (b for _, b in dataset.batch(self._batch_size).as_numpy_iterator())
+            pairs = features_lib.elements(dataset.batch(self._batch_size), self._what)
+            batches = (batch for _, batch in pairs)
             multiple = math.lcm(_COLUMNS, self._mesh.ways("length"))
             self._columns[dataset] = longest(batches, multiple)
         return self._columns[dataset]

@@ -40,6 +40,7 @@ class TeacherForcedEvaluator:
         dropless: bool = True,
     ):
         self._mesh = mesh
+        self._split = data.split
         self._step = EvalStep(model, dropless)
         with mesh_lib.host():
             self._datasets = features_lib.eval_datasets(data, num_batches)
@@ -63,15 +64,16 @@ class TeacherForcedEvaluator:
         Raises:
           EvaluationInterrupt: `stop` returned True.
         """
-        return {task: self._evaluate(batches, stop) for task, batches in self._datasets.items()}
+        return {task: self._evaluate(task, stop) for task in self._datasets}
 
     def nlp(self, batch) -> float:
         """NLP of one batch from the feed, at the evaluation capacity."""
         sums = self._step.capped(batch)
         return -sums["cross_entropy"] / max(sums["tokens"], 1.0)
 
-    def _evaluate(self, batches, stop):
-        feed, sums = Feed(batches, self._mesh), {}
+    def _evaluate(self, task, stop):
+        what = features_lib.described(task, self._split)
+        feed, sums = Feed(self._datasets[task], self._mesh, what), {}
         while True:
             if stop():
                 raise EvaluationInterrupt()

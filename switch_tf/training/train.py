@@ -16,7 +16,7 @@ from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
 from switch_tf.data import truncation
 from switch_tf.data.entropy import unigram_entropy
-from switch_tf.data.features import describe_order, train_batches
+from switch_tf.data.features import describe_order, described, train_batches
 from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
@@ -156,7 +156,8 @@ def _feed(made: MeshModel) -> tuple[Feed, str]:
     with mesh_lib.host():
         batches = train_batches(made.data)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
-    return Feed(batches, made.mesh), f"{describe_order(batches)}; {packed}"
+    what = described(made.data.mixture_or_task_name, made.data.split)
+    return Feed(batches, made.mesh, what), f"{describe_order(batches)}; {packed}"
 
 
 def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -> tuple[int, str]:
@@ -186,7 +187,9 @@ def _keep_facts(model_dir: str, made: MeshModel, setup: ModelSetup, evaluators: 
     flops = made.model.flops(lengths["inputs"], lengths["targets"])
     with mesh_lib.host():
         entropy = {
-            task: unigram_entropy(batches, made.model.vocab_size)
+            task: unigram_entropy(
+                batches, made.model.vocab_size, what=described(task, evaluators.data.split)
+            )
             for task, batches in evaluators.teacher_forced.datasets.items()
         }
     facts = {

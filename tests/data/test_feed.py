@@ -7,6 +7,7 @@ from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data.feed import Feed
+from switch_tf.errors import UserError
 
 MESHES = [("batch:8", "batch:batch"), ("batch:2,model:2", "batch:batch")]
 
@@ -104,3 +105,15 @@ def test_the_tokens_of_the_batch_are_counted_without_padding():
     feed = Feed(batches(), mesh_lib.Mesh.create("batch:2", "batch:batch"))
     feed.next()
     assert feed.tokens == (31, 16)
+
+
+def test_an_error_of_the_pipeline_is_one_line_that_names_what_is_read():
+    mesh = mesh_lib.Mesh.create("batch:2", "batch:batch")
+    numbers = tf.data.Dataset.range(4).map(lambda x: {"encoder_input_tokens": x // (x - 2)})
+    feed = Feed(numbers.batch(4), mesh, "'toy', split 'train'")
+    with pytest.raises(UserError) as told:
+        feed.next()
+    assert str(told.value) == (
+        "'toy', split 'train': Integer division by zero: see whether its data are as the "
+        "preprocessors of the task expect them"
+    )

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from switch_tf.data import truncation
 from switch_tf.data.truncation import Truncation
+from switch_tf.errors import UserError
 from tests.data import cached_tasks
 from tests.helpers import task_data
 
@@ -77,3 +78,17 @@ def test_a_cached_task_is_counted_without_its_source(tmp_path):
     finally:
         cached_tasks.forget()
     assert found.examples == 10 and found.inputs > 0 and found.targets == 0
+
+
+def test_an_example_that_cannot_be_read_is_one_line_that_names_task_and_split(monkeypatch):
+    task = seqio.TaskRegistry.get("truncation_short")
+    broken = seqio.FunctionDataSource(
+        lambda split, shuffle_files, seed=None: tf.data.Dataset.range(1).map(
+            lambda x: dict.fromkeys(("inputs", "targets"), tf.strings.as_string(1 // x))
+        ),
+        ["train"],
+    )
+    monkeypatch.setattr(task, "_source", broken)
+    with pytest.raises(UserError) as told:
+        dict(truncation.count(task_data("truncation_short", LENGTHS, 2)))
+    assert str(told.value).startswith("'truncation_short', split 'train': Integer division by zero")

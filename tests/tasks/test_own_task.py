@@ -75,3 +75,31 @@ def test_a_model_is_trained_and_evaluated_on_a_task_outside_the_package(folder, 
     found = json.loads(path.read_text())["my_questions"]
     assert {"nlp", "nlp_dropless", "accuracy"} <= set(found)
     assert "my_questions" in capsys.readouterr().out
+
+
+def error_of(arguments, capsys):
+    """The last line on stderr of a command that ends with status 2."""
+    with pytest.raises(SystemExit) as end:
+        main_module.main(arguments)
+    assert end.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name, split", [("my_mixture", "train"), ("my_questions", "validation")])
+def test_a_line_that_its_preprocessor_cannot_parse_is_one_line_of_error(
+    name, split, folder, capsys
+):
+    (folder / f"{split}.tsv").write_text("a question\tan answer\n" * 20 + "no tab\n")
+    assert error_of([*TRAINS, *SMALL], capsys) == (
+        f"switch-tf: error: '{name}', split '{split}': Expect 2 fields but have 1 in record 0: "
+        "see whether its data are as the preprocessors of the task expect them"
+    )
+
+
+def test_a_missing_file_is_named_with_the_folder_that_it_was_looked_for_in(folder, capsys):
+    (folder / "validation.tsv").unlink()
+    assert error_of([*TRAINS, *SMALL], capsys) == (
+        "switch-tf: error: 'my_questions', split 'validation': validation.tsv; No such file or "
+        f"directory: create it, or name it so that it is found from {folder}, such as by its "
+        "absolute path"
+    )
