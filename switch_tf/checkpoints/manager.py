@@ -18,20 +18,9 @@ from switch_tf.checkpoints.model_dir import (
     write_as_chief,
     writing,
 )
-from switch_tf.checkpoints.restore import DAMAGED
+from switch_tf.checkpoints.restore import DAMAGED, PASSING
 from switch_tf.errors import UserError
 
-# Temporary failures, such as an unresponsive disk or too little memory: the file may be whole.
-_PASSING = (
-    tf.errors.ResourceExhaustedError,
-    tf.errors.UnavailableError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.PermissionDeniedError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    PermissionError,
-    TimeoutError,
-)
 _OTHER_DATA = "Failed to restore dataset iterator"
 _OTHER_RUN = "another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
 
@@ -137,7 +126,7 @@ class Checkpoints:
                 self._check_order(path)
                 with mesh_lib.host():
                     self._data.read(data_prefix(path)).assert_consumed()
-            except _PASSING:
+            except PASSING:
                 raise
             except (*DAMAGED, AssertionError) as error:
                 if _OTHER_DATA in str(error):

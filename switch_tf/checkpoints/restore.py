@@ -1,6 +1,7 @@
 """Restores a model, and optionally its optimizer, from a checkpoint onto any mesh."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Set
 
@@ -8,12 +9,24 @@ import tensorflow as tf
 
 from switch_tf import storage
 from switch_tf.checkpoints import contents, tensor_files
-from switch_tf.checkpoints.model_dir import find, state_prefix
+from switch_tf.checkpoints.model_dir import ModelDir, find, state_prefix
 from switch_tf.errors import UserError
 from switch_tf.rules import VariablePatterns, matches
 
 # The errors that reading a damaged file raises; IndexError if it is truncated.
 DAMAGED = (tf.errors.OpError, ValueError, OSError, IndexError)
+
+# Temporary failures, such as an unresponsive disk or too little memory: the file may be whole.
+PASSING = (
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    PermissionError,
+    TimeoutError,
+)
 
 # Number of layers that an error names.
 _SHOWN = 3
@@ -185,4 +198,9 @@ def _read(path: str, reader: Callable):
         return reader()
     except DAMAGED as error:
         why = storage.first_line(error)
-        raise UserError(f"checkpoint '{path}' cannot be read: {why}") from error
+        if isinstance(error, PASSING):
+            raise UserError(f"checkpoint '{path}' cannot be read: {why}") from error
+        run = ModelDir(os.path.dirname(path.rstrip("/")))
+        others = [p for p in map(run.checkpoint, run.steps()) if p != path.rstrip("/")]
+        other = f"use another, such as {others[-1]}, or " if others else ""
+        raise UserError(f"checkpoint '{path}' is damaged ({why}): {other}copy it again") from error

@@ -101,5 +101,33 @@ def test_an_initial_checkpoint_that_cannot_serve_is_one_line(tmp_path):
         lambda: restore.restore_model(path, run.model),
     ):
         assert line_of(function) == (
-            f"checkpoint '{path}' cannot be read: not an sstable (bad magic number)"
+            f"checkpoint '{path}' is damaged (not an sstable (bad magic number)): copy it again"
         )
+
+
+def test_of_damaged_weights_the_line_tells_another_checkpoint_of_the_folder(tmp_path):
+    save_steps(tmp_path, [1, 2, 3])
+    run = small_run(tmp_path / "other")
+    tensors = tmp_path / "checkpoint_3/state.data-00000-of-00001"
+    tensors.write_bytes(bytes(byte ^ 0xFF for byte in tensors.read_bytes()))
+    path = str(tmp_path / "checkpoint_3")
+    for function in (
+        lambda: restore.restore_initial(str(tmp_path), run.model, run.optimizer),
+        lambda: restore.restore_model(f"{path}/", run.model),
+    ):
+        line = line_of(function)
+        assert "Checksum does not match" in line and "[Op:" not in line and "{{" not in line
+        assert line.endswith(f": use another, such as {tmp_path}/checkpoint_2, or copy it again")
+
+
+def test_a_checkpoint_that_may_be_whole_is_not_called_damaged(tmp_path):
+    save_steps(tmp_path, [1])
+    run = small_run(tmp_path / "other")
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(restore.tensor_files, "read", forbidden)
+        line = line_of(restore.restore_model, str(tmp_path / "checkpoint_1"), run.model)
+    assert line.endswith("checkpoint_1' cannot be read: [Errno 13] Permission denied")
