@@ -49,12 +49,13 @@ def check_split(provider, split: str) -> None:
         raise UserError(f"'{provider.name}' has no split '{split}'; it has " + ", ".join(splits))
 
 
-def prepare(data: TaskData, vocab_size: int) -> None:
+def prepare(data: TaskData, vocab_size: int, checkpoint: str | None = None) -> None:
     """Prepares the data of a task or mixture, and checks it against the model.
 
     Args:
       data: the data to read; if it is cached, its sources need not exist.
       vocab_size: the model's vocabulary size.
+      checkpoint: the setting that gives the checkpoint of which the model is, if there is one.
 
     Raises:
       UserError: there is no such task or mixture; see also `registry.prepare` and
@@ -68,15 +69,18 @@ def prepare(data: TaskData, vocab_size: int) -> None:
 
         ordered.use_cache_dir()
     registry.prepare(provider, data.use_cached)
-    check_vocabulary(provider, vocab_size)
+    check_vocabulary(provider, vocab_size, checkpoint)
 
 
-def check_vocabulary(provider, vocab_size: int) -> None:
+def check_vocabulary(provider, vocab_size: int, checkpoint: str | None = None) -> None:
     """Checks the vocabularies of a task or mixture against the model.
 
     Token ids must be < `vocab_size`. As the model and greedy decoding assume, padding is 0 and the
     end of a sequence 1; the unknown token must have an id of its own. A task that corrupts spans
     needs 100 sentinels at the end of the vocabulary, added by SeqIO or pieces of the model.
+
+    Args:
+      provider, vocab_size, checkpoint: as for `prepare`.
 
     Raises:
       UserError: one does not fit; the message names the task, its vocabulary's size and the
@@ -101,9 +105,14 @@ def check_vocabulary(provider, vocab_size: int) -> None:
                     ) from error
                 pad, eos, unk = vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id
             if size > vocab_size:
+                mend = f"set it to at least {size}"
+                if checkpoint is not None:
+                    mend = (
+                        "set VOCABULARY_PATH to the one that it was trained with, or give another "
+                        f"task or {checkpoint}"
+                    )
                 raise UserError(
-                    f"{what} has {size} tokens, but the model's VOCAB_SIZE is {vocab_size}: set it "
-                    f"to at least {size}"
+                    f"{what} has {size} tokens, but the model's VOCAB_SIZE is {vocab_size}: {mend}"
                 )
             if (pad, eos) != (0, 1):
                 raise UserError(f"{what} has pad {pad} and eos {eos}; train it with pad 0, eos 1")

@@ -102,7 +102,8 @@ class ModelSetup:
         """
         with self.mesh(data) as mesh:
             model = self.model(seed=seed)
-            features.prepare(data, model.vocab_size)
+            # A checkpoint fixes the size of its vocabulary.
+            features.prepare(data, model.vocab_size, checkpoint and checkpoint[0])
             vocabulary = run_facts.vocabulary_digest(data.provider())
             if checkpoint is not None:
                 run_facts.check_vocabulary(*checkpoint, vocabulary)

@@ -107,3 +107,16 @@ def test_a_checkpoint_of_another_model_is_told(converted):
 def test_what_does_not_fit_is_told_before_weights_are_made(data, made, line):
     with pytest.raises(UserError, match=line), made.mesh_model(data) as opened:
         assert not opened.model.built
+
+
+def test_a_vocabulary_too_large_for_a_checkpoint_is_not_mended_by_a_larger_model(converted):
+    checkpoint = "CHECKPOINT_PATH", converted[0]
+    with (
+        pytest.raises(UserError) as told,
+        setup(vocab_size=300).mesh_model(DATA, checkpoint=checkpoint),
+    ):
+        pass
+    assert str(told.value).endswith(
+        "has 359 tokens, but the model's VOCAB_SIZE is 300: set VOCABULARY_PATH to the one that it "
+        "was trained with, or give another task or CHECKPOINT_PATH"
+    )
