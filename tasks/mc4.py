@@ -14,10 +14,11 @@ from typing import Annotated
 import seqio
 from tensorflow_datasets.text import c4
 
+from switch_tf.data.availability import ABSENT
 from switch_tf.errors import UserError
 from switch_tf.rules import Pattern, Rule, configurable
 from switch_tf.tasks.parts import catalogue, pretraining
-from switch_tf.tasks.sources.shards import ABSENT, Shards
+from switch_tf.tasks.sources.shards import Shards
 from switch_tf.tasks.vocabulary.t5 import MT5_OUTPUT_FEATURES
 
 MIXTURE = "mc4"

@@ -120,7 +120,7 @@ def _tasks(names: Sequence[str]) -> list[str]:
     import seqio
 
     from switch_tf.data import registry
-    from switch_tf.tasks.sources.shards import ABSENT
+    from switch_tf.data.availability import ABSENT
 
     found = {}
     for name in names:

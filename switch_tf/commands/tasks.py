@@ -107,14 +107,13 @@ def _describe(name: str) -> tuple[str, ...]:
     """The row for one task or mixture."""
     import seqio
 
-    from switch_tf.data import registry
-    from switch_tf.tasks.sources import availability, shards
+    from switch_tf.data import availability, registry
 
     provider = registry.find(name)
     tasks = seqio.get_subtasks(provider)
     if isinstance(provider, seqio.Mixture):
         # A run leaves out languages that have no shards.
-        needed = [task for task in tasks if task.splits != shards.ABSENT] or tasks
+        needed = [task for task in tasks if task.splits != availability.ABSENT] or tasks
         states = [availability.state(task.source) for task in needed]
         lacking = sum(state != "yes" for state in states)
         data = f"no: missing for {lacking} of its tasks" if lacking else "yes"
@@ -123,7 +122,7 @@ def _describe(name: str) -> tuple[str, ...]:
         kind, source = "task", availability.describe(provider.source)
         data = availability.state(provider.source)
     metrics = sorted({_metric_name(fn) for task in tasks for fn in task.metric_fns})
-    there = {str(split) for split in provider.splits} - {*shards.ABSENT}
+    there = {str(split) for split in provider.splits} - {*availability.ABSENT}
     splits = ", ".join(sorted(there, key=_split_order))
     return name, kind, source, splits or "none", data, ", ".join(metrics) or "none"
 

@@ -45,8 +45,8 @@ def find(name: str):
 def prepare(provider, use_cached: bool = False) -> None:
     """Prepares or checks what a task or mixture reads: first its data, then its vocabularies.
 
-    Calls `prepare` of each source that defines it. SeqIO would do this work at first use, which may
-    be in the middle of a run.
+    See `availability.prepare`. SeqIO would do this work at first use, which may be in the middle of
+    a run.
 
     Args:
       provider: a `seqio.Task` or `seqio.Mixture`.
@@ -55,9 +55,11 @@ def prepare(provider, use_cached: bool = False) -> None:
     Raises:
       UserError: data or a vocabulary is missing or malformed.
     """
+    from switch_tf.data import availability
+
     for task in getattr(provider, "tasks", [provider]):
-        if not use_cached and hasattr(task.source, "prepare"):
-            task.source.prepare()
+        if not use_cached:
+            availability.prepare(task.source)
         for feature in task.output_features.values():
             if hasattr(feature.vocabulary, "load_model"):
                 feature.vocabulary.load_model()

@@ -22,10 +22,11 @@ from tensorflow_datasets.core import hashing
 from tqdm import tqdm
 
 from switch_tf import config, storage
+from switch_tf.data import availability
+from switch_tf.data.availability import ABSENT
 from switch_tf.errors import UserError
 from switch_tf.rules import Folder, Path
-from switch_tf.tasks.sources import availability, formats, local_files
-from switch_tf.tasks.sources.availability import ABSENT
+from switch_tf.tasks.sources import formats, local_files
 from switch_tf.tasks.sources.formats import BadRecord, OmittedRecord, Records, SplitFiles
 from switch_tf.tasks.sources.indexed import IndexedSource
 
@@ -130,11 +131,14 @@ class OfficialSource(IndexedSource):
         return SplitFiles(split, found[0], tuple(found[1:]))
 
     def prepare(self) -> None:
-        """Reads the local files, so that errors in them appear at once.
+        """Reads the local files, so that errors in them appear at once, or has TFDS fetch them.
 
         Test files, which may be large and are rarely used, are read only when they are used.
         """
         if data_dir() is None:
+            folders = ", ".join(self._folders())
+            mend = f"set DATA_DIR to the folder of the published {folders} (docs/tasks.md), or "
+            availability.fetch(self.tfds_name, otherwise=mend)
             return
         for split in self.files:
             if split.startswith("test"):
@@ -149,8 +153,10 @@ class OfficialSource(IndexedSource):
 
     def describe(self) -> str:
         """The dataset's name in TFDS, and its folder under DATA_DIR."""
-        folders = {file.split("/")[0] for file in self.files.values()}
-        return f"{self.tfds_name} or DATA_DIR/{', '.join(sorted(folders))}"
+        return f"{self.tfds_name} or DATA_DIR/{', '.join(self._folders())}"
+
+    def _folders(self) -> list[str]:
+        return sorted({file.split("/")[0] for file in self.files.values()})
 
     def missing(self) -> str | None:
         """The train and validation files missing in DATA_DIR, or that TFDS has not prepared it."""

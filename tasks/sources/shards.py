@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 import seqio
 
 from switch_tf import storage
+from switch_tf.data import availability
+from switch_tf.data.availability import ABSENT
 from switch_tf.errors import UserError
-from switch_tf.tasks.sources import availability
-from switch_tf.tasks.sources.availability import ABSENT
 from switch_tf.tasks.sources.official import data_dir
 from switch_tf.tasks.sources.text_files import TextFiles
 
@@ -63,10 +63,15 @@ class Shards(TextFiles):
         found = storage.matching(pattern)
         if not found:
             raise UserError(
-                f"no file matches {pattern}, the shards of {self.tfds_name}: set DATA_DIR to the "
-                f"folder that holds {self.files[split]}, or {self._setting}.{split} to a pattern"
+                f"no file matches {pattern}, the shards of {self.tfds_name}: {self._mend(split)}"
             )
         return found
+
+    def _mend(self, split: str) -> str:
+        return (
+            f"set DATA_DIR to the folder that holds {self.files[split]}, or "
+            f"{self._setting}.{split} to a pattern"
+        )
 
     def list_shards(self, split: str) -> list[str]:
         """Checks and returns the shards of a split."""
@@ -88,9 +93,16 @@ class Shards(TextFiles):
         return dataset.map(lambda example: {"text": example["text"]})
 
     def prepare(self) -> None:
-        """Reads the files of every split, so that errors in them appear at once."""
-        if self._is_local() and self.splits != ABSENT:
+        """Reads the files of every split, so that errors in them appear at once.
+
+        Without local files, TFDS must have prepared the corpus.
+        """
+        if self.splits == ABSENT:
+            return
+        if self._is_local():
             super().prepare()
+        else:
+            availability.fetch(self.tfds_name, otherwise=f"{self._mend('train')}, or ")
 
     def describe(self) -> str:
         """The name in TFDS, and the pattern from gin or the one under DATA_DIR."""

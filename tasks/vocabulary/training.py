@@ -9,9 +9,9 @@ import seqio
 import tensorflow as tf
 
 from switch_tf import config, rules, storage
+from switch_tf.data import availability
 from switch_tf.data.features import described, user_errors
 from switch_tf.errors import UserError
-from switch_tf.tasks.sources import availability
 from switch_tf.tasks.vocabulary import t5
 
 SPLIT = "train"
@@ -73,9 +73,8 @@ def _check(task: seqio.Task) -> None:
 
 def _prepare(task: seqio.Task) -> None:
     source = task.source
-    if hasattr(source, "prepare"):
-        source.prepare()
-    elif isinstance(source, seqio.FileDataSource):
+    availability.prepare(source)
+    if not hasattr(source, "prepare") and isinstance(source, seqio.FileDataSource):
         files = source.list_shards(SPLIT)
         if not files or not tf.io.gfile.exists(files[0]):
             what = availability.describe(source)

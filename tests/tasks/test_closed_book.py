@@ -6,10 +6,9 @@ import pytest
 import seqio
 import tensorflow_datasets as tfds
 
-from switch_tf.data import registry
+from switch_tf.data import availability, registry
 from switch_tf.errors import UserError
 from switch_tf.tasks import closed_book
-from switch_tf.tasks.sources import availability
 from tests.tasks import official_files
 from tests.tasks.official_files import set_macros, write_file
 

@@ -1,11 +1,12 @@
-"""What a task reads and whether it is available, for the list of tasks. Nothing is fetched.
+"""What a task reads and whether it is available; for the list of tasks, nothing is fetched.
 
-Custom sources report this in two methods:
+Custom sources tell and do this in three methods:
 
     describe() -> str             what it reads, in a few words
     missing() -> str | None       which part of it is missing, in a few words; None if nothing
+    prepare()                     makes or checks it before a run; raises `UserError`
 
-For SeqIO's own sources, it is determined here.
+For SeqIO's own sources, it is done here.
 """
 
 import os
@@ -16,9 +17,12 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from switch_tf import storage
+from switch_tf.errors import UserError
 
 # SeqIO requires a split for each task; mixtures leave out tasks that lack the split being read.
 ABSENT = ("absent",)
+# Its builder in TFDS reads all of Common Crawl, which takes a cluster.
+_NOT_FETCHED = "c4"
 _TFDS_NAME = re.compile(r"(?P<name>[^/:]+)(/(?P<config>[^:]+))?(:(?P<version>.+))?")
 
 
@@ -61,6 +65,48 @@ def _missing(source: seqio.DataSource) -> str | None:
     return None
 
 
+def prepare(source: seqio.DataSource) -> None:
+    """Makes, fetches or checks what a source reads, before a run starts.
+
+    Raises:
+      UserError: it is missing or malformed.
+    """
+    if hasattr(source, "prepare"):
+        source.prepare()
+    elif isinstance(source, seqio.TfdsDataSource):
+        for name, folder in _tfds_datasets(source):
+            fetch(name, folder)
+
+
+def fetch(tfds_name: str, data_dir: str | None = None, otherwise: str = "") -> None:
+    """Has TFDS fetch a dataset that it has not prepared, and prints so; C4 is refused.
+
+    Args:
+      tfds_name, data_dir: as for `missing_of_tfds`.
+      otherwise: for errors, what else a user may do.
+
+    Raises:
+      UserError: it is not there, and cannot be fetched.
+    """
+    if missing_of_tfds(tfds_name, data_dir, remote=True) is None:
+        return
+    absent = f"{tfds_name} is not prepared by TFDS"
+    mend = otherwise + f"prepare it where there is a network: tfds build {tfds_name}"
+    if _TFDS_NAME.fullmatch(tfds_name)["name"] == _NOT_FETCHED:
+        raise UserError(f"{absent}, and too large for a run to fetch it: {mend}")
+    folder = data_dir or tfds.core.utils.file_utils.constants.DATA_DIR
+    print(
+        f"{absent}: fetching it to {folder}; without a network it gives up after minutes",
+        flush=True,
+    )
+    try:
+        # As SeqIO does; `split=[]` reads no split of it.
+        tfds.load(tfds_name, split=[], data_dir=data_dir, try_gcs=True)
+    except Exception as error:
+        why = f"{type(error).__name__}: {storage.first_line(error)}"
+        raise UserError(f"{absent}, and cannot be fetched ({why}): {mend}") from error
+
+
 def first_of(names: list[str]) -> str | None:
     """The first missing item and the number of the others."""
     if not names:
@@ -68,7 +114,9 @@ def first_of(names: list[str]) -> str | None:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def missing_of_tfds(tfds_name: str, data_dir: str | None = None) -> str | None:
+def missing_of_tfds(
+    tfds_name: str, data_dir: str | None = None, remote: bool = False
+) -> str | None:
     """Reports a dataset that TFDS has not prepared; None if it has.
 
     Looks only for folders, because TFDS itself would query a server for missing datasets.
@@ -76,6 +124,7 @@ def missing_of_tfds(tfds_name: str, data_dir: str | None = None) -> str | None:
     Args:
       tfds_name: the name in TFDS, with or without config and version.
       data_dir: the folder to look in; None for TFDS's own folders.
+      remote: whether to look in remote folders, too, which may take long.
     """
     parts = _TFDS_NAME.fullmatch(tfds_name)
     config, version = parts["config"] or "", parts["version"] or "*"
@@ -85,7 +134,7 @@ def missing_of_tfds(tfds_name: str, data_dir: str | None = None) -> str | None:
         places = [os.path.join(place, config)] if config else [place, os.path.join(place, "*")]
         for place in places:
             pattern = os.path.join(os.path.expanduser(place), version, "dataset_info.json")
-            if not storage.is_remote(pattern) and tf.io.gfile.glob(pattern):
+            if (remote or not storage.is_remote(pattern)) and tf.io.gfile.glob(pattern):
                 return None
     return "not prepared by TFDS"
 

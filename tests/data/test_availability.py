@@ -6,8 +6,11 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from switch_tf.tasks import c4, pydocs, super_glue  # noqa: F401 - registers their tasks
-from switch_tf.tasks.sources import availability
+from switch_tf.data import availability, registry
+from switch_tf.errors import UserError
+
+# Imported for the tasks that they register.
+from switch_tf.tasks import c4, mc4, pydocs, summarization, super_glue  # noqa: F401
 from tests.tasks.official_files import set_macros
 
 BOOLQ = "super_glue/boolq:1.0.2"
@@ -129,3 +132,43 @@ def test_docstrings_are_there():
     source = pydocs.PydocsSource("pydocs_copa")
     assert availability.describe(source) == "installed packages"
     assert availability.state(source) == "yes"
+
+
+def test_a_dataset_that_cannot_be_fetched_is_one_line_that_says_where_else_to_get_it(
+    tfds_folder, monkeypatch, capsys
+):
+    def offline(*args, **kwargs):
+        raise ConnectionError("no network\nmore")
+
+    monkeypatch.setattr(tfds, "load", offline)
+    with pytest.raises(UserError) as told:
+        registry.prepare(seqio.get_mixture_or_task("super_glue_boolq"))
+    absent = f"{BOOLQ} is not prepared by TFDS"
+    assert str(told.value) == (
+        f"{absent}, and cannot be fetched (ConnectionError: no network): set DATA_DIR to the "
+        "folder of the published BoolQ (docs/tasks.md), or prepare it where there is a network: "
+        f"tfds build {BOOLQ}"
+    )
+    assert capsys.readouterr().out == (
+        f"{absent}: fetching it to {tfds_folder}; without a network it gives up after minutes\n"
+    )
+    with pytest.raises(UserError, match="xsum:1.1.0 is not prepared by TFDS, and cannot be"):
+        availability.prepare(seqio.TfdsDataSource("xsum:1.1.0", splits=["train"]))
+
+
+def test_what_tfds_has_prepared_is_not_fetched(tfds_folder, monkeypatch, capsys):
+    monkeypatch.delattr(tfds, "load")
+    for name in (BOOLQ, "c4/en:3.0.1"):
+        prepare(tfds_folder, name.replace(":", "/"))
+    availability.prepare(seqio.get_mixture_or_task("super_glue_boolq").source)
+    availability.prepare(seqio.get_mixture_or_task("c4_span_corruption").source)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name, setting", [("c4_span_corruption", "c4"), ("mc4", "mc4")])
+def test_common_crawl_is_never_fetched(name, setting, monkeypatch):
+    monkeypatch.delattr(tfds, "load")
+    with pytest.raises(UserError) as told:
+        registry.prepare(seqio.get_mixture_or_task(name))
+    assert "is not prepared by TFDS, and too large for a run to fetch it: set" in str(told.value)
+    assert f"or {setting}.train to a pattern, or prepare it" in str(told.value)
