@@ -134,7 +134,8 @@ def user_errors(what: str):
     """Turns TensorFlow's errors in a data pipeline into UserErrors of one line.
 
     A UserError raised by Python code inside the pipeline arrives as text in a TensorFlow error, and
-    a missing file as NotFoundError. Errors of Python outside TensorFlow are passed on unchanged.
+    a missing file as NotFoundError. Other errors of Python code are passed on unchanged: they may
+    be its defects, which a traceback helps to find.
 
     Args:
       what: what is read, as from `described`.
@@ -153,12 +154,14 @@ def user_errors(what: str):
         raise UserError(f"{what}: {told}") from error
     except tf.errors.OpError as error:
         told = re.search(r"UserError: (.+)", error.message)
-        if told is None:
-            raise UserError(
-                f"{what}: {storage.first_line(error)}: see whether its data are as the "
-                "preprocessors of the task expect them"
-            ) from error
-        raise UserError(told[1].strip()) from error
+        if told is not None:
+            raise UserError(told[1].strip()) from error
+        if "Traceback (most recent call last)" in error.message:
+            raise
+        raise UserError(
+            f"{what}: {storage.first_line(error)}: see whether its data are as the preprocessors "
+            "of the task expect them"
+        ) from error
 
 
 def described(name: str, split: str) -> str:
