@@ -27,11 +27,7 @@ EVAL_SEED = 42
 EVAL_SHUFFLE_EXAMPLES = 16_384
 
 # Printed by a run whose data are not cached.
-_UNCACHED = (
-    "data: not cached, so in SeqIO's own order, which depends on the number of hosts; each "
-    "checkpoint holds the iterator with its buffers (some MB); to avoid both, use "
-    "scripts/cache_tasks.sh and USE_CACHED_TASKS=True"
-)
+_UNCACHED = "data: not cached, so in SeqIO's own order"
 
 # Names of the steps in t5.data.preprocessors that write sentinels.
 _SENTINEL_STEPS = re.compile(r"span_corruption|unsupervised|denois|fill_in_the_blank_sized")

@@ -15,8 +15,8 @@ T5 = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
 MT5 = "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
 MEND = (
     f"set {SETTING} to a copy of T5's, such as spiece.model of huggingface.co/google-t5/t5-base, "
-    "or to your own, trained on the text of a task with switch-tf tasks NAME "
-    "--train_vocabulary=8000 and the --gin flags of the run"
+    "to vocabulary.model in the MODEL_DIR of a run, or to your own, trained on the text of a task "
+    "with switch-tf tasks NAME --train_vocabulary=8000 and the --gin flags of the run"
 )
 
 

@@ -87,8 +87,9 @@ BEFORE_TENSORFLOW = {
     "a vocabulary that is not there": (
         [MODEL, PRETRAIN, DIR, "--gin.VOCABULARY_PATH='no.model'"],
         "VOCABULARY_PATH='no.model': no such file; set VOCABULARY_PATH to a copy of T5's, such as "
-        "spiece.model of huggingface.co/google-t5/t5-base, or to your own, trained on the text of "
-        "a task with switch-tf tasks NAME --train_vocabulary=8000 and the --gin flags of the run",
+        "spiece.model of huggingface.co/google-t5/t5-base, to vocabulary.model in the MODEL_DIR of "
+        "a run, or to your own, trained on the text of a task with switch-tf tasks NAME "
+        "--train_vocabulary=8000 and the --gin flags of the run",
     ),
     "a vocabulary that is no path": (
         [MODEL, PRETRAIN, DIR, "--gin.VOCABULARY_PATH=5"],

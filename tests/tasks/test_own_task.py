@@ -17,9 +17,10 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE = (DOCS / "tasks.md").read_text()
 (MODULE,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 BLOCKS = re.findall(r"^```\n(switch-tf.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-(COMMANDS,) = (block for block in BLOCKS if "my_tasks" in block)
-TRAINS_VOCABULARY, TRAINS, EVALUATES = (
-    shlex.split(command)[1:] for command in COMMANDS.replace("\\\n", " ").split("\n\n")
+(PREVIEWS, FINETUNES, EVALUATES_IT), (TRAINS_VOCABULARY, TRAINS, EVALUATES) = (
+    [shlex.split(command)[1:] for command in block.replace("\\\n", " ").split("\n\n")]
+    for block in BLOCKS
+    if "my_tasks" in block
 )
 SMALL = [
     "--gin.TransformerEncoderDecoder.num_layers=1",
@@ -75,6 +76,18 @@ def test_a_model_is_trained_and_evaluated_on_a_task_outside_the_package(folder, 
     found = json.loads(path.read_text())["my_questions"]
     assert {"nlp", "nlp_dropless", "accuracy"} <= set(found)
     assert "my_questions" in capsys.readouterr().out
+
+
+def test_a_run_is_fine_tuned_on_it_in_the_vocabulary_of_that_run(folder, capsys):
+    main_module.main([*TRAINS, *SMALL, "--gin.TRAIN_STEPS=1", "--gin.MODEL_DIR='runs/tiny'"])
+    (folder / "vocabulary.model").unlink()
+    main_module.main(PREVIEWS)
+    assert "line: what comes after 0\t1" in capsys.readouterr().out
+    small = ["--gin.TRAIN_STEPS=2", "--gin.BATCH_SIZE=4"]
+    main_module.main([*FINETUNES, *small])
+    main_module.main([*EVALUATES_IT, *small[1:]])
+    (path,) = (folder / "runs/mine_finetuned").glob("evaluations/*_validation_2.json")
+    assert "accuracy" in json.loads(path.read_text())["my_questions"]
 
 
 def error_of(arguments, capsys):

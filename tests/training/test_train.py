@@ -118,6 +118,8 @@ def test_the_start_says_what_matters_first_and_the_rest_in_a_file(cut):
     first = next(i for i, line in enumerate(told) if line.startswith("trains on"))
     for line, head in zip(told[first:], heads, strict=False):
         assert line.startswith(head)
+    (data,) = (line for line in told if line.startswith("data:"))
+    assert data.startswith("data: not cached, so in SeqIO's own order; ") and len(data) < 90
     description = (folder / "description.txt").read_text()
     for text in ("router: SwitchRouter", "model/embedding/table", "switch layer"):
         assert text in description and not any(line.startswith(text) for line in told)

@@ -18,9 +18,9 @@ def test_a_file_is_found_by_its_path_and_an_address_is_not_looked_up(tmp_path, m
         (
             "no.model",
             "VOCABULARY_PATH='no.model': no such file; set VOCABULARY_PATH to a copy of T5's, "
-            "such as spiece.model of huggingface.co/google-t5/t5-base, or to your own, trained on "
-            "the text of a task with switch-tf tasks NAME --train_vocabulary=8000 and the --gin "
-            "flags of the run",
+            "such as spiece.model of huggingface.co/google-t5/t5-base, to vocabulary.model in the "
+            "MODEL_DIR of a run, or to your own, trained on the text of a task with switch-tf "
+            "tasks NAME --train_vocabulary=8000 and the --gin flags of the run",
         ),
     ],
 )
