@@ -159,6 +159,7 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
         with mesh_lib.host():
             batches = train_batches(made.data)
         feed = Feed(batches, made.mesh)
+        runtime.keep(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
     return evaluators, feed, f"{describe_order(batches)}; {packed}"
 
