@@ -28,6 +28,8 @@ _device_type = "CPU"
 # Signals that interrupted the command, and those of them whose exception Python has discarded.
 _received: list[int] = []
 _discarded: list[int] = []
+# What is not taken down before the process ends; None where the process goes on.
+_kept: list | None = None
 
 # Makes DTensor write its state after each pass, to the folder of `lowered_functions`.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
@@ -108,6 +110,21 @@ def _keep_interruption(what, hook) -> None:
 
 def _raise_again(*_) -> None:
     signal.raise_signal(_discarded.pop())
+
+
+def ends_at_once() -> None:
+    """Says that the process ends without clean-up, so that `keep` has an effect."""
+    global _kept
+    _kept = []
+
+
+def keep(thing) -> None:
+    """Keeps what takes long to take down until the process ends, if it then ends at once.
+
+    An iterator of tf.data waits until its threads have filled their buffers: up to a minute.
+    """
+    if _kept is not None:
+        _kept.append(thing)
 
 
 def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = False) -> None:

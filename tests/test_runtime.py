@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import keras
 import pytest
@@ -207,3 +208,20 @@ def test_of_several_processes_the_first_says_that_it_was_interrupted(monkeypatch
     with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
         raise Interruption(signal.SIGTERM, "saved step 2")
     assert (stop.value.code, capsys.readouterr().err) == (143, "")
+
+
+def test_what_is_slow_to_take_down_is_kept_only_where_the_process_ends_at_once(monkeypatch):
+    class Thing:
+        pass
+
+    def is_kept():
+        thing = Thing()
+        runtime.keep(thing)
+        there = weakref.ref(thing)
+        del thing
+        return there() is not None
+
+    monkeypatch.setattr(runtime, "_kept", None)
+    assert not is_kept()
+    runtime.ends_at_once()
+    assert is_kept()

@@ -14,6 +14,7 @@ from switch_tf.commands.remembered import is_resumed, remember
 from switch_tf.data import spans
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
+from switch_tf.metrics.progress import telling
 from switch_tf.tasks.vocabulary import vocabulary_path
 
 # What the gin files of every command give.
@@ -54,11 +55,12 @@ class Launch:
         """
         if self.lines and runtime.is_chief():
             print(*self.lines, sep="\n", flush=True)
-        if devices is None:
-            _start(self.given, self.devices, shows_lowered)
-        else:
-            runtime.start(devices, shows_lowered=shows_lowered)
-        config.load(self.args.gin_file, self.bindings)
+        with telling("starting TensorFlow"):
+            if devices is None:
+                _start(self.given, self.devices, shows_lowered)
+            else:
+                runtime.start(devices, shows_lowered=shows_lowered)
+            config.load(self.args.gin_file, self.bindings)
         # Reading it as a macro records it in the operative config, which needs it to run again.
         config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])
         check_checkpoints(self.given, remote=True)

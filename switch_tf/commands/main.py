@@ -53,6 +53,7 @@ def entry() -> None:
     threads of an interrupted command may never end.
     """
     status = 0
+    runtime.ends_at_once()
     try:
         main()
     except SystemExit as end:

@@ -8,6 +8,7 @@ from switch_tf.data import truncation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForcedEvaluator
+from switch_tf.metrics.progress import telling
 from switch_tf.setup.mesh_model import MeshModel
 
 
@@ -75,7 +76,7 @@ class Evaluators:
         """What is truncated of each task, counted and printed once: a split is always the same."""
         if self._lost is None:
             found = {}
-            with mesh_lib.host():
+            with mesh_lib.host(), telling("looking for truncated examples", at_once=False):
                 for task, lost in truncation.count(self.data, self._examples):
                     if stop():
                         raise EvaluationInterrupt()

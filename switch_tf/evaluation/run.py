@@ -13,8 +13,9 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.metrics.progress import telling
 from switch_tf.rules import CheckpointPath, Path, configurable
-from switch_tf.setup.describe import settings, switch_layers
+from switch_tf.setup.describe import mesh_line, settings, switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
 
 
@@ -53,8 +54,12 @@ def evaluate(
     # Named only when all is there: evaluations of one checkpoint may run at the same time.
     folder = f"{os.path.splitext(wanted)[0]}_partial_{uuid.uuid4().hex}"
     with _removed(folder), setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made:
-        evaluators = Evaluators(made, evaluation)
-        made.restore(path)
+        with telling("opening the data"):
+            evaluators = Evaluators(made, evaluation)
+        told = evaluation.describe_one(evaluators.data), mesh_line(made.mesh)
+        print(*told, sep="\n", flush=True)
+        with telling("restoring the model"):
+            made.restore(path)
         layers = switch_layers(made.model, evaluators.data, made.mesh)
         runtime.tell(*settings(made.model), *layers, f"restored {path}")
         results = evaluators.run(

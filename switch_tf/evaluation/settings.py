@@ -61,20 +61,37 @@ class Evaluation:
 
     def describe(self) -> str:
         """A line on what is evaluated, and when, and when a run ends early."""
-        size = (
-            "the whole split"
-            if self.batches is None
-            else f"at most {self.batches} batches per task"
-        )
         own = "at the last step"
         if self.decode_period:
             own = f"every {self.decode_period:,} steps and {own}"
         early = f"; stops early after {self.early_stopping} evaluations without a better score"
         return (
-            f"evaluation: {self.split}, {size}, every {self.period:,} steps and at the last"
+            f"evaluation: {self.split}, {self._size}, every {self.period:,} steps and at the last"
             + (f"; the tasks' own metrics {own}" if self.decode else "")
             + (early if self.early_stopping else "")
         )
+
+    def describe_one(self, data: TaskData) -> str:
+        """A line on a single evaluation.
+
+        Args:
+          data: the data to evaluate on, from `data`.
+        """
+        own = ""
+        if self.decode:
+            number = self.decode_examples
+            of = "all examples" if number is None else f"at most {number:,} examples per task"
+            own = f"; the tasks' own metrics of {of}"
+        return (
+            f"evaluates {data.mixture_or_task_name}, split '{self.split}': {self._size}, "
+            f"{data.batch_size:,} examples per batch{own}"
+        )
+
+    @property
+    def _size(self) -> str:
+        if self.batches is None:
+            return "the whole split"
+        return f"at most {self.batches} batches per task"
 
     def data(self, data: TaskData, mesh: Mesh) -> TaskData:
         """The data to evaluate on, derived from the run's data and checked against the mesh.

@@ -17,6 +17,7 @@ from switch_tf.evaluation import predictions
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
+from switch_tf.metrics.progress import telling
 
 # Lengths are rounded up to it: it suits accelerators, and similar splits share a compiled function.
 _COLUMNS = 8
@@ -37,6 +38,7 @@ class TaskEvaluator:
 
     def __init__(self, model, mesh: mesh_lib.Mesh, data: TaskData, num_examples: int | None = None):
         self._name = data.mixture_or_task_name
+        self._num_examples = num_examples
         self._batch_size = data.batch_size
         lengths = dict(data.task_feature_lengths)
         pieces = data.provider().output_features["targets"].vocabulary.vocab_size
@@ -76,7 +78,8 @@ class TaskEvaluator:
           folder: folder for the predictions; None writes none.
 
         Returns:
-          Task -> metric -> value; and mixture -> `average` -> value, if the mixture has one.
+          Task -> metric -> value, with the number of examples as `decoded` if it was limited; and
+          mixture -> `average` -> value, if the mixture has one.
 
         Raises:
           EvaluationInterrupt: `stop` returned True.
@@ -89,9 +92,10 @@ class TaskEvaluator:
             return self._scorer(features).tolist()
 
         def of_examples(function):
-            return lambda dataset, *_: self._by_index(function, dataset, stop)
+            return lambda dataset, *_: self._by_index(function, dataset, stop, tell)
 
-        with mesh_lib.host():
+        own = f"computing the metrics of {self._name}"
+        with mesh_lib.host(), telling(own, at_once=False) as tell:
             metrics, outputs = self._evaluator.evaluate(
                 compute_metrics=True,
                 step=step,
@@ -104,15 +108,19 @@ class TaskEvaluator:
                 predictions.write(folder, task, examples, outputs[task.name])
         found = {task: _numbers(values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
+        if self._num_examples is not None:
+            for task, figures in found.items():
+                figures["decoded"] = max(map(len, outputs[task].values()))
         return found if average is None else found | {self._name: {"average": average}}
 
-    def _by_index(self, function, dataset, stop) -> list[tuple]:
+    def _by_index(self, function, dataset, stop, tell=lambda _: None) -> list[tuple]:
         """Computes (index, output) of each example, batch by batch.
 
         Args:
           function: maps the features of a batch to a list with an output for each row.
           dataset: yields (index, features).
           stop: called between batches; returns whether to stop.
+          tell: takes how far it is.
         """
         outputs, columns = [], self._trimmed(dataset)
         # All batches are padded to the same size, which the mesh divides.
@@ -125,6 +133,7 @@ class TaskEvaluator:
             with self._mesh.run():
                 found = function(features)[: len(indices)]
             outputs += zip(indices.tolist(), found, strict=True)
+            tell(f"{len(outputs):,} examples")
         return outputs
 
     def _trimmed(self, dataset) -> dict[str, int]:

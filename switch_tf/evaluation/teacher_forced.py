@@ -1,5 +1,6 @@
 """Teacher-forced evaluation: NLP over whole splits, at the evaluation capacity and dropless."""
 
+import itertools
 from collections.abc import Callable, Mapping
 
 from switch_tf import mesh as mesh_lib
@@ -7,6 +8,7 @@ from switch_tf.data import features as features_lib
 from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.eval_step import EvalStep
+from switch_tf.metrics.progress import telling
 
 # Figures of `TeacherForcedEvaluator` and of its data; others come from decoding or scoring.
 TEACHER_FORCED = frozenset(
@@ -64,17 +66,22 @@ class TeacherForcedEvaluator:
         Raises:
           EvaluationInterrupt: `stop` returned True.
         """
-        return {task: self._evaluate(task, stop) for task in self._datasets}
+        with telling("evaluating", at_once=False) as tell:
+            return {
+                task: self._evaluate(task, stop, lambda n, task=task: tell(f"{task}, batch {n}"))
+                for task in self._datasets
+            }
 
     def nlp(self, batch) -> float:
         """NLP of one batch from the feed, at the evaluation capacity."""
         sums = self._step.capped(batch)
         return -sums["cross_entropy"] / max(sums["tokens"], 1.0)
 
-    def _evaluate(self, task, stop):
+    def _evaluate(self, task, stop, tell):
         what = features_lib.described(task, self._split)
         feed, sums = Feed(self._datasets[task], self._mesh, what), {}
-        while True:
+        for number in itertools.count(1):
+            tell(number)
             if stop():
                 raise EvaluationInterrupt()
             try:

@@ -10,7 +10,7 @@ from switch_tf.data import registry
 from switch_tf.metrics.writer import KEYS
 
 # Fields of an evaluation record that are not scores.
-_NO_SCORES = KEYS | {"tokens", "dropped", "truncated_inputs", "truncated_targets"}
+_NO_SCORES = KEYS | {"tokens", "decoded", "dropped", "truncated_inputs", "truncated_targets"}
 
 
 @dataclasses.dataclass(frozen=True)

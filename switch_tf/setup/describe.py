@@ -30,9 +30,14 @@ def overview(model, optimizer, mesh) -> Iterator[str]:
     slots = optimizer.slots.values()
     weight_bytes, slot_bytes = (sum(map(_bytes_per_device, found)) for found in (weights, slots))
     yield f"per device: weights {size(weight_bytes)}, optimizer slots {size(slot_bytes)}"
+    yield mesh_line(mesh)
+
+
+def mesh_line(mesh) -> str:
+    """A line on a mesh's dimensions and rules."""
     shape = ", ".join(f"{name} {count}" for name, count in mesh.shape.items())
     rules = ", ".join(f"{axis} -> {dimension}" for axis, dimension in mesh.rules.items())
-    yield f"mesh: {shape}; rules: {rules or 'none'}"
+    return f"mesh: {shape}; rules: {rules or 'none'}"
 
 
 def details(model, data: TaskData, mesh, microbatches: int = 1) -> Iterator[str]:

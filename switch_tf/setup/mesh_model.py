@@ -10,6 +10,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import restore, run_facts
 from switch_tf.data import features
 from switch_tf.data.task_data import TaskData
+from switch_tf.metrics.progress import telling
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.base import Optimizer
@@ -102,9 +103,10 @@ class ModelSetup:
         """
         with self.mesh(data) as mesh:
             model = self.model(seed=seed)
-            # A checkpoint fixes the size of its vocabulary.
-            features.prepare(data, model.vocab_size, checkpoint and checkpoint[0])
-            vocabulary = run_facts.vocabulary_digest(data.provider())
+            with telling(f"reading {data.mixture_or_task_name}"):
+                # A checkpoint fixes the size of its vocabulary.
+                features.prepare(data, model.vocab_size, checkpoint and checkpoint[0])
+                vocabulary = run_facts.vocabulary_digest(data.provider())
             if checkpoint is not None:
                 run_facts.check_vocabulary(*checkpoint, vocabulary)
             yield MeshModel(mesh, model, data, vocabulary)

@@ -1,5 +1,6 @@
 """The training loop: step, log, save and evaluate, until the last step or a signal."""
 
+import contextlib
 import math
 import time
 
@@ -10,7 +11,7 @@ from switch_tf.errors import Interruption, UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.metrics.load_watch import LoadWatch
-from switch_tf.metrics.progress import Progress
+from switch_tf.metrics.progress import Progress, telling
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.training.signals import StopSignals
 from switch_tf.training.step import TrainStep
@@ -44,6 +45,7 @@ class TrainLoop:
         self._writer = writer
         self._evaluation = evaluation
         self._load_watch = LoadWatch()
+        self._is_first = True
 
     def run(self, train_steps: int, checkpoint_period: int) -> None:
         """Trains up to `train_steps` or until a signal, and saves checkpoints.
@@ -118,8 +120,12 @@ class TrainLoop:
     def _advance(self, progress):
         """Performs one training step, logs it, and returns its batch."""
         started = time.perf_counter()
-        batch = self._feed.next()
-        metrics = self._train_step(batch, self.step)
+        stage = contextlib.nullcontext()
+        if self._is_first:
+            stage, self._is_first = telling("compiling the first step"), False
+        with stage:
+            batch = self._feed.next()
+            metrics = self._train_step(batch, self.step)
         seconds = time.perf_counter() - started
         self._check_finite(metrics)
         self.step += 1

@@ -22,6 +22,7 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.metrics.progress import telling
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.rules import (
@@ -78,10 +79,10 @@ def train(
     """
     data, setup, evaluation = data(), setup(), evaluation()
     with setup.mesh_model(data, seed, _weights_of(model_dir, initial_checkpoint_path)) as made:
-        evaluators = Evaluators(made, evaluation)
-        feed, order = _feed(made)
+        evaluators, feed, order = _open(made, evaluation)
         optimizer = setup.optimizer()
-        train_step = build_step(made, optimizer, seed)
+        with telling("building the model"):
+            train_step = build_step(made, optimizer, seed)
         saved = made.model, optimizer, feed.iterator, config.operative_config
         checkpoints = Checkpoints(model_dir, keep_checkpoints, *saved)
         may_differ = initial_checkpoint_fresh, initial_checkpoint_skipped
@@ -130,7 +131,7 @@ def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
     """
     writer = MetricsWriter(model_dir, restored_step=step)
     writer.start(config.operative_config(), config.macros())
-    with mesh_lib.host():
+    with mesh_lib.host(), telling("looking for truncated examples"):
         found = dict(truncation.count(data))
     runtime.tell(*(f"split '{data.split}' of {line}" for line in truncation.lines(found)))
     for task, share in found.items():
@@ -148,13 +149,17 @@ def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[st
     return None
 
 
-def _feed(made: MeshModel) -> tuple[Feed, str]:
-    """The batches, and a line on their order and rows."""
-    with mesh_lib.host():
-        batches = train_batches(made.data)
+def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, str]:
+    """What reads the data: evaluators, batches, and a line on the batches' order and rows."""
+    with telling("opening the data"):
+        evaluators = Evaluators(made, evaluation)
+        with mesh_lib.host():
+            batches = train_batches(made.data)
+        what = described(made.data.mixture_or_task_name, made.data.split)
+        feed = Feed(batches, made.mesh, what)
+        runtime.keep(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
-    what = described(made.data.mixture_or_task_name, made.data.split)
-    return Feed(batches, made.mesh, what), f"{describe_order(batches)}; {packed}"
+    return evaluators, feed, f"{describe_order(batches)}; {packed}"
 
 
 def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -> tuple[int, str]:
@@ -165,13 +170,15 @@ def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -
       initial_path: path of the initial checkpoint, if there is one.
       *others: the other arguments of `restore_initial`.
     """
-    step = checkpoints.restore_latest()
+    with telling("restoring what there is"):
+        step = checkpoints.restore_latest()
+        if step is None and initial_path:
+            report = restore_initial(initial_path, *others)
     if step is not None:
         found = f"{checkpoints.contents} restored; 0 fresh, 0 skipped"
         return step, f"resumes from step {step} of {checkpoints.path}: {found}"
     if not initial_path:
         return 0, f"starts from initial values: {checkpoints.contents} fresh"
-    report = restore_initial(initial_path, *others)
     checkpoints.optimizer_offset = report.optimizer_step or 0
     return 0, str(report)
 
@@ -182,7 +189,7 @@ def _keep_facts(model_dir: str, made: MeshModel, setup: ModelSetup, evaluators: 
     lengths = made.data.task_feature_lengths
     tokens = lengths["inputs"] + lengths["targets"]
     flops = made.model.flops(lengths["inputs"], lengths["targets"])
-    with mesh_lib.host():
+    with mesh_lib.host(), telling("counting the tokens to evaluate on"):
         entropy = {
             task: unigram_entropy(
                 batches, made.model.vocab_size, what=described(task, evaluators.data.split)

@@ -47,7 +47,14 @@ def test_a_second_evaluation_keeps_the_first_and_predictions_are_beside_it(saved
 
     run()
     first = (tmp_path / "f.json").read_bytes()
-    capsys.readouterr()
+    assert {figures["decoded"] for figures in json.loads(first).values()} == {3}
+    told = capsys.readouterr().out
+    assert "  decoded 3\n" in told
+    assert told.startswith(
+        "evaluates toy_mixture, split 'validation': at most 1 batches per task, 4 examples per "
+        "batch; the tasks' own metrics of at most 3 examples per task\n"
+        "mesh: batch 2; rules: batch -> batch\n"
+    )
     run()
     assert (tmp_path / "f.json").read_bytes() == (tmp_path / "f_2.json").read_bytes() == first
     assert capsys.readouterr().out.splitlines()[-2:] == [

@@ -1,9 +1,12 @@
 import io
+import signal
+import time
 
 import pytest
 
+from switch_tf.errors import Interruption
 from switch_tf.metrics import progress as progress_lib
-from switch_tf.metrics.progress import Progress
+from switch_tf.metrics.progress import Progress, telling
 
 RATES = {"tokens_per_second": 12345.6, "input_wait_share": 0.253}
 SPARSE = {"a": {"dropped": 0.1}, "b": {"dropped": 0.2}}
@@ -53,7 +56,7 @@ def test_the_dropped_share_is_the_mean_over_switch_layers(capsys):
 
 def test_lines_come_now_and_then_and_at_the_last_step(capsys, clock):
     with Progress(8) as progress:
-        for step, seconds in enumerate([0, 1, 14, 16, 17, 31, 31, 31], start=1):
+        for step, seconds in enumerate([0, 1, 7, 9, 10, 17, 17, 17], start=1):
             clock[0] = 1000.0 + seconds
             progress.update(step, metrics_of(), RATES)
     lines = capsys.readouterr().err.splitlines()
@@ -95,3 +98,39 @@ def test_a_saying_needs_no_terminal(capsys):
     with Progress(10) as progress:
         progress.say("SIGTERM received")
     assert capsys.readouterr().err == "SIGTERM received\n"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_stage_tells_that_it_goes_on_and_how_far_it_is(at_once, capsys, monkeypatch):
+    monkeypatch.setattr(progress_lib, "_STAGE_EVERY", 0.1)
+    with telling("building the model", at_once) as tell:
+        time.sleep(0.15)
+        tell("layer 3")
+        time.sleep(0.1)
+    time.sleep(0.15)
+    first, second = ["building the model: 0 s so far", "building the model: layer 3, 0 s so far"]
+    expected = ["building the model"] * at_once + [first, second]
+    assert capsys.readouterr().err.splitlines() == expected
+
+
+def test_a_short_stage_is_a_line_and_control_characters_are_for_a_terminal(terminal, capsys):
+    with Progress(10), telling("compiling"):
+        pass
+    assert capsys.readouterr().err == "compiling\n"
+    shown = terminal()
+    with Progress(10), telling("compiling"):
+        pass
+    assert "compiling\n" in shown.getvalue() and "\r" in shown.getvalue()
+
+
+def test_of_several_processes_the_first_tells_of_stages(capsys, monkeypatch):
+    monkeypatch.setattr(progress_lib.runtime, "is_chief", lambda: False)
+    with telling("compiling") as tell:
+        tell("layer 3")
+    assert capsys.readouterr().err == ""
+
+
+def test_no_stage_begins_after_a_signal_that_was_swallowed(monkeypatch):
+    monkeypatch.setattr(progress_lib.runtime, "_received", [signal.SIGTERM])
+    with pytest.raises(Interruption, match="SIGTERM"), telling("compiling"):
+        raise AssertionError("it began")
