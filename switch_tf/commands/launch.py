@@ -55,6 +55,8 @@ class Launch:
         """
         if self.lines and runtime.is_chief():
             print(*self.lines, sep="\n", flush=True)
+        if devices is None:
+            runtime.check_devices(self.devices, self.given.get("DEVICE_TYPE", "CPU"))
         with telling("starting TensorFlow"):
             if devices is None:
                 _start(self.given, self.devices, shows_lowered)

@@ -56,8 +56,7 @@ def evaluate(
     with _removed(folder), setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made:
         with telling("opening the data"):
             evaluators = Evaluators(made, evaluation)
-        told = evaluation.describe_one(evaluators.data), mesh_line(made.mesh)
-        print(*told, sep="\n", flush=True)
+        runtime.tell(evaluation.describe_one(evaluators.data), mesh_line(made.mesh))
         with telling("restoring the model"):
             made.restore(path)
         layers = switch_layers(made.model, evaluators.data, made.mesh)

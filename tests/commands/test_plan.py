@@ -6,6 +6,7 @@ import gin
 import pytest
 
 from switch_tf.commands import main as main_module
+from switch_tf.metrics import tables
 from switch_tf.planner.dtypes import STAGES
 
 SMALL = [
@@ -45,7 +46,7 @@ def test_what_crosses_devices_and_the_precision_of_each_stage_are_printed(capsys
     # Of 8 groups of 64 and of 32 tokens, one a device: 8 experts take 10 and 5 of each.
     sizes = [8 * 10 * 64, 8 * 5 * 64]
     assert sorted(sent) == sorted(
-        ["all-to-all", "bf16", f"{n:,}", "8", "4", f"{4 * 2 * n:,}"] for n in sizes
+        ["all-to-all", "bf16", f"{n:,}", "8", "4", tables.size(4 * 2 * n)] for n in sizes
     )
 
 

@@ -41,7 +41,7 @@ def test_the_all_to_alls_are_of_the_experts_capacity():
 
 def test_collectives_that_are_alike_share_a_row():
     lines = list(page.section("data", page.LayoutMeasurements(on_paper("data"), FOUND)))
-    assert "| all-to-all | bf16 | 10 | 4 | 2 | 40 |" in lines
+    assert "| all-to-all | bf16 | 10 | 4 | 2 | 0.04 kB |" in lines
 
 
 # What a device's part of each activation is of: mesh dimensions, in the order of the axes.
