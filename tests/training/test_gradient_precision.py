@@ -21,7 +21,7 @@ LAYOUTS = {
     ("batch:2", "batch:batch,experts:batch"): 2,
     ("model:2", "vocab:model,heads:model,d_ff:model"): 1,
 }
-TOKENS = (30_000, 100_000)
+TOKENS = 100_000
 
 
 def zipf_features(rows):
@@ -58,14 +58,13 @@ def gradients(layout, rows, dtype):
     return {path: to_numpy(gradient) for path, gradient in found.items()}
 
 
-@pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_every_weights_gradient_in_bfloat16_is_float32s(layout, tokens):
-    rows = tokens // ENCODER_LENGTH * LAYOUTS[layout]
+def test_every_weights_gradient_in_bfloat16_is_float32s(layout):
+    rows = TOKENS // ENCODER_LENGTH * LAYOUTS[layout]
     expected, found = (gradients(layout, rows, dtype) for dtype in ("float32", "bfloat16"))
     errors = {
         path: np.linalg.norm(found[path] - value) / np.linalg.norm(value)
         for path, value in expected.items()
     }
-    # Up to 0.033 is what rounding activations does, and does not grow with the tokens.
+    # Up to 0.033 is what rounding activations does, as at 30,000 tokens.
     assert {path: error for path, error in errors.items() if error > 0.04} == {}
