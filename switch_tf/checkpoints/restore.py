@@ -28,7 +28,7 @@ PASSING = (
     TimeoutError,
 )
 
-# Number of layers that an error names.
+# Number of weights, or of layers, that a line names.
 _SHOWN = 3
 
 
@@ -65,7 +65,7 @@ class RestoreSummary:
 
     def __str__(self):
         def names(listed):
-            shown = ", ".join([*listed[:3], *(["..."] if len(listed) > 3 else [])])
+            shown = ", ".join([*listed[:_SHOWN], *(["..."] if len(listed) > _SHOWN else [])])
             return f"{len(listed)}" + (f" ({shown})" if listed else "")
 
         return (

@@ -12,7 +12,7 @@ import seqio
 
 import switch_tf
 from switch_tf import runtime, storage
-from switch_tf.checkpoints.model_dir import FACTS, ModelDir, find_file, write_as_chief
+from switch_tf.checkpoints.model_dir import FACTS, ModelDir, find_file
 from switch_tf.errors import UserError
 
 # Those whose versions may change a run's numbers.
@@ -71,7 +71,7 @@ def keep_vocabulary(model_dir: str, provider) -> None:
     with storage.told(f"the vocabulary cannot be copied to '{copy}'"):
         content = _read(*files)
         if not storage.exists(copy) or _read(copy) != content:
-            write_as_chief(copy, content)
+            storage.write_atomically(copy, content)
 
 
 def _read(path: str) -> bytes:

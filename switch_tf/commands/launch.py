@@ -53,15 +53,13 @@ class Launch:
           UserError: there are too few devices, or an error that only gin itself or a remote
             checkpoint can reveal.
         """
-        if self.lines and runtime.is_chief():
-            print(*self.lines, sep="\n", flush=True)
+        runtime.tell(*self.lines)
+        device_type = "CPU"
         if devices is None:
-            runtime.check_devices(self.devices, self.given.get("DEVICE_TYPE", "CPU"))
+            devices, device_type = self.devices, self.given.get("DEVICE_TYPE", "CPU")
+            runtime.check_devices(devices, device_type)
         with telling("starting TensorFlow"):
-            if devices is None:
-                _start(self.given, self.devices, shows_lowered)
-            else:
-                runtime.start(devices, shows_lowered=shows_lowered)
+            runtime.start(devices, device_type, shows_lowered)
             config.load(self.args.gin_file, self.bindings)
         # Reading it as a macro records it in the operative config, which needs it to run again.
         config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])
@@ -102,7 +100,7 @@ def check(
     if not args.gin_file:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
     trains = command == "train"
-    remembered = remember(args.gin_file, bindings, trains, lambda v: _start(v, check_mesh(v)))
+    remembered = remember(args.gin_file, bindings, trains, _start)
     args.gin_file, bindings = remembered.files, [*remembered.statements, *bindings]
     if not trains:
         there = gin_files.read(args.gin_file, bindings).macros
@@ -127,10 +125,11 @@ def _example(command: str, run_file: str) -> str:
     return f"switch-tf {command} {files}{flag}"
 
 
-def _start(given: config.Values, devices: int, shows_lowered: bool = False) -> None:
-    device_type = given.get("DEVICE_TYPE", "CPU")
+def _start(given: config.Values) -> None:
+    """Starts TensorFlow before the checks are done, which then read a remote checkpoint."""
+    devices, device_type = check_mesh(given), given.get("DEVICE_TYPE", "CPU")
     runtime.check_devices(devices, device_type)
-    runtime.start(devices, device_type, shows_lowered)
+    runtime.start(devices, device_type)
 
 
 def check_files(

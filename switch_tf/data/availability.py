@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from switch_tf import storage
+from switch_tf import runtime, storage
 from switch_tf.errors import UserError
 
 # SeqIO requires a split for each task; mixtures leave out tasks that lack the split being read.
@@ -88,17 +88,15 @@ def fetch(tfds_name: str, data_dir: str | None = None, otherwise: str = "") -> N
     Raises:
       UserError: it is not there, and cannot be fetched.
     """
-    if missing_of_tfds(tfds_name, data_dir, remote=True) is None:
+    lack = missing_of_tfds(tfds_name, data_dir, remote=True)
+    if lack is None:
         return
-    absent = f"{tfds_name} is not prepared by TFDS"
+    absent = f"{tfds_name} is {lack}"
     mend = otherwise + f"prepare it where there is a network: tfds build {tfds_name}"
     if _TFDS_NAME.fullmatch(tfds_name)["name"] == _NOT_FETCHED:
         raise UserError(f"{absent}, and too large for a run to fetch it: {mend}")
     folder = data_dir or tfds.core.utils.file_utils.constants.DATA_DIR
-    print(
-        f"{absent}: fetching it to {folder}; without a network it gives up after minutes",
-        flush=True,
-    )
+    runtime.tell(f"{absent}: fetching it to {folder}; without a network it gives up after minutes")
     try:
         # As SeqIO does; `split=[]` reads no split of it.
         tfds.load(tfds_name, split=[], data_dir=data_dir, try_gcs=True)

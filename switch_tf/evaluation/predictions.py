@@ -9,7 +9,6 @@ import numpy as np
 import seqio
 
 from switch_tf import runtime, storage
-from switch_tf.checkpoints.model_dir import write_as_chief
 
 _TYPES = seqio.metrics.ModelOutputType
 
@@ -27,7 +26,8 @@ def write(
         return
     storage.make_folder(folder)
     lines = (json.dumps(found, ensure_ascii=False) for found in records(task, examples, outputs))
-    write_as_chief(os.path.join(folder, f"{task.name}.jsonl"), "".join(f"{li}\n" for li in lines))
+    path = os.path.join(folder, f"{task.name}.jsonl")
+    storage.write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
 def records(
