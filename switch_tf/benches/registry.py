@@ -2,7 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,12 +14,14 @@ class Bench:
       description: shown by its --help.
       needs: settings that the gin files must give, besides batch size and lengths.
       run_file: an example of a file in gin/runs that gives them.
+      flags: flags that its function takes as arguments, and what they do.
     """
 
     what: str
     description: str
     needs: Sequence[str] = ()
     run_file: str = "plan.gin"
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 BENCHES = {
@@ -40,6 +42,12 @@ BENCHES = {
         "what the float32 parts of a bfloat16 training step cost",
         "Takes the gin files of a plan: times a training step of a bfloat16 model, with and "
         "without attention's logits, the softmax's logits or the router in bfloat16, too.",
+    ),
+    "train": Bench(
+        "a training step, and its share of what this machine can do",
+        "Takes the gin files of a plan: times a training step in turn with a large matrix product "
+        "and a large sum in place, and prints which share of the machine's rates it reaches.",
+        flags={"breakdown": "profile some more steps, and print what each part of them takes"},
     ),
 }
 

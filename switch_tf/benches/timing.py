@@ -36,10 +36,19 @@ class Spread:
 def time_in_turn(
     calls: Mapping[str, Callable[[], object]], rounds: int = 1, seconds: float = 0.0
 ) -> dict[str, Spread]:
-    """Times each call, by name, in seconds.
+    """The spread of each call's times, by name, in seconds; see `times_in_turn`.
 
     Use medians for ratios, since other programs slow all calls alike. To decide which call is
     faster, use the lowest values: other programs only ever add time.
+    """
+    taken = times_in_turn(calls, rounds, seconds)
+    return {name: Spread.of(values) for name, values in taken.items()}
+
+
+def times_in_turn(
+    calls: Mapping[str, Callable[[], object]], rounds: int = 1, seconds: float = 0.0
+) -> dict[str, list[float]]:
+    """Times each call in each round, by name, in seconds.
 
     Args:
       calls: name -> a call that returns when its work is done, and has been called once to warm up.
@@ -54,4 +63,4 @@ def time_in_turn(
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
-    return {name: Spread.of(values) for name, values in taken.items()}
+    return taken

@@ -19,9 +19,10 @@ def main(argv: Sequence[str]) -> None:
         argv[1:],
         needs=(*DATA, *bench.needs),
         run_file=bench.run_file,
+        flags=bench.flags,
     )
     launch.start()
-    registry.function(name)()
+    registry.function(name)(**{flag: getattr(launch.args, flag) for flag in bench.flags})
 
 
 def _parser() -> Parser:

@@ -19,6 +19,9 @@ import tensorflow as tf
 from switch_tf.layers.base import exact_dtype, sizes
 from switch_tf.rules import configurable
 
+# Name scope of the gradients, as TensorFlow would call it: profiles are read by these names.
+_BACKWARD = "gradient_tape/dispatch/"
+
 
 @tf.custom_gradient
 def _to_slots(x_GSM, slot_GKS, choice_GP):
@@ -26,7 +29,8 @@ def _to_slots(x_GSM, slot_GKS, choice_GP):
 
     def gradient(dy_GPM):
         # One choice at a time: with expert choice K = E, and all at once would be E rows per token.
-        return _sum_by_choice(slot_GKS, dy_GPM), None, None
+        with tf.name_scope(_BACKWARD):
+            return _sum_by_choice(slot_GKS, dy_GPM), None, None
 
     return _tokens(x_GSM, choice_GP, slot_GKS.shape[1]), gradient
 
@@ -36,13 +40,14 @@ def _to_tokens(y_GPM, gate_GKS, slot_GKS, choice_GP):
     """Each token's slots times their gates, summed over choices; [groups, group_size, d_model]."""
 
     def gradient(dy_GSM):
-        gate_GP1 = _rows(tf.expand_dims(_flat(gate_GKS), -1), choice_GP)
-        dy_GPM = _tokens(dy_GSM, choice_GP, slot_GKS.shape[1]) * gate_GP1
-        dgates = [
-            tf.reduce_sum(dy_GSM * _rows(y_GPM, slot_GS), axis=-1)
-            for slot_GS in tf.unstack(slot_GKS, axis=1)
-        ]
-        return dy_GPM, tf.stack(dgates, axis=1), None, None
+        with tf.name_scope(_BACKWARD):
+            gate_GP1 = _rows(tf.expand_dims(_flat(gate_GKS), -1), choice_GP)
+            dy_GPM = _tokens(dy_GSM, choice_GP, slot_GKS.shape[1]) * gate_GP1
+            dgates = [
+                tf.reduce_sum(dy_GSM * _rows(y_GPM, slot_GS), axis=-1)
+                for slot_GS in tf.unstack(slot_GKS, axis=1)
+            ]
+            return dy_GPM, tf.stack(dgates, axis=1), None, None
 
     return _sum_by_choice(slot_GKS, y_GPM, gate_GKS), gradient
 

@@ -278,7 +278,8 @@ class TransformerEncoderDecoder(Layer):
         )
         logits = self.embedding.logits if self.softmax is None else self.softmax
         # In bfloat16, cross-entropy over a large vocabulary would lose its small terms.
-        return tf.cast(logits(x_BLM), tf.float32)
+        with tf.name_scope("softmax"):
+            return tf.cast(logits(x_BLM), tf.float32)
 
     @property
     def switch_layers(self):

@@ -18,11 +18,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from switch_tf.optimizers.base import Groups, Optimizer, axis_groups, moving_average
+from switch_tf.optimizers.base import (
+    Groups,
+    Optimizer,
+    axis_groups,
+    moving_average,
+    sums_of_squares,
+)
 from switch_tf.optimizers.schedules import Schedule, not_given
 from switch_tf.rules import NonNegative, Positive, Rate, Whole, configurable
 
@@ -99,24 +106,39 @@ class Adafactor(Optimizer):
     def updates(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
     ) -> list[tf.Tensor]:
-        """Updates the slots and returns what to subtract from each variable.
+        """Updates the slots and returns what to subtract from each variable."""
+        return self.updates_and_squares(gradients, variables, step)[0]
 
+    def updates_and_squares(
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Updates the slots and returns what to subtract, and the sums of squares.
+
+        Memory is what limits an update of many experts, so RMS(U) is computed from G² and the
+        factors of V before U is made, and the scalar factors are multiplied into a factor of V.
         Scalars are computed for all variables at once: for small models, the cost of an update is
         the number of ops times the number of devices.
         """
         mixing = (step + 1.0) ** -self._decay_exponent
-        updates = [
+        made = [
             self._precondition(gradient, variable, mixing)
             for gradient, variable in zip(gradients, variables, strict=True)
         ]
-        factors = self._factors(updates, variables, self.learning_rate(step))
-        updates = [update * factor for update, factor in zip(updates, factors, strict=True)]
-        if not self._beta1:
-            return updates
-        return [
-            self._with_momentum(update, self.slots_of(variable)["m"])
-            for update, variable in zip(updates, variables, strict=True)
-        ]
+        weights = [tf.cast(variable.value, tf.float32) for variable in variables]
+        of_gradients = tf.stack([each.gradient_squares for each in made])
+        of_updates = tf.stack([each.squares for each in made])
+        of_weights = sums_of_squares(weights)
+        sizes = [float(weight.shape.num_elements()) for weight in weights]
+        factors = self._factors(of_updates / sizes, of_weights / sizes, self.learning_rate(step))
+        updates = [each.times(f) for each, f in zip(made, tf.unstack(factors), strict=True)]
+        of_updates *= tf.square(factors)
+        if self._beta1:
+            updates = [
+                self._with_momentum(update, self.slots_of(variable)["m"])
+                for update, variable in zip(updates, variables, strict=True)
+            ]
+            of_updates = sums_of_squares(updates)
+        return updates, tf.stack([of_gradients, of_updates, of_weights])
 
     def _with_momentum(self, update, momentum):
         update = self._beta1 * momentum + (1.0 - self._beta1) * update
@@ -134,33 +156,82 @@ class Adafactor(Optimizer):
         largest, second = sorted(groups, key=lambda group: -size[group])[:2]
         return (largest, second) if size[second] >= self._min_dim_size_to_factor else None
 
-    def _precondition(self, gradient, variable, mixing):
-        """Updates V with `mixing` = 1 - β, and returns U = G / sqrt(V)."""
-        squared, slots = tf.square(gradient), self.slots_of(variable)
+    def _precondition(self, gradient, variable, mixing) -> _Preconditioned:
+        """Updates V with `mixing` = 1 - β, and returns U = G / sqrt(V) in its factors."""
+        slots = self.slots_of(variable)
         if "v" in slots:
-            v = moving_average(slots["v"], squared + self._epsilon1, mixing)
-            return gradient * tf.math.rsqrt(v)
+            squared = tf.square(gradient) + self._epsilon1
+            update = gradient * tf.math.rsqrt(moving_average(slots["v"], squared, mixing))
+            squares = (2.0 * tf.nn.l2_loss(x) for x in (gradient, update))
+            return _Preconditioned(update, (), *squares)
+        squared = tf.square(gradient)
         largest, second = self._factored_axes(tuple(gradient.shape), axis_groups(variable))
+        means = tf.reduce_mean(squared, largest)
         # ε1 is added to the means, which gives the same result on smaller tensors.
-        vr = moving_average(slots["vr"], tf.reduce_mean(squared, largest) + self._epsilon1, mixing)
+        vr = moving_average(slots["vr"], means + self._epsilon1, mixing)
         vc = moving_average(slots["vc"], tf.reduce_mean(squared, second) + self._epsilon1, mixing)
         # Indices of the second largest axis once the largest is removed.
         second_in_vr = [axis - sum(gone < axis for gone in largest) for axis in second]
         mean = tf.reduce_mean(vr, second_in_vr, keepdims=True)
         # R / mean(R) first, because R · C alone could exceed float32's range.
-        rows = _spread(tf.math.rsqrt(vr / mean), largest)
-        columns = _spread(tf.math.rsqrt(vc), second)
-        return gradient * rows * columns
+        rows, columns = tf.math.rsqrt(vr / mean), tf.math.rsqrt(vc)
+        row_squares = _weighted_sum(squared, tf.square(columns), largest, second)
+        return _Preconditioned(
+            gradient,
+            (_spread(rows, largest), _spread(columns, second)),
+            tf.reduce_sum(means) * math.prod(gradient.shape[axis] for axis in largest),
+            tf.reduce_sum(row_squares * tf.square(rows)),
+        )
 
-    def _factors(self, updates, variables, learning_rate) -> list[tf.Tensor]:
-        """α · max(ε2, RMS(W)) / max(1, RMS(U) / d), one scalar per variable."""
-        factors = tf.fill([len(variables)], learning_rate)
+    def _factors(self, update_means, weight_means, learning_rate) -> tf.Tensor:
+        """α · max(ε2, RMS(W)) / max(1, RMS(U) / d), one scalar per variable.
+
+        Args:
+          update_means, weight_means: the mean squares of U and W, [number of variables].
+          learning_rate: α.
+        """
+        factors = tf.fill(weight_means.shape, learning_rate)
         if self._multiply_by_parameter_scale:
-            weights = [tf.cast(variable.value, tf.float32) for variable in variables]
-            factors *= tf.maximum(_rms(weights), self._epsilon2)
+            factors *= tf.maximum(tf.sqrt(weight_means), self._epsilon2)
         if self._clipping_threshold is not None:
-            factors /= tf.maximum(_rms(updates) / self._clipping_threshold, 1.0)
-        return tf.unstack(factors)
+            factors /= tf.maximum(tf.sqrt(update_means) / self._clipping_threshold, 1.0)
+        return factors
+
+
+class _Preconditioned(NamedTuple):
+    """U = G / sqrt(V), not yet multiplied out if V is factored.
+
+    Attributes:
+      tensor: U, or G if V is factored.
+      factors: what to multiply G by, of a size of 1 along some axes; none if `tensor` is U.
+      gradient_squares: the sum of squares of G.
+      squares: the sum of squares of U.
+    """
+
+    tensor: tf.Tensor
+    factors: tuple[tf.Tensor, ...]
+    gradient_squares: tf.Tensor
+    squares: tf.Tensor
+
+    def times(self, scalar) -> tf.Tensor:
+        """U · scalar."""
+        if not self.factors:
+            return self.tensor * scalar
+        first, *others = self.factors
+        update = self.tensor * (first * scalar)
+        for factor in others:
+            update *= factor
+        return update
+
+
+def _weighted_sum(x, weights, summed: tuple[int, ...], missing: tuple[int, ...]):
+    """The sum of x · weights over the axes `summed`; weights lack the axes `missing` of x."""
+    names = "abcdefgh"[: len(x.shape)]
+    of_weights, of_sum = (
+        "".join(name for axis, name in enumerate(names) if axis not in without)
+        for without in (missing, summed)
+    )
+    return tf.einsum(f"{names},{of_weights}->{of_sum}", x, weights)
 
 
 def _spread(x, axes: tuple[int, ...]):
@@ -168,10 +239,3 @@ def _spread(x, axes: tuple[int, ...]):
     for axis in sorted(axes):
         x = tf.expand_dims(x, axis)
     return x
-
-
-def _rms(tensors: list[tf.Tensor]) -> tf.Tensor:
-    """The root mean square of each tensor, [len(tensors)]."""
-    halves = tf.stack([tf.nn.l2_loss(tensor) for tensor in tensors])
-    sizes = [float(tensor.shape.num_elements()) for tensor in tensors]
-    return tf.sqrt(halves * [2.0 / size for size in sizes])

@@ -26,7 +26,9 @@ def axis_groups(variable: keras.Variable) -> Groups:
 class Optimizer(tf.Module):
     """Base class of optimizers for variables that may be sharded over a mesh.
 
-    A subclass defines `slot_axes` and `updates`, and is decorated with `@configurable`.
+    A subclass defines `slot_axes` and `updates`, and is decorated with `@configurable`. If it
+    knows sums of squares without another look at large tensors, it defines `updates_and_squares`,
+    too.
 
     Attributes:
       learning_rate: learning rate schedule, a function of the step; see `schedules`.
@@ -82,6 +84,23 @@ class Optimizer(tf.Module):
         """
         raise NotImplementedError
 
+    def updates_and_squares(
+        self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """The result of `updates`, and sums of squares.
+
+        Args:
+          gradients, variables, step: see `updates`.
+
+        Returns:
+          What to subtract from each variable, and float32 [3, number of variables]: the sums of
+          squares of each gradient, of what is subtracted, and of each variable before.
+        """
+        weights = [tf.cast(variable.value, tf.float32) for variable in variables]
+        before = sums_of_squares(gradients), sums_of_squares(weights)
+        updates = self.updates(gradients, variables, step)
+        return updates, tf.stack([before[0], sums_of_squares(updates), before[1]])
+
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slots of `variables`; call it once, outside compiled functions.
 
@@ -106,7 +125,7 @@ class Optimizer(tf.Module):
 
     def apply(
         self, gradients: Sequence[tf.Tensor], variables: Sequence[keras.Variable], step: tf.Tensor
-    ) -> list[tf.Tensor]:
+    ) -> tf.Tensor:
         """Updates the variables and their slots; call it inside a compiled function.
 
         Args:
@@ -115,7 +134,8 @@ class Optimizer(tf.Module):
           step: int scalar, 0 in the first update.
 
         Returns:
-          What was subtracted from each variable.
+          float32 [3, number of variables]: the sums of squares of each gradient before clipping, of
+          what was subtracted, and of each variable before.
 
         Raises:
           ValueError: a variable has no gradient, or was not given to `build`.
@@ -125,21 +145,31 @@ class Optimizer(tf.Module):
                 raise ValueError(f"'{variable.path}' has no gradient: leave it out of the update")
             if variable.path not in self._paths:
                 raise ValueError(f"'{variable.path}' was not given to build")
-        gradients = self._clipped([tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients])
-        updates = self.updates(gradients, variables, tf.cast(step, tf.float32))
+        gradients = [tf.cast(tf.convert_to_tensor(g), tf.float32) for g in gradients]
+        factor = self._clipping(gradients)
+        if factor is not None:
+            gradients = [gradient * factor for gradient in gradients]
+        step = tf.cast(step, tf.float32)
+        updates, squares = self.updates_and_squares(gradients, variables, step)
         for update, variable in zip(updates, variables, strict=True):
             # Subtract in place: w = w - update could round w to bfloat16 at each step.
             variable.value.assign_sub(tf.cast(update, variable.value.dtype), read_value=False)
-        return updates
+        if factor is None:
+            return squares
+        return squares / tf.stack([tf.square(factor), 1.0, 1.0])[:, tf.newaxis]
 
-    def _clipped(self, gradients):
+    def _clipping(self, gradients) -> tf.Tensor | None:
+        """What all gradients are multiplied by; None if there is no threshold."""
         if self._global_norm_clip_threshold is None:
-            return gradients
-        # Stack before adding: DTensor then merges the all-reduces of the sums into one.
-        halves = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])
-        norm = tf.sqrt(2.0 * tf.reduce_sum(halves))
-        factor = tf.minimum(1.0, self._global_norm_clip_threshold / tf.maximum(norm, 1e-30))
-        return [gradient * factor for gradient in gradients]
+            return None
+        norm = tf.sqrt(tf.reduce_sum(sums_of_squares(gradients)))
+        return tf.minimum(1.0, self._global_norm_clip_threshold / tf.maximum(norm, 1e-30))
+
+
+def sums_of_squares(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The sum of squares of each tensor, [number of tensors]."""
+    # Stacked at once: DTensor then merges the all-reduces of the sums into one.
+    return 2.0 * tf.stack([tf.nn.l2_loss(tensor) for tensor in tensors])
 
 
 def moving_average(slot: tf.Variable, value: tf.Tensor, mixing) -> tf.Tensor:

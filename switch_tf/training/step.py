@@ -122,14 +122,14 @@ class TrainStep:
           or NaN, in order.
         """
         if self._parts is None:
-            vector, squares = self._run(*self._arguments(features, step))
-            return self._unpack(mesh_lib.to_numpy(vector), squares)
+            found = self._run(*self._arguments(features, step))
+            return self._unpack(*map(mesh_lib.to_numpy, found))
         parts = []
         for part in range(self.microbatches):
             arguments = self._arguments(features, step, part)
             parts.append(mesh_lib.to_numpy(self._add_gradients(*arguments)))
         squares = self._update(*self._arguments(features, step)[1:])
-        return self._unpack(self._figures.combine(np.stack(parts)), squares)
+        return self._unpack(self._figures.combine(np.stack(parts)), mesh_lib.to_numpy(squares))
 
     def describe(self) -> str:
         """Describes the objective, and what is frozen, in one line."""
@@ -183,10 +183,12 @@ class TrainStep:
         step = tf.cast(numbers, tf.int32)[2]
         return self._apply(self._parts.take(), step)
 
-    def _apply(self, gradients, step) -> list[tf.Tensor]:
-        """Updates the weights; returns `Norms.squares`."""
-        updates = self._optimizer.apply(gradients, self.variables, step)
-        return self._norms.squares(gradients, updates)
+    def _apply(self, gradients, step) -> tf.Tensor:
+        """Updates the weights; returns the result of `Optimizer.apply`."""
+        # Names of operations begin with the part of the step that they belong to: see `bench
+        # train --breakdown`.
+        with tf.name_scope("optimizer"):
+            return self._optimizer.apply(gradients, self.variables, step)
 
     def _loss_weights(self, features):
         """The weight of each token in the loss, [batch, length]."""
@@ -207,14 +209,15 @@ class TrainStep:
         with tf.GradientTape() as tape:
             with step_seed(numbers[:2]), collect() as reports, watch() as watched:
                 logits_BLV = self._model(features, training=True)
-            entropy, z_loss, correct, tokens, loss = cross_entropy(
-                logits_BLV,
-                features["decoder_target_tokens"],
-                features["decoder_loss_weights"],
-                self._z_loss_coef,
-                self._loss_weights(features),
-                normalizer,
-            )
+            with tf.name_scope("loss"):
+                entropy, z_loss, correct, tokens, loss = cross_entropy(
+                    logits_BLV,
+                    features["decoder_target_tokens"],
+                    features["decoder_loss_weights"],
+                    self._z_loss_coef,
+                    self._loss_weights(features),
+                    normalizer,
+                )
             for report in reports:
                 loss += self._share(report, token_shares) * report.loss()
         gradients = tape.gradient(loss, [v.value for v in self.variables])
@@ -245,7 +248,7 @@ class TrainStep:
             return 1.0 / self.microbatches
         return token_shares[int(report.name.startswith(self._model.decoder.path + "/"))]
 
-    def _unpack(self, vector: np.ndarray, squares: list[tf.Tensor]) -> dict:
+    def _unpack(self, vector: np.ndarray, squares: np.ndarray) -> dict:
         layers = self._figures.unpack(vector)
         step = layers.pop(_STEP)
         tokens = max(step["tokens"], 1.0)

@@ -130,7 +130,8 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
     [
         (
             ["inptu"],
-            "argument WHAT: invalid choice: 'inptu' (choose from 'input', 'layer', 'precision')",
+            "argument WHAT: invalid choice: 'inptu' (choose from 'input', 'layer', 'precision', "
+            "'train')",
         ),
         ([], "the following arguments are required: WHAT; see switch-tf bench --help"),
         (["input"], "--gin_file is missing; see switch-tf bench input --help"),
@@ -250,6 +251,28 @@ def test_the_float32_parts_of_a_step_are_timed(capsys):
     assert whole > 0
     for _, milliseconds, ratio in rows[1:]:
         assert float(ratio) == pytest.approx(float(milliseconds) / whole, rel=0.05, abs=0.01)
+
+
+def test_a_step_is_timed_against_the_machine_and_split_into_its_parts(tmp_path, capsys):
+    small = [*SMALL_MODEL, "--gin.MESH_SHAPE='batch:2'", "--gin.bench_train.rounds=2"]
+    lengths = "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}"
+    output = f"--gin.bench_train.output_path='{tmp_path}/step.json'"
+    main_module.main(["bench", "train", *FILES, PLAN, *small, lengths, output, "--breakdown"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("a training step of 8 x (16 + 8) tokens, float32, 2 devices on ")
+    figures = json.loads((tmp_path / "step.json").read_text())
+    assert figures["roofline_seconds"] == pytest.approx(
+        figures["share_of_roofline"] * figures["step_seconds"]
+    )
+    assert 0 < figures["share_of_roofline"] < 1 and figures["peak_bytes"] > 1e8
+    parts = {tuple(name.rsplit(" ", 1)): s for name, s in figures["part_seconds"].items()}
+    for part in ("router", "dispatch and combine", "experts", "attention", "loss"):
+        assert parts[part, "forward"] > 0 and parts[part, "backward"] > 0, part
+    assert parts["optimizer", "forward"] > 0 and parts["collectives", "forward"] > 0
+    shown = dict(re.split(r"  +", line)[:2] for line in lines if "  " in line)
+    assert float(shown["optimizer"]) == pytest.approx(
+        1e3 * parts["optimizer", "forward"], rel=0.05, abs=0.06
+    )
 
 
 def test_each_row_of_the_float32_parts_has_that_part_in_bfloat16():

@@ -1,5 +1,7 @@
 """What holds for every optimizer, and that a new one is a few lines."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.adamw import AdamW
 from switch_tf.optimizers.base import Optimizer
 from switch_tf.optimizers.schedules import constant
-from tests.optimizers.test_adafactor import AXES, run, updated, use, variable
+from tests.optimizers.test_adafactor import AXES, place, run, updated, use, variable
 
 every_optimizer = pytest.mark.parametrize("optimizer_class", [Adafactor, AdamW])
 
@@ -61,6 +63,39 @@ def test_gradients_are_clipped_by_the_norm_of_all_together(
             seen = mesh_lib.to_numpy(optimizer.slots_of(weight)["v"])
             expected = share * (factor * gradient) ** 2
             np.testing.assert_allclose(seen, expected, rtol=1e-5, atol=1e-20)
+
+
+@pytest.mark.parametrize("threshold", [None, 6.5])
+@pytest.mark.parametrize("mesh_name", ["one", "experts", "mixed"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(Adafactor, min_dim_size_to_factor=4),
+        functools.partial(Adafactor, clipping_threshold=0.01, beta1=0.5),
+        functools.partial(Adafactor, multiply_by_parameter_scale=False, min_dim_size_to_factor=4),
+        AdamW,
+        GradientDescent,
+    ],
+)
+def test_an_update_returns_sums_of_squares_of_whole_variables(make, mesh_name, threshold):
+    """Of gradients before clipping, of what is subtracted, and of weights before."""
+    names, random = ("experts", "heads", "matrix", "vector"), np.random.default_rng(0)
+    shapes = {"experts": (8, 8, 16), "heads": (8, 8, 4), "matrix": (8, 16), "vector": (16,)}
+    arrays = [random.normal(size=shapes[name]).astype(np.float32) for name in names]
+    gradients = [random.normal(size=shapes[name]).astype(np.float32) for name in names]
+    with use(mesh_name) as mesh:
+        weights = [variable(mesh, n, a, AXES[n]) for n, a in zip(names, arrays, strict=True)]
+        optimizer = make(constant(0.1), global_norm_clip_threshold=threshold)
+        optimizer.build(weights)
+        given = [place(mesh, g, AXES[n]) for n, g in zip(names, gradients, strict=True)]
+        squares = tf.function(lambda given, step: optimizer.apply(given, weights, step))(
+            given, place(mesh, np.int64(0))
+        )
+        squares = mesh_lib.to_numpy(squares) if mesh else squares.numpy()
+        after = [mesh_lib.to_numpy(weight) for weight in weights]
+    updates = [before - now for before, now in zip(arrays, after, strict=True)]
+    expected = [[np.square(x).sum() for x in kind] for kind in (gradients, updates, arrays)]
+    np.testing.assert_allclose(squares, expected, rtol=1e-4)
 
 
 @every_optimizer
