@@ -34,7 +34,7 @@ setup_progress() {
     found=$(grep -Ec '^(Collecting|Processing|Requirement already)' "$1")
     setup_say "downloading: $found of $(grep -c '==' requirements.txt) packages"
   else
-    setup_say "still at it"
+    setup_say "still working"
   fi
 }
 

@@ -115,15 +115,25 @@ def _decorated(node, module: str, names: annotations.Names) -> Iterator[Configur
         # The **kwargs of our layers go to the base layer, if it is ours, and to Keras, which gin
         # does not configure.
         ours, is_class = "gin" not in ast.unparse(function), isinstance(node, ast.ClassDef)
+        denied, parameters = _denied(call), _parameters(node, names, any_keyword=not ours)
+        if parameters is not None:
+            parameters = {n: kind for n, kind in parameters.items() if n not in denied}
         yield Configurable(
             _selector(node.name, module, _arguments(call, "name module")),
             module,
-            _parameters(node, names, any_keyword=not ours),
+            parameters,
             makes=names[node.name] if is_class else names.annotation(node.returns),
             bases=tuple(map(ast.unparse, node.bases)) if ours and is_class else (),
-            required=tuple(_required(node, names, module)),
+            required=tuple(n for n in _required(node, names, module) if n not in denied),
             declaration=node,
         )
+
+
+def _denied(call: ast.Call | None) -> set[str]:
+    """The parameters in gin's `denylist`, which only code passes."""
+    keywords = call.keywords if call else []
+    lists = (k.value for k in keywords if k.arg == "denylist" and isinstance(k.value, ast.List))
+    return {e.value for found in lists for e in found.elts if isinstance(e, ast.Constant)}
 
 
 @functools.cache

@@ -1,8 +1,10 @@
+import ast
 import logging
 import os
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import gin
 import pytest
@@ -377,3 +379,33 @@ def test_a_layer_takes_the_parameters_of_the_layer_that_it_extends():
     assert "name" not in found["SwitchRouter"]
     # Without a constructor of its own.
     assert found["WorstCaseRouter"] == found["Router"]
+
+
+def test_what_only_code_passes_is_no_parameter_of_gins():
+    for parameter in ("memory", "nothing"):
+        error = error_of([], [f"plan.{parameter}=True"])
+        assert f"'plan' has no parameter '{parameter}'" in error
+
+
+def test_no_value_of_gins_is_replaced_by_what_code_passes():
+    """A parameter that the project itself passes is marked, so that setting it is refused."""
+    source, found = configurables.project_source(), []
+    classes = {c.declaration.name: c for c in source.configurables if is_class_of_ours(c)}
+    for module, path in configurables.project_modules().items():
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            known = isinstance(call, ast.Call) and classes.get(ast.unparse(call.func))
+            # Pages and the comparison of dispatchers take no gin.
+            if known and not module.startswith(("switch_tf.pages.", "switch_tf.benches.disp")):
+                names = [name for name, _, _ in configurables.declared(known.declaration)]
+                passed = names[: len(call.args)] + [keyword.arg for keyword in call.keywords]
+                kinds = {name: known.parameters.get(name, Any) for name in passed}
+                found += [
+                    (module, known.name, name)
+                    for name, kind in kinds.items()
+                    if kind is not Any and not rules.mark(kind, rules.SetBy)
+                ]
+    assert found == []
+
+
+def is_class_of_ours(configurable):
+    return isinstance(configurable.declaration, ast.ClassDef) and configurable.parameters

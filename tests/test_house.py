@@ -43,6 +43,7 @@ LAYERS = (
     "switch_tf.gin_order",
     "switch_tf.gin_files",
     "switch_tf.rules",
+    "switch_tf.stages",
     "switch_tf.runtime",
     "switch_tf.storage",
     "switch_tf.errors",

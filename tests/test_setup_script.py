@@ -108,7 +108,7 @@ def test_no_ten_seconds_are_silent(project):
     stage = found.index("installing 2 packages from the lock (some minutes)")
     found = found[stage + 1 : found.index("compiling them")]
     # Before pip says something.
-    found = [line for line in found if line != "still at it"]
+    found = [line for line in found if line != "still working"]
     assert found[0] == "downloading: 1 of 2 packages"
     assert found[-1].startswith("installing: .venv has ") and found[-1].endswith("K so far")
 

@@ -14,7 +14,7 @@ from switch_tf.commands.remembered import is_resumed, remember
 from switch_tf.data import spans
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
-from switch_tf.metrics.progress import telling
+from switch_tf.stages import telling
 from switch_tf.tasks.vocabulary import vocabulary_path
 
 # What the gin files of every command give.

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import sys
 import zipfile
 from typing import IO
 
@@ -11,10 +10,10 @@ import google_crc32c
 import numpy as np
 import seqio
 import tensorflow as tf
-from tqdm import tqdm
 
 from switch_tf import storage
 from switch_tf.errors import UserError
+from switch_tf.stages import counting
 
 # A TFRecord: length (8 bytes) and its checksum (4), then the record and its checksum (4).
 _HEADER, _FOOTER = 12, 4
@@ -145,11 +144,11 @@ class TaskCache:
         except (tf.errors.OpError, ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
             # Missing or incomplete: the index is built again.
             pass
-        label = "indexing the cache"
-        files = tqdm(
-            self._paths, desc=label, unit="file", file=sys.stderr, disable=sum(sizes) < 1e8
-        )
-        offsets = [self._scan(p, size) for p, size in zip(files, sizes, strict=True)]
+        offsets = []
+        with counting("indexing the cache", "files", len(sizes), at_once=False) as add:
+            for each, size in zip(self._paths, sizes, strict=True):
+                offsets.append(self._scan(each, size))
+                add(1)
         content = io.BytesIO()
         counts = [len(o) for o in offsets]
         np.savez(content, sizes=sizes, counts=counts, offsets=np.concatenate(offsets))

@@ -8,8 +8,8 @@ from switch_tf.data import truncation
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForcedEvaluator
-from switch_tf.metrics.progress import telling
 from switch_tf.setup.mesh_model import MeshModel
+from switch_tf.stages import telling
 
 
 class Evaluators:

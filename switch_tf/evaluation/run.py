@@ -13,10 +13,10 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
 from switch_tf.evaluation.settings import Evaluation
-from switch_tf.metrics.progress import telling
 from switch_tf.rules import CheckpointPath, Path, configurable
 from switch_tf.setup.describe import mesh_line, settings, switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
+from switch_tf.stages import telling
 
 
 @configurable

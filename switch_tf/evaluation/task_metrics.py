@@ -17,7 +17,7 @@ from switch_tf.evaluation import predictions
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
-from switch_tf.metrics.progress import telling
+from switch_tf.stages import telling
 
 # Lengths are rounded up to it: it suits accelerators, and similar splits share a compiled function.
 _COLUMNS = 8

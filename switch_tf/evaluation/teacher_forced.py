@@ -8,7 +8,7 @@ from switch_tf.data import features as features_lib
 from switch_tf.data.feed import Feed
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.eval_step import EvalStep
-from switch_tf.metrics.progress import telling
+from switch_tf.stages import telling
 
 # Figures of `TeacherForcedEvaluator` and of its data; others come from decoding or scoring.
 TEACHER_FORCED = frozenset(

@@ -4,11 +4,13 @@ Whether a token is kept then depends on later tokens, so a decoder with such a r
 decode as it was trained. A decoder refuses them unless `in_decoder` is set.
 """
 
+from typing import Annotated
+
 import tensorflow as tf
 
 from switch_tf.errors import UserError
 from switch_tf.layers.base import configurable
-from switch_tf.layers.router import Router, SwitchRouter
+from switch_tf.layers.router import OF_EXPERTS, Router, SwitchRouter
 from switch_tf.rules import Count
 
 _FAR_BELOW = 1e9
@@ -39,7 +41,9 @@ class SwitchMaxRouter(SwitchRouter):
       **kwargs: arguments of `SwitchRouter`.
     """
 
-    def __init__(self, num_experts: Count, in_decoder: bool = False, **kwargs):
+    def __init__(
+        self, num_experts: Annotated[Count, OF_EXPERTS], in_decoder: bool = False, **kwargs
+    ):
         super().__init__(num_experts, **kwargs)
         self.in_decoder = in_decoder
 

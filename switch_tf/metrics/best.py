@@ -59,7 +59,7 @@ def lines(mixture_or_task_name: str, found: Mapping[str, Mapping[str, Peak]]) ->
 def sizes_line(evaluations: Iterable[Mapping]) -> str | None:
     """A line that names the first task whose evaluations are of different sizes, if there is one.
 
-    `Evaluation.batches` may have changed on the way, and such figures are not comparable.
+    `Evaluation.batches` may have changed during the run, and such figures are not comparable.
 
     Args:
       evaluations: the records in `MetricsWriter.evaluations`.

@@ -1,10 +1,7 @@
-"""Progress display: a bar on a terminal, an occasional line elsewhere, and what takes long."""
+"""Progress of training steps: a bar on a terminal, an occasional line elsewhere."""
 
-import contextlib
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
 
 import tqdm
 
@@ -12,8 +9,6 @@ from switch_tf import runtime
 
 # Seconds between two lines if there is no terminal.
 _LINE_EVERY = 8.0
-# Seconds between two lines of a stage that goes on.
-_STAGE_EVERY = 5.0
 
 
 class Progress:
@@ -71,42 +66,3 @@ class Progress:
         """Prints a line above the bar."""
         if self._is_chief:
             tqdm.tqdm.write(text, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def telling(what: str, at_once: bool = True) -> Iterator[Callable[[str], None]]:
-    """Context of a stage of a command, which tells on stderr every few seconds that it goes on.
-
-    Yields a function that takes how far it is, for the next line. Of several processes, only the
-    chief tells.
-
-    Args:
-      what: what is done in it, such as "building the model".
-      at_once: whether to tell at its start, too; False where another line has done so.
-
-    Raises:
-      Interruption: a signal came before it, and a library swallowed what it raised.
-    """
-    runtime.check_interrupted()
-    started, ended, parts = time.monotonic(), threading.Event(), [""]
-
-    def tell_while_it_lasts():
-        while not ended.wait(_STAGE_EVERY):
-            so_far = f"{parts[0]}{time.monotonic() - started:.0f} s so far"
-            tqdm.tqdm.write(f"{what}: {so_far}", file=sys.stderr)
-
-    def take(part):
-        parts[0] = f"{part}, "
-
-    if not runtime.is_chief():
-        yield take
-        return
-    if at_once:
-        tqdm.tqdm.write(what, file=sys.stderr)
-    thread = threading.Thread(target=tell_while_it_lasts, daemon=True)
-    thread.start()
-    try:
-        yield take
-    finally:
-        ended.set()
-        thread.join()

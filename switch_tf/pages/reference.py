@@ -28,7 +28,8 @@ without `--gin.` in a gin file of your own. A text needs quotes of its own:
 `--gin.MODEL_DIR="'runs/a'"`. A function or class is `@NAME`. "From NAME" in place of a default
 means that the model passes the value: set that instead. [glossary.md](glossary.md) explains the
 words, [fidelity.md](fidelity.md) compares the defaults that change numbers with those of other
-code bases.
+code bases. What SeqIO and T5 let gin set, such as `random_spans_noise_mask.random_roll`, is not
+listed.
 """
 _MACROS = """
 ## Macros
@@ -36,15 +37,17 @@ _MACROS = """
 A macro is a name for a value that several files share. The second column has the parameters that it
 sets, or "the program" for macros that it reads directly. The third has its value in the files of
 [gin/runs](../gin/runs), [gin/layouts](../gin/layouts) and [gin/models](../gin/models); "required"
-means that you must give one.
+means that you must give one, or the run whose checkpoint a command reads.
 """
 # What the program reads without a parameter that would have a description.
 _READ_BY_PROGRAM = {
     "BAD_DATA": "'stop' (default): a bad record stops the run; 'skip': it is left out and counted.",
     "CACHE_DIR": "The folder that scripts/cache_tasks.sh wrote; USE_CACHED_TASKS reads it.",
-    "DATA_DIR": "The folder of the published data sets; without it, TFDS fetches them.",
+    "DATA_DIR": "The folder of the published data sets; without it, those that TFDS has prepared, "
+    "or fetches; C4 and mC4 are never fetched.",
     "DEVICE_TYPE": "The devices of which the mesh is made; 'CPU' by default.",
-    "VOCABULARY_PATH": "The SentencePiece model of the tasks; by default T5's (mT5's for mC4).",
+    "VOCABULARY_PATH": "The SentencePiece model of the tasks. By default that of the checkpoint's "
+    "run, or else T5's; mC4's tasks use mT5's, and those on docstrings their own.",
 }
 _MAX_FILES = 2
 
@@ -121,9 +124,9 @@ def _parameter_rows(
 ) -> Iterator[tuple[str, ...]]:
     described = descriptions(configurable.declaration)
     for name, _, default in configurables.declared(configurable.declaration):
-        annotation = configurable.parameters[name]
+        # Missing, or without an annotation, it is something that only code passes.
+        annotation = configurable.parameters.get(name, Any)
         value = _escaped(rules.wanted(_settable(annotation)))
-        # Without an annotation, it is an object that only Python code passes.
         if annotation is not Any:
             shown = _set_by(configurable, name, ours) or _default(configurable, name, default)
             yield f"`{name}`", value, shown, _sentence(described[name])

@@ -16,6 +16,7 @@ from switch_tf.reproduce.display import Display, duration
 from switch_tf.reproduce.experiment import Experiment, Runs
 from switch_tf.reproduce.report import Report
 from switch_tf.reproduce.training_run import TrainingRun
+from switch_tf.stages import telling
 
 
 def run(experiment: Experiment, folder: Path) -> Report:
@@ -35,11 +36,12 @@ def run(experiment: Experiment, folder: Path) -> Report:
     folder.mkdir(parents=True, exist_ok=True)
     shared = {"DTYPE": _faster_dtype(folder / "settings.json")} if experiment.times_dtype else {}
     runs = experiment.runs(folder, shared)
-    _prepare_data(runs)
     of_seeds = itertools.zip_longest(*runs.values())
     in_order = list(filter(None, itertools.chain.from_iterable(of_seeds)))
     display = Display(in_order)
     display.plan()
+    with telling("preparing the data"):
+        _prepare_data(runs)
     for each in in_order:
         if each.is_done():
             continue

@@ -73,8 +73,9 @@ def ahead_by(
         ratio = f"{abs(gain) / spread:.1f} times " if spread else ""
         return Verdict(
             gain > 0 if abs(gain) >= times * spread else None,
-            f"{model} is {metric.lead(gain)} {of}: {ratio}the "
-            f"{spread:.{metric.digits}f} between its seeds; {times:g} times is required",
+            f"{model} is {metric.lead(gain)} {of}, {ratio}the difference of "
+            f"{spread:.{metric.digits}f} between the seeds of {of}; at least {times:g} times is "
+            "required",
         )
 
     return rule

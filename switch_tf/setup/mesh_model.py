@@ -10,11 +10,11 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import restore, run_facts
 from switch_tf.data import features
 from switch_tf.data.task_data import TaskData
-from switch_tf.metrics.progress import telling
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.base import Optimizer
 from switch_tf.rules import configurable
+from switch_tf.stages import telling
 
 
 @dataclasses.dataclass(frozen=True)

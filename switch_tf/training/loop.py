@@ -11,8 +11,9 @@ from switch_tf.errors import Interruption, UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.metrics.load_watch import LoadWatch
-from switch_tf.metrics.progress import Progress, telling
+from switch_tf.metrics.progress import Progress
 from switch_tf.metrics.writer import MetricsWriter
+from switch_tf.stages import telling
 from switch_tf.training.signals import StopSignals
 from switch_tf.training.step import TrainStep
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from switch_tf.layers.figures import Figures
 from switch_tf.layers.routing import layer_figures
 from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
 from switch_tf.optimizers.base import Optimizer
-from switch_tf.rules import Count, NonNegative, Seed, VariablePatterns, configurable, matches
+from switch_tf.rules import Count, NonNegative, Seed, SetBy, VariablePatterns, configurable, matches
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.training.microbatches import Microbatches, check_parts
 from switch_tf.training.norms import Norms
@@ -83,7 +83,7 @@ class TrainStep:
         model,
         optimizer,
         mesh,
-        seed: Seed,
+        seed: Annotated[Seed, SetBy("SEED")],
         z_loss_coef: NonNegative = 1e-4,
         loss_normalizing_factor: Literal[LOSS_NORMALIZING_FACTORS] = LOSS_NORMALIZING_FACTORS[0],
         microbatches: Count = 1,

@@ -22,7 +22,6 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
-from switch_tf.metrics.progress import telling
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.rules import (
@@ -35,6 +34,7 @@ from switch_tf.rules import (
 )
 from switch_tf.setup.describe import describe_optimizer, details, overview, warnings
 from switch_tf.setup.mesh_model import MeshModel, ModelSetup
+from switch_tf.stages import telling
 from switch_tf.training.loop import TrainLoop
 from switch_tf.training.step import TrainStep, build_step
 
@@ -60,7 +60,8 @@ def train(
       model_dir: folder for checkpoints and logs; if it already holds a run, that is resumed.
       train_steps: the step to stop at, counted from the start of the run.
       data, setup, evaluation: make the `TaskData`, `ModelSetup` and `Evaluation`.
-      seed: seeds initial weights, dropout and jitter.
+      seed: seeds initial weights, dropout and jitter; SEED also sets `TaskData.seed`, and so the
+        order of the data.
       checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
         loses at most this many steps; choose a period of ten minutes or more.
       keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
@@ -170,7 +171,7 @@ def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -
       initial_path: path of the initial checkpoint, if there is one.
       *others: the other arguments of `restore_initial`.
     """
-    with telling("restoring what there is"):
+    with telling("restoring a checkpoint, if there is one"):
         step = checkpoints.restore_latest()
         if step is None and initial_path:
             report = restore_initial(initial_path, *others)

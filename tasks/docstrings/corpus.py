@@ -7,11 +7,8 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-from tqdm import tqdm
 
 from switch_tf import rules, storage
 from switch_tf.errors import UserError
@@ -124,21 +121,18 @@ def vocabulary_path() -> str:
         prepare()
         with _locked(folder):
             if not path.exists():
-                t5.train(_sample(size), path, size)
+                t5.train(_sample(), path, size)
     return str(path)
 
 
-def _sample(size: int) -> Iterator[str]:
+def _sample() -> Iterator[str]:
     """Yields the first train documents, a random sample because they are ordered by hash."""
-    total = t5.TRAINING_CHARACTERS
-    label = f"pydocs: reading texts for a vocabulary of {size} pieces"
-    with tqdm(total=total, desc=label, unit="char", unit_scale=True, file=sys.stderr) as bar:
-        for document in documents("train"):
-            yield document.text
-            bar.update(len(document.text))
-            if bar.n >= total:
-                break
-    print(f"pydocs: training a vocabulary of {size} pieces", file=sys.stderr)
+    read = 0
+    for document in documents("train"):
+        yield document.text
+        read += len(document.text)
+        if read >= t5.TRAINING_CHARACTERS:
+            break
 
 
 @contextlib.contextmanager

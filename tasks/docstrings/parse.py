@@ -1,6 +1,6 @@
 """Extracts the docstrings of installed packages by parsing, without importing them.
 
-Worker processes import this module, so it needs only the standard library and tqdm.
+Worker processes import this module, so it imports nothing that takes long.
 """
 
 import ast
@@ -13,14 +13,12 @@ import inspect
 import multiprocessing
 import re
 import signal
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from switch_tf.errors import UserError
+from switch_tf.stages import counting
 
 # Package -> distribution whose version the lock file pins. Adding one changes everyone's corpus.
 LIBRARIES = {
@@ -139,9 +137,9 @@ def parse_libraries(folders: Mapping[str, Path], workers: int = 1) -> list[Docum
         for path in sorted(folder.rglob("*.py"), key=lambda path: path.as_posix())
     ]
     unique = {}
-    with tqdm(total=len(files), desc="pydocs: parsing", unit="file", file=sys.stderr) as bar:
+    with counting("pydocs: parsing", "files", len(files)) as add:
         for count, documents in _parse_all(files, workers):
-            bar.update(count)
+            add(count)
             for document in documents:
                 # Keeps the first duplicate in the order of libraries and paths.
                 unique.setdefault(document.key, document)

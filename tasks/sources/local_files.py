@@ -11,10 +11,10 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
-from tqdm import tqdm
 
 from switch_tf import storage
 from switch_tf.errors import UserError
+from switch_tf.stages import counting
 
 JSON_SUFFIXES = (".json", ".jsonl")
 TEXT_SUFFIXES = (".txt",)
@@ -171,11 +171,8 @@ def check(paths: Sequence[str], policy: str = "stop") -> None:
       UserError: see `documents`; or none of the files contains a document.
     """
     total = sum(stamp(path)[0] for path in paths)
-    # Shows a progress bar only for large files.
-    quiet = total < CHECKED_BYTES // 20
-    label = "checking files"
     found = 0
-    with tqdm(total=len(paths), desc=label, unit="file", file=sys.stderr, disable=quiet) as bar:
+    with counting("checking files", "files", len(paths), at_once=False) as add:
         for path in paths:
             number = _count(path, _limit(total), policy, *stamp(path))
             if not number:
@@ -183,7 +180,7 @@ def check(paths: Sequence[str], policy: str = "stop") -> None:
                     raise UserError(f"{path}: no text in it; remove it, or set BAD_DATA='skip'")
                 print(f"{path}: no text in it (BAD_DATA='skip')", file=sys.stderr)
             found += number
-            bar.update()
+            add(1)
     if not found:
         raise UserError(f"{paths[0]}{' and others' * (len(paths) > 1)}: no text in it")
 

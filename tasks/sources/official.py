@@ -19,13 +19,13 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import hashing
-from tqdm import tqdm
 
 from switch_tf import config, storage
 from switch_tf.data import availability
 from switch_tf.data.availability import ABSENT
 from switch_tf.errors import UserError
 from switch_tf.rules import Folder, Path
+from switch_tf.stages import counting
 from switch_tf.tasks.sources import formats, local_files
 from switch_tf.tasks.sources.formats import BadRecord, OmittedRecord, Records, SplitFiles
 from switch_tf.tasks.sources.indexed import IndexedSource
@@ -240,21 +240,22 @@ class OfficialSource(IndexedSource):
         """
         found, numbers, bad, left_out = [], [], [], []
         records = self._form(files)
-        # Shows a progress bar only for large files.
-        name = self.files[files.split]
-        bar = tqdm(records, name, None, unit=" records", delay=5, mininterval=1)
-        for number, (place, record) in enumerate(bar):
-            try:
-                found += self._encode(record, files.split)
-                numbers += [number] * (len(found) - len(numbers))
-            except OmittedRecord as error:
-                left_out.append(f"{place}: {error}")
-            except BadRecord as error:
-                bad.append(f"{place}: {error}")
-                if policy == "stop":
-                    raise UserError(
-                        f"{bad[0]}; fix or remove it, or set BAD_DATA='skip' to skip such records"
-                    ) from error
+        name = f"reading {self.files[files.split]}"
+        with counting(name, "records", at_once=False) as add:
+            for number, (place, record) in enumerate(records):
+                add(1)
+                try:
+                    found += self._encode(record, files.split)
+                    numbers += [number] * (len(found) - len(numbers))
+                except OmittedRecord as error:
+                    left_out.append(f"{place}: {error}")
+                except BadRecord as error:
+                    bad.append(f"{place}: {error}")
+                    if policy == "stop":
+                        raise UserError(
+                            f"{bad[0]}; fix or remove it, or set BAD_DATA='skip' to skip such "
+                            "records"
+                        ) from error
         for told, why in ((bad, "BAD_DATA='skip'"), (left_out, "as TFDS does")):
             if told:
                 print(f"{files.path}: {len(told)} records skipped ({why}), the first: {told[0]}")

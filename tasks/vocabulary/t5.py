@@ -1,12 +1,9 @@
 """SentencePiece vocabularies with T5's special ids, trained here or located at first use."""
 
-import io
-import re
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import sentencepiece
 import seqio
 import tensorflow as tf
 from google.protobuf import message
@@ -15,14 +12,12 @@ from seqio import vocabularies
 
 from switch_tf import config, rules, storage
 from switch_tf.errors import UserError
-from switch_tf.tasks.vocabulary import vocabulary_path
+from switch_tf.tasks.vocabulary import unigram, vocabulary_path
 
 # Number of sentinels after the pieces, as in T5.
 EXTRA_IDS = 100
 # More text would take longer and hardly change the pieces.
 TRAINING_CHARACTERS = 10_000_000
-# SentencePiece silently drops longer sentences.
-_MAX_SENTENCE_BYTES = 4096
 
 
 def train(texts: Iterable[str], path: Path, size: int) -> None:
@@ -39,53 +34,17 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
     Raises:
       UserError: the texts have too few distinct pieces for `size`, or iterating over them fails.
     """
-    model = io.BytesIO()
-    failed: list[Exception] = []
-
-    def sentences():
-        try:
-            yield from _sentences(texts)
-        except Exception as error:
-            # SentencePiece would train on the texts before the error.
-            failed.append(error)
-
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=sentences(),
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=size,
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=-1,
-            # With several threads, the order of float sums would vary.
-            num_threads=1,
-            shuffle_input_sentence=False,
-            max_sentence_length=_MAX_SENTENCE_BYTES,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        if failed:
-            raise failed[0] from error
-        # SentencePiece says: "Vocabulary size too high (2000). Please set it to a value <= 512."
-        limit = re.search(r"<= ?(\d+)", str(error))
-        why = f"use at most {limit[1]}" if limit else str(error).splitlines()[-1]
-        raise UserError(
-            f"cannot make a vocabulary of {size} pieces from these texts: {why}"
-        ) from error
-    if failed:
-        raise failed[0]
+    model = unigram.train(list(_sentences(texts)), size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    storage.write_atomically(path, model.getvalue())
+    storage.write_atomically(path, model)
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         for line in text.splitlines():
             # A character takes at most four bytes in UTF-8.
-            for start in range(0, len(line), _MAX_SENTENCE_BYTES // 4):
-                piece = line[start : start + _MAX_SENTENCE_BYTES // 4].strip()
+            for start in range(0, len(line), unigram.MAX_SENTENCE_BYTES // 4):
+                piece = line[start : start + unigram.MAX_SENTENCE_BYTES // 4].strip()
                 if piece:
                     yield piece
 

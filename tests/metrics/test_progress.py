@@ -1,12 +1,9 @@
 import io
-import signal
-import time
 
 import pytest
 
-from switch_tf.errors import Interruption
 from switch_tf.metrics import progress as progress_lib
-from switch_tf.metrics.progress import Progress, telling
+from switch_tf.metrics.progress import Progress
 
 RATES = {"tokens_per_second": 12345.6, "input_wait_share": 0.253}
 SPARSE = {"a": {"dropped": 0.1}, "b": {"dropped": 0.2}}
@@ -98,39 +95,3 @@ def test_a_saying_needs_no_terminal(capsys):
     with Progress(10) as progress:
         progress.say("SIGTERM received")
     assert capsys.readouterr().err == "SIGTERM received\n"
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_a_stage_tells_that_it_goes_on_and_how_far_it_is(at_once, capsys, monkeypatch):
-    monkeypatch.setattr(progress_lib, "_STAGE_EVERY", 0.1)
-    with telling("building the model", at_once) as tell:
-        time.sleep(0.15)
-        tell("layer 3")
-        time.sleep(0.1)
-    time.sleep(0.15)
-    first, second = ["building the model: 0 s so far", "building the model: layer 3, 0 s so far"]
-    expected = ["building the model"] * at_once + [first, second]
-    assert capsys.readouterr().err.splitlines() == expected
-
-
-def test_a_short_stage_is_a_line_and_control_characters_are_for_a_terminal(terminal, capsys):
-    with Progress(10), telling("compiling"):
-        pass
-    assert capsys.readouterr().err == "compiling\n"
-    shown = terminal()
-    with Progress(10), telling("compiling"):
-        pass
-    assert "compiling\n" in shown.getvalue() and "\r" in shown.getvalue()
-
-
-def test_of_several_processes_the_first_tells_of_stages(capsys, monkeypatch):
-    monkeypatch.setattr(progress_lib.runtime, "is_chief", lambda: False)
-    with telling("compiling") as tell:
-        tell("layer 3")
-    assert capsys.readouterr().err == ""
-
-
-def test_no_stage_begins_after_a_signal_that_was_swallowed(monkeypatch):
-    monkeypatch.setattr(progress_lib.runtime, "_received", [signal.SIGTERM])
-    with pytest.raises(Interruption, match="SIGTERM"), telling("compiling"):
-        raise AssertionError("it began")

@@ -107,8 +107,8 @@ def test_the_verdict_weighs_the_lead_against_what_seeds_do(found):
     learned, compared, above = found.verdicts
     assert learned == "the worst run is +1.90 nats relative to the unigram entropy"
     assert compared == (
-        "the claim holds: Switch is 0.550 nats ahead of dense T5: 5.5 times the 0.100 between its "
-        "seeds; 3 times is required"
+        "the claim holds: Switch is 0.550 nats ahead of dense T5, 5.5 times the difference of "
+        "0.100 between the seeds of dense T5; at least 3 times is required"
     )
     assert above == "every fine-tuned figure is above chance"
 

@@ -1,3 +1,5 @@
+import multiprocessing
+
 import gin
 import pytest
 import seqio
@@ -6,7 +8,7 @@ from t5.data import preprocessors
 
 from switch_tf.data import features
 from switch_tf.errors import UserError
-from switch_tf.tasks.vocabulary import t5
+from switch_tf.tasks.vocabulary import t5, unigram
 from tests.tasks.official_files import set_macros
 
 TEXTS = [
@@ -38,6 +40,24 @@ def test_too_little_text_is_one_line_with_the_largest_size(tmp_path):
     ):
         t5.train(TEXTS, tmp_path / "v", 5000)
     assert not (tmp_path / "v").exists()
+
+
+def test_much_text_is_trained_on_in_another_process_to_the_same_pieces(
+    tmp_path, capsys, monkeypatch
+):
+    """Which ends with this one, whatever it meets."""
+    t5.train(TEXTS, tmp_path / "here", 20)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(unigram, "_FEW_CHARACTERS", 0)
+    t5.train(TEXTS, tmp_path / "there", 20)
+    assert capsys.readouterr().err.startswith("training a vocabulary of 20 pieces\n")
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+    with pytest.raises(UserError, match=r"cannot make a vocabulary of 5000 .*use at most \d+"):
+        t5.train(TEXTS, tmp_path / "v", 5000)
+    monkeypatch.setattr(unigram, "_send", len)
+    with pytest.raises(UserError, match="ended with status 1: it may have had too little memory"):
+        t5.train(TEXTS, tmp_path / "v", 20)
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize("size", [20, 5000])

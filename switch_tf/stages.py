@@ -1,0 +1,83 @@
+"""What takes long tells that it goes on, on stderr; without control characters in a file."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import tqdm
+
+from switch_tf import runtime
+
+# Seconds between two lines of a stage that goes on.
+_EVERY = 5.0
+
+
+@contextlib.contextmanager
+def telling(what: str, at_once: bool = True) -> Iterator[Callable[[str], None]]:
+    """Context of a stage of a command, which tells on stderr every few seconds that it goes on.
+
+    Yields a function that takes how far it is, for the next line. Of several processes, only the
+    chief tells.
+
+    Args:
+      what: what is done in it, such as "building the model".
+      at_once: whether to tell at its start, too; False where another line has done so.
+
+    Raises:
+      Interruption: a signal came before it, and a library swallowed what it raised.
+    """
+    runtime.check_interrupted()
+    started, ended, parts = time.monotonic(), threading.Event(), [""]
+
+    def tell_while_it_lasts():
+        while not ended.wait(_EVERY):
+            so_far = f"{parts[0]}{time.monotonic() - started:.0f} s so far"
+            tqdm.tqdm.write(f"{what}: {so_far}", file=sys.stderr)
+
+    def take(part):
+        parts[0] = f"{part}, "
+
+    if not runtime.is_chief():
+        yield take
+        return
+    if at_once:
+        tqdm.tqdm.write(what, file=sys.stderr)
+    thread = threading.Thread(target=tell_while_it_lasts, daemon=True)
+    thread.start()
+    try:
+        yield take
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def counting(
+    what: str, unit: str, total: int | None = None, at_once: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Context of a stage that counts: a bar on a terminal; elsewhere it is as `telling`.
+
+    Yields a function that takes how many more are done.
+
+    Args:
+      what: what is done in it, such as "reading files".
+      unit: what is counted, in the plural.
+      total: how many there are; None if this is not known.
+      at_once: whether to tell at its start; False where it is usually too short to be shown.
+    """
+    if sys.stderr.isatty() and runtime.is_chief():
+        delay = 0.0 if at_once else _EVERY
+        with tqdm.tqdm(total=total, desc=what, unit=f" {unit}", delay=delay) as bar:
+            yield bar.update
+        return
+    done, of = 0, f" of {total:,}" if total else ""
+    with telling(what, at_once) as tell:
+
+        def add(number: int = 1) -> None:
+            nonlocal done
+            done += number
+            tell(f"{done:,}{of} {unit}")
+
+        yield add
