@@ -40,7 +40,7 @@ def run(experiment: Experiment, folder: Path) -> Report:
     in_order = list(filter(None, itertools.chain.from_iterable(of_seeds)))
     display = Display(in_order)
     display.plan()
-    with telling("preparing the data"):
+    with telling("preparing the data", at_once=False):
         _prepare_data(runs)
     for each in in_order:
         if each.is_done():
