@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import matplotlib.figure
 import numpy as np
 
+# Numbers of experts that can be read beside each other.
+_MOST_TICKS = 16
+
 
 def load_picture(routing: dict[str, dict]) -> bytes:
     """A PNG heat map of each expert's share of the tokens.
@@ -37,10 +40,12 @@ def draw_load(axes, load_NE: np.ndarray, layers: list[str]) -> None:
       load_NE: [layers, experts], NaN where a layer has no such expert.
       layers: the layers' names.
     """
-    image = axes.imshow(
-        load_NE, vmin=0.0, vmax=max(float(np.nanmax(load_NE)), 2 / load_NE.shape[1])
-    )
-    axes.set_xticks(range(load_NE.shape[1]))
+    experts = load_NE.shape[1]
+    # Square cells would make a thin line of many experts where the width is given.
+    aspect = "auto" if experts > _MOST_TICKS else "equal"
+    largest = max(float(np.nanmax(load_NE)), 2 / experts)
+    image = axes.imshow(load_NE, vmin=0.0, vmax=largest, aspect=aspect)
+    axes.set_xticks(range(0, experts, 1 if aspect == "equal" else -(-experts // 8)))
     axes.set_yticks(range(len(layers)), layers)
     axes.set_xlabel("expert")
     axes.figure.colorbar(image, ax=axes, label="share of tokens")
