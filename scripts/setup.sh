@@ -90,7 +90,7 @@ setup() {
   setup_run .venv/pip.log .venv/bin/pip install --progress-bar off --disable-pip-version-check \
     --no-compile --no-deps --require-hashes -r requirements.txt || return 1
   setup_say "compiling them"
-  # On all cores, which pip would not use. A file that cannot be compiled is none that is imported.
+  # On all cores, which pip would not use. Some packages hold templates that are no valid Python.
   setup_run .venv/compile.log .venv/bin/python -m compileall -q -j 0 .venv/lib || true
   setup_say "installing switch-tf"
   setup_run .venv/pip.log .venv/bin/pip install --disable-pip-version-check --no-deps \

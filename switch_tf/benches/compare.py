@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import switch_tf
+from switch_tf import runtime
 from switch_tf.benches.timing import Spread
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
@@ -27,69 +28,77 @@ _FLAGS = (
     *("--gin_file=models/switch_mini.gin", "--gin_file=runs/plan.gin"),
     *("--gin.BATCH_SIZE=16", "--gin.TASK_FEATURE_LENGTHS={'inputs': 128, 'targets': 32}"),
 )
-_SHOWN = {"step_seconds": "step, s", "peak_bytes": "peak memory, bytes"}
-_SHOWN["first_step_seconds"] = "first step, compiled, s"
+_SHOWN = {
+    "step_seconds": "step, s",
+    "peak_bytes": "peak memory, bytes",
+    "first_step_seconds": "first step, compiled, s",
+}
 
 
 def main(argv: Sequence[str]) -> None:
     """Prints the ratios of two commits.
 
     Raises:
-      UserError: a commit is unknown, or its step cannot be timed.
+      UserError: a commit is unknown, its step cannot be timed, or there are no rounds.
     """
     parser = argparse.ArgumentParser(prog="scripts/compare_speed.sh", allow_abbrev=False)
     parser.add_argument("before", help="a commit that has `switch-tf bench train`")
     parser.add_argument("after", help="the commit to compare with it")
     parser.add_argument("--rounds", type=int, default=5, help="processes of each; 5 by default")
     args, flags = parser.parse_known_args(argv)
+    if args.rounds < 1:
+        raise UserError(f"--rounds={args.rounds}: give a whole number of at least 1")
     with _checked_out(args.before) as before, _checked_out(args.after) as after:
-        folders = {args.before: before, args.after: after}
-        found = compare(folders, flags or _FLAGS, args.rounds, figures_of)
-    print(*lines(found), sep="\n")
+        commits = ((args.before, before), (args.after, after))
+        found = compare(commits, flags or _FLAGS, args.rounds, figures_of)
+    print(*lines(args.before, args.after, found), sep="\n")
 
 
 def compare(
-    folders: Mapping[str, Path],
+    commits: Sequence[tuple[str, Path]],
     flags: Sequence[str],
     rounds: int,
     measure: Callable[[Path, Sequence[str]], Mapping[str, float]],
-) -> dict[str, list[Mapping[str, float]]]:
+) -> list[tuple[Mapping[str, float], ...]]:
     """Measures each commit in each round, and prints each step's time as it comes.
 
     Args:
-      folders: commit -> folder of its files.
+      commits: each with the folder of its files; twice the same shows how steady the ratios are.
       flags: flags of `switch-tf bench train`.
       rounds: number of measurements of each.
       measure: see `figures_of`.
 
     Returns:
-      Commit -> figures of each round.
+      The figures of each round, one per commit.
     """
-    found = {commit: [] for commit in folders}
+    found = []
     for number in range(1, rounds + 1):
-        for commit, folder in folders.items():
-            found[commit].append(measure(folder, flags))
-            milliseconds = 1e3 * found[commit][-1]["step_seconds"]
+        of_round = []
+        for commit, folder in commits:
+            of_round.append(measure(folder, flags))
+            milliseconds = 1e3 * of_round[-1]["step_seconds"]
             print(f"round {number} of {rounds}: {commit} {milliseconds:,.1f} ms", flush=True)
+        found.append(tuple(of_round))
     return found
 
 
-def lines(found: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
+def lines(
+    before: str, after: str, found: Sequence[tuple[Mapping[str, float], ...]]
+) -> Iterator[str]:
     """The lines of a table of medians, and of the ratios of rounds.
 
     Args:
-      found: the result of `compare` for two commits, the earlier one first.
+      before, after: the two commits.
+      found: the result of `compare` for them.
     """
-    (before, old), (after, new) = found.items()
-    yield from table([("", before, after, "ratio", "lowest", "highest"), *_rows(old, new)])
-
-
-def _rows(old, new) -> Iterator[tuple[str, ...]]:
+    rows = [("", before, after, "ratio", "lowest", "highest")]
     for name, shown in _SHOWN.items():
-        medians = (Spread.of(each[name] for each in of_commit).median for of_commit in (old, new))
-        ratio = Spread.of(b[name] / a[name] for a, b in zip(old, new, strict=True))
+        pairs = [(old[name], new[name]) for old, new in found]
+        medians = (Spread.of(values).median for values in zip(*pairs, strict=True))
+        ratio = Spread.of(new / old for old, new in pairs)
         texts = (f"{value:.3f}" for value in (ratio.median, ratio.lowest, ratio.highest))
-        yield (shown, *(f"{value:,.4g}" for value in medians), *texts)
+        rows.append((shown, *(f"{value:,.4g}" for value in medians), *texts))
+    return table(rows)
 
 
 def figures_of(folder: Path, flags: Sequence[str]) -> dict[str, float]:
@@ -135,6 +144,7 @@ def _git(*arguments: str) -> subprocess.CompletedProcess:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        with runtime.interruptible("compare_speed.sh"):
+            main(sys.argv[1:])
     except UserError as error:
         sys.exit(f"compare_speed.sh: error: {error}")

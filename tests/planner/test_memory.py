@@ -5,7 +5,7 @@ import sys
 import pytest
 
 FILES = ("models/switch_tiny.gin", "runs/plan.gin")
-SIZE = ("BATCH_SIZE=48", "TransformerEncoderDecoder.num_layers=3")
+SIZE = ("BATCH_SIZE=48", "TransformerEncoderDecoder.num_layers=4")
 PLAIN, REMATERIALIZED, IN_PARTS = (
     (),
     ("TransformerEncoderDecoder.rematerialize=True",),
@@ -36,4 +36,4 @@ def plain():
 @pytest.mark.parametrize("bindings", [REMATERIALIZED, IN_PARTS], ids=["made again", "in parts"])
 def test_the_peak_falls_by_what_is_not_kept(plain, bindings):
     """By more than what varies from run to run; compiling is part of all."""
-    assert peak_megabytes(bindings) < plain - 120
+    assert peak_megabytes(bindings) < plain - 250

@@ -54,7 +54,8 @@ def test_a_lead_may_have_to_be_several_times_the_distance_of_the_others_seeds(sp
 def test_a_lead_is_told_in_words(sparse, told):
     rule = ahead_by("Switch", "dense", NLP, times=3)
     found = rule({"Switch": {"NLP": [sparse]}, "dense": {"NLP": [-4.0, -4.4]}})
-    assert found.reason.startswith(f"{told} the difference of 0.4 between")
+    required = "the difference of 0.4 between the seeds of dense; at least 3 times is required"
+    assert found.reason == f"{told} {required}"
     assert judge([-4.5, -4.7], [-4.0, -4.4]).reason.startswith(
         "the mean over seeds of Switch is 0.4 nats behind dense: "
     )
