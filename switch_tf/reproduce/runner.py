@@ -16,7 +16,6 @@ from switch_tf.reproduce.display import Display, duration
 from switch_tf.reproduce.experiment import Experiment, Runs
 from switch_tf.reproduce.report import Report
 from switch_tf.reproduce.training_run import TrainingRun
-from switch_tf.stages import telling
 
 
 def run(experiment: Experiment, folder: Path) -> Report:
@@ -40,8 +39,7 @@ def run(experiment: Experiment, folder: Path) -> Report:
     in_order = list(filter(None, itertools.chain.from_iterable(of_seeds)))
     display = Display(in_order)
     display.plan()
-    with telling("preparing the data", at_once=False):
-        _prepare_data(runs)
+    _prepare_data(runs)
     for each in in_order:
         if each.is_done():
             continue
