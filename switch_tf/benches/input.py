@@ -17,7 +17,8 @@ import numpy as np
 from switch_tf import mesh as mesh_lib
 from switch_tf.benches.timing import Spread
 from switch_tf.data.batch_shape import count_tokens, feature_axes
-from switch_tf.data.features import describe_order, described, train_batches, user_errors
+from switch_tf.data.features import describe_order, train_batches
+from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
 from switch_tf.rules import Count, configurable
@@ -108,7 +109,7 @@ def bench_input(
             batches = train_batches(data)
             print(describe_order(batches), flush=True)
             delivered, batch = _time_input(
-                iter(batches), rounds, seconds, described(data.mixture_or_task_name, data.split)
+                iter(batches), rounds, seconds, TaskSplit(data.mixture_or_task_name, data.split)
             )
         # Deleting the iterator stops its prefetching.
         del batches

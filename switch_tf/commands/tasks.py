@@ -162,14 +162,14 @@ def _prepared(args: argparse.Namespace):
 
 
 def _show_statistics(args: argparse.Namespace) -> None:
-    from switch_tf.data import features
     from switch_tf.data.autograph import without_autograph
+    from switch_tf.data.reading import TaskSplit, user_errors
     from switch_tf.metrics.tables import table
     from switch_tf.tasks.parts import statistics
 
     lengths = _lengths()
     provider = _prepared(args)
-    with features.user_errors(features.described(args.name, args.split)):
+    with user_errors(TaskSplit(args.name, args.split)):
         found = without_autograph(
             lambda: statistics.untrimmed(provider, args.split, lengths, args.statistics)
         )
@@ -182,10 +182,10 @@ def _show_statistics(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from switch_tf.data import features
+    from switch_tf.data.reading import TaskSplit, user_errors
 
     provider = _prepared(args)
-    with features.user_errors(features.described(args.name, args.split)):
+    with user_errors(TaskSplit(args.name, args.split)):
         _show_sources(provider, args.split, args.num_examples)
         _show_prepared(provider, args.split, args.num_examples)
 

@@ -12,6 +12,8 @@ from switch_tf.errors import UserError
 
 FEATURE_LENGTHS = "TASK_FEATURE_LENGTHS"
 TASK_FEATURES = ("inputs", "targets")
+# Shares of a task's examples, or of their tokens, that a model does not see; see `lost.Lost`.
+LOST_SHARES = tuple(f"{how}_{name}" for how in ("truncated", "unknown") for name in TASK_FEATURES)
 
 
 def feature_axes(name: str) -> tuple[str, str]:

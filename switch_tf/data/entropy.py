@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from switch_tf.data.features import elements
+from switch_tf.data.reading import TaskSplit, elements
 from switch_tf.errors import UserError
 
 
-def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64, what: str = "data") -> float:
+def unigram_entropy(
+    dataset, vocab_size: int, num_batches: int = 64, what: TaskSplit | str = "data"
+) -> float:
     """The entropy of the distribution of target tokens, in nats per token.
 
     H = -sum_v p_v ln p_v, where p_v is the share of token v among the targets that carry loss: the
@@ -17,7 +19,7 @@ def unigram_entropy(dataset, vocab_size: int, num_batches: int = 64, what: str =
       dataset: the result of `train_dataset` or `eval_dataset`.
       vocab_size: exclusive upper bound of token ids.
       num_batches: maximum number of batches to count. More lower the bias but take longer.
-      what: what is read, for errors, as from `features.described`.
+      what: what is read, for errors; see `elements`.
 
     Raises:
       UserError: there is no target token, or the data cannot be read.

@@ -7,17 +7,15 @@ TensorFlow is imported inside functions, so that settings can be checked before 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import re
-from collections.abc import Iterator
 
-from switch_tf import rules, storage
+from switch_tf import rules
 from switch_tf.data import spans
 from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES, host_rows
+from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
@@ -125,59 +123,6 @@ def check_vocabulary(provider, vocab_size: int, checkpoint: str | None = None) -
                 )
 
 
-@contextlib.contextmanager
-def user_errors(what: str):
-    """Turns TensorFlow's errors in a data pipeline into UserErrors of one line.
-
-    A UserError raised by Python code inside the pipeline arrives as text in a TensorFlow error, and
-    a missing file as NotFoundError. Other errors of Python code are passed on unchanged: they may
-    be its defects, which a traceback helps to find.
-
-    Args:
-      what: what is read, as from `described`.
-    """
-    import tensorflow as tf
-
-    try:
-        yield
-    except (FileNotFoundError, tf.errors.NotFoundError) as error:
-        told = storage.first_line(error)
-        if "No such file" in told:
-            told += (
-                f": create it, or name it so that it is found from {os.getcwd()}, such as by its "
-                "absolute path"
-            )
-        raise UserError(f"{what}: {told}") from error
-    except tf.errors.OpError as error:
-        told = re.search(r"UserError: (.+)", error.message)
-        if told is not None:
-            raise UserError(told[1].strip()) from error
-        if "Traceback (most recent call last)" in error.message:
-            raise
-        raise UserError(
-            f"{what}: {storage.first_line(error)}: see whether its data are as the preprocessors "
-            "of the task expect them"
-        ) from error
-
-
-def described(name: str, split: str) -> str:
-    """A task or mixture and its split, as errors name them."""
-    return f"'{name}', split '{split}'"
-
-
-def elements(dataset, what: str) -> Iterator:
-    """The elements of a `tf.data.Dataset` as NumPy arrays.
-
-    Args:
-      what: what is read, as from `described`.
-
-    Raises:
-      UserError: see `user_errors`; errors of the caller's loop are not changed.
-    """
-    with user_errors(what):
-        yield from dataset.as_numpy_iterator()
-
-
 def _options():
     import tensorflow as tf
 
@@ -221,7 +166,7 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
 
 
 def _errors_of(data: TaskData):
-    return user_errors(described(data.mixture_or_task_name, data.split))
+    return user_errors(TaskSplit(data.mixture_or_task_name, data.split))
 
 
 def _check_not_empty(examples, data: TaskData) -> None:
@@ -233,7 +178,7 @@ def _check_not_empty(examples, data: TaskData) -> None:
     with _errors_of(data):
         if next(iter(examples), None) is None:
             raise UserError(
-                f"{described(data.mixture_or_task_name, data.split)}, has no examples: its source "
+                f"{TaskSplit(data.mixture_or_task_name, data.split)}, has no examples: its source "
                 "is empty or its preprocessors drop them all"
             )
 

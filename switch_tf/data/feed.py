@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.data import features
 from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.ordered import OrderedBatches
+from switch_tf.data.reading import TaskSplit, user_errors
 
 
 class Feed:
@@ -23,7 +23,7 @@ class Feed:
     Args:
       dataset: the batches, of NumPy arrays or tensors.
       mesh: the mesh in use.
-      what: what is read, for errors, as from `features.described`.
+      what: what is read, for errors; see `reading.user_errors`.
 
     Attributes:
       iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
@@ -32,7 +32,10 @@ class Feed:
     """
 
     def __init__(
-        self, dataset: tf.data.Dataset | OrderedBatches, mesh: mesh_lib.Mesh, what: str = "data"
+        self,
+        dataset: tf.data.Dataset | OrderedBatches,
+        mesh: mesh_lib.Mesh,
+        what: TaskSplit | str = "data",
     ):
         self.mesh = mesh
         self._what = what
@@ -49,7 +52,7 @@ class Feed:
           UserError: the reader reports an error in the user's files.
         """
         start = time.perf_counter()
-        with mesh_lib.host(), features.user_errors(self._what):
+        with mesh_lib.host(), user_errors(self._what):
             batch = {name: np.asarray(v) for name, v in next(self.iterator).items()}
         self.wait_seconds = time.perf_counter() - start
         self.tokens = count_tokens(batch)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from switch_tf import mesh as mesh_lib
 from switch_tf import runtime
-from switch_tf.data import truncation
+from switch_tf.data import lost
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForcedEvaluator
@@ -34,7 +34,7 @@ class Evaluators:
             made.model, made.mesh, self.data, settings.batches, settings.dropless
         )
         self._examples = settings.batches and settings.batches * self.data.batch_size
-        self._lost: dict[str, truncation.Truncation] | None = None
+        self._lost: dict[str, lost.Lost] | None = None
         self.task_metrics = None
         if settings.decode:
             self.task_metrics = TaskEvaluator(
@@ -57,32 +57,35 @@ class Evaluators:
           predictions: folder for what the model answers to each example; see `predictions.records`.
 
         Returns:
-          Task -> metric -> value; for tasks with truncated examples also `truncated_inputs` and
-          `truncated_targets`, as shares of the examples that `truncation.count` reads.
+          Task -> metric -> value; for tasks of which something is truncated or unknown also the
+          shares of `lost.Lost`, of the examples that `lost.count` reads.
 
         Raises:
           EvaluationInterrupt: `stop` returned True.
         """
         results = self.teacher_forced.run(stop)
-        for task, lost in self._truncated(stop).items():
-            if lost.inputs or lost.targets:
-                results[task] |= lost.figures()
+        for task, of_task in self._count_lost(stop).items():
+            if any(of_task.figures().values()):
+                results[task] |= of_task.figures()
         if task_metrics and self.task_metrics is not None:
             for task, metrics in self.task_metrics.run(step, stop, predictions).items():
                 results[task] = results.get(task, {}) | metrics
         return results
 
-    def _truncated(self, stop: Callable[[], bool]) -> dict[str, truncation.Truncation]:
-        """What is truncated of each task, counted and printed once: a split is always the same."""
+    def _count_lost(self, stop: Callable[[], bool]) -> dict[str, lost.Lost]:
+        """What is lost of each task, counted and printed once: a split is always the same."""
         if self._lost is None:
             found = {}
-            with mesh_lib.host(), telling("looking for truncated examples", at_once=False):
-                for task, lost in truncation.count(self.data, self._examples):
+            with (
+                mesh_lib.host(),
+                telling("looking for lost tokens", at_once=False),
+            ):
+                for task, of_task in lost.count(self.data, self._examples):
                     if stop():
                         raise EvaluationInterrupt()
-                    found[task] = lost
+                    found[task] = of_task
             split = self.data.split
-            runtime.tell(*(f"split '{split}' of {line}" for line in truncation.lines(found)))
+            runtime.tell(*(f"split '{split}' of {line}" for line in lost.lines(found)))
             self._lost = found
         return self._lost
 

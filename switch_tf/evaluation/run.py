@@ -14,7 +14,7 @@ from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.rules import CheckpointPath, Path, configurable
-from switch_tf.setup.describe import mesh_line, settings, switch_layers
+from switch_tf.setup.describe import mesh_line, model_line, settings, switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.stages import telling
 
@@ -60,7 +60,8 @@ def evaluate(
         with telling("restoring the model"):
             made.restore(path)
         layers = switch_layers(made.model, evaluators.data, made.mesh)
-        runtime.tell(*settings(made.model), *layers, f"restored {path}")
+        model = model_line(made.model), *settings(made.model), *layers
+        runtime.tell(*model, f"restored {path}")
         results = evaluators.run(
             step=0, task_metrics=True, predictions=folder if evaluation.predictions else None
         )

@@ -8,9 +8,9 @@ import seqio
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.data import features as features_lib
 from switch_tf.data import registry
 from switch_tf.data.autograph import without_autograph
+from switch_tf.data.reading import TaskSplit, elements, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.data.trimming import longest, trim
 from switch_tf.evaluation import predictions
@@ -45,9 +45,9 @@ class TaskEvaluator:
         self._decoder = GreedyDecoder(model, mesh, lengths["targets"], pieces)
         self._scorer = Scorer(model, mesh)
         self._mesh = mesh
-        self._what = features_lib.described(self._name, data.split)
+        self._what = TaskSplit(self._name, data.split)
         self._columns: dict[tf.data.Dataset, dict[str, int]] = {}
-        with mesh_lib.host(), features_lib.user_errors(self._what):
+        with mesh_lib.host(), user_errors(self._what):
             self._evaluator = without_autograph(
                 lambda: seqio.Evaluator(
                     self._name,
@@ -104,7 +104,7 @@ class TaskEvaluator:
             )
             for task in self._evaluator.eval_tasks if folder is not None else ():
                 dataset = self._evaluator.cached_task_datasets[task.name]
-                examples = features_lib.elements(dataset, self._what)
+                examples = elements(dataset, self._what)
                 predictions.write(folder, task, examples, outputs[task.name])
         found = {task: _numbers(values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
@@ -124,7 +124,7 @@ class TaskEvaluator:
         """
         outputs, columns = [], self._trimmed(dataset)
         # All batches are padded to the same size, which the mesh divides.
-        for indices, batch in features_lib.elements(dataset.batch(self._batch_size), self._what):
+        for indices, batch in elements(dataset.batch(self._batch_size), self._what):
             if stop():
                 raise EvaluationInterrupt()
             missing = self._batch_size - len(indices)
@@ -142,7 +142,7 @@ class TaskEvaluator:
         Computed once per dataset. Routing is dropless, so lengths change the speed, not the output.
         """
         if dataset not in self._columns:
-            pairs = features_lib.elements(dataset.batch(self._batch_size), self._what)
+            pairs = elements(dataset.batch(self._batch_size), self._what)
             batches = (batch for _, batch in pairs)
             multiple = math.lcm(_COLUMNS, self._mesh.ways("length"))
             self._columns[dataset] = longest(batches, multiple)

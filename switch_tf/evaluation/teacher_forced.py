@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
+from switch_tf.data.batch_shape import LOST_SHARES
 from switch_tf.data.feed import Feed
+from switch_tf.data.reading import TaskSplit
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.eval_step import EvalStep
 from switch_tf.stages import telling
 
 # Figures of `TeacherForcedEvaluator` and of its data; others come from decoding or scoring.
 TEACHER_FORCED = frozenset(
-    ("nlp", "nlp_dropless", "token_accuracy", "dropped", "tokens")
-    + ("truncated_inputs", "truncated_targets")
+    ("nlp", "nlp_dropless", "token_accuracy", "dropped", "tokens") + LOST_SHARES
 )
 
 
@@ -78,7 +79,7 @@ class TeacherForcedEvaluator:
         return -sums["cross_entropy"] / max(sums["tokens"], 1.0)
 
     def _evaluate(self, task, stop, tell):
-        what = features_lib.described(task, self._split)
+        what = TaskSplit(task, self._split)
         feed, sums = Feed(self._datasets[task], self._mesh, what), {}
         for number in itertools.count(1):
             tell(number)

@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.data import registry
+from switch_tf.data.batch_shape import LOST_SHARES
 from switch_tf.metrics.writer import KEYS
 
 # Fields of an evaluation record that are not scores.
-_NO_SCORES = KEYS | {"tokens", "decoded", "dropped", "truncated_inputs", "truncated_targets"}
+_NO_SCORES = KEYS | {"tokens", "decoded", "dropped", *LOST_SHARES}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -84,7 +84,7 @@ def draw(
 def _draw_curves(
     axes, curves: Curves, scale: Mapping[str, float], label: str, written: str
 ) -> None:
-    """Draws each seed's curve, and when the best model has the dense model's last NLP.
+    """Draws the mean over seeds, the seeds, and when the best has the dense model's last NLP.
 
     Args:
       axes: where to.
@@ -93,17 +93,19 @@ def _draw_curves(
       label: what the x axis counts.
       written: format of a value on it.
     """
+    means = {model: Curve.mean(of_seeds) for model, of_seeds in curves.items()}
     for (model, of_seeds), colour in zip(curves.items(), _COLOURS, strict=False):
-        for number, curve in enumerate(of_seeds):
+        for curve in (means[model], *(of_seeds if len(of_seeds) > 1 else ())):
             shown = [i for i, s in enumerate(curve.steps) if s >= _SHOWN_FROM * curve.steps[-1]]
+            is_mean = curve is means[model]
             axes.plot(
                 [scale[model] * curve.steps[i] for i in shown],
                 [curve.nlp[i] for i in shown],
                 color=colour,
-                linewidth=1.6,
-                label=model if number == 0 else None,
+                linewidth=1.8 if is_mean else 0.8,
+                alpha=1.0 if is_mean else 0.4,
+                label=_legend(model, len(of_seeds)) if is_mean else None,
             )
-    means = {model: Curve.mean(of_seeds) for model, of_seeds in curves.items()}
     target = means[DENSE].nlp[-1]
     reached = {m: c.steps_to(target) for m, c in means.items() if m != DENSE}
     reached = {m: scale[m] * steps for m, steps in reached.items() if steps is not None}
@@ -121,6 +123,10 @@ def _draw_curves(
         )
     axes.set_xlabel(label)
     axes.grid(alpha=0.3)
+
+
+def _legend(model: str, seeds: int) -> str:
+    return f"{model}, mean of {seeds} seeds" if seeds > 1 else model
 
 
 def short_name(layer: str) -> str:

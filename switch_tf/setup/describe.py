@@ -19,18 +19,23 @@ def overview(model, optimizer, mesh) -> Iterator[str]:
       optimizer: a built optimizer.
       mesh: the mesh in use.
     """
-    sparse = model.switch_layers
-    experts = " or ".join(str(n) for n in dict.fromkeys(layer.num_experts for layer in sparse))
-    kind = f"{len(sparse)} Switch layers of {experts} experts" if sparse else "dense"
-    yield (
-        f"model: {parameter_count(model):,} parameters, {model.num_layers} + {model.num_layers} "
-        f"layers, {kind}, computes in {model.compute_dtype}"
-    )
+    yield model_line(model)
     weights = [variable.value for variable in model.trainable_variables]
     slots = optimizer.slots.values()
     weight_bytes, slot_bytes = (sum(map(_bytes_per_device, found)) for found in (weights, slots))
     yield f"per device: weights {size(weight_bytes)}, optimizer slots {size(slot_bytes)}"
     yield mesh_line(mesh)
+
+
+def model_line(model) -> str:
+    """A line on a built `TransformerEncoderDecoder`: its size, layers, experts and dtype."""
+    sparse = model.switch_layers
+    experts = " or ".join(str(n) for n in dict.fromkeys(layer.num_experts for layer in sparse))
+    kind = f"{len(sparse)} Switch layers of {experts} experts" if sparse else "dense"
+    return (
+        f"model: {parameter_count(model):,} parameters, {model.num_layers} + {model.num_layers} "
+        f"layers, {kind}, computes in {model.compute_dtype}"
+    )
 
 
 def mesh_line(mesh) -> str:

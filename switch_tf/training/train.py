@@ -3,8 +3,8 @@
 Pre-training and fine-tuning differ only in gin: data, initial checkpoint, learning rate, dropout.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import gin
 
@@ -14,10 +14,13 @@ from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
-from switch_tf.data import truncation
 from switch_tf.data.entropy import unigram_entropy
-from switch_tf.data.features import describe_order, described, train_batches
+from switch_tf.data.features import describe_order, train_batches
 from switch_tf.data.feed import Feed
+from switch_tf.data.lost import Lost
+from switch_tf.data.lost import count as count_lost
+from switch_tf.data.lost import lines as lost_lines
+from switch_tf.data.reading import TaskSplit
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
@@ -81,6 +84,7 @@ def train(
     data, setup, evaluation = data(), setup(), evaluation()
     with setup.mesh_model(data, seed, _weights_of(model_dir, initial_checkpoint_path)) as made:
         evaluators, feed, order = _open(made, evaluation)
+        samples = _read_samples(made, evaluators)
         optimizer = setup.optimizer()
         with telling("building the model"):
             train_step = build_step(made, optimizer, seed)
@@ -94,8 +98,8 @@ def train(
         saves = f"{evaluation.describe()}; a checkpoint every {checkpoint_period:,} steps"
         lines = *overview(made.model, optimizer, made.mesh), order, restored, saves, update
         _tell(train_steps, checkpoints.path, made, lines, train_step)
-        writer = _log(model_dir, step, data)
-        _keep_facts(model_dir, made, setup, evaluators)
+        writer = _log(model_dir, step, data, samples.lost)
+        _keep_facts(model_dir, made, setup, samples.entropy)
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
         parts = train_step, feed, checkpoints, writer, periodic
         TrainLoop(step, *parts).run(train_steps, checkpoint_period)
@@ -124,19 +128,43 @@ def _tell(
     write_as_chief(path, "\n".join([*lines, "", *details(*parts)]) + "\n")
 
 
-def _log(model_dir: str, step: int, data: TaskData) -> MetricsWriter:
-    """Starts the log; prints and logs what is truncated of a sample of each task's training data.
+class _Samples(NamedTuple):
+    """What is counted in samples of each task before a run.
 
-    This is not counted while batches are made, because packed rows do not show their tasks, nor
-    trimmed examples their lengths.
+    Attributes:
+      lost: task -> what is lost of its training data.
+      entropy: task -> unigram entropy of what it is evaluated on.
     """
+
+    lost: dict[str, Lost]
+    entropy: dict[str, float]
+
+
+def _read_samples(made: MeshModel, evaluators: Evaluators) -> _Samples:
+    """Reads samples of all data, so that most errors in them come before anything is written.
+
+    What is lost is not counted while batches are made, because packed rows do not show their tasks,
+    nor trimmed examples their lengths.
+    """
+    with mesh_lib.host(), telling("looking for lost tokens"):
+        lost = dict(count_lost(made.data))
+    with mesh_lib.host(), telling("counting the tokens to evaluate on"):
+        entropy = {
+            task: unigram_entropy(
+                batches, made.model.vocab_size, what=TaskSplit(task, evaluators.data.split)
+            )
+            for task, batches in evaluators.teacher_forced.datasets.items()
+        }
+    return _Samples(lost, entropy)
+
+
+def _log(model_dir: str, step: int, data: TaskData, lost: Mapping[str, Lost]) -> MetricsWriter:
+    """Starts the log; prints and logs what is lost of each task's training data."""
     writer = MetricsWriter(model_dir, restored_step=step)
     writer.start(config.operative_config(), config.macros())
-    with mesh_lib.host(), telling("looking for truncated examples"):
-        found = dict(truncation.count(data))
-    runtime.tell(*(f"split '{data.split}' of {line}" for line in truncation.lines(found)))
-    for task, share in found.items():
-        writer.data(task, share.figures() | {"examples": share.examples})
+    runtime.tell(*(f"split '{data.split}' of {line}" for line in lost_lines(lost)))
+    for task, of_task in lost.items():
+        writer.data(task, of_task.figures() | {"examples": of_task.examples})
     return writer
 
 
@@ -156,7 +184,7 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
         evaluators = Evaluators(made, evaluation)
         with mesh_lib.host():
             batches = train_batches(made.data)
-        what = described(made.data.mixture_or_task_name, made.data.split)
+        what = TaskSplit(made.data.mixture_or_task_name, made.data.split)
         feed = Feed(batches, made.mesh, what)
         runtime.keep(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
@@ -184,25 +212,20 @@ def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -
     return 0, str(report)
 
 
-def _keep_facts(model_dir: str, made: MeshModel, setup: ModelSetup, evaluators: Evaluators) -> None:
+def _keep_facts(
+    model_dir: str, made: MeshModel, setup: ModelSetup, entropy: Mapping[str, float]
+) -> None:
     """Writes vocabulary and facts of the run for reports, and for later runs that start from it."""
     run_facts.keep_vocabulary(model_dir, made.data.provider())
     lengths = made.data.task_feature_lengths
     tokens = lengths["inputs"] + lengths["targets"]
     flops = made.model.flops(lengths["inputs"], lengths["targets"])
-    with mesh_lib.host(), telling("counting the tokens to evaluate on"):
-        entropy = {
-            task: unigram_entropy(
-                batches, made.model.vocab_size, what=described(task, evaluators.data.split)
-            )
-            for task, batches in evaluators.teacher_forced.datasets.items()
-        }
     facts = {
         "parameters": parameter_count(made.model),
         "flops_per_sequence": flops,
         "flops_per_token": flops / tokens,
         "tokens_per_step": made.data.batch_size * tokens,
-        "unigram_entropy": entropy,
+        "unigram_entropy": dict(entropy),
         "mesh_shape": setup.mesh_shape,
         "layout_rules": setup.layout_rules,
         "devices": {"type": runtime.device_type(), "number": made.mesh.size},

@@ -1,4 +1,4 @@
-"""Token lengths of a task or mixture: how much is truncated, is padding, or saved by packing."""
+"""Token lengths of a task or mixture: what is truncated, unknown, padding, or saved by packing."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from switch_tf.data.truncation import untrimmed_lengths
+from switch_tf.data.lost import unknown_of, untrimmed_lengths
 from switch_tf.errors import UserError
 
 Row = tuple[str, ...]
@@ -27,7 +27,8 @@ def untrimmed(
       count: maximum number of examples. A few thousand give stable shares; more take longer.
 
     Returns:
-      Feature -> lengths, int64 [examples].
+      Feature -> lengths, int64 [examples], and `lost.unknown_of` the feature -> how many of these
+      tokens are unknown to the vocabulary.
 
     Raises:
       UserError: there is no example, or a task lacks a feature.
@@ -45,23 +46,26 @@ def untrimmed(
     found = list(dataset.as_numpy_iterator())
     if not found:
         raise UserError(f"'{provider.name}', split '{split}', has no examples")
-    return {name: np.array([example[name] for example in found], np.int64) for name in lengths}
+    return {key: np.array([example[key] for example in found], np.int64) for key in found[0]}
 
 
 def length_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> list[Row]:
     """A table of the lengths of the examples: a heading and a row per feature."""
-    rows: list[Row] = [("feature", "length", "min", "mean", "p50", "p95", "max", "truncated")]
-    for name, counts in found.items():
+    heading = ("feature", "length", "min", "mean", "p50", "p95", "max", "truncated", "unknown")
+    rows: list[Row] = [heading]
+    for name in lengths:
+        counts = found[name]
         middle, high = np.percentile(counts, [50, 95], method="inverted_cdf")
         figures = (lengths[name], counts.min(), f"{counts.mean():.1f}", middle, high, counts.max())
         truncated = np.mean(counts > lengths[name])
-        rows.append((name, *map(str, figures), f"{truncated:.1%}"))
+        unknown = found[unknown_of(name)].sum() / max(counts.sum(), 1)
+        rows.append((name, *map(str, figures), f"{truncated:.1%}", f"{100 * unknown:.2g}%"))
     return rows
 
 
 def padding_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> list[Row]:
     """A table of the batch rows that the trimmed examples fill, unpacked and packed."""
-    trimmed = {name: np.minimum(counts, lengths[name]) for name, counts in found.items()}
+    trimmed = {name: np.minimum(found[name], length) for name, length in lengths.items()}
     rows = len(next(iter(trimmed.values())))
     tokens = sum(int(counts.sum()) for counts in trimmed.values())
     packed = _packed_rows(trimmed, lengths)

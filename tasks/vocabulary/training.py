@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from switch_tf import config, rules, storage
 from switch_tf.data import availability
-from switch_tf.data.features import described, user_errors
+from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import t5
 
@@ -50,7 +50,7 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
         _check(task)
         _prepare(task)
     try:
-        with user_errors(described(provider.name, SPLIT)):
+        with user_errors(TaskSplit(provider.name, SPLIT)):
             t5.train(_sample(tasks), path, size)
     except OSError as error:
         raise UserError(

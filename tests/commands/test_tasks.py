@@ -314,9 +314,9 @@ def test_statistics_are_of_the_lengths_that_gin_gives(shown):
     assert shown("command_first", "--statistics", "--split=test", lengths) == [
         "command_first test: the first 2 examples, in tokens before trimming",
         "",
-        "feature  length  min  mean  p50  p95  max  truncated",
-        "inputs   4       2    2.5   2    3    3    0.0%",
-        "targets  4       3    3.0   3    3    3    0.0%",
+        "feature  length  min  mean  p50  p95  max  truncated  unknown",
+        "inputs   4       2    2.5   2    3    3    0.0%       0%",
+        "targets  4       3    3.0   3    3    3    0.0%       0%",
         "",
         "          rows  padding",
         "unpacked  2     31.2%",

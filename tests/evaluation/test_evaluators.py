@@ -3,7 +3,7 @@ import types
 import pytest
 
 from switch_tf import runtime
-from switch_tf.data.truncation import Truncation
+from switch_tf.data.lost import Lost
 from switch_tf.evaluation import evaluators
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
@@ -55,8 +55,8 @@ def test_the_tasks_own_metrics_are_made_only_where_the_settings_ask_for_them(ask
 
 
 def test_what_is_truncated_is_counted_once_and_not_after_a_signal(asked, monkeypatch, capsys):
-    found = [("a", Truncation(9, 0.5, 0.0)), ("b", Truncation(9, 0.25, 0.0))]
-    monkeypatch.setattr(evaluators.truncation, "count", lambda *_: left)
+    found = [("a", Lost(9, 0.5, 0.0)), ("b", Lost(9, 0.25, 0.0))]
+    monkeypatch.setattr(evaluators.lost, "count", lambda *_: left)
     alone, left = evaluators_of(Evaluation()), iter(found)
     with pytest.raises(EvaluationInterrupt):
         alone.run(step=3, task_metrics=False, stop=lambda: True)
@@ -75,8 +75,8 @@ def test_a_process_that_is_not_the_chief_knows_what_is_truncated_and_prints_noth
     asked, monkeypatch, capsys
 ):
     monkeypatch.setattr(runtime, "is_chief", lambda: False)
-    found = [("a", Truncation(9, 0.5, 0.0))]
-    monkeypatch.setattr(evaluators.truncation, "count", lambda *_: found)
+    found = [("a", Lost(9, 0.5, 0.0))]
+    monkeypatch.setattr(evaluators.lost, "count", lambda *_: found)
     results = evaluators_of(Evaluation()).run(step=3, task_metrics=False)
     assert results["a"]["truncated_inputs"] == 0.5
     assert capsys.readouterr().out == ""

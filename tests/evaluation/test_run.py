@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,7 @@ def test_a_second_evaluation_keeps_the_first_and_predictions_are_beside_it(saved
         "batch; the tasks' own metrics of at most 3 examples per task\n"
         "mesh: batch 2; rules: batch -> batch\n"
     )
+    assert re.search(r"^model: .* parameters, .* computes in float32$", told, re.MULTILINE)
     run()
     assert (tmp_path / "f.json").read_bytes() == (tmp_path / "f_2.json").read_bytes() == first
     assert capsys.readouterr().out.splitlines()[-2:] == [

@@ -134,23 +134,27 @@ def test_it_is_written_as_table_picture_and_data(found, tmp_path):
     assert data["verdict"]["holds"] is True
 
 
-def test_the_picture_draws_every_seed_by_step_and_second_and_where_switch_has_the_dense_nlp(found):
+def test_the_picture_draws_mean_and_seeds_by_step_and_second_and_where_switch_has_the_dense_nlp(
+    found,
+):
     by_step, by_second, load, _ = found.figure.axes
     for axes, scale, reached in (
         (by_step, 1, "Switch: after 15 steps\ndense T5: 20"),
         (by_second, 2, "29 s\ndense T5: 40"),
     ):
-        *seeds, target = axes.lines
-        assert [list(line.get_ydata()) for line in seeds] == [
+        *curves, target = axes.lines
+        assert [list(line.get_ydata()) for line in curves] == [
+            [-5.0, pytest.approx(-4.05)],
             [-5.0, -4.0],
             [-5.0, -4.1],
             [-4.5, -3.5],
         ]
-        assert list(seeds[0].get_xdata()) == [10 * scale, 20 * scale]
+        assert list(curves[0].get_xdata()) == [10 * scale, 20 * scale]
         assert list(target.get_ydata()) == [-4.05, -4.05]
         (text,) = (text.get_text() for text in axes.texts)
         assert reached in text
-    assert [text.get_text() for text in by_step.get_legend().get_texts()] == ["dense T5", "Switch"]
+    labels = [text.get_text() for text in by_step.get_legend().get_texts()]
+    assert labels == ["dense T5, mean of 2 seeds", "Switch"]
     assert [text.get_text() for text in load.get_yticklabels()] == ["encoder 0", "decoder 0"]
 
 

@@ -10,7 +10,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from switch_tf.data import features, registry
+from switch_tf.data import registry
+from switch_tf.data.reading import user_errors
 from switch_tf.errors import UserError
 from switch_tf.tasks import local_text
 from switch_tf.tasks.sources import local_files, text_files
@@ -258,7 +259,7 @@ def test_a_bad_line_that_only_the_run_meets_has_the_error_of_the_check(
     with pytest.raises(UserError) as expected:
         list(local_files.documents(str(path)))
     assert str(expected.value).startswith(f"{path}:2: ")
-    with pytest.raises(UserError) as told, features.user_errors("data"):
+    with pytest.raises(UserError) as told, user_errors("data"):
         raise raised.value
     assert str(told.value) == str(expected.value)
 
@@ -280,7 +281,7 @@ def test_a_bad_line_of_plain_text_that_only_the_run_meets_stops_it_or_is_counted
         read(TASK.source.get_dataset("train"))
     with (
         pytest.raises(UserError, match=f"{path}:3: not UTF-8, at byte 5"),
-        features.user_errors("data"),
+        user_errors("data"),
     ):
         raise raised.value
     set_macros(BAD_DATA="skip")
@@ -308,7 +309,7 @@ def test_a_gzip_file_that_was_cut_off_is_told_where_a_run_comes_to_its_end(
         read(TASK.source.get_dataset("train"))
     with (
         pytest.raises(UserError, match="damaged gzip file|not JSON: Unterminated"),
-        features.user_errors("data"),
+        user_errors("data"),
     ):
         raise raised.value
 

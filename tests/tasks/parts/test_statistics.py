@@ -26,7 +26,7 @@ def task(name, inputs, steps=STEPS, **columns):
 
 def counts(provider, count=100, lengths=LENGTHS):
     found = statistics.untrimmed(provider, "train", lengths, count)
-    return {name: values.tolist() for name, values in found.items()}
+    return {name: found[name].tolist() for name in lengths}
 
 
 def test_lengths_are_those_before_trimming_with_the_end():
@@ -81,10 +81,11 @@ def test_no_example_and_no_feature_are_one_line():
 
 def test_the_table_of_lengths():
     found = {"inputs": np.arange(1, 21), "targets": np.full(20, 4)}
+    found |= {"unknown_inputs": np.repeat([0, 1], [16, 4]), "unknown_targets": np.zeros(20)}
     assert statistics.length_rows(found, LENGTHS) == [
-        ("feature", "length", "min", "mean", "p50", "p95", "max", "truncated"),
-        ("inputs", "8", "1", "10.5", "10", "19", "20", "60.0%"),
-        ("targets", "4", "4", "4.0", "4", "4", "4", "0.0%"),
+        ("feature", "length", "min", "mean", "p50", "p95", "max", "truncated", "unknown"),
+        ("inputs", "8", "1", "10.5", "10", "19", "20", "60.0%", "1.9%"),
+        ("targets", "4", "4", "4.0", "4", "4", "4", "0.0%", "0%"),
     ]
 
 

@@ -2,15 +2,15 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from switch_tf.data import truncation
-from switch_tf.data.truncation import Truncation
+from switch_tf.data import lost
+from switch_tf.data.lost import Lost
 from switch_tf.errors import UserError
 from tests.data import cached_tasks
 from tests.helpers import task_data
 
 FEATURES = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
 # With the end of sequence, of rows of 8 and 4 tokens: one of three inputs is longer, no target.
-TEXTS = {"truncation_long": ["a", "a" * 7, "a" * 8], "truncation_short": ["a"] * 3}
+TEXTS = {"lost_long": ["a", "a" * 7, "a" * 8], "lost_short": ["a"] * 3}
 LENGTHS = {"inputs": 8, "targets": 4}
 
 
@@ -28,28 +28,28 @@ def registered():
             preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
             output_features=FEATURES,
         )
-    seqio.MixtureRegistry.add("truncation_mixture", list(TEXTS), default_rate=1.0)
+    seqio.MixtureRegistry.add("lost_mixture", list(TEXTS), default_rate=1.0)
     yield
-    seqio.MixtureRegistry.remove("truncation_mixture")
+    seqio.MixtureRegistry.remove("lost_mixture")
     for name in TEXTS:
         seqio.TaskRegistry.remove(name)
 
 
 def test_a_small_split_is_counted_exactly_by_task():
-    found = dict(truncation.count(task_data("truncation_mixture", LENGTHS, 2)))
+    found = dict(lost.count(task_data("lost_mixture", LENGTHS, 2)))
     assert found == {
-        "truncation_long": Truncation(3, 1 / 3, 0.0),
-        "truncation_short": Truncation(3, 0.0, 0.0),
+        "lost_long": Lost(3, 1 / 3, 0.0),
+        "lost_short": Lost(3, 0.0, 0.0),
     }
-    assert truncation.lines(found) == [
-        "truncation_long: 33.3% of inputs and 0.0% of targets are truncated to "
+    assert list(lost.lines(found)) == [
+        "lost_long: 33.3% of inputs and 0.0% of targets are truncated to "
         "TASK_FEATURE_LENGTHS (of 3 examples)"
     ]
 
 
 def test_a_sample_is_the_first_examples():
-    data = task_data("truncation_long", {"inputs": 2, "targets": 3}, 2)
-    assert dict(truncation.count(data, 2)) == {"truncation_long": Truncation(2, 0.5, 1.0)}
+    data = task_data("lost_long", {"inputs": 2, "targets": 3}, 2)
+    assert dict(lost.count(data, 2)) == {"lost_long": Lost(2, 0.5, 1.0)}
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,29 @@ def test_a_sample_is_the_first_examples():
 def test_of_a_large_split_or_many_tasks_a_sample_is_counted(
     monkeypatch, of_task, of_all, examples, counted
 ):
-    monkeypatch.setattr(truncation, "_SAMPLE_OF_TASK", of_task)
-    monkeypatch.setattr(truncation, "_SAMPLE", of_all)
-    found = dict(
-        truncation.count(task_data("truncation_mixture", {"inputs": 1, "targets": 9}, 2), examples)
-    )
+    monkeypatch.setattr(lost, "_SAMPLE_OF_TASK", of_task)
+    monkeypatch.setattr(lost, "_SAMPLE", of_all)
+    found = dict(lost.count(task_data("lost_mixture", {"inputs": 1, "targets": 9}, 2), examples))
     assert {share.examples for share in found.values()} == {counted}
-    assert truncation.lines(found)[1].endswith(f" TASK_FEATURE_LENGTHS (of {counted} examples)")
+    assert list(lost.lines(found))[1].endswith(f" TASK_FEATURE_LENGTHS (of {counted} examples)")
+
+
+class Lacking(seqio.ByteVocabulary):
+    """A vocabulary of bytes that lacks the letter "a"."""
+
+    unk_id = seqio.ByteVocabulary().encode("a")[0]
+
+
+def test_tokens_that_the_vocabulary_lacks_are_counted(monkeypatch):
+    features = {"inputs": seqio.Feature(Lacking()), "targets": FEATURES["targets"]}
+    monkeypatch.setattr(seqio.get_mixture_or_task("lost_long"), "_output_features", features)
+    # 16 of 19 tokens, since "a" * 7 and "a" * 8 end with one more.
+    found = dict(lost.count(task_data("lost_long", {"inputs": 9, "targets": 4}, 2)))
+    assert found["lost_long"] == Lost(3, unknown_inputs=16 / 19)
+    assert list(lost.lines(found)) == [
+        "lost_long: the vocabulary lacks 84% of the tokens of inputs and 0% of targets, which "
+        "become its unknown token (of 3 examples)"
+    ]
 
 
 def test_a_cached_task_is_counted_without_its_source(tmp_path):
@@ -74,14 +90,14 @@ def test_a_cached_task_is_counted_without_its_source(tmp_path):
     seqio.add_global_cache_dirs([str(tmp_path)])
     try:
         data = task_data("cached_pairs", {"inputs": 2, "targets": 64}, 2, use_cached=True)
-        ((_, found),) = truncation.count(data, 10)
+        ((_, found),) = lost.count(data, 10)
     finally:
         cached_tasks.forget()
-    assert found.examples == 10 and found.inputs > 0 and found.targets == 0
+    assert found.examples == 10 and found.truncated_inputs > 0 and found.truncated_targets == 0
 
 
 def test_an_example_that_cannot_be_read_is_one_line_that_names_task_and_split(monkeypatch):
-    task = seqio.TaskRegistry.get("truncation_short")
+    task = seqio.TaskRegistry.get("lost_short")
     broken = seqio.FunctionDataSource(
         lambda split, shuffle_files, seed=None: tf.data.Dataset.range(1).map(
             lambda x: dict.fromkeys(("inputs", "targets"), tf.strings.as_string(1 // x))
@@ -90,5 +106,5 @@ def test_an_example_that_cannot_be_read_is_one_line_that_names_task_and_split(mo
     )
     monkeypatch.setattr(task, "_source", broken)
     with pytest.raises(UserError) as told:
-        dict(truncation.count(task_data("truncation_short", LENGTHS, 2)))
-    assert str(told.value).startswith("'truncation_short', split 'train': Integer division by zero")
+        dict(lost.count(task_data("lost_short", LENGTHS, 2)))
+    assert str(told.value).startswith("'lost_short', split 'train': Integer division by zero")

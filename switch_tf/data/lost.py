@@ -1,4 +1,4 @@
-"""How many examples of each task TASK_FEATURE_LENGTHS truncates."""
+"""What a model does not see of a task: what is truncated, and what its vocabulary lacks."""
 
 import functools
 import inspect
@@ -11,7 +11,8 @@ import tensorflow as tf
 from switch_tf.data import features
 from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
-from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES
+from switch_tf.data.batch_shape import FEATURE_LENGTHS, LOST_SHARES, TASK_FEATURES
+from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
@@ -19,25 +20,30 @@ from switch_tf.errors import UserError
 _SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
 
 
-class Truncation(NamedTuple):
-    """The shares of a task's examples that are truncated.
+class Lost(NamedTuple):
+    """The shares of a task's examples that a model does not see.
 
     Attributes:
       examples: number of examples counted.
-      inputs, targets: share of them whose inputs, or targets, are longer than a row.
+      truncated_inputs, truncated_targets: share of them whose inputs, or targets, are longer than a
+        row.
+      unknown_inputs, unknown_targets: share of the tokens, before truncation, that are the
+        vocabulary's unknown token: text that the vocabulary lacks pieces for.
     """
 
     examples: int
-    inputs: float
-    targets: float
+    truncated_inputs: float = 0.0
+    truncated_targets: float = 0.0
+    unknown_inputs: float = 0.0
+    unknown_targets: float = 0.0
 
     def figures(self) -> dict[str, float]:
         """The shares as they are logged."""
-        return {"truncated_inputs": self.inputs, "truncated_targets": self.targets}
+        return {name: getattr(self, name) for name in LOST_SHARES}
 
 
-def count(data: TaskData, examples: int | None = None) -> Iterator[tuple[str, Truncation]]:
-    """Yields a task, or each of a mixture, with what is truncated of its first 1,000 examples.
+def count(data: TaskData, examples: int | None = None) -> Iterator[tuple[str, Lost]]:
+    """Yields a task, or each of a mixture, with what is lost of its first 1,000 examples.
 
     Of more than ten tasks, fewer examples are read. They are read from the beginning, independently
     of what a run reads, so that batches stay the same. In rank classification only the right
@@ -54,32 +60,49 @@ def count(data: TaskData, examples: int | None = None) -> Iterator[tuple[str, Tr
     most = max(min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks)), 1)
     most = min(most, examples or most)
     for task in tasks:
-        with features.user_errors(features.described(task.name, data.split)):
+        with user_errors(TaskSplit(task.name, data.split)):
             found = _count(task, data, most)
         yield task.name, found
 
 
-def lines(found: Mapping[str, Truncation]) -> list[str]:
-    """One line for each task that loses something."""
-    return [
-        f"{task}: {t.inputs:.1%} of inputs and {t.targets:.1%} of targets are truncated to "
-        f"{FEATURE_LENGTHS} (of {t.examples:,} examples)"
-        for task, t in found.items()
-        if t.inputs or t.targets
-    ]
+def lines(found: Mapping[str, Lost]) -> Iterator[str]:
+    """One line for each task and way in which it loses something."""
+    for task, lost in found.items():
+        of = f"(of {lost.examples:,} examples)"
+        if lost.truncated_inputs or lost.truncated_targets:
+            yield (
+                f"{task}: {lost.truncated_inputs:.1%} of inputs and {lost.truncated_targets:.1%} "
+                f"of targets are truncated to {FEATURE_LENGTHS} {of}"
+            )
+        if lost.unknown_inputs or lost.unknown_targets:
+            shares = lost.unknown_inputs, lost.unknown_targets
+            inputs, targets = (f"{100 * share:.2g}%" for share in shares)
+            yield (
+                f"{task}: the vocabulary lacks {inputs} of the tokens of inputs and {targets} of "
+                f"targets, which become its unknown token {of}"
+            )
 
 
-def _count(task: seqio.Task, data: TaskData, examples: int) -> Truncation:
+def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
     lengths = data.task_feature_lengths
     dataset = without_autograph(
         lambda: untrimmed_lengths(task, data.split, lengths, data.use_cached)
     )
-    total, longer = 0, dict.fromkeys(TASK_FEATURES, 0)
+    total = 0
+    tokens, longer, unknown = (dict.fromkeys(TASK_FEATURES, 0) for _ in range(3))
     for batch in dataset.take(examples).batch(examples).as_numpy_iterator():
         total += len(batch[TASK_FEATURES[0]])
         for name in TASK_FEATURES:
+            tokens[name] += int(batch[name].sum())
             longer[name] += int((batch[name] > lengths[name]).sum())
-    return Truncation(total, *(longer[name] / max(total, 1) for name in TASK_FEATURES))
+            unknown[name] += int(batch[unknown_of(name)].sum())
+    truncated = (longer[name] / max(total, 1) for name in TASK_FEATURES)
+    return Lost(total, *truncated, *(unknown[n] / max(tokens[n], 1) for n in TASK_FEATURES))
+
+
+def unknown_of(feature: str) -> str:
+    """The key of a feature's unknown tokens in `untrimmed_lengths`."""
+    return f"unknown_{feature}"
 
 
 def untrimmed_lengths(
@@ -92,6 +115,10 @@ def untrimmed_lengths(
       split: the split to read, in the order of its source.
       lengths: feature -> length in tokens, to which span corruption cuts its text.
       use_cached: whether to read the cache in place of the source.
+
+    Returns:
+      A dataset of feature -> its number of tokens, and `unknown_of` the feature -> how many of them
+      are the vocabulary's unknown token.
 
     Raises:
       UserError: the task lacks a feature.
@@ -106,8 +133,16 @@ def untrimmed_lengths(
     for name in lengths:
         if name not in dataset.element_spec:
             raise UserError(f"task '{task.name}' has no feature '{name}'")
-    dataset = right_answers(dataset)
-    return dataset.map(lambda example: {name: tf.size(example[name]) for name in lengths})
+    unknown = {name: task.output_features[name].vocabulary.unk_id for name in lengths}
+
+    def count(example):
+        sizes = {name: tf.size(example[name]) for name in lengths}
+        return sizes | {
+            unknown_of(name): tf.math.count_nonzero(example[name] == token, dtype=tf.int32)
+            for name, token in unknown.items()
+        }
+
+    return right_answers(dataset).map(count)
 
 
 def _without_trim(step):

@@ -1,0 +1,95 @@
+import functools
+
+import pytest
+import seqio
+import tensorflow as tf
+from t5.data import preprocessors
+
+from switch_tf.data import reading
+from switch_tf.data.reading import TaskSplit, elements, user_errors
+from switch_tf.errors import UserError
+
+FEATURES = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
+PARSE = functools.partial(preprocessors.parse_tsv, field_names=["inputs", "targets"])
+STEPS = [PARSE, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
+
+
+@pytest.fixture
+def register():
+    """Registers a task of a source, and a mixture of it and of one that holds nothing at fault."""
+    added = []
+
+    def add(source):
+        def good(split, shuffle_files, seed=None):
+            return tf.data.Dataset.from_tensors("a\tb")
+
+        sources = {"reading": source, "reading_good": seqio.FunctionDataSource(good, ["train"])}
+        for name, of_task in sources.items():
+            seqio.TaskRegistry.add(
+                name, source=of_task, preprocessors=STEPS, output_features=FEATURES
+            )
+            added.append(name)
+        seqio.MixtureRegistry.add("reading_mixture", ["reading_good", "reading"], default_rate=1.0)
+
+    yield add
+    seqio.MixtureRegistry.remove("reading_mixture")
+    for name in added:
+        seqio.TaskRegistry.remove(name)
+
+
+def error_of(name):
+    dataset = seqio.get_mixture_or_task(name).get_dataset({"inputs": 8, "targets": 8}, "train")
+    with pytest.raises(UserError) as told:
+        list(elements(dataset, TaskSplit(name, "train")))
+    return str(told.value)
+
+
+@pytest.mark.parametrize("name", ["reading", "reading_mixture"])
+@pytest.mark.parametrize("bad, heading", [(0, 0), (1023, 0), (1024, 1), (2500, 3)])
+def test_the_first_line_at_fault_is_named_with_its_task_and_file(
+    tmp_path, register, bad, heading, name
+):
+    lines = ["heading"] * heading + ["a question\tan answer"] * 3000
+    lines[heading + bad] = "no tab"
+    lines[heading + bad + 7] = "none here"
+    (tmp_path / "2.tsv").write_text("\n".join(lines))
+    files = {"train": f"{tmp_path}/*.tsv"}
+    (tmp_path / "1.tsv").write_text("heading\n" * heading + "a\tb\n" * 40)
+    register(seqio.TextLineDataSource(files, skip_header_lines=heading))
+    assert error_of(name) == (
+        f"'reading', split 'train': {tmp_path}/2.tsv:{heading + bad + 1}: 'no tab': Expect 2 "
+        "fields but have 1 in record 0: see whether its data are as the preprocessors of the task "
+        "expect them"
+    )
+
+
+UNPLACED = (
+    "'reading', split 'train': Expect 2 fields but have 1 in record 0: see whether its data are as "
+    "the preprocessors of the task expect them"
+)
+
+
+def test_where_no_file_is_read_the_task_is_named(register):
+    def bad(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices(["a\tb", "no tab"])
+
+    register(seqio.FunctionDataSource(bad, ["train"]))
+    assert error_of("reading") == UNPLACED
+
+
+def test_a_search_that_takes_too_long_is_given_up(tmp_path, register, monkeypatch):
+    monkeypatch.setattr(reading, "_SEARCH_SECONDS", 0.0)
+    (tmp_path / "1.tsv").write_text("no tab\n")
+    register(seqio.TextLineDataSource({"train": f"{tmp_path}/1.tsv"}))
+    assert error_of("reading") == UNPLACED
+
+
+def test_a_long_record_is_cut(tmp_path, register):
+    (tmp_path / "1.tsv").write_text("x" * 1000 + "\n")
+    register(seqio.TextLineDataSource({"train": f"{tmp_path}/1.tsv"}))
+    assert f"1.tsv:1: '{'x' * 100}...': Expect" in error_of("reading")
+
+
+def test_other_errors_pass():
+    with pytest.raises(ZeroDivisionError), user_errors("data"):
+        raise ZeroDivisionError
