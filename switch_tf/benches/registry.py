@@ -14,17 +14,29 @@ class Bench:
       description: shown by its --help.
       needs: settings that the gin files must give, besides batch size and lengths.
       run_file: an example of a file in gin/runs that gives them.
-      flags: flags that its function takes as arguments, and what they do.
+      flags: flags that its function takes as arguments -> their arguments of argparse.
     """
 
     what: str
     description: str
     needs: Sequence[str] = ()
     run_file: str = "plan.gin"
-    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    flags: Mapping[str, Mapping] = dataclasses.field(default_factory=dict)
 
+
+_AGAINST = {
+    "choices": ("hf",),
+    "help": "time another implementation in turn: hf is Hugging Face transformers; needs "
+    "requirements-bench.txt in .venv-bench",
+}
 
 BENCHES = {
+    "decode": Bench(
+        "greedy decoding of a batch",
+        "Takes the gin files of a plan: times greedy decoding of a batch of random inputs with a "
+        "model of random weights, to the length of the targets.",
+        flags={"against": _AGAINST},
+    ),
     "input": Bench(
         "the rate of a run's input on one core, compared with what its model consumes",
         "Takes the gin files of a training run, without running it: times its input on one core, "
@@ -47,7 +59,13 @@ BENCHES = {
         "a training step, and its share of what this machine can do",
         "Takes the gin files of a plan: times a training step in turn with a large matrix product "
         "and a large sum in place, and prints which share of the machine's rates it reaches.",
-        flags={"breakdown": "profile some more steps, and print what each part of them takes"},
+        flags={
+            "breakdown": {
+                "action": "store_true",
+                "help": "profile some more steps, and print what each part of them takes",
+            },
+            "against": _AGAINST,
+        },
     ),
 }
 

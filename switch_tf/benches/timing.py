@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,13 @@ class Spread:
     def row(self, name: str, digits: int = 0) -> tuple[str, ...]:
         """The spread as a row of a table."""
         return (name, *(f"{v:,.{digits}f}" for v in (self.median, self.lowest, self.highest)))
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The lower quartile, the median and the upper quartile of at least one value."""
+    # A single value has no quantiles.
+    several = [*values, *values] if len(values) == 1 else values
+    return tuple(statistics.quantiles(several, n=4, method="inclusive"))
 
 
 def time_in_turn(

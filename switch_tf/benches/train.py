@@ -6,6 +6,7 @@ noisy machine.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from switch_tf import runtime, storage
 from switch_tf.benches import machine
 from switch_tf.benches.breakdown import PARTS, WAYS, part_seconds
-from switch_tf.benches.timing import times_in_turn
+from switch_tf.benches.peer import Peer, peer, sizes
+from switch_tf.benches.timing import quartiles, times_in_turn
 from switch_tf.checkpoints import run_facts
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import size, table
@@ -57,9 +59,10 @@ class Roofline:
         return self.flops / self.flops_per_second + self.bytes / self.bytes_per_second
 
 
-@configurable(denylist=["breakdown"])
+@configurable(denylist=["breakdown", "against"])
 def bench_train(
     breakdown: bool = False,
+    against: str | None = None,
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 11,
@@ -69,6 +72,7 @@ def bench_train(
 
     Args:
       breakdown: whether to profile as many steps again, and print what each part of them takes.
+      against: name of a peer, whose steps are timed in turn; see `peer.peer`.
       data: makes the `TaskData`, of which only lengths and batch size matter.
       setup: makes the `ModelSetup`.
       rounds: number of timed steps. More give a steadier median and take proportionally longer;
@@ -76,7 +80,7 @@ def bench_train(
       output_path: file for the figures as JSON; None writes none.
 
     Raises:
-      UserError: sizes are inconsistent, or the file cannot be written.
+      UserError: sizes are inconsistent, the file cannot be written, or the peer cannot run.
     """
     data, setup = data(), setup()
     if output_path is not None:
@@ -90,15 +94,21 @@ def bench_train(
             step(features, next(numbers))
 
         figures = _warm_up(advance)
-        taken, rates = _in_turn(advance, model.compute_dtype, rounds)
+        with contextlib.ExitStack() as stack:
+            other = against and stack.enter_context(peer(against, sizes(model, data)))
+            taken, rates = _in_turn(advance, model.compute_dtype, rounds, other)
+            figures |= peer_figures(taken, _tokens(data), other)
         parts = part_seconds(advance, rounds) if breakdown else {}
-    figures = step_figures(taken, _roofline(model, data, rates), _tokens(data)) | figures
+    figures = step_figures(taken["step"], _roofline(model, data, rates), _tokens(data)) | figures
     runtime.tell(_heading(data, model.compute_dtype, mesh.size, rounds), *lines(figures))
+    if other:
+        runtime.tell("", f"in turn with {other}:", *peer_lines(figures))
     if parts:
         runtime.tell("", f"parts of {rounds} further steps, profiled:", *part_lines(parts))
     if output_path is not None:
         by_name = {f"{part} {way}": seconds for (part, way), seconds in parts.items()}
-        facts = {"part_seconds": by_name, "versions": run_facts.versions()}
+        versions = run_facts.versions() | (dict(other.versions) if other else {})
+        facts = {"part_seconds": by_name, "versions": versions}
         storage.write_json(output_path, figures | facts)
 
 
@@ -118,17 +128,19 @@ def _warm_up(advance: Callable[[], None]) -> dict[str, float]:
 
 
 def _in_turn(
-    advance: Callable[[], None], dtype: str, rounds: int
-) -> tuple[list[float], tuple[float, float]]:
+    advance: Callable[[], None], dtype: str, rounds: int, other: Peer | None
+) -> tuple[dict[str, list[float]], tuple[float, float]]:
     """Seconds of each step, and the machine's FLOPs and bytes per second in the same rounds."""
     product, addition = machine.matrix_product(dtype), machine.addition_in_place()
     calls = {"step": advance, "product": product.call, "addition": addition.call}
+    if other:
+        calls["peer"] = other.call
     taken = times_in_turn(calls, rounds)
     rates = (
         work.amount / statistics.median(taken[name])
         for name, work in (("product", product), ("addition", addition))
     )
-    return taken["step"], tuple(rates)
+    return taken, tuple(rates)
 
 
 def _roofline(
@@ -161,9 +173,7 @@ def step_figures(taken: Sequence[float], roofline: Roofline, tokens: int) -> dic
       roofline: the step's.
       tokens: positions of a batch, including padding.
     """
-    # A single value has no quantiles.
-    several = list(taken) * 2 if len(taken) == 1 else taken
-    lower, median, upper = statistics.quantiles(several, n=4, method="inclusive")
+    lower, median, upper = quartiles(taken)
     return {
         "step_seconds": median,
         "step_seconds_lower_quartile": lower,
@@ -176,6 +186,49 @@ def step_figures(taken: Sequence[float], roofline: Roofline, tokens: int) -> dic
         "roofline_seconds": roofline.seconds,
         "share_of_roofline": roofline.seconds / median,
     }
+
+
+def peer_figures(
+    taken: Mapping[str, Sequence[float]], tokens: int, other: Peer | None
+) -> dict[str, float]:
+    """Figures of a peer's steps, and of ours against them; none without a peer.
+
+    Args:
+      taken: seconds of our steps, under "step", and of its, under "peer".
+      tokens: positions of a batch, including padding.
+      other: the peer.
+    """
+    if not other:
+        return {}
+    lower, median, upper = quartiles(taken["peer"])
+    return {
+        "peer_step_seconds": median,
+        "peer_step_seconds_lower_quartile": lower,
+        "peer_step_seconds_upper_quartile": upper,
+        "peer_tokens_per_second": tokens / median,
+        "peer_peak_bytes": other.peak_bytes,
+        "times_as_fast_as_peer": median / quartiles(taken["step"])[1],
+    }
+
+
+def peer_lines(figures: Mapping[str, float]) -> Iterator[str]:
+    """The lines of a table of `peer_figures`."""
+    ms = (
+        f"{1e3 * figures[name]:,.1f}"
+        for name in (
+            "peer_step_seconds",
+            "peer_step_seconds_lower_quartile",
+            "peer_step_seconds_upper_quartile",
+        )
+    )
+    yield from table(
+        [
+            ("its step, ms (quartiles)", "{} ({} to {})".format(*ms)),
+            ("its tokens/s", f"{figures['peer_tokens_per_second']:,.0f}"),
+            ("its peak memory", size(figures["peer_peak_bytes"])),
+            ("ours is as fast, times", f"{figures['times_as_fast_as_peer']:.2f}"),
+        ]
+    )
 
 
 def lines(figures: Mapping[str, float]) -> Iterator[str]:

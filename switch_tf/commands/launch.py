@@ -72,7 +72,7 @@ def check(
     argv: Sequence[str],
     needs: Sequence[str] = DATA,
     run_file: str = "plan.gin",
-    flags: Mapping[str, str] = {},
+    flags: Mapping[str, Mapping] = {},
 ) -> Launch:
     """Parses flags and gin, and checks everything that needs no TensorFlow.
 
@@ -82,7 +82,7 @@ def check(
       argv: the arguments after the subcommand.
       needs: settings that the gin files must give.
       run_file: a file of gin/runs that gives them, for --help and errors.
-      flags: name -> help text, for the subcommand's own flags that take no value.
+      flags: name -> arguments of argparse, for the subcommand's own flags.
 
     Raises:
       UserError: a flag or setting is invalid or inconsistent with another.
@@ -93,8 +93,8 @@ def check(
         description=description,
         epilog=f"example:\n  {_example(command, run_file)}",
     )
-    for name, text in flags.items():
-        parser.add_argument(f"--{name}", action="store_true", help=text)
+    for name, options in flags.items():
+        parser.add_argument(f"--{name}", **options)
     add_gin_flags(parser)
     args = parser.parse_args(rest)
     if not args.gin_file:

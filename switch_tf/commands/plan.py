@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
         argv,
         NEEDS,
         RUN_FILE,
-        flags=_FLAGS,
+        flags={name: {"action": "store_true", "help": text} for name, text in _FLAGS.items()},
     )
     asked = {name: getattr(launch.args, name) for name in _FLAGS}
     launch.start(

@@ -62,11 +62,11 @@ class GreedyDecoder:
         with inference_scope():
             memory_BTM = self._model.encode({"encoder_input_tokens": tokens_BT})
         model = self._model
-        shape = [tokens_BT.shape[0], self._max_length, model.num_heads, model.d_kv]
-        axes = ("batch", "length", "heads", "d_kv")
-        empty_BTHK = lay_out(tf.zeros(shape, model.compute_dtype), axes)
+        shape = [tokens_BT.shape[0], model.num_heads, self._max_length, model.d_kv]
+        axes = ("batch", "heads", "length", "d_kv")
+        empty_BHTK = lay_out(tf.zeros(shape, model.compute_dtype), axes)
         position = tf.constant(0)
-        caches = new_caches(len(model.decoder.blocks), empty_BTHK, position)
+        caches = new_caches(len(model.decoder.blocks), empty_BHTK, position)
         start_B1 = tf.zeros_like(tokens_BT[:, :1])
         going_B1 = tf.ones_like(start_B1)
         return self._decode(tokens_BT, memory_BTM, start_B1, going_B1, caches, position)
@@ -97,6 +97,6 @@ class GreedyDecoder:
             "memory_BTM": memory_BTM,
             "token_B1": token_B1,
             "going_B1": going_B1 * tf.cast(token_B1 != EOS_ID, tf.int32),
-            "self": [(own.key_BTHK, own.value_BTHK) for own, _ in caches],
-            "cross": [(cross.key_BTHK, cross.value_BTHK) for _, cross in caches],
+            "self": [(own.key_BHTK, own.value_BHTK) for own, _ in caches],
+            "cross": [(cross.key_BHTK, cross.value_BHTK) for _, cross in caches],
         }

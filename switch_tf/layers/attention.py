@@ -20,25 +20,32 @@ class Cache:
     update it in place.
 
     Attributes:
-      key_BTHK, value_BTHK: [batch, memory length, heads, d_kv]. In cross-attention they are None
-        until the first call, which fills them once.
+      key_BHTK, value_BHTK: [batch, heads, memory length, d_kv], as the products of each step
+        take them. In cross-attention they are None until the first call, which fills them once.
       position: int32 scalar, index at which the next key and value are written; None in
         cross-attention.
     """
 
-    def __init__(self, key_BTHK=None, value_BTHK=None, position=None):
-        self.key_BTHK = key_BTHK
-        self.value_BTHK = value_BTHK
+    def __init__(self, key_BHTK=None, value_BHTK=None, position=None):
+        self.key_BHTK = key_BHTK
+        self.value_BHTK = value_BHTK
         self.position = position
 
     def extend(self, key_B1HK, value_B1HK):
-        """Writes the key and value of one position, and returns all keys and values."""
-        length = self.key_BTHK.shape[1]
+        """Writes the key and value of one position."""
+        length = self.key_BHTK.shape[2]
         here_T = tf.one_hot(self.position, length, dtype=key_B1HK.dtype)
-        here_1T11 = tf.reshape(here_T, [1, length, 1, 1])
-        self.key_BTHK += here_1T11 * key_B1HK
-        self.value_BTHK += here_1T11 * value_B1HK
-        return self.key_BTHK, self.value_BTHK
+        here_T1 = tf.expand_dims(here_T, -1)
+        self.key_BHTK += here_T1 * _by_head(key_B1HK)
+        self.value_BHTK += here_T1 * _by_head(value_B1HK)
+
+    def fill(self, key_BTHK, value_BTHK):
+        """Sets the keys and values of all positions."""
+        self.key_BHTK, self.value_BHTK = _by_head(key_BTHK), _by_head(value_BTHK)
+
+
+def _by_head(x_BTHK):
+    return tf.transpose(x_BTHK, [0, 2, 1, 3])
 
 
 class Attention(Layer):
@@ -105,17 +112,17 @@ class Attention(Layer):
         """
         query_BLHK = self.make_query(x_BLM, nonpadding_BL, training)
         source = (x_BLM if memory_BTM is None else memory_BTM, nonpadding_BL, training)
-        key_BTHK, value_BTHK = self._keys_values(source, cache)
+        key, value, axes = self._keys_values(source, cache)
         dtype = exact_dtype(self.compute_dtype, self.float32_logits)
-        query_BLHK, key_BTHK = tf.cast(query_BLHK, dtype), tf.cast(key_BTHK, dtype)
-        logits_BHLT = tf.einsum("BLHK,BTHK->BHLT", query_BLHK, key_BTHK)
+        query_BLHK, key = tf.cast(query_BLHK, dtype), tf.cast(key, dtype)
+        logits_BHLT = tf.einsum(f"BLHK,{axes}->BHLT", query_BLHK, key)
         if bias is not None:
             bias = bias.tensor if isinstance(bias, UncastTensor) else bias
             logits_BHLT += tf.cast(bias, logits_BHLT.dtype)
         weights_BHLT = tf.cast(tf.nn.softmax(logits_BHLT), self.compute_dtype)
-        axes = ("batch", "heads", None, None)
-        weights_BHLT = self.dropout(weights_BHLT, axes=axes, training=training)
-        attended_BLHK = tf.einsum("BHLT,BTHK->BLHK", weights_BHLT, value_BTHK)
+        noise_axes = ("batch", "heads", None, None)
+        weights_BHLT = self.dropout(weights_BHLT, axes=noise_axes, training=training)
+        attended_BLHK = tf.einsum(f"BHLT,{axes}->BLHK", weights_BHLT, value)
         y_BLM = tf.einsum("BLHK,HKM->BLM", attended_BLHK, self.read(self.output_kernel))
         return lay_out(y_BLM, ("batch", "length", None))
 
@@ -129,16 +136,17 @@ class Attention(Layer):
         return key_BTHK, tf.einsum("BTM,MHK->BTHK", x_BTM, self.read(self.value))
 
     def _keys_values(self, source, cache):
-        """Keys and values of `source` (arguments of `make_key_value`), from the cache if cached."""
-        crosses = cache is not None and cache.position is None
-        if crosses and cache.key_BTHK is not None:
-            return cache.key_BTHK, cache.value_BTHK
-        key_BTHK, value_BTHK = self.make_key_value(*source)
-        if crosses:
-            cache.key_BTHK, cache.value_BTHK = key_BTHK, value_BTHK
-        elif cache is not None:
-            return cache.extend(key_BTHK, value_BTHK)
-        return key_BTHK, value_BTHK
+        """Keys and values of `source` (arguments of `make_key_value`), and their axes.
+
+        From the cache if there is one, which is extended or filled first.
+        """
+        if cache is None:
+            return *self.make_key_value(*source), "BTHK"
+        if cache.position is not None:
+            cache.extend(*self.make_key_value(*source))
+        elif cache.key_BHTK is None:
+            cache.fill(*self.make_key_value(*source))
+        return cache.key_BHTK, cache.value_BHTK, "BHTK"
 
     def flops(self, d_model: int, length: int, memory_length: int) -> int:
         """Forward FLOPs of one sequence: matrix products only, 2 per multiply-add."""

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from switch_tf.layers.attention import MERGED_AXES, Attention, input_initializers
 from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
-from switch_tf.layers.switch_layer import NumExperts, SwitchLayer
+from switch_tf.layers.switch_layer import NumExperts, SwitchLayer, experts_first
 from switch_tf.rules import Count, NonNegative, Rate, of_model
 
 
@@ -46,12 +46,14 @@ class ProjectionExperts(Layer):
 
         On a mesh that shards the heads, each device thus has its heads' part of every kernel.
         """
+        x_EGCM = experts_first(x_GECM)
         products = [
-            tf.einsum("GECM,EMHK->GECHK", x_GECM, self.read(kernel_EMHK))
+            tf.einsum("EGCM,EMHK->EGCHK", x_EGCM, self.read(kernel_EMHK))
             for kernel_EMHK in self.kernels
         ]
         width = len(self.kernels) * self.num_heads * self.d_kv
-        return tf.reshape(tf.concat(products, axis=-1), [*sizes(x_GECM)[:3], width])
+        y_EGCN = tf.reshape(tf.concat(products, axis=-1), [*sizes(x_EGCM)[:3], width])
+        return experts_first(y_EGCN)
 
     def get_config(self):
         """Constructor arguments."""

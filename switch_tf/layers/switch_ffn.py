@@ -8,7 +8,7 @@ from switch_tf.layers.base import Layer, configurable
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.feed_forward import Activation, activate, input_kernels
 from switch_tf.layers.initializers import TruncatedNormal
-from switch_tf.layers.switch_layer import NumExperts, SwitchLayer, spare_groups_axis
+from switch_tf.layers.switch_layer import NumExperts, SwitchLayer, experts_first, spare_groups_axis
 from switch_tf.rules import Count, Rate, of_model
 
 
@@ -47,10 +47,12 @@ class Experts(Layer):
 
     def call(self, x_GECM, training=False):
         """x_GECM: [groups, experts, expert_capacity, d_model]; returns the same shape."""
-        hiddens = [tf.einsum("GECM,EMF->GECF", x_GECM, self.read(wi_EMF)) for wi_EMF in self.wi]
-        axes = (spare_groups_axis(), "experts", None, "d_ff")
-        hidden_GECF = self.dropout(activate(hiddens), axes=axes, training=training)
-        return tf.einsum("GECF,EFM->GECM", hidden_GECF, self.read(self.wo))
+        x_EGCM = experts_first(x_GECM)
+        hiddens = [tf.einsum("EGCM,EMF->EGCF", x_EGCM, self.read(wi_EMF)) for wi_EMF in self.wi]
+        axes = ("experts", spare_groups_axis(), None, "d_ff")
+        hidden_EGCF = self.dropout(activate(hiddens), axes=axes, training=training)
+        y_EGCM = tf.einsum("EGCF,EFM->EGCM", hidden_EGCF, self.read(self.wo))
+        return experts_first(y_EGCM)
 
     def get_config(self):
         """Constructor arguments."""

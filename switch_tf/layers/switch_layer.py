@@ -219,6 +219,15 @@ def _divide(tokens: int, most: int, multiple: int) -> tuple[int, int]:
     return groups, tokens // groups
 
 
+def experts_first(x_GECM):
+    """Swaps groups and experts, in either order: [groups, experts, ...] and [experts, groups, ...].
+
+    With the experts first, each matrix product of the experts, and its gradients, takes its
+    operands as they lie in memory. Otherwise the gradient of a weight would take twice as long.
+    """
+    return tf.transpose(x_GECM, [1, 0, 2, 3])
+
+
 def spare_groups_axis():
     """`batch` if groups can stay sharded while experts are sharded, otherwise None."""
     mesh = mesh_lib.current()

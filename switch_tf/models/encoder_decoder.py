@@ -264,7 +264,7 @@ class TransformerEncoderDecoder(Layer):
         if caches is None:
             query_L = key_T = tf.range(tokens_BL.shape[1])
         else:
-            query_L, key_T = tf.reshape(position, [1]), tf.range(caches[0][0].key_BTHK.shape[1])
+            query_L, key_T = tf.reshape(position, [1]), tf.range(caches[0][0].key_BHTK.shape[2])
         nonpadding_BL = tf.cast(features["decoder_target_tokens"] > 0, tf.float32)
         x_BLM = self.decoder(
             self._embed(tokens_BL),

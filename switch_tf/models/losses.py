@@ -9,6 +9,9 @@ from switch_tf.layers.base import lay_out
 # mixture a task with long targets does not drown out one with short labels.
 LOSS_NORMALIZING_FACTORS = ("NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE")
 
+# Name scope of the gradients, as TensorFlow would call it: profiles are read by these names.
+_BACKWARD = "gradient_tape/loss/"
+
 
 def per_sequence(weights_BL, segments_BL=None):
     """Weights that sum to one over each sequence: 1 / (its number of tokens), 0 for padding.
@@ -90,10 +93,29 @@ def token_losses(logits_BLV, targets_BL):
 
 
 def _of_whole_logits(logits_BLV, targets_BL):
-    entropy_BL = tf.nn.sparse_softmax_cross_entropy_with_logits(targets_BL, logits_BLV)
+    log_z_BL, own_BL = _log_z_and_own(logits_BLV, targets_BL)
     guess_BL = tf.argmax(logits_BLV, axis=-1, output_type=tf.int32)
     correct_BL = tf.cast(guess_BL == targets_BL, tf.float32)
-    return entropy_BL, tf.reduce_logsumexp(logits_BLV, axis=-1), correct_BL
+    return log_z_BL - own_BL, log_z_BL, correct_BL
+
+
+@tf.custom_gradient
+def _log_z_and_own(logits_BLV, targets_BL):
+    """The log-partition function and the target's logit, each [batch, length].
+
+    Logits are the largest tensor of a step. TensorFlow's cross-entropy and log-sum-exp, one after
+    the other, pass over it three times as long as this, which keeps the probabilities.
+    """
+    p_BLV = tf.nn.softmax(logits_BLV)
+    # The largest probability is 1 / sum(exp(logits - largest)), and at least 1 / vocab.
+    log_z_BL = tf.reduce_max(logits_BLV, axis=-1) - tf.math.log(tf.reduce_max(p_BLV, axis=-1))
+
+    def gradient(d_log_z_BL, d_own_BL):
+        with tf.name_scope(_BACKWARD):
+            own_BLV = tf.one_hot(targets_BL, logits_BLV.shape[-1]) * d_own_BL[..., None]
+            return p_BLV * d_log_z_BL[..., None] + own_BLV, None
+
+    return (log_z_BL, tf.gather(logits_BLV, targets_BL, batch_dims=2)), gradient
 
 
 def _of_spread_logits(logits_BLV, targets_BL):

@@ -241,6 +241,6 @@ def _rematerialized(block, x_BLM, bias, memory_BTM, given):
     return rematerialize(run, x_BLM, bias, *others, add_loss=block.add_loss)
 
 
-def new_caches(num_blocks: int, key_BTHK, position) -> list[tuple[Cache, Cache]]:
-    """Empty caches of a decoder: `key_BTHK` (zeros) in self-attention, None in cross-attention."""
-    return [(Cache(key_BTHK, key_BTHK, position), Cache()) for _ in range(num_blocks)]
+def new_caches(num_blocks: int, key_BHTK, position) -> list[tuple[Cache, Cache]]:
+    """Empty caches of a decoder: `key_BHTK` (zeros) in self-attention, None in cross-attention."""
+    return [(Cache(key_BHTK, key_BHTK, position), Cache()) for _ in range(num_blocks)]

@@ -169,18 +169,22 @@ class Adafactor(Optimizer):
         means = tf.reduce_mean(squared, largest)
         # ε1 is added to the means, which gives the same result on smaller tensors.
         vr = moving_average(slots["vr"], means + self._epsilon1, mixing)
-        vc = moving_average(slots["vc"], tf.reduce_mean(squared, second) + self._epsilon1, mixing)
         # Indices of the second largest axis once the largest is removed.
         second_in_vr = [axis - sum(gone < axis for gone in largest) for axis in second]
         mean = tf.reduce_mean(vr, second_in_vr, keepdims=True)
         # R / mean(R) first, because R · C alone could exceed float32's range.
-        rows, columns = tf.math.rsqrt(vr / mean), tf.math.rsqrt(vc)
-        row_squares = _weighted_sum(squared, tf.square(columns), largest, second)
+        rows = tf.math.rsqrt(vr / mean)
+        # One pass over G² for the sums that C needs and for those that RMS(U) needs.
+        weights = tf.stack([tf.ones_like(rows), tf.square(rows)])
+        sums, weighted_sums = tf.unstack(_weighted_sums(squared, weights, second, largest))
+        in_second = math.prod(gradient.shape[axis] for axis in second)
+        vc = moving_average(slots["vc"], sums / in_second + self._epsilon1, mixing)
+        columns = tf.math.rsqrt(vc)
         return _Preconditioned(
             gradient,
             (_spread(rows, largest), _spread(columns, second)),
             tf.reduce_sum(means) * math.prod(gradient.shape[axis] for axis in largest),
-            tf.reduce_sum(row_squares * tf.square(rows)),
+            tf.reduce_sum(weighted_sums * tf.square(columns)),
         )
 
     def _factors(self, update_means, weight_means, learning_rate) -> tf.Tensor:
@@ -224,14 +228,17 @@ class _Preconditioned(NamedTuple):
         return update
 
 
-def _weighted_sum(x, weights, summed: tuple[int, ...], missing: tuple[int, ...]):
-    """The sum of x · weights over the axes `summed`; weights lack the axes `missing` of x."""
+def _weighted_sums(x, weights, summed: tuple[int, ...], missing: tuple[int, ...]):
+    """The sums of x · weights over the axes `summed`, for each of the first axis of weights.
+
+    The other axes of weights are those of x without the axes `missing`.
+    """
     names = "abcdefgh"[: len(x.shape)]
     of_weights, of_sum = (
         "".join(name for axis, name in enumerate(names) if axis not in without)
         for without in (missing, summed)
     )
-    return tf.einsum(f"{names},{of_weights}->{of_sum}", x, weights)
+    return tf.einsum(f"{names},z{of_weights}->z{of_sum}", x, weights)
 
 
 def _spread(x, axes: tuple[int, ...]):

@@ -28,10 +28,10 @@ _ACTIVATIONS = {
         _LAYER + r"feed_forward(_\d+)?/ffn(_\d+)?/einsum/Einsum", ("batch", "length", "d_ff")
     ),
     "experts' buffers": _Activation(
-        _EXPERTS + "einsum_1/Einsum", ("groups", "experts", "expert_capacity", "d_model")
+        _EXPERTS + "einsum_1/Einsum", ("experts", "groups", "expert_capacity", "d_model")
     ),
     "hidden layer of experts": _Activation(
-        _EXPERTS + "einsum/Einsum", ("groups", "experts", "expert_capacity", "d_ff")
+        _EXPERTS + "einsum/Einsum", ("experts", "groups", "expert_capacity", "d_ff")
     ),
 }
 

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import gin
@@ -130,8 +131,8 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
     [
         (
             ["inptu"],
-            "argument WHAT: invalid choice: 'inptu' (choose from 'input', 'layer', 'precision', "
-            "'train')",
+            "argument WHAT: invalid choice: 'inptu' (choose from 'decode', 'input', 'layer', "
+            "'precision', 'train')",
         ),
         ([], "the following arguments are required: WHAT; see switch-tf bench --help"),
         (["input"], "--gin_file is missing; see switch-tf bench input --help"),
@@ -150,6 +151,10 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
         (
             ["input", FILES[0], PRETRAIN, "--gin.bench_input.round=2"],
             "--gin.bench_input.round: 'bench_input' has no parameter 'round'; nearest: rounds",
+        ),
+        (
+            ["train", FILES[0], PLAN, "--against=t5x"],
+            "argument --against: invalid choice: 't5x' (choose from 'hf')",
         ),
         (["layer"], "--gin_file is missing; see switch-tf bench layer --help"),
         (
@@ -273,6 +278,38 @@ def test_a_step_is_timed_against_the_machine_and_split_into_its_parts(tmp_path, 
     assert float(shown["optimizer"]) == pytest.approx(
         1e3 * parts["optimizer", "forward"], rel=0.05, abs=0.06
     )
+
+
+PEER = """#!{python}
+import json, sys
+print(json.dumps({{"versions": {{"other": "1.2"}}, "parameters": 7}}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({{"peak_bytes": 5e8}}), flush=True)
+"""
+
+
+@pytest.mark.parametrize("name, what", [("train", "step"), ("decode", "batch")])
+def test_a_peer_is_timed_in_turn(name, what, tmp_path, capsys):
+    python = tmp_path / "python"
+    python.write_text(PEER.format(python=sys.executable))
+    python.chmod(0o755)
+    main_module.main(
+        [
+            *("bench", name, FILES[0], PLAN, *SMALL_MODEL, "--against=hf"),
+            *(f"--gin.peer.python='{python}'", f"--gin.bench_{name}.rounds=2"),
+            "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
+            f"--gin.bench_{name}.output_path='{tmp_path}/found.json'",
+        ]
+    )
+    output = capsys.readouterr().out
+    assert "8 x (16 + 8) tokens, float32, 1 device" in output
+    assert "in turn with other 1.2:\n" in output
+    figures = json.loads((tmp_path / "found.json").read_text())
+    ratio = figures["peer_step_seconds"] / figures[f"{what}_seconds"]
+    assert figures["times_as_fast_as_peer"] == pytest.approx(ratio)
+    tokens = figures["tokens_per_second"] * figures[f"{what}_seconds"]
+    assert tokens == pytest.approx({"train": 8 * 24, "decode": 8 * 8}[name])
+    assert figures["peer_peak_bytes"] == 5e8 and figures["versions"]["other"] == "1.2"
 
 
 def test_each_row_of_the_float32_parts_has_that_part_in_bfloat16():

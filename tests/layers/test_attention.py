@@ -72,15 +72,15 @@ def test_cached_positions_one_by_one_equal_the_whole_sequence(layout):
         layer.build((None, None, D_MODEL))
 
         @compiled
-        def step(x_B1M, bias, key_BTHK, value_BTHK, position):
-            cache = Cache(key_BTHK, value_BTHK, position)
+        def step(x_B1M, bias, key_BHTK, value_BHTK, position):
+            cache = Cache(key_BHTK, value_BHTK, position)
             y_B1M = layer(x_B1M, bias=bias, cache=cache)
-            return y_B1M, cache.key_BTHK, cache.value_BTHK
+            return y_B1M, cache.key_BHTK, cache.value_BHTK
 
         bias = np.where(causal, 0.0, -1e9).astype(np.float32)
         whole = compiled(layer)(place(x_BLM, ["batch"]), bias=place(bias))
-        axes = ("batch", None, "heads")
-        key = value = place(np.zeros([BATCH, LENGTH, 2, 3], np.float32), axes)
+        axes = ("batch", "heads")
+        key = value = place(np.zeros([BATCH, 2, LENGTH, 3], np.float32), axes)
         outputs = []
         for i in range(LENGTH):
             x_B1M, row = place(x_BLM[:, i : i + 1], ["batch"]), place(bias[i : i + 1])

@@ -1,0 +1,1 @@
+"""Other implementations, run by their own Python beside ours."""
