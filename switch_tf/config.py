@@ -280,11 +280,14 @@ def import_module(module: str, where: str) -> None:
       where: the place that names the module, for the error.
 
     Raises:
-      UserError: there is no such module.
+      UserError: there is no such module, or it is not Python.
     """
     with _working_directory_on_path():
         try:
             importlib.import_module(module)
+        except SyntaxError as error:
+            place = f"{error.filename}:{error.lineno}"
+            raise UserError(f"{where}: cannot import '{module}': {place}: {error.msg}") from error
         except ModuleNotFoundError as error:
             raise UserError(f"{where}: cannot import '{module}': {error}") from error
 

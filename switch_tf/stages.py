@@ -12,6 +12,19 @@ from switch_tf import runtime
 
 # Seconds between two lines of a stage that goes on.
 _EVERY = 5.0
+# The stages that go on, of which only the last, which is part of the others, tells.
+_going_on: list[object] = []
+
+
+@contextlib.contextmanager
+def _innermost() -> Iterator[Callable[[], bool]]:
+    """Context of a stage; yields a function that says whether no other began in it."""
+    stage = object()
+    _going_on.append(stage)
+    try:
+        yield lambda: _going_on[-1:] == [stage]
+    finally:
+        _going_on.remove(stage)
 
 
 @contextlib.contextmanager
@@ -33,6 +46,8 @@ def telling(what: str, at_once: bool = True) -> Iterator[Callable[[str], None]]:
 
     def tell_while_it_lasts():
         while not ended.wait(_EVERY):
+            if not is_innermost():
+                continue
             so_far = f"{parts[0]}{time.monotonic() - started:.0f} s so far"
             tqdm.tqdm.write(f"{what}: {so_far}", file=sys.stderr)
 
@@ -45,12 +60,13 @@ def telling(what: str, at_once: bool = True) -> Iterator[Callable[[str], None]]:
     if at_once:
         tqdm.tqdm.write(what, file=sys.stderr)
     thread = threading.Thread(target=tell_while_it_lasts, daemon=True)
-    thread.start()
-    try:
-        yield take
-    finally:
-        ended.set()
-        thread.join()
+    with _innermost() as is_innermost:
+        thread.start()
+        try:
+            yield take
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextlib.contextmanager
@@ -69,7 +85,8 @@ def counting(
     """
     if sys.stderr.isatty() and runtime.is_chief():
         delay = 0.0 if at_once else _EVERY
-        with tqdm.tqdm(total=total, desc=what, unit=f" {unit}", delay=delay) as bar:
+        bar = tqdm.tqdm(total=total, desc=what, unit=f" {unit}", delay=delay)
+        with _innermost(), bar:
             yield bar.update
         return
     done, of = 0, f" of {total:,}" if total else ""

@@ -28,6 +28,16 @@ def test_a_stage_tells_that_it_goes_on_and_how_far_it_is(at_once, capsys, monkey
     assert capsys.readouterr().err.splitlines() == expected
 
 
+def test_of_stages_within_each_other_the_innermost_tells(capsys, monkeypatch):
+    monkeypatch.setattr(stages, "_EVERY", 0.1)
+    with telling("reading", at_once=False):
+        with telling("parsing", at_once=False):
+            time.sleep(0.25)
+        assert set(capsys.readouterr().err.splitlines()) == {"parsing: 0 s so far"}
+        time.sleep(0.15)
+    assert capsys.readouterr().err == "reading: 0 s so far\n"
+
+
 def test_a_short_stage_is_a_line_and_control_characters_are_for_a_terminal(capsys, monkeypatch):
     with Progress(10), telling("compiling"):
         pass

@@ -27,6 +27,7 @@ from switch_tf.planner.memory import peak_bytes
 from switch_tf.planner.plan import training_step
 from switch_tf.rules import Count, configurable
 from switch_tf.setup.mesh_model import ModelSetup
+from switch_tf.stages import telling
 
 # A backward pass has two products for each of the forward pass.
 _PASSES = 3
@@ -93,12 +94,14 @@ def bench_train(
         def advance() -> None:
             step(features, next(numbers))
 
-        figures = _warm_up(advance)
-        with contextlib.ExitStack() as stack:
+        with telling("compiling the first step"):
+            figures = _warm_up(advance)
+        with telling("timing steps"), contextlib.ExitStack() as stack:
             other = against and stack.enter_context(peer(against, sizes(model, data)))
             taken, rates = _in_turn(advance, model.compute_dtype, rounds, other)
             figures |= peer_figures(taken, _tokens(data), other)
-        parts = part_seconds(advance, rounds) if breakdown else {}
+        with telling("profiling steps") if breakdown else contextlib.nullcontext():
+            parts = part_seconds(advance, rounds) if breakdown else {}
     figures = step_figures(taken["step"], _roofline(model, data, rates), _tokens(data)) | figures
     runtime.tell(_heading(data, model.compute_dtype, mesh.size, rounds), *lines(figures))
     if other:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -179,6 +180,10 @@ def check_paths(given: config.Values) -> None:
         path = given.get(name)
         if path and not storage.is_remote(path) and _is_read(checkpoints.get(name), given):
             folder.check(given.called.get(name, name), path)
+    for name, checkpoint in checkpoints.items():
+        path = given.get(name)
+        if checkpoint.use == "resume" and path and os.path.isfile(os.path.expanduser(path)):
+            raise UserError(f"{given.called[name]}='{path}' is a file: give a folder")
     path = given.get(vocabulary_path.SETTING)
     if path is not None:
         vocabulary_path.check(path)

@@ -85,7 +85,8 @@ def _parser() -> Parser:
         usage="switch-tf COMMAND [flags]",
         description=f"Switch Transformers on TensorFlow.\n\ncommands:\n  {listing}",
         epilog="switch-tf COMMAND --help shows the flags of a command.\n\n"
-        "exit status: 0 if all is done, 2 for invalid input, 130 after Ctrl-C, 143 after SIGTERM",
+        "exit status: 0 if all is done, 1 for an error in code, 2 for invalid input, 130 after "
+        "Ctrl-C, 143 after SIGTERM",
     )
     parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from switch_tf import storage
@@ -22,6 +22,10 @@ _FIRST_RECORDS = 1024
 _LONGEST_SHOWN = 100
 # Of a row, in tokens. What a preprocessor refuses does not depend on it.
 _LENGTH = 512
+# Seconds for which the data of tasks are read before a run, so that errors come before its work.
+_CHECK_SECONDS = 10.0
+# What SeqIO says of examples that do not fit the task.
+_UNFIT = re.compile("Task dataset (is missing|has incorrect)")
 
 
 class TaskSplit(NamedTuple):
@@ -96,17 +100,56 @@ def _first_failing(task, records, until: float) -> int | None:
 def _refuses(task, records) -> bool:
     import tensorflow as tf
 
+    try:
+        collections.deque(_examples(task, records), maxlen=0)
+    except tf.errors.OpError:
+        return True
+    return False
+
+
+def _examples(task, records):
+    """What the preprocessors of a task make of records, which must be UTF-8 if they are text."""
+    import tensorflow as tf
+
     lengths = dict.fromkeys(task.output_features, _LENGTH)
+    if records.element_spec == tf.TensorSpec([], tf.string):
+        # Tokenising it would make other characters of what is not.
+        records = records.map(
+            lambda text: tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="strict")
+        )
 
     def examples():
         dataset = task.preprocess_precache(records, seed=0)
         return task.preprocess_postcache(dataset, lengths, seed=0)
 
-    try:
-        collections.deque(without_autograph(examples), maxlen=0)
-    except tf.errors.OpError:
-        return True
-    return False
+    return without_autograph(examples)
+
+
+def check_records(tasks: Sequence, split: str) -> None:
+    """Reads the files of tasks for some seconds, so that most errors in them come before a run.
+
+    Sources with `prepare` check their files themselves.
+
+    Args:
+      tasks: `seqio.Task`s.
+      split: the split that is read.
+
+    Raises:
+      UserError: a record is not UTF-8, or the preprocessors refuse it; it is named.
+    """
+    import seqio
+
+    own = [
+        task
+        for task in tasks
+        if isinstance(task.source, seqio.FileDataSource) and not hasattr(task.source, "prepare")
+    ]
+    for task in own:
+        until = time.monotonic() + _CHECK_SECONDS / len(own)
+        with user_errors(TaskSplit(task.name, split)):
+            for _ in _examples(task, task.source.get_dataset(split, shuffle=False)):
+                if time.monotonic() > until:
+                    break
 
 
 def _shown(record: Any) -> str:
@@ -144,9 +187,14 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
         if "Traceback (most recent call last)" in error.message:
             raise
         where = what.culprit() if isinstance(what, TaskSplit) else None
+        mend = "fix or remove the record, or change" if where else "see whether its data fit"
+        told = storage.first_line(error).removesuffix(" in record 0")
+        raise UserError(f"{where or what}: {told}: {mend} the task's preprocessors") from error
+    except ValueError as error:
+        if not _UNFIT.match(str(error)):
+            raise
         raise UserError(
-            f"{where or what}: {storage.first_line(error)}: see whether its data are as the "
-            "preprocessors of the task expect them"
+            f"{what}: {storage.first_line(error)}: see the task's preprocessors and output_features"
         ) from error
 
 

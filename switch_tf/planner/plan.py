@@ -18,6 +18,7 @@ from switch_tf.planner.memory import bytes_of_steps, peak_bytes
 from switch_tf.rules import configurable
 from switch_tf.setup.describe import switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
+from switch_tf.stages import telling
 from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
 
@@ -62,13 +63,15 @@ def plan(
         make_step, features = training_step(setup.model(), setup.optimizer(), mesh, data)
         # Measured first, because the peak never goes down.
         if memory:
-            taken = bytes_of_steps(make_step, features)
+            with telling("taking two steps"):
+                taken = bytes_of_steps(make_step, features)
             print(
                 f"\nmemory: training steps raised this process's peak by {size(taken)}, to "
                 f"{size(peak_bytes())}"
             )
         if collectives or dtypes:
-            lowered_step = lowered.LoweredStep.of(make_step(), features)
+            with telling("compiling a step"):
+                lowered_step = lowered.LoweredStep.of(make_step(), features)
         if dtypes:
             print("\nprecision of the Switch layers in the lowered step, by stage")
             stages = stage_dtypes(lowered.definition(lowered_step.texts[0]))

@@ -6,6 +6,7 @@ import time
 
 from switch_tf import runtime
 from switch_tf.checkpoints.manager import Checkpoints
+from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.data.feed import Feed
 from switch_tf.errors import Interruption, UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
@@ -113,8 +114,7 @@ class TrainLoop:
         if not math.isfinite(nlp):
             raise UserError(
                 f"step {self.step} produced weights whose loss is {-nlp}: they are not saved, and "
-                f"the last checkpoint in {self._checkpoints.path} is untouched: lower the learning "
-                "rate, or set DTYPE='float32'"
+                + self._what_is_left()
             )
         self._checkpoints.save(self.step)
 
@@ -153,9 +153,16 @@ class TrainLoop:
             largest = f"; largest router logit {logits[name]:.3g} in {name}"
         raise UserError(
             f"loss is {metrics['loss']} at step {self.step + 1}; first non-finite value: "
-            f"{first}{largest}; the last checkpoint in {self._checkpoints.path} is untouched: "
-            "lower the learning rate, or set DTYPE='float32'"
+            f"{first}{largest}; {self._what_is_left()}"
         )
+
+    def _what_is_left(self) -> str:
+        """What a loss that is not finite leaves, and what to do."""
+        path = self._checkpoints.path
+        there = ModelDir(path).steps()
+        left = f"the last checkpoint in {path} is untouched" if there else "no checkpoint is there"
+        is_exact = self._train_step.compute_dtype == "float32"
+        return f"{left}: lower the learning rate" + ("" if is_exact else ", or set DTYPE='float32'")
 
 
 def _order(value: float) -> float:

@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM, which ask a run to save and stop."""
 
+import os
 import signal
 
 from switch_tf import runtime
@@ -29,6 +30,11 @@ class StopSignals:
         if self.stopped():
             raise Interruption(number)
         self.number = number
+        if runtime.is_chief():
+            name = signal.Signals(number).name
+            told = f"{name}: ends once this step is done and saved; again to end unsaved\n"
+            # Not print, which may be what the signal has interrupted.
+            os.write(2, told.encode())
 
     def stopped(self) -> bool:
         """Whether a signal has been received."""

@@ -47,6 +47,7 @@ class TrainStep:
     Attributes:
       microbatches: see below.
       variables: the weights that it updates.
+      compute_dtype: "float32" or "bfloat16", the model's.
       optimizer_offset: how far the optimizer's step is ahead of the run's: the optimizer's step in
         the initial checkpoint, if the run restored its optimizer, otherwise 0. Optimizer and
         learning rate follow the optimizer's step; data and noise follow the run's.
@@ -90,6 +91,7 @@ class TrainStep:
         frozen: VariablePatterns = (),
     ):
         self.microbatches = microbatches
+        self.compute_dtype = model.compute_dtype
         self.optimizer_offset = 0
         self._loss_normalizing_factor = loss_normalizing_factor
         self._model = model

@@ -3,6 +3,7 @@
 Pre-training and fine-tuning differ only in gin: data, initial checkpoint, learning rate, dropout.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,15 +13,15 @@ from switch_tf import config, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.manager import Checkpoints
-from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
+from switch_tf.checkpoints.model_dir import ModelDir, in_use, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
 from switch_tf.data.entropy import unigram_entropy
-from switch_tf.data.features import describe_order, train_batches
+from switch_tf.data.features import describe_order, tasks, train_batches
 from switch_tf.data.feed import Feed
 from switch_tf.data.lost import Lost
 from switch_tf.data.lost import count as count_lost
 from switch_tf.data.lost import lines as lost_lines
-from switch_tf.data.reading import TaskSplit
+from switch_tf.data.reading import TaskSplit, check_records
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
@@ -82,18 +83,18 @@ def train(
       Interruption: a signal came; the step is saved, and the same call resumes.
     """
     data, setup, evaluation = data(), setup(), evaluation()
-    with setup.mesh_model(data, seed, _weights_of(model_dir, initial_checkpoint_path)) as made:
-        evaluators, feed, order = _open(made, evaluation)
-        samples = _read_samples(made, evaluators)
+    weights, stack = _weights_of(model_dir, initial_checkpoint_path), contextlib.ExitStack()
+    with stack, setup.mesh_model(data, seed, weights) as made:
+        evaluators, feed, order, samples = _open(made, evaluation)
+        stack.enter_context(in_use(model_dir))
         optimizer = setup.optimizer()
         with telling("building the model"):
             train_step = build_step(made, optimizer, seed)
-        saved = made.model, optimizer, feed.iterator, config.operative_config
-        checkpoints = Checkpoints(model_dir, keep_checkpoints, *saved)
+        saved = keep_checkpoints, made.model, optimizer, feed.iterator, config.operative_config
+        checkpoints = Checkpoints(model_dir, *saved)
+        initial = initial_checkpoint_path, made.model, optimizer, restore_optimizer
         may_differ = initial_checkpoint_fresh, initial_checkpoint_skipped
-        initial = initial_checkpoint_path, made.model, optimizer, restore_optimizer, *may_differ
-        step, restored = _restore(checkpoints, *initial)
-        train_step.optimizer_offset = checkpoints.optimizer_offset
+        step, restored = _restore(checkpoints, train_step, *initial, *may_differ)
         update = describe_optimizer(optimizer, step, checkpoints.optimizer_offset)
         saves = f"{evaluation.describe()}; a checkpoint every {checkpoint_period:,} steps"
         lines = *overview(made.model, optimizer, made.mesh), order, restored, saves, update
@@ -101,8 +102,8 @@ def train(
         writer = _log(model_dir, step, data, samples.lost)
         _keep_facts(model_dir, made, setup, samples.entropy)
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
-        parts = train_step, feed, checkpoints, writer, periodic
-        TrainLoop(step, *parts).run(train_steps, checkpoint_period)
+        loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic)
+        loop.run(train_steps, checkpoint_period)
 
 
 def _data_line(data: TaskData) -> str:
@@ -146,6 +147,10 @@ def _read_samples(made: MeshModel, evaluators: Evaluators) -> _Samples:
     What is lost is not counted while batches are made, because packed rows do not show their tasks,
     nor trimmed examples their lengths.
     """
+    with mesh_lib.host(), telling("checking the data"):
+        for data in (made.data, evaluators.data):
+            if not data.use_cached:
+                check_records(tasks(data), data.split)
     with mesh_lib.host(), telling("looking for lost tokens"):
         lost = dict(count_lost(made.data))
     with mesh_lib.host(), telling("counting the tokens to evaluate on"):
@@ -178,8 +183,8 @@ def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[st
     return None
 
 
-def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, str]:
-    """What reads the data: evaluators, batches, and a line on the batches' order and rows."""
+def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, str, _Samples]:
+    """What reads the data: evaluators, batches, a line on their order and rows, and samples."""
     with telling("opening the data"):
         evaluators = Evaluators(made, evaluation)
         with mesh_lib.host():
@@ -188,14 +193,18 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
         feed = Feed(batches, made.mesh, what)
         runtime.keep(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
-    return evaluators, feed, f"{describe_order(batches)}; {packed}"
+    samples = _read_samples(made, evaluators)
+    return evaluators, feed, f"{describe_order(batches)}; {packed}", samples
 
 
-def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -> tuple[int, str]:
+def _restore(
+    checkpoints: Checkpoints, train_step: TrainStep, initial_path: str | None, *others: Any
+) -> tuple[int, str]:
     """Restores the run, or its initial checkpoint; returns the step, and a line that says it.
 
     Args:
       checkpoints: the run's.
+      train_step: gets the optimizer's offset.
       initial_path: path of the initial checkpoint, if there is one.
       *others: the other arguments of `restore_initial`.
     """
@@ -203,12 +212,13 @@ def _restore(checkpoints: Checkpoints, initial_path: str | None, *others: Any) -
         step = checkpoints.restore_latest()
         if step is None and initial_path:
             report = restore_initial(initial_path, *others)
+            checkpoints.optimizer_offset = report.optimizer_step or 0
+    train_step.optimizer_offset = checkpoints.optimizer_offset
     if step is not None:
         found = f"{checkpoints.contents} restored; 0 fresh, 0 skipped"
         return step, f"resumes from step {step} of {checkpoints.path}: {found}"
     if not initial_path:
         return 0, f"starts from initial values: {checkpoints.contents} fresh"
-    checkpoints.optimizer_offset = report.optimizer_step or 0
     return 0, str(report)
 
 

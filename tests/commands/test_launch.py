@@ -201,6 +201,10 @@ BEFORE_TENSORFLOW = {
         [MODEL, PRETRAIN, DIR, "--gin.train.initial_checkpoint_path='/no/such'"],
         "train.initial_checkpoint_path='/no/such': no such folder; give a MODEL_DIR that holds ",
     ),
+    "a file in place of the run's folder": (
+        [MODEL, PRETRAIN, f"--gin.MODEL_DIR='{__file__}'"],
+        f"MODEL_DIR='{__file__}' is a file: give a folder",
+    ),
     "a folder of data that is not there": (
         [MODEL, PRETRAIN, DIR, "--gin.DATA_DIR='/no/such'"],
         "DATA_DIR='/no/such': no such folder; give the folder that holds the datasets",

@@ -114,6 +114,6 @@ def test_an_error_of_the_pipeline_is_one_line_that_names_what_is_read():
     with pytest.raises(UserError) as told:
         feed.next()
     assert str(told.value) == (
-        "'toy', split 'train': Integer division by zero: see whether its data are as the "
-        "preprocessors of the task expect them"
+        "'toy', split 'train': Integer division by zero: see whether its data fit the "
+        "task's preprocessors"
     )

@@ -58,14 +58,13 @@ def test_the_first_line_at_fault_is_named_with_its_task_and_file(
     register(seqio.TextLineDataSource(files, skip_header_lines=heading))
     assert error_of(name) == (
         f"'reading', split 'train': {tmp_path}/2.tsv:{heading + bad + 1}: 'no tab': Expect 2 "
-        "fields but have 1 in record 0: see whether its data are as the preprocessors of the task "
-        "expect them"
+        "fields but have 1: fix or remove the record, or change the task's preprocessors"
     )
 
 
 UNPLACED = (
-    "'reading', split 'train': Expect 2 fields but have 1 in record 0: see whether its data are as "
-    "the preprocessors of the task expect them"
+    "'reading', split 'train': Expect 2 fields but have 1: see whether its data fit the task's "
+    "preprocessors"
 )
 
 
@@ -88,6 +87,24 @@ def test_a_long_record_is_cut(tmp_path, register):
     (tmp_path / "1.tsv").write_text("x" * 1000 + "\n")
     register(seqio.TextLineDataSource({"train": f"{tmp_path}/1.tsv"}))
     assert f"1.tsv:1: '{'x' * 100}...': Expect" in error_of("reading")
+
+
+def test_a_feature_that_the_preprocessors_do_not_make_is_one_line():
+    with (
+        pytest.raises(UserError, match="'a', split 'b': Task dataset is missing .*output_features"),
+        user_errors(TaskSplit("a", "b")),
+    ):
+        raise ValueError("Task dataset is missing expected output feature: targets")
+
+
+def test_a_check_of_records_ends_after_its_time(tmp_path, register, monkeypatch):
+    (tmp_path / "1.tsv").write_text("a\tb\n" * 4000 + "no tab\n")
+    register(seqio.TextLineDataSource({"train": f"{tmp_path}/1.tsv"}))
+    tasks = seqio.get_subtasks(seqio.get_mixture_or_task("reading_mixture"))
+    with pytest.raises(UserError, match="1.tsv:4001: 'no tab'"):
+        reading.check_records(tasks, "train")
+    monkeypatch.setattr(reading, "_CHECK_SECONDS", 0.0)
+    reading.check_records(tasks, "train")
 
 
 def test_other_errors_pass():

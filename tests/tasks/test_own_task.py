@@ -99,12 +99,19 @@ def error_of(arguments, capsys):
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_line_that_its_preprocessor_cannot_parse_is_one_line_of_error(split, folder, capsys):
-    (folder / f"{split}.tsv").write_text("a question\tan answer\n" * 20 + "no tab\n")
+def test_a_line_that_cannot_be_parsed_or_is_not_utf_8_is_one_line_before_training(
+    split, folder, capsys
+):
+    # Behind those that are counted.
+    before, line = {"train": (2500, "no tab"), "validation": (20, "caf\xe9 or tea\tcaf\xe9")}[split]
+    text = "a question\tan answer\n" * before + line
+    (folder / f"{split}.tsv").write_text(text, encoding="latin-1")
+    what, shown = {"train": ("Expect 2 fields but have 1", line)}.get(
+        split, ("Invalid formatting on input string", "caf\ufffd or tea\\tcaf\ufffd")
+    )
     assert error_of([*TRAINS, *SMALL], capsys) == (
-        f"switch-tf: error: 'my_questions', split '{split}': {split}.tsv:21: 'no tab': Expect 2 "
-        "fields but have 1 in record 0: see whether its data are as the preprocessors of "
-        "the task expect them"
+        f"switch-tf: error: 'my_questions', split '{split}': {split}.tsv:{before + 1}: "
+        f"'{shown}': {what}: fix or remove the record, or change the task's preprocessors"
     )
     assert not (folder / "runs/mine").exists()
 

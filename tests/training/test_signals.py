@@ -10,12 +10,14 @@ from switch_tf.training.signals import StopSignals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_first_signal_asks_to_stop_and_a_second_one_interrupts(number):
+def test_a_first_signal_asks_to_stop_and_a_second_one_interrupts(number, capfd):
     before = signal.getsignal(number)
     with pytest.raises(Interruption) as stop, StopSignals() as signals:
         assert not signals.stopped()
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.stopped() and signals.number == signal.SIGTERM
+        told = "SIGTERM: ends once this step is done and saved; again to end unsaved\n"
+        assert capfd.readouterr().err == told
         os.kill(os.getpid(), number)
     assert stop.value.status == 128 + number
     assert signal.getsignal(number) is before
