@@ -20,6 +20,7 @@ from switch_tf.metrics.tables import size, table
 from switch_tf.planner.memory import peak_bytes
 from switch_tf.rules import Count, configurable
 from switch_tf.setup.mesh_model import ModelSetup
+from switch_tf.stages import telling
 
 
 @configurable(denylist=["against"])
@@ -49,7 +50,8 @@ def bench_decode(
     inputs, length = (data.task_feature_lengths[name] for name in ("inputs", "targets"))
     with setup.mesh(data) as mesh, contextlib.ExitStack() as stack:
         model = setup.model()
-        calls = {"step": _decoding(model, GreedyDecoder(model, mesh, length), data)}
+        with telling("compiling"):
+            calls = {"step": _decoding(model, GreedyDecoder(model, mesh, length), data)}
         figures = {
             "seconds_from_command_to_first_batch": machine.seconds_since_start(),
             "peak_bytes": peak_bytes(),
@@ -57,7 +59,8 @@ def bench_decode(
         other = against and stack.enter_context(peer(against, sizes(model, data, decodes=True)))
         if other:
             calls["peer"] = other.call
-        taken = times_in_turn(calls, rounds)
+        with telling("timing batches"):
+            taken = times_in_turn(calls, rounds)
         figures |= _figures(taken, data.batch_size * length, other)
     runtime.tell(
         f"greedy decoding of {data.batch_size} x ({inputs} + {length}) tokens, "

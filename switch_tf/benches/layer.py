@@ -6,14 +6,17 @@ All variants process the same tokens in turn, so that their ratios hold on a noi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.benches.timing import time_in_turn
+from switch_tf import storage
+from switch_tf.benches import machine
+from switch_tf.benches.timing import quartiles, times_in_turn
+from switch_tf.checkpoints import run_facts
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.layers.context import collect, declare_only, step_seed
@@ -29,6 +32,8 @@ from switch_tf.setup.mesh_model import ModelSetup
 
 # Routers whose load does not depend on the tokens, by their names in the table.
 SKEWS = {"uniform": UniformRouter, "zipf": ZipfRouter, "worst case": WorstCaseRouter}
+
+_PRODUCT = "one large product"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +74,7 @@ def bench_layer(
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 11,
     capacity_factors: Sequence[NonNegative] = (1.0, 1.25, 1.5, 2.0),
+    output_path: str | None = None,
 ) -> None:
     """Prints the time of a model's first Switch layer, forward and backward, and its drop rate.
 
@@ -79,11 +85,15 @@ def bench_layer(
         take proportionally longer; keep 11 unless ratios change between calls.
       capacity_factors: capacity factors at which the model's own router, untrained, is timed. A
         higher one drops fewer tokens but costs time and memory; the paper finds 1.0 to 1.25 best.
+      output_path: file for the figures as JSON; None writes none.
 
     Raises:
-      UserError: the model has no Switch layer, or sizes are inconsistent.
+      UserError: the model has no Switch layer, sizes are inconsistent, or the file cannot be
+        written.
     """
     data, setup = data(), setup()
+    if output_path is not None:
+        storage.try_to_write(output_path)
     batch_size, length = data.batch_size, data.task_feature_lengths["inputs"]
     layer, d_model = _first_switch_layer(setup.model)
     with setup.mesh(data) as mesh:
@@ -96,11 +106,34 @@ def bench_layer(
         x = np.random.default_rng(0).normal(size=(batch_size, length, d_model))
         x_BLM = mesh.pack(x.astype(np.float32), ("batch", None, None))
         passes = [_layer_pass(*variant, x_BLM) for variant in _variants(layer, capacity_factors)]
-        spreads = time_in_turn({each.router: each.run for each in passes}, rounds)
-        medians = [spreads[each.router].median for each in passes]
+        product = machine.matrix_product(layer.compute_dtype)
+        calls = {each.router: each.run for each in passes} | {_PRODUCT: product.call}
+        taken = times_in_turn(calls, rounds)
+        medians = [quartiles(taken[each.router])[1] for each in passes]
         tokens = batch_size * length
         rows = [p.cells(s, min(medians), tokens) for p, s in zip(passes, medians, strict=True)]
     print(*table([HEADING, *rows]), sep="\n")
+    if output_path is not None:
+        flops = machine.PASSES * batch_size * layer.flops(d_model, length)
+        storage.write_json(output_path, _figures(taken, flops, product.amount))
+
+
+def _figures(taken: Mapping[str, Sequence[float]], flops: float, product: float) -> dict:
+    """Figures of each pass, with its share of the machine's rate of matrix products.
+
+    Args:
+      taken: seconds of each pass, and of the product.
+      flops: FLOPs of a pass, without those of empty slots.
+      product: FLOPs of the product.
+    """
+    rate = product / quartiles(taken[_PRODUCT])[1]
+    found = {}
+    for name in taken.keys() - {_PRODUCT}:
+        lower, median, upper = quartiles(taken[name])
+        found[name] = {"seconds": median, "lower_quartile": lower, "upper_quartile": upper}
+        found[name]["share_of_matrix_product"] = flops / median / rate
+    versions = run_facts.versions()
+    return {"passes": found, "matrix_product_flops_per_second": rate, "versions": versions}
 
 
 def _first_switch_layer(model: Callable[[], TransformerEncoderDecoder]) -> tuple[SwitchLayer, int]:

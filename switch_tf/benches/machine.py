@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
 
+# A backward pass has two matrix products for each of the forward pass.
+PASSES = 3
 # Large enough that a product takes many times as long as its start.
 _MATRIX = 2048
 # Far larger than all caches: 256 MB.

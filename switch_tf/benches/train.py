@@ -29,8 +29,6 @@ from switch_tf.rules import Count, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.stages import telling
 
-# A backward pass has two products for each of the forward pass.
-_PASSES = 3
 # An update reads the gradient twice, the first time for its mean squares, reads the weight and
 # writes it.
 _UPDATE_BYTES = 4 * 4
@@ -152,7 +150,7 @@ def _roofline(
     lengths = data.task_feature_lengths
     flops = model.flops(lengths["inputs"], lengths["targets"])
     parameters = parameter_count(model)
-    return Roofline(_PASSES * data.batch_size * flops, _UPDATE_BYTES * parameters, *rates)
+    return Roofline(machine.PASSES * data.batch_size * flops, _UPDATE_BYTES * parameters, *rates)
 
 
 def _tokens(data: TaskData) -> int:

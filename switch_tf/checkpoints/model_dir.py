@@ -209,6 +209,29 @@ def write_as_chief(path: str, content: str | bytes | Mapping) -> None:
         write(path, content)
 
 
+def check_free(model_dir: str) -> None:
+    """Checks that no process is writing to a local MODEL_DIR.
+
+    Raises:
+      UserError: one is.
+    """
+    path = ModelDir(model_dir).in_use
+    if runtime.is_chief() and not storage.is_remote(path) and os.path.exists(path):
+        with contextlib.suppress(FileNotFoundError), open(path, "a+") as file:
+            _lock(file, model_dir)
+
+
+def _lock(file, model_dir: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise UserError(
+            f"MODEL_DIR='{model_dir}' is in use by process {file.read().strip()}: wait until it "
+            "ends, or give another MODEL_DIR"
+        ) from error
+
+
 @contextlib.contextmanager
 def in_use(model_dir: str) -> Iterator[None]:
     """Context of the process that writes to a local MODEL_DIR, which it makes if it is not there.
@@ -222,14 +245,7 @@ def in_use(model_dir: str) -> Iterator[None]:
     run = ModelDir(model_dir)
     os.makedirs(run.path, exist_ok=True)
     with open(run.in_use, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"MODEL_DIR='{model_dir}' is in use by process {file.read().strip()}: wait until "
-                "it ends, or give another MODEL_DIR"
-            ) from error
+        _lock(file, model_dir)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

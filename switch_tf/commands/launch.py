@@ -9,7 +9,7 @@ from typing import Literal
 
 from switch_tf import config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
-from switch_tf.checkpoints.model_dir import CONFIG, find_file
+from switch_tf.checkpoints.model_dir import CONFIG, check_free, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.commands.remembered import is_resumed, remember
 from switch_tf.data import spans
@@ -184,6 +184,8 @@ def check_paths(given: config.Values) -> None:
         path = given.get(name)
         if checkpoint.use == "resume" and path and os.path.isfile(os.path.expanduser(path)):
             raise UserError(f"{given.called[name]}='{path}' is a file: give a folder")
+        if checkpoint.use == "resume" and path:
+            check_free(path)
     path = given.get(vocabulary_path.SETTING)
     if path is not None:
         vocabulary_path.check(path)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from switch_tf import config, rules, runtime
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
+from switch_tf.stages import telling
 
 _DEFAULT_LENGTHS = {"inputs": 128, "targets": 36}
 _STATISTICS_EXAMPLES = 1_000
@@ -23,11 +24,12 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(rest)
     _check(args)
     config.precheck(args.gin_file, bindings)
-    runtime.start()
-    config.load(args.gin_file, bindings)
-    from switch_tf.data import registry
+    with telling("starting TensorFlow", at_once=False):
+        runtime.start()
+        config.load(args.gin_file, bindings)
+        from switch_tf.data import registry
 
-    registry.load_project_modules()
+        registry.load_project_modules()
     for module in args.module:
         config.import_module(module, "--module")
     if args.train_vocabulary is not None:
@@ -153,11 +155,17 @@ def _lengths() -> dict[str, int]:
 
 def _prepared(args: argparse.Namespace):
     """The requested task or mixture, after checking its data."""
+    import seqio
+
     from switch_tf.data import features, registry
+    from switch_tf.data.reading import check_records
 
     provider = registry.find(args.name)
     features.check_split(provider, args.split)
-    registry.prepare(provider)
+    with telling(f"reading {args.name}", at_once=False):
+        registry.prepare(provider)
+        tasks = seqio.get_subtasks(provider)
+        check_records([task for task in tasks if args.split in task.splits], args.split)
     return provider
 
 
@@ -217,17 +225,18 @@ def _raw(source, split: str, count: int) -> Iterator[dict]:
 
 def _show_prepared(provider, split: str, count: int) -> None:
     from switch_tf.data.autograph import without_autograph
+    from switch_tf.data.lost import check_features
 
     # A fixed seed shows the same examples each time.
     order = {"shuffle": False, "seed": 0}
     dataset = without_autograph(lambda: provider.get_dataset(_lengths(), split, **order))
+    check_features(provider.name, provider.output_features, dataset.element_spec)
     for number, example in enumerate(dataset.take(count).as_numpy_iterator(), 1):
         print(f"--- {provider.name} {split}: tokenised {number}")
         for key, feature in provider.output_features.items():
-            if key in example:
-                ids = example[key].tolist()
-                print(f"{key} ids ({len(ids)}): {' '.join(map(str, ids))}")
-                print(f"{key} decoded: {feature.vocabulary.decode(ids)}")
+            ids = example[key].tolist()
+            print(f"{key} ids ({len(ids)}): {' '.join(map(str, ids))}")
+            print(f"{key} decoded: {feature.vocabulary.decode(ids)}")
 
 
 def _shorten(value) -> str:

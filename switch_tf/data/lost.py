@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import seqio
@@ -121,7 +121,7 @@ def untrimmed_lengths(
       are the vocabulary's unknown token.
 
     Raises:
-      UserError: the task lacks a feature.
+      UserError: see `check_features`.
     """
     steps = [_without_trim(step) for step in task.preprocessors]
     whole = seqio.Task(task.name, task.source, task.output_features, steps)
@@ -130,9 +130,7 @@ def untrimmed_lengths(
     if not use_cached:
         dataset = whole.preprocess_precache(dataset, seed=0)
     dataset = whole.preprocess_postcache(dataset, lengths, seed=0)
-    for name in lengths:
-        if name not in dataset.element_spec:
-            raise UserError(f"task '{task.name}' has no feature '{name}'")
+    check_features(task.name, lengths, dataset.element_spec)
     unknown = {name: task.output_features[name].vocabulary.unk_id for name in lengths}
 
     def count(example):
@@ -143,6 +141,25 @@ def untrimmed_lengths(
         }
 
     return right_answers(dataset).map(count)
+
+
+def check_features(name: str, wanted: Iterable[str], given: Iterable[str]) -> None:
+    """Checks that a task's preprocessors give its features.
+
+    Args:
+      name: the task's.
+      wanted: the features.
+      given: what the preprocessors give.
+
+    Raises:
+      UserError: one is missing.
+    """
+    for feature in wanted:
+        if feature not in given:
+            raise UserError(
+                f"the preprocessors of '{name}' give no '{feature}'; they give "
+                + ", ".join(sorted(given))
+            )
 
 
 def _without_trim(step):

@@ -24,8 +24,10 @@ _LONGEST_SHOWN = 100
 _LENGTH = 512
 # Seconds for which the data of tasks are read before a run, so that errors come before its work.
 _CHECK_SECONDS = 10.0
+# What TensorFlow says of text that is not UTF-8.
+_NOT_UTF8 = "Invalid formatting on input string"
 # What SeqIO says of examples that do not fit the task.
-_UNFIT = re.compile("Task dataset (is missing|has incorrect)")
+_UNFIT = re.compile("(Task d|D)ataset (is missing|has incorrect)")
 
 
 class TaskSplit(NamedTuple):
@@ -189,6 +191,7 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
         where = what.culprit() if isinstance(what, TaskSplit) else None
         mend = "fix or remove the record, or change" if where else "see whether its data fit"
         told = storage.first_line(error).removesuffix(" in record 0")
+        told = told.replace(_NOT_UTF8, "not UTF-8")
         raise UserError(f"{where or what}: {told}: {mend} the task's preprocessors") from error
     except ValueError as error:
         if not _UNFIT.match(str(error)):

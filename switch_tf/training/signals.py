@@ -32,7 +32,7 @@ class StopSignals:
         self.number = number
         if runtime.is_chief():
             name = signal.Signals(number).name
-            told = f"{name}: ends once this step is done and saved; again to end unsaved\n"
+            told = f"{name}: ends after this step or batch, and saves; again to end unsaved\n"
             # Not print, which may be what the signal has interrupted.
             os.write(2, told.encode())
 

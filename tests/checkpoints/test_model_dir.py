@@ -8,6 +8,7 @@ from switch_tf.checkpoints.model_dir import (
     CONFIG,
     FACTS,
     ModelDir,
+    check_free,
     claim,
     evaluation,
     find,
@@ -99,10 +100,13 @@ def test_a_second_process_is_refused_a_folder_in_use(tmp_path, monkeypatch):
         told = f"MODEL_DIR='{path}' is in use by process {os.getpid()}: wait until"
         with pytest.raises(UserError, match=told), in_use(path):
             pytest.fail("it was accepted")
+        with pytest.raises(UserError, match=told):
+            check_free(path)
         monkeypatch.setenv("DTENSOR_CLIENT_ID", "1")
         with in_use(path):
             monkeypatch.undo()
         (tmp_path / "run/metrics.jsonl").touch()
+    check_free(path)
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
     with in_use(str(tmp_path / "empty")):
         pass

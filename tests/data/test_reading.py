@@ -89,12 +89,13 @@ def test_a_long_record_is_cut(tmp_path, register):
     assert f"1.tsv:1: '{'x' * 100}...': Expect" in error_of("reading")
 
 
-def test_a_feature_that_the_preprocessors_do_not_make_is_one_line():
+@pytest.mark.parametrize("told", ["Task dataset is missing", "Dataset is missing"])
+def test_a_feature_that_the_preprocessors_do_not_make_is_one_line(told):
     with (
-        pytest.raises(UserError, match="'a', split 'b': Task dataset is missing .*output_features"),
+        pytest.raises(UserError, match=f"'a', split 'b': {told} .*output_features"),
         user_errors(TaskSplit("a", "b")),
     ):
-        raise ValueError("Task dataset is missing expected output feature: targets")
+        raise ValueError(f"{told} an expected output feature: targets")
 
 
 def test_a_check_of_records_ends_after_its_time(tmp_path, register, monkeypatch):

@@ -107,7 +107,7 @@ def test_a_line_that_cannot_be_parsed_or_is_not_utf_8_is_one_line_before_trainin
     text = "a question\tan answer\n" * before + line
     (folder / f"{split}.tsv").write_text(text, encoding="latin-1")
     what, shown = {"train": ("Expect 2 fields but have 1", line)}.get(
-        split, ("Invalid formatting on input string", "caf\ufffd or tea\\tcaf\ufffd")
+        split, ("not UTF-8", "caf\ufffd or tea\\tcaf\ufffd")
     )
     assert error_of([*TRAINS, *SMALL], capsys) == (
         f"switch-tf: error: 'my_questions', split '{split}': {split}.tsv:{before + 1}: "

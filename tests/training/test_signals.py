@@ -16,7 +16,7 @@ def test_a_first_signal_asks_to_stop_and_a_second_one_interrupts(number, capfd):
         assert not signals.stopped()
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.stopped() and signals.number == signal.SIGTERM
-        told = "SIGTERM: ends once this step is done and saved; again to end unsaved\n"
+        told = "SIGTERM: ends after this step or batch, and saves; again to end unsaved\n"
         assert capfd.readouterr().err == told
         os.kill(os.getpid(), number)
     assert stop.value.status == 128 + number

@@ -75,7 +75,9 @@ def test_no_example_and_no_feature_are_one_line():
     def lack(dataset):
         return dataset.map(lambda example: {"targets": example["targets"]})
 
-    with pytest.raises(UserError, match="^task 'a' has no feature 'inputs'$"):
+    with pytest.raises(
+        UserError, match="^the preprocessors of 'a' give no 'inputs'; they give targets"
+    ):
         counts(task("a", ["a"], [lack, *STEPS]))
 
 

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets up, then measures every target of speed and memory, in about 25 minutes, and writes
+# docs/performance.json and the tables of docs/performance.md. Results come to runs/performance, so that
+# the command can be rerun; remove that folder to measure anew. Needs the peer's environment: see
+# requirements-bench.txt.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/setup.sh
+exec .venv/bin/python -m switch_tf.benches.performance "$@"
