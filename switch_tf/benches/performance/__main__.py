@@ -66,9 +66,9 @@ def with_tables(page: str, stored: Mapping) -> str:
     """
     for name, rows in _TABLES.items():
         made = "\n".join(markdown(rows(stored["results"])))
-        page = re.sub(
-            rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", f"\n{made}\n\n", page, flags=re.DOTALL
-        )
+        before, start, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        page = f"{before}{start}\n{made}\n\n{end}{after}"
     return page
 
 
