@@ -9,10 +9,8 @@ import numpy as np
 
 from switch_tf import runtime, storage
 from switch_tf.benches import machine
-from switch_tf.benches.peer import Peer, peer, sizes
-from switch_tf.benches.timing import quartiles, times_in_turn
-from switch_tf.benches.train import peer_figures, peer_lines
-from switch_tf.checkpoints import run_facts
+from switch_tf.benches.peer import Peer, peer, peer_figures, peer_lines, sizes, versions
+from switch_tf.benches.timing import quartile_figures, times_in_turn
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.inference.decoding import EOS_ID, GreedyDecoder
@@ -70,8 +68,7 @@ def bench_decode(
     if other:
         runtime.tell("", f"in turn with {other}:", *peer_lines(figures))
     if output_path is not None:
-        versions = run_facts.versions() | (dict(other.versions) if other else {})
-        storage.write_json(output_path, figures | {"versions": versions})
+        storage.write_json(output_path, figures | {"versions": versions(other)})
 
 
 def _decoding(model, decoder: GreedyDecoder, data: TaskData) -> Callable[[], object]:
@@ -86,13 +83,9 @@ def _decoding(model, decoder: GreedyDecoder, data: TaskData) -> Callable[[], obj
 
 
 def _figures(taken: Mapping[str, Sequence[float]], tokens: int, other: Peer | None) -> dict:
-    lower, median, upper = quartiles(taken["step"])
-    return {
-        "batch_seconds": median,
-        "batch_seconds_lower_quartile": lower,
-        "batch_seconds_upper_quartile": upper,
-        "tokens_per_second": tokens / median,
-    } | peer_figures(taken, tokens, other)
+    found = quartile_figures("batch", taken["step"])
+    found["tokens_per_second"] = tokens / found["batch_seconds"]
+    return found | peer_figures(taken, tokens, other)
 
 
 def _lines(figures: Mapping[str, float]) -> Iterator[str]:

@@ -6,13 +6,17 @@ import contextlib
 import dataclasses
 import json
 import os
+import statistics
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from switch_tf.benches.timing import quartile_figures
+from switch_tf.checkpoints import run_facts
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.layers.switch_ffn import SwitchFFN
+from switch_tf.metrics.tables import size, table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.rules import configurable
 
@@ -139,3 +143,45 @@ def sizes(model: TransformerEncoderDecoder, data: TaskData, decodes: bool = Fals
         "targets": targets,
         "decodes": decodes,
     }
+
+
+def versions(other: Peer | None) -> dict[str, str | None]:
+    """Package -> version, of ours and of a peer, if there is one."""
+    return run_facts.versions() | (dict(other.versions) if other else {})
+
+
+def peer_figures(
+    taken: Mapping[str, Sequence[float]], tokens: int, other: Peer | None
+) -> dict[str, float]:
+    """Figures of a peer's steps, and of ours against them; none without a peer.
+
+    Args:
+      taken: seconds of our steps, under "step", and of its, under "peer".
+      tokens: positions of a batch, including padding.
+      other: the peer.
+    """
+    if not other:
+        return {}
+    found = quartile_figures("peer_step", taken["peer"])
+    median = found["peer_step_seconds"]
+    return found | {
+        "peer_tokens_per_second": tokens / median,
+        "peer_peak_bytes": other.peak_bytes,
+        "times_as_fast_as_peer": median / statistics.median(taken["step"]),
+    }
+
+
+def peer_lines(figures: Mapping[str, float]) -> Iterator[str]:
+    """The lines of a table of `peer_figures`."""
+    ms = (
+        f"{1e3 * figures[f'peer_step_seconds{which}']:,.1f}"
+        for which in ("", "_lower_quartile", "_upper_quartile")
+    )
+    return table(
+        [
+            ("its step, ms (quartiles)", "{} ({} to {})".format(*ms)),
+            ("its tokens/s", f"{figures['peer_tokens_per_second']:,.0f}"),
+            ("its peak memory", size(figures["peer_peak_bytes"])),
+            ("ours is as fast, times", f"{figures['times_as_fast_as_peer']:.2f}"),
+        ]
+    )

@@ -40,6 +40,16 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return tuple(statistics.quantiles(several, n=4, method="inclusive"))
 
 
+def quartile_figures(name: str, seconds: Sequence[float]) -> dict[str, float]:
+    """The median and the other quartiles of timings, as figures NAME_seconds and so on."""
+    lower, median, upper = quartiles(seconds)
+    return {
+        f"{name}_seconds": median,
+        f"{name}_seconds_lower_quartile": lower,
+        f"{name}_seconds_upper_quartile": upper,
+    }
+
+
 def time_in_turn(
     calls: Mapping[str, Callable[[], object]], rounds: int = 1, seconds: float = 0.0
 ) -> dict[str, Spread]:

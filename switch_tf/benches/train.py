@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from switch_tf import runtime, storage
 from switch_tf.benches import machine
 from switch_tf.benches.breakdown import PARTS, WAYS, part_seconds
-from switch_tf.benches.peer import Peer, peer, sizes
-from switch_tf.benches.timing import quartiles, times_in_turn
-from switch_tf.checkpoints import run_facts
+from switch_tf.benches.peer import Peer, peer, peer_figures, peer_lines, sizes, versions
+from switch_tf.benches.timing import quartile_figures, times_in_turn
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import size, table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder, parameter_count
@@ -108,8 +107,7 @@ def bench_train(
         runtime.tell("", f"parts of {rounds} further steps, profiled:", *part_lines(parts))
     if output_path is not None:
         by_name = {f"{part} {way}": seconds for (part, way), seconds in parts.items()}
-        versions = run_facts.versions() | (dict(other.versions) if other else {})
-        facts = {"part_seconds": by_name, "versions": versions}
+        facts = {"part_seconds": by_name, "versions": versions(other)}
         storage.write_json(output_path, figures | facts)
 
 
@@ -174,11 +172,9 @@ def step_figures(taken: Sequence[float], roofline: Roofline, tokens: int) -> dic
       roofline: the step's.
       tokens: positions of a batch, including padding.
     """
-    lower, median, upper = quartiles(taken)
-    return {
-        "step_seconds": median,
-        "step_seconds_lower_quartile": lower,
-        "step_seconds_upper_quartile": upper,
+    found = quartile_figures("step", taken)
+    median = found["step_seconds"]
+    return found | {
         "tokens_per_second": tokens / median,
         "flops_per_second": roofline.flops / median,
         "matrix_product_flops_per_second": roofline.flops_per_second,
@@ -187,49 +183,6 @@ def step_figures(taken: Sequence[float], roofline: Roofline, tokens: int) -> dic
         "roofline_seconds": roofline.seconds,
         "share_of_roofline": roofline.seconds / median,
     }
-
-
-def peer_figures(
-    taken: Mapping[str, Sequence[float]], tokens: int, other: Peer | None
-) -> dict[str, float]:
-    """Figures of a peer's steps, and of ours against them; none without a peer.
-
-    Args:
-      taken: seconds of our steps, under "step", and of its, under "peer".
-      tokens: positions of a batch, including padding.
-      other: the peer.
-    """
-    if not other:
-        return {}
-    lower, median, upper = quartiles(taken["peer"])
-    return {
-        "peer_step_seconds": median,
-        "peer_step_seconds_lower_quartile": lower,
-        "peer_step_seconds_upper_quartile": upper,
-        "peer_tokens_per_second": tokens / median,
-        "peer_peak_bytes": other.peak_bytes,
-        "times_as_fast_as_peer": median / quartiles(taken["step"])[1],
-    }
-
-
-def peer_lines(figures: Mapping[str, float]) -> Iterator[str]:
-    """The lines of a table of `peer_figures`."""
-    ms = (
-        f"{1e3 * figures[name]:,.1f}"
-        for name in (
-            "peer_step_seconds",
-            "peer_step_seconds_lower_quartile",
-            "peer_step_seconds_upper_quartile",
-        )
-    )
-    yield from table(
-        [
-            ("its step, ms (quartiles)", "{} ({} to {})".format(*ms)),
-            ("its tokens/s", f"{figures['peer_tokens_per_second']:,.0f}"),
-            ("its peak memory", size(figures["peer_peak_bytes"])),
-            ("ours is as fast, times", f"{figures['times_as_fast_as_peer']:.2f}"),
-        ]
-    )
 
 
 def lines(figures: Mapping[str, float]) -> Iterator[str]:

@@ -182,9 +182,9 @@ def check_paths(given: config.Values) -> None:
             folder.check(given.called.get(name, name), path)
     for name, checkpoint in checkpoints.items():
         path = given.get(name)
-        if checkpoint.use == "resume" and path and os.path.isfile(os.path.expanduser(path)):
-            raise UserError(f"{given.called[name]}='{path}' is a file: give a folder")
         if checkpoint.use == "resume" and path:
+            if os.path.isfile(os.path.expanduser(path)):
+                raise UserError(f"{given.called[name]}='{path}' is a file: give a folder")
             check_free(path)
     path = given.get(vocabulary_path.SETTING)
     if path is not None:

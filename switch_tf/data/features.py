@@ -11,7 +11,7 @@ import dataclasses
 import re
 
 from switch_tf import rules
-from switch_tf.data import spans
+from switch_tf.data import reading, spans
 from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES, host_rows
@@ -287,6 +287,16 @@ def eval_datasets(data: TaskData, *args, **kwargs) -> dict:
     """
     each = {t.name: dataclasses.replace(data, mixture_or_task_name=t.name) for t in tasks(data)}
     return {name: eval_dataset(of_task, *args, **kwargs) for name, of_task in each.items()}
+
+
+def check_records(data: TaskData) -> None:
+    """Calls `reading.check_records` for the tasks of data, unless their caches are read.
+
+    Raises:
+      UserError: see there.
+    """
+    if not data.use_cached:
+        reading.check_records(tasks(data), data.split)
 
 
 def tasks(data: TaskData) -> list:

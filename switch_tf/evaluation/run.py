@@ -10,8 +10,7 @@ import gin
 from switch_tf import mesh as mesh_lib
 from switch_tf import runtime, storage
 from switch_tf.checkpoints import model_dir
-from switch_tf.data.features import tasks
-from switch_tf.data.reading import check_records
+from switch_tf.data.features import check_records
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators, figures_line
@@ -59,9 +58,8 @@ def evaluate(
     with _removed(folder), setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made:
         with telling("opening the data"):
             evaluators = Evaluators(made, evaluation)
-            if not data.use_cached:
-                with mesh_lib.host():
-                    check_records(tasks(evaluators.data), evaluation.split)
+            with mesh_lib.host():
+                check_records(evaluators.data)
         runtime.tell(evaluation.describe_one(evaluators.data), mesh_line(made.mesh))
         with telling("restoring the model"):
             made.restore(path)

@@ -16,12 +16,12 @@ from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, in_use, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
 from switch_tf.data.entropy import unigram_entropy
-from switch_tf.data.features import describe_order, tasks, train_batches
+from switch_tf.data.features import check_records, describe_order, train_batches
 from switch_tf.data.feed import Feed
 from switch_tf.data.lost import Lost
 from switch_tf.data.lost import count as count_lost
 from switch_tf.data.lost import lines as lost_lines
-from switch_tf.data.reading import TaskSplit, check_records
+from switch_tf.data.reading import TaskSplit
 from switch_tf.data.task_data import TaskData
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
@@ -149,8 +149,7 @@ def _read_samples(made: MeshModel, evaluators: Evaluators) -> _Samples:
     """
     with mesh_lib.host(), telling("checking the data"):
         for data in (made.data, evaluators.data):
-            if not data.use_cached:
-                check_records(tasks(data), data.split)
+            check_records(data)
     with mesh_lib.host(), telling("looking for lost tokens"):
         lost = dict(count_lost(made.data))
     with mesh_lib.host(), telling("counting the tokens to evaluate on"):
