@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import switch_tf
 from switch_tf import runtime
+from switch_tf.benches.command import failure_of
 from switch_tf.benches.timing import Spread
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
@@ -109,18 +109,10 @@ def figures_of(folder: Path, flags: Sequence[str]) -> dict[str, float]:
     """
     with tempfile.TemporaryDirectory() as work:
         output = Path(work) / "figures.json"
-        command = [sys.executable, "-m", "switch_tf.commands.main", "bench", "train", *flags]
-        command.append(f"--gin.bench_train.output_path='{output}'")
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(folder)},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
-            raise UserError(f"switch-tf bench train failed in {folder}: {last}")
+        written = f"--gin.bench_train.output_path='{output}'"
+        failure = failure_of(["bench", "train", *flags, written], folder)
+        if failure:
+            raise UserError(f"switch-tf bench train failed in {folder}: {failure}")
         return json.loads(output.read_text())
 
 

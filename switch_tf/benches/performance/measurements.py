@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from switch_tf import storage
+from switch_tf.benches.command import failure_of
 from switch_tf.errors import UserError
 
 DTYPES = ("float32", "bfloat16")
@@ -144,16 +144,16 @@ def measure(folder: Path, measurements: Mapping[str, Measurement]) -> dict[str, 
 
 def _run(measurement: Measurement, path: Path) -> None:
     output = f"--gin.bench_{measurement.bench}.output_path={str(path)!r}"
-    command = [sys.executable, "-m", "switch_tf.commands.main", *measurement.arguments(), output]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        told = (done.stderr.strip() or "no output").splitlines()[-1]
-        raise UserError(f"{path.stem}: {told}")
+    failure = failure_of([*measurement.arguments(), output])
+    if failure:
+        raise UserError(f"{path.stem}: {failure}")
 
 
 def help_seconds() -> float:
     """Seconds that `switch-tf --help` takes."""
     start = time.perf_counter()
-    command = [sys.executable, "-m", "switch_tf.commands.main", "--help"]
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - start
+    failure = failure_of(["--help"])
+    seconds = time.perf_counter() - start
+    if failure:
+        raise UserError(f"--help: {failure}")
+    return seconds
