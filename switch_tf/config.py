@@ -17,10 +17,12 @@ from typing import Any
 import gin
 from gin.selector_map import SelectorMap
 
-from switch_tf import configurables, gin_checks, gin_files, gin_order, rules
+from switch_tf import configurables, gin_checks, gin_files, gin_order, rules, user_code
 from switch_tf.errors import UserError
 from switch_tf.gin_files import Reference, Setting, Settings, parts
 
+# What gin adds to an error.
+_GIN_PLACE = r'In file "(.+)", line (\d+)'
 _NOT_FOUND = "; run where it can be imported, or set PYTHONPATH"
 
 gin.add_config_file_search_path(str(gin_files.GIN_FOLDER))
@@ -280,7 +282,8 @@ def import_module(module: str, where: str) -> None:
       where: the place that names the module, for the error.
 
     Raises:
-      UserError: there is no such module, or it is not Python.
+      UserError: there is no such module, it is not Python, or code in it fails, if it is a
+        user's.
     """
     with _working_directory_on_path():
         try:
@@ -290,6 +293,11 @@ def import_module(module: str, where: str) -> None:
             raise UserError(f"{where}: cannot import '{module}': {place}: {error.msg}") from error
         except ModuleNotFoundError as error:
             raise UserError(f"{where}: cannot import '{module}': {error}") from error
+        except Exception as error:
+            place = user_code.place_of(error)
+            if place is None or isinstance(error, UserError):
+                raise
+            raise UserError(f"{where}: cannot import '{module}': {place}") from error
 
 
 @contextlib.contextmanager
@@ -314,7 +322,9 @@ def _one_line(where: str):
         with _working_directory_on_path():
             yield
     except (ValueError, KeyError, TypeError, AttributeError, ImportError, SyntaxError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        place = re.search(r'In file "(.+)", line (\d+)', str(error))
+        place = re.search(_GIN_PLACE, str(error))
         where = f"{gin_files.display(Path(place[1]))}:{place[2]}" if place else where
+        if in_user_code := user_code.place_of(error):
+            raise UserError(f"{where}: {re.split(_GIN_PLACE, in_user_code)[0].strip()}") from error
+        lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(f"{where}: {lines[0].strip()}") from error

@@ -101,10 +101,10 @@ class Checkpoint:
     Attributes:
       use: "resume" for the run's own folder, which need not exist and whose data must be the same;
         "start" for initial weights, taken from layers that both models have; "restore" for all
-        weights.
+        weights; "teach" for a teacher, whose model may be another.
     """
 
-    use: Literal["resume", "start", "restore"]
+    use: Literal["resume", "start", "restore", "teach"]
 
 
 Count = Annotated[int, Rule("a whole number of at least 1", lambda n: n >= 1)]
@@ -145,6 +145,7 @@ RunFolder = Annotated[Path, Checkpoint("resume")]
 _SAVED = Folder("a MODEL_DIR that holds checkpoints, or a checkpoint_<step> folder")
 InitialCheckpoint = Annotated[Path, _SAVED, Checkpoint("start")]
 CheckpointPath = Annotated[Path, _SAVED, Checkpoint("restore")]
+TeacherPath = Annotated[Path, _SAVED, Checkpoint("teach")]
 
 
 def matches(path: str, patterns: VariablePatterns) -> bool:

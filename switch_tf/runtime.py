@@ -5,6 +5,7 @@ no other part of the project makes them.
 """
 
 import contextlib
+import functools
 import math
 import os
 import signal
@@ -216,6 +217,28 @@ def check_devices(num_devices: int, device_type: str) -> None:
 def device_type() -> str:
     """The type of device given to `start`, on which meshes are created."""
     return _device_type
+
+
+def lacks_bfloat16() -> bool:
+    """Whether TensorFlow has no good matrix products of bfloat16 on the devices in use.
+
+    That is so on CPUs without AVX512, for which oneDNN has none, and if oneDNN is switched off.
+    """
+    if _device_type != "CPU":
+        return False
+    is_off = os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1").lower() in ("0", "false")
+    return is_off or not _features() & {"avx512f", "avx_ne_convert"}
+
+
+@functools.cache
+def _features() -> frozenset[str]:
+    """What the processor has, by Linux's names; nothing if it does not tell."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            name, _, text = line.partition(":")
+            if name.strip() == "flags":
+                return frozenset(text.split())
+    return frozenset()
 
 
 def is_chief() -> bool:

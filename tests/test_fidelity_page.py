@@ -93,6 +93,8 @@ OFF_PAGE = {
     "train.initial_checkpoint_skipped": DATA,
     "TrainStep.frozen": "nothing is frozen unless it is asked for",
     "train.data": PARTS,
+    "train.distillation": "there is no teacher unless one is asked for",
+    "TrainStep.teacher": "see train.distillation",
     "train.setup": PARTS,
     "train.evaluation": PARTS,
     "TaskData.mixture_or_task_name": DATA,

@@ -46,6 +46,7 @@ LAYERS = (
     "switch_tf.stages",
     "switch_tf.runtime",
     "switch_tf.storage",
+    "switch_tf.user_code",
     "switch_tf.errors",
 )
 MAX_LINES = 400

@@ -17,7 +17,10 @@ from switch_tf.layers.router import SwitchRouter
 from switch_tf.metrics.load_watch import LoadWatch
 
 # What only code gives, and what a library's class may be.
-OPEN = {"TrainStep.model", "TrainStep.optimizer", "TrainStep.mesh", "Router.dtype"}
+OPEN = {
+    *("TrainStep.model", "TrainStep.optimizer", "TrainStep.mesh", "TrainStep.teacher"),
+    "Router.dtype",
+}
 
 
 def constructor(configurable):
@@ -45,6 +48,7 @@ COUNTS = [
     for found, parameter, annotation in DECLARED
     if rules.mark(annotation, rules.Axis)
     or rules.Count in (annotation, *typing.get_args(annotation))
+    and typing.get_origin(annotation) is not Sequence
 ]
 
 

@@ -10,16 +10,19 @@ _SECONDS = 2.0
 def seconds_per_layer() -> dict[str, float]:
     """Seconds per forward and backward pass of a small feed-forward layer, by DTYPE.
 
-    Processors without bfloat16 multiplication silently run many times slower in it. The dtypes
-    alternate; the best of many repetitions counts.
+    Processors without bfloat16 multiplication are slower in it. The dtypes alternate; the best of
+    many repetitions counts.
     """
     import tensorflow as tf
+
+    from switch_tf.layers.products import product
 
     @tf.function(autograph=False)
     def layer(x_ETM, wi_EMF, wo_EFM):
         with tf.GradientTape() as tape:
             tape.watch([x_ETM, wi_EMF, wo_EFM])
-            y_ETM = tf.matmul(tf.nn.relu(tf.matmul(x_ETM, wi_EMF)), wo_EFM)
+            hidden_ETF = tf.nn.relu(product("ETM,EMF->ETF", x_ETM, wi_EMF))
+            y_ETM = product("ETF,EFM->ETM", hidden_ETF, wo_EFM)
             loss = tf.reduce_sum(tf.cast(y_ETM, tf.float32))
         return tape.gradient(loss, [x_ETM, wi_EMF, wo_EFM])
 

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from switch_tf import mesh as mesh_lib
-from switch_tf.benches.timing import Spread
+from switch_tf import storage
+from switch_tf.benches.timing import Spread, quartiles
+from switch_tf.checkpoints import run_facts
 from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.features import describe_order, train_batches
 from switch_tf.data.reading import TaskSplit, user_errors
@@ -88,6 +90,7 @@ def bench_input(
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 5,
     seconds: Count = 3,
+    output_path: str | None = None,
 ) -> None:
     """Prints the rates of a run's input on one core and of its step on a fixed batch.
 
@@ -97,11 +100,14 @@ def bench_input(
         proportionally longer; keep 5 unless the lowest and highest rates lie far apart.
       seconds: minimum length of a round. Longer rounds average over slow batches; raise it if a
         round holds only a few steps.
+      output_path: file for the figures as JSON; None writes none.
 
     Raises:
-      UserError: the configuration is invalid; see `train`.
+      UserError: the configuration is invalid, see `train`; or the file cannot be written.
     """
     data, setup = data(), setup()
+    if output_path is not None:
+        storage.try_to_write(output_path)
     with setup.mesh_model(data, data.seed) as made:
         print(_input_heading(data, rounds, seconds), flush=True)
         # Before the dataset is built, because tf.data counts cores when it creates its threads.
@@ -120,6 +126,9 @@ def bench_input(
         consumed = _time_steps(step, made.mesh, batch, rounds, seconds)
     print(*model_lines(consumed), sep="\n")
     print(verdict(delivered, consumed, data.use_cached))
+    if output_path is not None:
+        found = figures(delivered, consumed) | {"versions": run_facts.versions()}
+        storage.write_json(output_path, found)
 
 
 def _time_input(
@@ -210,6 +219,28 @@ def model_lines(consumed: np.ndarray) -> Iterator[str]:
             Spread.of(all_positions / seconds).row("positions/s"),
         ]
     )
+
+
+def figures(delivered: np.ndarray, consumed: np.ndarray) -> dict[str, float]:
+    """The quartiles over rounds of each rate, by name.
+
+    Args:
+      delivered: see `input_lines`.
+      consumed: see `model_lines`.
+    """
+    seconds, tokens, all_positions = delivered.T
+    rates = {
+        "input_positions_per_second": all_positions / seconds,
+        "input_tokens_per_second": tokens / seconds,
+        "padding_share": 1 - tokens / all_positions,
+        "step_seconds": consumed[:, 0] / consumed[:, 1],
+        "step_positions_per_second": consumed[:, 2] / consumed[:, 0],
+    }
+    found = {}
+    for name, values in rates.items():
+        lower, median, upper = quartiles(values.tolist())
+        found |= {name: median, f"{name}_lower_quartile": lower, f"{name}_upper_quartile": upper}
+    return found | {"input_over_step": ratio(delivered, consumed).median}
 
 
 def ratio(delivered: np.ndarray, consumed: np.ndarray) -> Spread:

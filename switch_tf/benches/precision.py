@@ -6,7 +6,9 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterator
 
-from switch_tf.benches.timing import time_in_turn
+from switch_tf import storage
+from switch_tf.benches.timing import quartile_figures, quartiles, times_in_turn
+from switch_tf.checkpoints import run_facts
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
 from switch_tf.planner.plan import training_step
@@ -22,6 +24,7 @@ def bench_precision(
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 11,
+    output_path: str | None = None,
 ) -> None:
     """Prints the time of a training step with and without each float32 part.
 
@@ -33,11 +36,14 @@ def bench_precision(
       setup: makes the `ModelSetup`, whose model computes in bfloat16 here regardless of DTYPE.
       rounds: timings per row, taken in turn; the median is shown. More give steadier ratios and
         take proportionally longer; keep 11 unless ratios change between calls.
+      output_path: file for the figures as JSON; None writes none.
 
     Raises:
-      UserError: sizes are inconsistent.
+      UserError: sizes are inconsistent, or the file cannot be written.
     """
     data, setup = data(), setup()
+    if output_path is not None:
+        storage.try_to_write(output_path)
     lengths = data.task_feature_lengths
     with setup.mesh(data) as mesh:
         made = setup.model(dtype="bfloat16")
@@ -48,17 +54,21 @@ def bench_precision(
             with is_rounded:
                 # Traced within the context: later changes of the attribute do not affect it.
                 calls[name]()
-        spreads = time_in_turn(calls, rounds)
+        taken = times_in_turn(calls, rounds)
     print(
         f"a training step of {data.batch_size} x ({lengths['inputs']} + {lengths['targets']}) "
         f"tokens, bfloat16, {mesh.size} device{'s' if mesh.size > 1 else ''}; median of {rounds} "
         "timings, taken in turn; other parts in float32, as by default",
         flush=True,
     )
-    medians = {name: spread.median for name, spread in spreads.items()}
+    medians = {name: quartiles(seconds)[1] for name, seconds in taken.items()}
     whole = next(iter(medians.values()))
     rows = [(name, f"{1e3 * s:.1f}", f"{s / whole:.3f}") for name, s in medians.items()]
     print(*table([HEADING, *rows]), sep="\n")
+    if output_path is not None:
+        found = {name: quartile_figures("step", seconds) for name, seconds in taken.items()}
+        facts = {"in_bfloat16": found, "versions": run_facts.versions()}
+        storage.write_json(output_path, facts)
 
 
 def _steps(step: TrainStep, features) -> Callable[[], object]:

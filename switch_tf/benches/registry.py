@@ -31,6 +31,11 @@ _AGAINST = {
 }
 
 BENCHES = {
+    "collectives": Bench(
+        "what devices take to exchange data, by kind and size",
+        "Takes the gin files of a plan: times each collective along each dimension of the mesh, at "
+        "several sizes.",
+    ),
     "decode": Bench(
         "greedy decoding of a batch",
         "Takes the gin files of a plan: times greedy decoding of a batch of random inputs with a "

@@ -5,7 +5,7 @@
     checkpoint_<step>.damaged/   a checkpoint that could not be read
     config.gin                   the operative configuration, as of the last save
     run.json                     facts about the run, for reports and for runs that start from it:
-                                 sizes, mesh, devices, versions, a digest of the vocabulary
+                                 model, sizes, mesh, devices, versions, a digest of the vocabulary
     vocabulary.model             a copy of the SentencePiece model, if the run's tasks have one
     description.txt              settings, weights with their layouts, and Switch layers
     metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation

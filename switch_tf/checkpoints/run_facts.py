@@ -99,6 +99,26 @@ def vocabulary_digest(provider) -> str:
     return " ".join(sorted(found))
 
 
+def model_config(setting: str, path: str) -> dict:
+    """The `get_config` of the model that a run, or the run of a checkpoint, holds.
+
+    Args:
+      setting: the setting that gives the path.
+      path: a MODEL_DIR, or a checkpoint in one.
+
+    Raises:
+      UserError: its run.json is missing, or was written by a version that did not keep it.
+    """
+    file = find_file(path, FACTS)
+    known = json.loads(storage.read_text(file)) if file else {}
+    if "model" not in known:
+        raise UserError(
+            f"{setting}='{path}': its run has no {FACTS} that says which model it holds; give a "
+            "MODEL_DIR, and if it is of an earlier version, resume it once, which writes that"
+        )
+    return known["model"]
+
+
 def check_vocabulary(setting: str, path: str, digest: str) -> None:
     """Checks that a run, or the run of a checkpoint, used this vocabulary, if known.
 

@@ -2,9 +2,11 @@
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 
+from switch_tf import gin_files
 from switch_tf.errors import UserError
 
 _GIN_PREFIX = "--gin."
@@ -45,11 +47,25 @@ class Parser(argparse.ArgumentParser):
             return f"unexpected argument '{argument}'; see {self.prog} --help"
         flag = argument.partition("=")[0]
         known = self._flags()
-        known += [_GIN_PREFIX + "NAME"] if "--gin_file" in known else []
+        if "--gin_file" in known:
+            known += [_GIN_PREFIX + "NAME"]
+            for macro in _macros_like(flag):
+                return f"unknown flag '{flag}'; settings are gin's: {_GIN_PREFIX}{macro}=VALUE"
         close = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
         return f"unknown flag '{flag}'; " + (
             f"nearest: {close[0]}" if close else f"see {self.prog} --help"
         )
+
+
+def _macros_like(flag: str) -> list[str]:
+    """The macros of the project's gin files that have all words of a flag, the shortest first."""
+    words = set(flag.strip("-").upper().replace("-", "_").split("_"))
+    names = {
+        name
+        for file in gin_files.GIN_FOLDER.rglob("*.gin")
+        for name in re.findall(r"^([A-Z][A-Z_]*) *=", file.read_text(), flags=re.MULTILINE)
+    }
+    return sorted((n for n in names if words <= {*n.split("_")}), key=lambda n: (len(n), n))
 
 
 def add_gin_flags(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints.model_dir import CONFIG, check_free, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.commands.remembered import is_resumed, remember
+from switch_tf.commands.resumed import changes
 from switch_tf.data import spans
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
@@ -22,7 +23,7 @@ from switch_tf.tasks.vocabulary import vocabulary_path
 DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
 TASK = (*DATA, "TaskData.mixture_or_task_name")
 # What files of training require, and other commands that take them set to nothing.
-_OF_TRAINING = {"MODEL_DIR": "", "INITIAL_CHECKPOINT_PATH": None}
+_OF_TRAINING = {"MODEL_DIR": "", "INITIAL_CHECKPOINT_PATH": None, "TEACHER_PATH": ""}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Launch:
       given: the values set by gin files and bindings, from `config.precheck`.
       devices: number of devices in the mesh.
       lines: what is taken from runs, to be printed; see `remembered`.
+      trains: whether the command trains.
     """
 
     args: argparse.Namespace
@@ -42,6 +44,7 @@ class Launch:
     given: config.Values
     devices: int
     lines: list[str]
+    trains: bool
 
     def start(self, devices: int | None = None, shows_lowered: bool = False) -> None:
         """Prints what is taken from runs, starts TensorFlow and loads gin.
@@ -65,6 +68,13 @@ class Launch:
         # Reading it as a macro records it in the operative config, which needs it to run again.
         config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])
         check_checkpoints(self.given, remote=True)
+        runtime.tell(*self._changes())
+
+    def _changes(self) -> list[str]:
+        """Lines on what a training that is resumed changes of its settings."""
+        if not self.trains or not is_resumed(self.given):
+            return []
+        return changes(self.args.gin_file, self.bindings, self.given["train.model_dir"])
 
 
 def check(
@@ -115,7 +125,7 @@ def check(
     if trains:
         check_optimizer(given)
     check_checkpoints(given, remote=False)
-    return Launch(args, bindings, given, devices, remembered.lines)
+    return Launch(args, bindings, given, devices, remembered.lines, trains)
 
 
 def _example(command: str, run_file: str) -> str:
@@ -241,6 +251,8 @@ def check_checkpoints(given: dict, remote: bool) -> None:
     for parameter, checkpoint in configurables.marked(rules.Checkpoint):
         path = given.get(parameter)
         if not path or storage.is_remote(path) != remote or not _is_read(checkpoint, given):
+            continue
+        if checkpoint.use == "teach":
             continue
         setting = given.called[parameter]
         with storage.told(f"{setting}='{path}' cannot be read"):

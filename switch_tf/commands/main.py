@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from switch_tf import __version__, runtime
+from switch_tf import __version__, runtime, user_code
 from switch_tf.commands.flags import Parser
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
@@ -30,8 +30,8 @@ _READER_GONE = 141
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs `switch-tf` with `argv`, by default the process's own arguments.
 
-    A `UserError` becomes one line on stderr and exit status 2; an `Interruption`, 128 + the
-    signal's number.
+    A `UserError`, or an error in a user's own code, becomes one line on stderr and exit status 2;
+    an `Interruption`, 128 + the signal's number.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
@@ -44,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The reader, such as `head`, has closed the pipe; avoid an error from Python's last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(_READER_GONE)
+    except Exception as error:
+        place = user_code.place_of(error)
+        # A defect of this project keeps its traceback.
+        if place is None:
+            raise
+        print(f"switch-tf: error: {place}", file=sys.stderr)
+        sys.exit(_USAGE_ERROR)
 
 
 def entry() -> None:
@@ -85,8 +92,8 @@ def _parser() -> Parser:
         usage="switch-tf COMMAND [flags]",
         description=f"Switch Transformers on TensorFlow.\n\ncommands:\n  {listing}",
         epilog="switch-tf COMMAND --help shows the flags of a command.\n\n"
-        "exit status: 0 if all is done, 1 for an error in code, 2 for invalid input, 130 after "
-        "Ctrl-C, 143 after SIGTERM",
+        "exit status: 0 if all is done, 1 for a defect of switch-tf, 2 for invalid input or an "
+        "error in your own code, 130 after Ctrl-C, 143 after SIGTERM",
     )
     parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")

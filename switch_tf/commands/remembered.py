@@ -6,14 +6,13 @@ Flags and a user's own gin files override what is taken, which overrides the pro
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from switch_tf import config, configurables, gin_files, gin_order, rules, storage
+from switch_tf import config, configurables, gin_files, rules, storage
 from switch_tf.checkpoints import model_dir
-from switch_tf.errors import UserError
+from switch_tf.commands.given import Given, difference, name_of, of_project, plain, statement_of
 from switch_tf.gin_files import MACRO, REQUIRED, Key, Macro, Reference, Setting, Settings, Statement
 from switch_tf.tasks.vocabulary import vocabulary_path
 
@@ -73,10 +72,10 @@ def remember(
     """
     of_runs = [] if trains else [name for name in files if model_dir.is_run_config(name)]
     found = Remembered([name for name in files if name not in of_runs])
-    given = _Given(found.files, bindings)
+    given = Given(found.files, bindings)
     for name in of_runs:
         run = _Run(gin_files.read_text(storage.read_text(name), name), name, "restore")
-        found.statements += [*given.lacks(run), *run.taken(given)]
+        found.statements += [*run.lacked(given), *run.taken(given)]
         found.lines += run.told(given, [*found.statements, *bindings])
     use = "start" if trains else "restore"
     folders = dict(configurables.marked(rules.Folder))
@@ -128,72 +127,6 @@ def _of_checkpoint(path: str, use: _Use) -> _Run | None:
     return _Run(settings, file, use)
 
 
-class _Given:
-    """What gin files and flags say, without the runs that they name.
-
-    Attributes:
-      files, bindings: see `config.precheck`.
-      settings: their settings; where files contradict each other, those of the last.
-      values: their literal values.
-      keys: name -> key of each parameter.
-    """
-
-    def __init__(self, files: Sequence[str], bindings: Sequence[str]):
-        self.files = files
-        self.settings = gin_files.read(files, bindings)
-        # In all files, as that of a user may say the same as one of the project.
-        self._by_user = {
-            _name(key)
-            for part in (self.settings, *self.settings.files)
-            for key, setting in part.entries().items()
-            if setting.value != REQUIRED and not gin_files.is_of_project(setting.where)
-        }
-        # What the run says may settle a contradiction; if not, the checks after this tell it.
-        with contextlib.suppress(UserError):
-            gin_order.settle(self.settings, lambda name: name.rpartition(".")[2])
-        self.values = config.Values(self.settings)
-        self.keys = {_name(key): key for key in self.settings.bindings}
-
-    def is_by_user(self, name: str) -> bool:
-        """Whether a flag or a user's own file gives a macro or parameter its value."""
-        if name in self.keys:
-            origin, _ = self.settings.origin(self.keys[name])
-            name = origin if origin in self.settings.macros else name
-        return name in self._by_user
-
-    def setting(self, name: str) -> Setting | None:
-        """The setting in which a parameter's `%macro`s end; None if there is none."""
-        if name not in self.keys:
-            return None
-        _, setting = self.settings.origin(self.keys[name])
-        return None if setting.value == REQUIRED else setting
-
-    def model_files(self) -> Iterator[tuple[str, bool]]:
-        """Yields the name of each file that sets a model's sizes, and whether it is the user's."""
-        for file in self.settings.files:
-            for key, (_, where) in file.bindings.items():
-                if _name(key) == f"{configurables.MODEL}.d_model":
-                    yield file.name, not gin_files.is_of_project(where)
-
-    def required(self, name: str) -> str | None:
-        """The macro that the files want a parameter's value from, if it has none."""
-        for part in self.settings.files:
-            for key, (value, _) in part.bindings.items():
-                if _name(key) == name and isinstance(value, Macro):
-                    setting = self.settings.macros.get(value.name)
-                    return value.name if setting and setting.value == REQUIRED else None
-        return None
-
-    def lacks(self, run: _Run) -> Iterator[Statement]:
-        """Yields what a run's file says and no other file or flag, but for its checkpoints."""
-        of_checkpoints = {name for name, _ in configurables.marked(rules.Checkpoint)}
-        said = {_name(k) for k, s in self.settings.entries().items() if s.value != REQUIRED}
-        yield from run.imports()
-        for key, setting in run.settings.entries().items():
-            if _name(key) not in said | of_checkpoints:
-                yield _statement(key, setting)
-
-
 class _Run:
     """The configuration of a run, and what of it others take.
 
@@ -210,12 +143,12 @@ class _Run:
         if use == "restore":
             self._set_batch_of_evaluation()
         self._has_theirs = use == "restore"
-        self._keys = {_name(key): key for key in self._selected()}
+        self._keys = {name_of(key): key for key in self._selected()}
 
     def _set_batch_of_evaluation(self) -> None:
         """Makes the batch size that of the run's evaluations, where they have one of their own."""
         own = self.settings.literals().get("Evaluation.batch_size")
-        for key in [key for key in self.settings.bindings if _name(key) == "TaskData.batch_size"]:
+        for key in [key for key in self.settings.bindings if name_of(key) == "TaskData.batch_size"]:
             name, (_, where) = self.settings.origin(key)
             if own and name in self.settings.macros:
                 self.settings.macros[name] = Setting(own, where)
@@ -230,7 +163,7 @@ class _Run:
             matches = known.matching_selectors(key[1].rpartition(".")[2])
             if not matches:
                 unknown.append(key)
-            elif self._takes(_name(key), known[matches[0]], key[2]):
+            elif self._takes(name_of(key), known[matches[0]], key[2]):
                 selected.append(key)
         # What is of no module of the project is of a user's, if the run had one.
         while self._has_modules():
@@ -271,7 +204,16 @@ class _Run:
         for module, where in self.settings.imports if self._has_theirs else ():
             yield Statement(f"import {module}", where)
 
-    def taken(self, given: _Given) -> Iterator[Statement]:
+    def lacked(self, given: Given) -> Iterator[Statement]:
+        """Yields what the run's file says and no other file or flag, but for its checkpoints."""
+        of_checkpoints = {name for name, _ in configurables.marked(rules.Checkpoint)}
+        said = {name_of(k) for k, s in given.settings.entries().items() if s.value != REQUIRED}
+        yield from self.imports()
+        for key, setting in self.settings.entries().items():
+            if name_of(key) not in said | of_checkpoints:
+                yield statement_of(key, setting)
+
+    def taken(self, given: Given) -> Iterator[Statement]:
         """Yields what is taken of the run: all that is selected and the user does not set."""
         yield from self.imports()
         values = [Macro(name) for name in self._macros()]
@@ -281,13 +223,13 @@ class _Run:
                 yield from self._rate(name, given)
                 continue
             if not given.is_by_user(name):
-                yield _statement(key, setting)
+                yield statement_of(key, setting)
                 values.append(setting.value)
             if macro := given.required(name):
                 # A run, or a flag, that sets the parameter itself leaves the macro without a value.
                 saved = self.settings.origin(key)[1]
                 value, _ = given.setting(name) or saved
-                yield _statement((macro, MACRO, "value"), Setting(value, saved.where))
+                yield statement_of((macro, MACRO, "value"), Setting(value, saved.where))
         seen = set()
         while values:
             for part in gin_files.parts(values.pop()):
@@ -297,7 +239,7 @@ class _Run:
                     seen.add(name)
                     setting = self.settings.macros[name]
                     values.append(setting.value)
-                    yield _statement((name, MACRO, "value"), setting)
+                    yield statement_of((name, MACRO, "value"), setting)
 
     def _macros(self) -> list[str]:
         """The macros taken that Python code reads."""
@@ -305,16 +247,16 @@ class _Run:
         names = sorted(read.keys() - _OWN) if self._use == "restore" else [vocabulary_path.SETTING]
         return [name for name in names if name in self.settings.macros]
 
-    def _rate(self, name: str, given: _Given) -> Iterator[Statement]:
+    def _rate(self, name: str, given: Given) -> Iterator[Statement]:
         key, macro = self._keys[name], _RATES[name]
         setting = self.settings.bindings[key]
         # None is what models without experts have.
         if name not in given.keys and setting.value is not None:
             is_set = macro in given.settings.macros
             value = Macro(macro) if is_set else self.settings.origin(key)[1].value
-            yield _statement(key, Setting(value, setting.where))
+            yield statement_of(key, Setting(value, setting.where))
 
-    def told(self, given: _Given, bindings: Sequence[str]) -> list[str]:
+    def told(self, given: Given, bindings: Sequence[str]) -> list[str]:
         """Lines that say what is taken from where, and each setting that differs.
 
         Args:
@@ -323,7 +265,7 @@ class _Run:
         """
         if not self._keys and not self._macros():
             return []
-        final = _Given(given.files, bindings)
+        final = Given(given.files, bindings)
         lines = [f"{_TAKEN[self._use]} {self._file}"]
         for file, is_own in given.model_files() if self._use == "restore" else ():
             if not is_own and any(self._differs(key, given) for key in self._keys.values()):
@@ -332,66 +274,32 @@ class _Run:
             if name not in _RATES:
                 _, saved = self.settings.origin(key)
                 called, setting = final.settings.origin(final.keys[name])
-                lines.append(_difference(called, setting, saved, given.setting(name)))
+                lines.append(difference(called, setting, saved, given.setting(name)))
         for name in self._macros():
             if name in final.settings.macros:
                 setting, saved = final.settings.macros[name], self.settings.macros[name]
-                lines.append(_difference(name, setting, saved))
+                lines.append(difference(name, setting, saved))
         lines += self._not_saved(given)
         return list(filter(None, lines))
 
-    def _differs(self, key: Key, given: _Given) -> bool:
+    def _differs(self, key: Key, given: Given) -> bool:
         """Whether a setting of the model is another by the project's files, or by its default."""
-        name, owner = _name(key), _of_project(key)
+        name, owner = name_of(key), of_project(key)
         is_of_model = owner and (owner.module or "").startswith(_ROOMS["start"])
         if not is_of_model or name in _RATES or given.is_by_user(name):
             return False
-        saved = _plain(self.settings, key)
+        saved = plain(self.settings, key)
         if name in given.keys:
-            return _plain(given.settings, given.keys[name]) != saved
+            return plain(given.settings, given.keys[name]) != saved
         return configurables.defaults(owner).get(key[2], saved) != saved
 
-    def _not_saved(self, given: _Given) -> Iterator[str]:
+    def _not_saved(self, given: Given) -> Iterator[str]:
         """Yields lines of what others set of the run's layers and the run did not."""
         used = {gin_files.short(key).partition(".")[0] for key in self._keys.values()}
         for name, key in given.keys.items():
-            owner = _of_project(key)
+            owner = of_project(key)
             setting = given.setting(name)
             if setting and owner and owner.name in used and name not in self._keys:
                 if (owner.module or "").startswith(_ROOMS["start"]):
                     value = gin_files.text(setting.value)
                     yield f"  {name}={value} ({setting.where}), not set in {self._file}"
-
-
-def _difference(
-    name: str, setting: Setting, saved: Setting, given: Setting | None = None
-) -> str | None:
-    """A line that says what a setting is, and what the run, else the files, had in its place."""
-    for other in (saved, given):
-        if other is not None and gin_files.text(other.value) != gin_files.text(setting.value):
-            told = (f"{gin_files.text(s.value)} ({s.where})" for s in (setting, other))
-            return f"  {name}={', not '.join(told)}"
-    return None
-
-
-def _of_project(key: Key) -> configurables.Configurable | None:
-    called = key[1].rpartition(".")[2]
-    return next((c for c in configurables.project_source().configurables if c.name == called), None)
-
-
-def _plain(settings: Settings, key: Key) -> Any:
-    """A parameter's value without `%macro`s; of an @reference, the last part of its name."""
-    value = settings.origin(key)[1].value
-    if isinstance(value, Reference):
-        return value.name.rpartition("/")[2].rpartition(".")[2]
-    return value
-
-
-def _name(key: Key) -> str:
-    """A key by the names alone, without modules."""
-    scope, name, _ = key
-    return scope if name == MACRO else "/".join(filter(None, (scope, gin_files.short(key))))
-
-
-def _statement(key: Key, setting: Setting) -> Statement:
-    return Statement(f"{gin_files.written(key)} = {gin_files.text(setting.value)}", setting.where)

@@ -194,8 +194,10 @@ def _show(args: argparse.Namespace) -> None:
 
     provider = _prepared(args)
     with user_errors(TaskSplit(args.name, args.split)):
+        # Made first, so that what is wrong with the task is not told after its sources.
+        prepared = _prepared_examples(provider, args.split)
         _show_sources(provider, args.split, args.num_examples)
-        _show_prepared(provider, args.split, args.num_examples)
+        _show_prepared(provider, args.split, prepared.take(args.num_examples))
 
 
 def _show_sources(provider, split: str, count: int) -> None:
@@ -223,7 +225,8 @@ def _raw(source, split: str, count: int) -> Iterator[dict]:
     return itertools.islice(dataset.as_numpy_iterator(), count)
 
 
-def _show_prepared(provider, split: str, count: int) -> None:
+def _prepared_examples(provider, split: str):
+    """The dataset of what the preprocessors give, whose features are checked."""
     from switch_tf.data.autograph import without_autograph
     from switch_tf.data.lost import check_features
 
@@ -231,7 +234,11 @@ def _show_prepared(provider, split: str, count: int) -> None:
     order = {"shuffle": False, "seed": 0}
     dataset = without_autograph(lambda: provider.get_dataset(_lengths(), split, **order))
     check_features(provider.name, provider.output_features, dataset.element_spec)
-    for number, example in enumerate(dataset.take(count).as_numpy_iterator(), 1):
+    return dataset
+
+
+def _show_prepared(provider, split: str, dataset) -> None:
+    for number, example in enumerate(dataset.as_numpy_iterator(), 1):
         print(f"--- {provider.name} {split}: tokenised {number}")
         for key, feature in provider.output_features.items():
             ids = example[key].tolist()

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from switch_tf import storage
+from switch_tf import storage, user_code
 from switch_tf.data.autograph import without_autograph
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
@@ -164,8 +164,8 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
     """Turns TensorFlow's errors in a data pipeline into UserErrors of one line.
 
     A UserError raised by Python code inside the pipeline arrives as text in a TensorFlow error, and
-    a missing file as NotFoundError. Other errors of Python code are passed on unchanged: they may
-    be its defects, which a traceback helps to find.
+    a missing file as NotFoundError. An error in a user's code is named with its place. Other errors
+    of Python code are passed on unchanged: they are defects, which a traceback helps to find.
 
     Args:
       what: what is read, of which the record at fault is looked for if it is a `TaskSplit`.
@@ -186,6 +186,8 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
         told = re.search(r"UserError: (.+)", error.message)
         if told is not None:
             raise UserError(told[1].strip()) from error
+        if place := user_code.place_of(error):
+            raise UserError(f"{what}: {place}") from error
         if "Traceback (most recent call last)" in error.message:
             raise
         where = what.culprit() if isinstance(what, TaskSplit) else None

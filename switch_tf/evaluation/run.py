@@ -52,10 +52,13 @@ def evaluate(
     data, evaluation = data(), evaluation()
     default = model_dir.evaluation(path, data.mixture_or_task_name, evaluation.split)
     wanted = os.path.expanduser(output_path or default)
-    _check_writable(wanted, makes_folder=output_path is None)
     # Named only when all is there: evaluations of one checkpoint may run at the same time.
     folder = f"{os.path.splitext(wanted)[0]}_partial_{uuid.uuid4().hex}"
-    with _removed(folder), setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made:
+    with (
+        _writable(wanted, makes_folder=output_path is None),
+        _removed(folder),
+        setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made,
+    ):
         with telling("opening the data"):
             evaluators = Evaluators(made, evaluation)
             with mesh_lib.host():
@@ -77,6 +80,8 @@ def evaluate(
 
 def _keep(results: Mapping, predictions: str, wanted: str) -> None:
     """Writes the figures, moves the predictions beside them if there are any, and tells of both."""
+    # Another evaluation that failed meanwhile may have removed the empty folder.
+    storage.make_folder(os.path.dirname(wanted) or ".")
     written = model_dir.claim(wanted)
     storage.write_json(written, results)
     told = f"written to {written}"
@@ -99,13 +104,31 @@ def _removed(folder: str) -> Iterator[None]:
             storage.remove_folder(folder)
 
 
-def _check_writable(path: str, makes_folder: bool) -> None:
+@contextlib.contextmanager
+def _writable(path: str, makes_folder: bool) -> Iterator[None]:
+    """Context in which a file can be written; at its end, a folder made for it is not left empty.
+
+    Args:
+      path: path of the file.
+      makes_folder: whether its folder is made if it is not there.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    folder = os.path.dirname(path)
     try:
         if makes_folder:
-            storage.make_folder(os.path.dirname(path))
+            storage.make_folder(folder)
         storage.try_to_write(path)
     except storage.errors() as error:
         raise UserError(
             f"output_path='{path}' cannot be written: set evaluate.output_path to a file in an "
             "existing, writable folder"
         ) from error
+    try:
+        yield
+    finally:
+        # On remote storage a folder is no more than the names of its files.
+        if makes_folder and not storage.is_remote(folder):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)

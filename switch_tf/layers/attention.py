@@ -5,6 +5,7 @@ import tensorflow as tf
 from switch_tf.layers.base import Layer, UncastTensor, exact_dtype, lay_out
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.layers.products import product
 
 # Added to the logits of positions that must not be attended to. Finite, so that a row without any
 # allowed position (all padding) gives no NaN; far below any logit, also in bfloat16.
@@ -115,25 +116,25 @@ class Attention(Layer):
         key, value, axes = self._keys_values(source, cache)
         dtype = exact_dtype(self.compute_dtype, self.float32_logits)
         query_BLHK, key = tf.cast(query_BLHK, dtype), tf.cast(key, dtype)
-        logits_BHLT = tf.einsum(f"BLHK,{axes}->BHLT", query_BLHK, key)
+        logits_BHLT = product(f"BLHK,{axes}->BHLT", query_BLHK, key)
         if bias is not None:
             bias = bias.tensor if isinstance(bias, UncastTensor) else bias
             logits_BHLT += tf.cast(bias, logits_BHLT.dtype)
         weights_BHLT = tf.cast(tf.nn.softmax(logits_BHLT), self.compute_dtype)
         noise_axes = ("batch", "heads", None, None)
         weights_BHLT = self.dropout(weights_BHLT, axes=noise_axes, training=training)
-        attended_BLHK = tf.einsum(f"BHLT,{axes}->BLHK", weights_BHLT, value)
-        y_BLM = tf.einsum("BLHK,HKM->BLM", attended_BLHK, self.read(self.output_kernel))
+        attended_BLHK = product(f"BHLT,{axes}->BLHK", weights_BHLT, value)
+        y_BLM = product("BLHK,HKM->BLM", attended_BLHK, self.read(self.output_kernel))
         return lay_out(y_BLM, ("batch", "length", None))
 
     def make_query(self, x_BLM, nonpadding_BL, training):
         """Returns the queries, [batch, length, heads, d_kv]."""
-        return tf.einsum("BLM,MHK->BLHK", x_BLM, self.read(self.query))
+        return product("BLM,MHK->BLHK", x_BLM, self.read(self.query))
 
     def make_key_value(self, x_BTM, nonpadding_BT, training):
         """Returns keys and values, each [batch, memory length, heads, d_kv]."""
-        key_BTHK = tf.einsum("BTM,MHK->BTHK", x_BTM, self.read(self.key))
-        return key_BTHK, tf.einsum("BTM,MHK->BTHK", x_BTM, self.read(self.value))
+        key_BTHK = product("BTM,MHK->BTHK", x_BTM, self.read(self.key))
+        return key_BTHK, product("BTM,MHK->BTHK", x_BTM, self.read(self.value))
 
     def _keys_values(self, source, cache):
         """Keys and values of `source` (arguments of `make_key_value`), and their axes.

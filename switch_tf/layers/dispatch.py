@@ -17,6 +17,7 @@ buffers are filled.
 import tensorflow as tf
 
 from switch_tf.layers.base import exact_dtype, sizes
+from switch_tf.layers.products import product
 from switch_tf.rules import configurable
 
 # Name scope of the gradients, as TensorFlow would call it: profiles are read by these names.
@@ -159,12 +160,12 @@ class EinsumDispatcher:
     def dispatch(self, x_GSM, routing):
         """Same as `GatherDispatcher.dispatch`."""
         kept_GKS = tf.cast(routing.kept_GKS, x_GSM.dtype)
-        return tf.einsum("GSEC,GSM->GECM", self._slots_GSEC(routing, kept_GKS), x_GSM)
+        return product("GSEC,GSM->GECM", self._slots_GSEC(routing, kept_GKS), x_GSM)
 
     def combine(self, y_GECM, routing):
         """Same as `GatherDispatcher.combine`."""
         gate_GKS = tf.cast(routing.gate_GKS, y_GECM.dtype)
-        return tf.einsum("GSEC,GECM->GSM", self._slots_GSEC(routing, gate_GKS), y_GECM)
+        return product("GSEC,GECM->GSM", self._slots_GSEC(routing, gate_GKS), y_GECM)
 
     def _slots_GSEC(self, routing, weight_GKS):
         """Puts each choice's weight at its slot, 0 elsewhere; dropped choices have weight 0."""
@@ -174,7 +175,7 @@ class EinsumDispatcher:
                 routing.expert_index_GKS[:, k], routing.num_experts, dtype=dtype
             ) * tf.expand_dims(weight_GKS[:, k], -1)
             places_GSC = tf.one_hot(routing.position_GKS[:, k], routing.capacity, dtype=dtype)
-            total_GSEC += tf.einsum("GSE,GSC->GSEC", experts_GSE, places_GSC)
+            total_GSEC += product("GSE,GSC->GSEC", experts_GSE, places_GSC)
         return total_GSEC
 
 

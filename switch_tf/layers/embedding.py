@@ -5,6 +5,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.layers.base import Layer, exact_dtype, lay_out
 from switch_tf.layers.initializers import Normal, TruncatedNormal
+from switch_tf.layers.products import product
 
 
 class Embedding(Layer):
@@ -42,7 +43,7 @@ class Embedding(Layer):
             # table to each of them.
             one_hot_BLV = tf.one_hot(ids_BL, self.vocab_size, dtype=self.compute_dtype)
             one_hot_BLV = lay_out(one_hot_BLV, ("batch", "length", "vocab"))
-            x_BLM = tf.einsum("BLV,VM->BLM", one_hot_BLV, self.read(self.table))
+            x_BLM = product("BLV,VM->BLM", one_hot_BLV, self.read(self.table))
         else:
             # Gather first, then cast: the gradient of a gather is summed in the table's dtype, and
             # in bfloat16 a sum of ones stops growing at 256.
@@ -54,7 +55,7 @@ class Embedding(Layer):
         """Tied softmax logits (T5 1.0), [batch, length, vocab]: x · table^T / sqrt(d_model)."""
         dtype = exact_dtype(self.compute_dtype, self.float32_logits)
         scaled_BLM = tf.cast(x_BLM, dtype) * tf.cast(self.d_model**-0.5, dtype)
-        return tf.einsum("BLM,VM->BLV", scaled_BLM, tf.cast(self.table.value, dtype))
+        return product("BLM,VM->BLV", scaled_BLM, tf.cast(self.table.value, dtype))
 
     def get_config(self):
         """Constructor arguments."""
@@ -92,7 +93,7 @@ class Softmax(Layer):
     def call(self, x_BLM):
         """x_BLM: [batch, length, d_model]; returns [batch, length, vocab]."""
         dtype = exact_dtype(self.compute_dtype, self.float32_logits)
-        return tf.einsum("BLM,MV->BLV", tf.cast(x_BLM, dtype), tf.cast(self.kernel.value, dtype))
+        return product("BLM,MV->BLV", tf.cast(x_BLM, dtype), tf.cast(self.kernel.value, dtype))
 
     def get_config(self):
         """Constructor arguments."""

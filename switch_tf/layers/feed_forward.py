@@ -7,6 +7,7 @@ import tensorflow as tf
 from switch_tf.layers.base import Layer, lay_out
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.layers.products import product
 from switch_tf.rules import Count, NonNegative, Rate, checked
 
 Activation = Literal["relu", "geglu"]
@@ -68,10 +69,10 @@ class FeedForward(Layer):
 
     def call(self, x_BLM, training=False):
         """x_BLM: [batch, length, d_model]; returns the same shape."""
-        hiddens = [tf.einsum("BLM,MF->BLF", x_BLM, self.read(wi_MF)) for wi_MF in self.wi]
+        hiddens = [product("BLM,MF->BLF", x_BLM, self.read(wi_MF)) for wi_MF in self.wi]
         axes = ("batch", "length", "d_ff")
         hidden_BLF = self.dropout(activate(hiddens), axes=axes, training=training)
-        y_BLM = tf.einsum("BLF,FM->BLM", hidden_BLF, self.read(self.wo))
+        y_BLM = product("BLF,FM->BLM", hidden_BLF, self.read(self.wo))
         return lay_out(y_BLM, ("batch", "length", None))
 
     def flops(self, d_model: int, length: int) -> int:

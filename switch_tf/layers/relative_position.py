@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from switch_tf.layers.base import Layer
 from switch_tf.layers.initializers import GlorotUniform
+from switch_tf.layers.products import product
 
 
 def relative_position_bucket(
@@ -81,7 +82,7 @@ class RelativePositionBias(Layer):
         )
         # A one-hot product rather than a gather, whose gradient would be a scatter.
         onehot_LTb = tf.one_hot(bucket_LT, self.num_buckets, dtype=tf.float32)
-        bias_HLT = tf.einsum("LTb,bH->HLT", onehot_LTb, self.table.value)
+        bias_HLT = product("LTb,bH->HLT", onehot_LTb, self.table.value)
         return tf.expand_dims(bias_HLT, 0)
 
     def get_config(self):

@@ -12,6 +12,7 @@ from switch_tf.layers.base import Layer, configurable, sizes
 from switch_tf.layers.context import current_call
 from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.layers.products import product
 from switch_tf.rules import Count, NonNegative, Positive, Rate, SetBy, Whole, of_model
 
 # Exploration policies of the paper's Table 11 under Mesh-TensorFlow's names; only `SwitchRouter`
@@ -200,7 +201,7 @@ class Router(Layer):
         with tf.name_scope("noise"):
             x_GSM = self.explore(x_GSM, training)
         with tf.name_scope("logits"):
-            logits_GSE = tf.einsum("GSM,ME->GSE", x_GSM, self.read(self.kernel))
+            logits_GSE = product("GSM,ME->GSE", x_GSM, self.read(self.kernel))
         if nonpadding_GS is None:
             nonpadding_GS = tf.ones_like(logits_GSE[..., 0])
         # Cast back, because Keras has cast it to the router's dtype.

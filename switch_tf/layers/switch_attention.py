@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from switch_tf.layers.attention import MERGED_AXES, Attention, input_initializers
 from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
+from switch_tf.layers.products import product
 from switch_tf.layers.switch_layer import NumExperts, SwitchLayer, experts_first
 from switch_tf.rules import Count, NonNegative, Rate, of_model
 
@@ -48,7 +49,7 @@ class ProjectionExperts(Layer):
         """
         x_EGCM = experts_first(x_GECM)
         products = [
-            tf.einsum("EGCM,EMHK->EGCHK", x_EGCM, self.read(kernel_EMHK))
+            product("EGCM,EMHK->EGCHK", x_EGCM, self.read(kernel_EMHK))
             for kernel_EMHK in self.kernels
         ]
         width = len(self.kernels) * self.num_heads * self.d_kv

@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-import tensorflow as tf
-
 from switch_tf.layers.base import Layer, configurable
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.feed_forward import Activation, activate, input_kernels
 from switch_tf.layers.initializers import TruncatedNormal
+from switch_tf.layers.products import product
 from switch_tf.layers.switch_layer import NumExperts, SwitchLayer, experts_first, spare_groups_axis
 from switch_tf.rules import Count, Rate, of_model
 
@@ -48,10 +47,10 @@ class Experts(Layer):
     def call(self, x_GECM, training=False):
         """x_GECM: [groups, experts, expert_capacity, d_model]; returns the same shape."""
         x_EGCM = experts_first(x_GECM)
-        hiddens = [tf.einsum("EGCM,EMF->EGCF", x_EGCM, self.read(wi_EMF)) for wi_EMF in self.wi]
+        hiddens = [product("EGCM,EMF->EGCF", x_EGCM, self.read(wi_EMF)) for wi_EMF in self.wi]
         axes = ("experts", spare_groups_axis(), None, "d_ff")
         hidden_EGCF = self.dropout(activate(hiddens), axes=axes, training=training)
-        y_EGCM = tf.einsum("EGCF,EFM->EGCM", hidden_EGCF, self.read(self.wo))
+        y_EGCM = product("EGCF,EFM->EGCM", hidden_EGCF, self.read(self.wo))
         return experts_first(y_EGCM)
 
     def get_config(self):

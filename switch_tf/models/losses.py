@@ -40,6 +40,7 @@ def cross_entropy(
     z_loss_coef: float = 0.0,
     loss_weights_BL=None,
     normalizer=None,
+    entropy_weight: float = 1.0,
 ):
     """Cross-entropy and z-loss, summed over tokens, and the loss, their weighted mean.
 
@@ -50,10 +51,11 @@ def cross_entropy(
       z_loss_coef: weight of log(Z)², which keeps the logits near zero (Mesh-TensorFlow: 1e-4).
       loss_weights_BL: [batch, length], weights of tokens in the loss; None uses `weights_BL`.
       normalizer: divisor of the loss; None uses the sum of `loss_weights_BL`, at least 1.
+      entropy_weight: weight of the cross-entropy, but not of the z-loss, in the loss.
 
     Returns:
       Sum of the cross-entropy in nats, sum of the weighted z-loss, number of correct tokens, sum
-      of `weights_BL`, and the loss: the mean of cross-entropy plus z-loss, weighted by
+      of `weights_BL`, and the loss: the mean of weighted cross-entropy plus z-loss, weighted by
       `loss_weights_BL`. All are float32 scalars.
     """
     weights_BL = tf.cast(weights_BL, tf.float32)
@@ -64,7 +66,8 @@ def cross_entropy(
     if z_loss_coef:
         z_loss_BL = z_loss_coef * tf.square(log_z_BL)
     counted = [value_BL * weights_BL for value_BL in (entropy_BL, z_loss_BL, correct_BL)]
-    weighed = [(entropy_BL + z_loss_BL) * loss_weights_BL, loss_weights_BL]
+    weighed_BL = entropy_BL if entropy_weight == 1.0 else entropy_weight * entropy_BL
+    weighed = [(weighed_BL + z_loss_BL) * loss_weights_BL, loss_weights_BL]
     columns_BL6 = tf.stack([*counted, weights_BL, *weighed], axis=-1)
     entropy, z_loss, correct, tokens, loss, weight = tf.unstack(
         tf.reduce_sum(columns_BL6, axis=[0, 1])
@@ -72,6 +75,35 @@ def cross_entropy(
     if normalizer is None:
         normalizer = tf.maximum(weight, 1.0)
     return entropy, z_loss, correct, tokens, loss / normalizer
+
+
+def soft_cross_entropy(logits_BLV, teacher_BLV, temperature: float = 1.0):
+    """Cross-entropy of each token with a teacher's probabilities in place of the target.
+
+    T^2 * -sum_v softmax(teacher / T)_v * log softmax(logits / T)_v (Hinton et al., 2015). If the
+    mesh shards the vocabulary, no tensor with a vocabulary axis crosses devices.
+
+    Args:
+      logits_BLV: float32 [batch, length, vocab].
+      teacher_BLV: float32 [batch, length, vocab]; gets no gradient.
+      temperature: T.
+
+    Returns:
+      float32 [batch, length], in nats.
+    """
+    axes = ("batch", "length", "vocab")
+    scaled_BLV = lay_out(logits_BLV, axes) / temperature
+    teacher_BLV = lay_out(tf.stop_gradient(teacher_BLV), axes) / temperature
+    q_BLV = tf.exp(teacher_BLV - tf.expand_dims(_log_z(teacher_BLV), -1))
+    own_BL = tf.reduce_sum(q_BLV * scaled_BLV, axis=-1)
+    return temperature**2 * (_log_z(scaled_BLV) - own_BL)
+
+
+def _log_z(logits_BLV):
+    """The log-partition function, [batch, length], by sums and maxima over the vocabulary."""
+    largest_BL = tf.stop_gradient(tf.reduce_max(logits_BLV, axis=-1))
+    z_BL = tf.reduce_sum(tf.exp(logits_BLV - tf.expand_dims(largest_BL, -1)), axis=-1)
+    return tf.math.log(z_BL) + largest_BL
 
 
 def token_losses(logits_BLV, targets_BL):
@@ -125,8 +157,7 @@ def _of_spread_logits(logits_BLV, targets_BL):
     target_BLV = lay_out(tf.one_hot(targets_BL, vocab), axes)
     largest_BL = tf.stop_gradient(tf.reduce_max(logits_BLV, axis=-1))
     largest_BL1 = tf.expand_dims(largest_BL, -1)
-    z_BL = tf.reduce_sum(tf.exp(logits_BLV - largest_BL1), axis=-1)
-    log_z_BL = tf.math.log(z_BL) + largest_BL
+    log_z_BL = _log_z(logits_BLV)
     own_BL = tf.reduce_sum(logits_BLV * target_BLV, axis=-1)
     # Among equal logits the first counts, as in argmax.
     before_BLV = tf.cast(tf.range(vocab) < tf.expand_dims(targets_BL, -1), tf.float32)

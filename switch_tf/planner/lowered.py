@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from switch_tf import runtime
+from switch_tf.layers.products import as_on_accelerators
 from switch_tf.metrics.tables import size
 from switch_tf.training.step import TrainStep
 
@@ -55,6 +56,8 @@ class Collective:
 def lower(function: Callable, *args) -> str:
     """Calls a compiled function for the first time and returns its lowered form.
 
+    It is lowered as for an accelerator, also where this CPU would compute in another precision.
+
     Args:
       function: a `tf.function` of a named Python function, not called before.
       *args: its arguments.
@@ -65,7 +68,7 @@ def lower(function: Callable, *args) -> str:
     Raises:
       ValueError: the function was compiled before, or no mesh is in use.
     """
-    with runtime.lowered_functions() as folder:
+    with runtime.lowered_functions() as folder, as_on_accelerators():
         function(*args)
         name = f"__inference_{function.python_function.__name__}_"
         files = list(Path(folder).glob(f"dtensor.*.after_{_LAST_PASS}.{name}*"))

@@ -97,9 +97,17 @@ class TrainLoop:
         return self.step >= train_steps or self._evaluation.stops_early
 
     def _evaluate(self, batch, signals: StopSignals) -> None:
-        """Evaluates, and saves the step if it is the best or the last, whatever the period."""
+        """Evaluates, and saves the step if it is the best or the last, whatever the period.
+
+        Also saves it if the evaluation fails, such as in a user's metric: the weights are good.
+        """
         evaluation, before = self._evaluation, self._checkpoints.protected
-        evaluation.run(self.step, signals.stopped)
+        try:
+            evaluation.run(self.step, signals.stopped)
+        except Exception as error:
+            if not isinstance(error, EvaluationInterrupt):
+                self._save(batch)
+            raise
         # best.json names only what is there: the new is saved, then named, and then the old goes.
         self._checkpoints.protected = {*before, *evaluation.kept}
         if self.step in evaluation.kept or evaluation.stops_early:

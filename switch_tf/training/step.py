@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import keras
 import numpy as np
@@ -13,10 +13,17 @@ from switch_tf.errors import UserError
 from switch_tf.layers.context import collect, step_seed, watch
 from switch_tf.layers.figures import Figures
 from switch_tf.layers.routing import layer_figures
-from switch_tf.models.losses import LOSS_NORMALIZING_FACTORS, cross_entropy, per_sequence
+from switch_tf.models.losses import (
+    LOSS_NORMALIZING_FACTORS,
+    cross_entropy,
+    per_sequence,
+    soft_cross_entropy,
+    token_losses,
+)
 from switch_tf.optimizers.base import Optimizer
 from switch_tf.rules import Count, NonNegative, Seed, SetBy, VariablePatterns, configurable, matches
 from switch_tf.setup.mesh_model import MeshModel
+from switch_tf.training.distillation import Distillation, Teacher
 from switch_tf.training.microbatches import Microbatches, check_parts
 from switch_tf.training.norms import Norms
 
@@ -66,6 +73,7 @@ class TrainStep:
         ["router"] for all routers in fine-tuning. Saves the memory of their gradients and slots,
         and keeps what they learned, but only the other weights adapt to the new task. A resumed
         run must freeze the same weights.
+      teacher: see `Distillation`; None learns from the targets alone.
       microbatches: number of parts of a batch that go through the model one after another, their
         gradients summed. More parts need less memory for activations, but smaller parts use
         devices less well: use the fewest that fit. The update is the same if parts have the groups
@@ -89,6 +97,7 @@ class TrainStep:
         loss_normalizing_factor: Literal[LOSS_NORMALIZING_FACTORS] = LOSS_NORMALIZING_FACTORS[0],
         microbatches: Count = 1,
         frozen: VariablePatterns = (),
+        teacher: Annotated[Teacher | None, SetBy("train.distillation")] = None,
     ):
         self.microbatches = microbatches
         self.compute_dtype = model.compute_dtype
@@ -100,6 +109,7 @@ class TrainStep:
         self._mesh = mesh
         self._z_loss_coef = z_loss_coef
         self._seed = seed
+        self._teacher = teacher
         self._figures = Figures()
         self._norms = Norms(self.variables)
         # Autograph would rewrite Python that should run while tracing, and wrap its errors.
@@ -119,6 +129,7 @@ class TrainStep:
 
         Returns:
           Floats: loss, nlp (minus nats per target token), accuracy, z_loss, tokens, learning_rate;
+          with a teacher, soft_cross_entropy and teacher_nlp;
           `norms`: see `Norms.by_group`;
           `routing`: layer -> `routing.layer_figures`; `not_finite`: the layers whose output has inf
           or NaN, in order.
@@ -143,9 +154,10 @@ class TrainStep:
                 f"; frozen: {len(every) - len(trained)} of {len(every)} variables, "
                 f"{parameters[0] - parameters[1]:,} of {parameters[0]:,} parameters"
             )
+        taught = f"; {self._teacher.describe()}" if self._teacher else ""
         return (
             f"loss: {self._loss_normalizing_factor}, softmax z-loss coefficient "
-            f"{self._z_loss_coef}; micro-batches: {self.microbatches}{frozen}"
+            f"{self._z_loss_coef}; micro-batches: {self.microbatches}{frozen}{taught}"
         )
 
     def compiled(self, features, step: int) -> list[CompiledFunction]:
@@ -208,6 +220,7 @@ class TrainStep:
           normalizer: divisor of the loss; None uses the default of `cross_entropy`.
           token_shares: for a part, its share of the batch's encoder and decoder tokens, [2].
         """
+        teacher_BLV = self._teacher(features) if self._teacher else None
         with tf.GradientTape() as tape:
             with step_seed(numbers[:2]), collect() as reports, watch() as watched:
                 logits_BLV = self._model(features, training=True)
@@ -219,7 +232,10 @@ class TrainStep:
                     self._z_loss_coef,
                     self._loss_weights(features),
                     normalizer,
+                    self._teacher.hard_weight if self._teacher else 1.0,
                 )
+                taught, by_teacher = self._taught(logits_BLV, teacher_BLV, features, normalizer)
+                loss += taught
             for report in reports:
                 loss += self._share(report, token_shares) * report.loss()
         gradients = tape.gradient(loss, [v.value for v in self.variables])
@@ -230,6 +246,7 @@ class TrainStep:
             "z_loss": z_loss,
             "correct": correct,
             "tokens": tokens,
+            **by_teacher,
         }
         paths, sizes = zip(*watched, strict=True)
         self._figures = figures = Figures()
@@ -241,6 +258,23 @@ class TrainStep:
         for report in reports:
             report.add_to(figures)
         return gradients, figures.pack()
+
+    def _taught(self, logits_BLV, teacher_BLV, features, normalizer) -> tuple[Any, dict]:
+        """The loss by the teacher, and sums of figures of it; none without a teacher."""
+        if self._teacher is None:
+            return 0.0, {}
+        soft_BL = soft_cross_entropy(logits_BLV, teacher_BLV, self._teacher.temperature)
+        own_BL, _, _ = token_losses(teacher_BLV, features["decoder_target_tokens"])
+        weights_BL = tf.cast(features["decoder_loss_weights"], tf.float32)
+        loss_weights_BL = self._loss_weights(features)
+        if normalizer is None:
+            normalizer = tf.maximum(tf.reduce_sum(loss_weights_BL), 1.0)
+        sums = {
+            "soft_cross_entropy": tf.reduce_sum(soft_BL * weights_BL),
+            "teacher_cross_entropy": tf.reduce_sum(own_BL * weights_BL),
+        }
+        loss = tf.reduce_sum(soft_BL * loss_weights_BL) / normalizer
+        return (1.0 - self._teacher.hard_weight) * loss, sums
 
     def _share(self, report, token_shares):
         """The weight of a Switch layer's losses on a part in its losses on the batch."""
@@ -255,7 +289,11 @@ class TrainStep:
         step = layers.pop(_STEP)
         tokens = max(step["tokens"], 1.0)
         watched = zip(step["watched"], step["sizes"], strict=True)
-        return {
+        by_teacher = {}
+        if self._teacher is not None:
+            by_teacher["soft_cross_entropy"] = step["soft_cross_entropy"] / tokens
+            by_teacher["teacher_nlp"] = -step["teacher_cross_entropy"] / tokens
+        return by_teacher | {
             "loss": step["loss"],
             "nlp": -step["cross_entropy"] / tokens,
             "accuracy": step["correct"] / tokens,
@@ -289,19 +327,26 @@ def _tokens(features) -> tf.Tensor:
     return tf.stack(counts)
 
 
-def build_step(made: MeshModel, optimizer: Optimizer, seed: int) -> TrainStep:
+def build_step(
+    made: MeshModel,
+    optimizer: Optimizer,
+    seed: int,
+    distillation: Callable[[], Distillation] | None = None,
+) -> TrainStep:
     """Creates the weights and the optimizer's slots, and the step that trains them.
 
     Args:
       made: a model that is not built, on its mesh.
       optimizer: an optimizer that is not built.
       seed: see `TrainStep`.
+      distillation: makes the `Distillation` whose teacher is restored; None for no teacher.
 
     Raises:
-      UserError: the batch does not divide into the micro-batches.
+      UserError: the batch does not divide into the micro-batches, or the teacher does not fit.
     """
     made.model.build()
-    step = TrainStep(made.model, optimizer, made.mesh, seed)
+    teacher = distillation and distillation().teacher(made)
+    step = TrainStep(made.model, optimizer, made.mesh, seed, teacher=teacher)
     optimizer.build(step.variables)
     check_parts(made.data.batch_size, step.microbatches, made.mesh.ways("batch"))
     return step

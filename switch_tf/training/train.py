@@ -39,6 +39,7 @@ from switch_tf.rules import (
 from switch_tf.setup.describe import describe_optimizer, details, overview, warnings
 from switch_tf.setup.mesh_model import MeshModel, ModelSetup
 from switch_tf.stages import telling
+from switch_tf.training.distillation import Distillation
 from switch_tf.training.loop import TrainLoop
 from switch_tf.training.step import TrainStep, build_step
 
@@ -57,47 +58,48 @@ def train(
     restore_optimizer: bool = False,
     initial_checkpoint_fresh: VariablePatterns = (),
     initial_checkpoint_skipped: VariablePatterns = (),
+    distillation: Callable[[], Distillation] | None = None,
 ) -> None:
     """Trains a model, or resumes the run in `model_dir`.
 
     Args:
       model_dir: folder for checkpoints and logs; if it already holds a run, that is resumed.
-      train_steps: the step to stop at, counted from the start of the run.
+      train_steps: the step to stop at, counted from the run's start.
       data, setup, evaluation: make the `TaskData`, `ModelSetup` and `Evaluation`.
-      seed: seeds initial weights, dropout and jitter; SEED also sets `TaskData.seed`, and so the
-        order of the data.
-      checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
-        loses at most this many steps; choose a period of ten minutes or more.
+      seed: seeds initial weights and noise; SEED also sets `TaskData.seed`, the data's order.
+      checkpoint_period: steps between checkpoints, which a crash loses at most. A save takes seconds
+        to minutes; choose a period of ten minutes or more.
       keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
         and slots. Keep at least 2, so that there is one to fall back on.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
-      restore_optimizer: restores the initial checkpoint's optimizer slots and step, too, as T5 and
-        T5X do: the first updates are scaled well, and the schedule continues.
+      restore_optimizer: restores its optimizer slots and step, too, as T5 and T5X do: the first
+        updates are scaled well, and the schedule continues.
       initial_checkpoint_fresh: patterns of weights that the initial checkpoint may lack and the
-        seed then makes, as ["decoder/layer_1/"]; until trained, they disturb the other weights.
+        seed then makes, as ["decoder/layer_1/"]; until trained, they disturb the others.
       initial_checkpoint_skipped: patterns of weights of the initial checkpoint that the model may
         lack, as ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
+      distillation: makes the `Distillation` whose teacher counts in the loss; None for no teacher.
 
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.
       Interruption: a signal came; the step is saved, and the same call resumes.
     """
     data, setup, evaluation = data(), setup(), evaluation()
-    weights, stack = _weights_of(model_dir, initial_checkpoint_path), contextlib.ExitStack()
-    with stack, setup.mesh_model(data, seed, weights) as made:
+    weights = _weights_of(model_dir, initial_checkpoint_path)
+    with contextlib.ExitStack() as stack, setup.mesh_model(data, seed, weights) as made:
         evaluators, feed, order, samples = _open(made, evaluation)
         stack.enter_context(in_use(model_dir))
         optimizer = setup.optimizer()
         with telling("building the model"):
-            train_step = build_step(made, optimizer, seed)
+            train_step = build_step(made, optimizer, seed, distillation)
         saved = keep_checkpoints, made.model, optimizer, feed.iterator, config.operative_config
         checkpoints = Checkpoints(model_dir, *saved)
         initial = initial_checkpoint_path, made.model, optimizer, restore_optimizer
         may_differ = initial_checkpoint_fresh, initial_checkpoint_skipped
         step, restored = _restore(checkpoints, train_step, *initial, *may_differ)
-        update = describe_optimizer(optimizer, step, checkpoints.optimizer_offset)
-        saves = f"{evaluation.describe()}; a checkpoint every {checkpoint_period:,} steps"
-        lines = *overview(made.model, optimizer, made.mesh), order, restored, saves, update
+        lines = [*overview(made.model, optimizer, made.mesh), order, restored]
+        lines.append(f"{evaluation.describe()}; a checkpoint every {checkpoint_period:,} steps")
+        lines.append(describe_optimizer(optimizer, step, checkpoints.optimizer_offset))
         _tell(train_steps, checkpoints.path, made, lines, train_step)
         writer = _log(model_dir, step, data, samples.lost)
         _keep_facts(model_dir, made, setup, samples.entropy)
@@ -240,6 +242,7 @@ def _keep_facts(
         "devices": {"type": runtime.device_type(), "number": made.mesh.size},
         "dtype": made.model.compute_dtype,
         "vocabulary": made.vocabulary,
+        "model": made.model.get_config(),
         "versions": run_facts.versions(),
     }
     write_as_chief(ModelDir(model_dir).facts, facts)

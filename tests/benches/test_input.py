@@ -108,3 +108,13 @@ def test_all_threads_keep_to_one_core_and_then_no_longer():
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_the_figures_are_quartiles_over_rounds():
+    found = bench.figures(DELIVERED, CONSUMED)
+    assert found["input_positions_per_second"] == 2000
+    assert found["input_positions_per_second_lower_quartile"] == 1500
+    assert found["input_tokens_per_second_upper_quartile"] == 2000
+    assert found["padding_share"] == 0.25
+    assert found["step_seconds"] == 2.0
+    assert found["input_over_step"] == 4.0

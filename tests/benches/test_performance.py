@@ -35,7 +35,7 @@ def test_the_tables_of_the_page_are_those_of_the_figures_beside_it():
 # One of each bench and of each model.
 @pytest.mark.parametrize("name", ["train_0_bfloat16", "decode_8", "layer_float32", "devices_8"])
 def test_the_command_of_a_measurement_is_accepted(name, monkeypatch):
-    class Started(Exception):
+    class Started(BaseException):
         """The command line was found good."""
 
     def start(self):

@@ -72,12 +72,14 @@ def numbers(text, name):
     return [tuple(float(cell.replace(",", "")) for cell in row) for row in rows]
 
 
-def test_a_task_is_timed_without_a_model_dir(capsys):
+def test_a_task_is_timed_without_a_model_dir(tmp_path, capsys):
     task = [
         "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
         "--gin.MIXTURE_OR_TASK_NAME='toy_copy'",
         "--gin.PACK=False",
     ]
+    written = tmp_path / "input.json"
+    task.append(f"--gin.bench_input.output_path='{written}'")
     main_module.main(["bench", "input", *FILES, PRETRAIN, *SMALL, *task])
     output = capsys.readouterr().out
     assert "input: 'toy_copy', split 'train', on one core of " in output
@@ -93,6 +95,9 @@ def test_a_task_is_timed_without_a_model_dir(capsys):
     assert 80 < padding[0] < 100
     assert tokens[0] == pytest.approx(delivered[0] * (1 - padding[0] / 100), rel=0.02)
     assert consumed[0] == pytest.approx(8 * 64 / seconds[0], rel=0.05)
+    figures = json.loads(written.read_text())
+    assert figures["input_positions_per_second"] == pytest.approx(delivered[0], abs=1)
+    assert figures["step_seconds_upper_quartile"] == pytest.approx(seconds[0], abs=1e-4)
     told = re.search(r"^one core delivers ([\d.]+) times what the model", output, re.MULTILINE)
     assert float(told[1]) == pytest.approx(delivered[0] / consumed[0], rel=0.01, abs=0.06)
 
@@ -131,8 +136,8 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
     [
         (
             ["inptu"],
-            "argument WHAT: invalid choice: 'inptu' (choose from 'decode', 'input', 'layer', "
-            "'precision', 'train')",
+            "argument WHAT: invalid choice: 'inptu' (choose from 'collectives', 'decode', 'input', "
+            "'layer', 'precision', 'train')",
         ),
         ([], "the following arguments are required: WHAT; see switch-tf bench --help"),
         (["input"], "--gin_file is missing; see switch-tf bench input --help"),
@@ -176,7 +181,7 @@ def test_bad_input_is_one_line_before_tensorflow_starts(arguments, message):
 
 @pytest.mark.parametrize("given", [[], ["--gin.MODEL_DIR='{folder}'"]])
 def test_what_only_a_run_needs_is_not_asked_for_nor_looked_at(given, tmp_path, monkeypatch):
-    class Started(Exception):
+    class Started(BaseException):
         """The command line was found good."""
 
     def start(self):

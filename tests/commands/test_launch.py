@@ -318,7 +318,7 @@ def test_a_device_that_the_machine_lacks_is_told(told, monkeypatch):
 
 @pytest.mark.parametrize("argv", [["eval"], ["plan", "--memory"], ["bench", "layer"]])
 def test_commands_start_with_the_device_type_of_the_macro(argv, monkeypatch, tmp_path):
-    class Started(Exception):
+    class Started(BaseException):
         """Instead of a start."""
 
     def start(num_devices, device_type, shows_lowered):

@@ -1,5 +1,6 @@
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,13 +185,22 @@ def test_help_says_with_which_status_an_interrupted_command_ends(capsys):
         assert "Ctrl-C" in told and "130" in told and "143" in told
 
 
-def test_other_errors_keep_their_traceback(subcommand):
+def test_a_defect_keeps_its_traceback(subcommand):
+    subcommand(lambda argv: launch.check_spans(0))
+    with pytest.raises(AttributeError):
+        main_module.main(["tasks"])
+
+
+def test_an_error_in_a_users_code_is_one_line_with_its_place(subcommand, capsys):
     def fail(argv):
-        raise ValueError("a defect")
+        raise ValueError("a mistake\non two lines")
 
     subcommand(fail)
-    with pytest.raises(ValueError, match="a defect"):
+    with pytest.raises(SystemExit) as ended:
         main_module.main(["tasks"])
+    assert ended.value.code == 2
+    place = r"\S*test_main.py:\d+, in fail: ValueError: a mistake on two lines"
+    assert re.fullmatch(f"switch-tf: error: {place}\n", capsys.readouterr().err)
 
 
 def test_gin_values_are_taken_out_of_the_command_line():
@@ -222,6 +232,10 @@ def test_an_unknown_flag_names_the_nearest():
     flags.add_gin_flags(parser)
     with pytest.raises(UserError, match="^unknown flag '--gin-file'; nearest: --gin_file$"):
         parser.parse_args(["--gin-file=a.gin"])
+    for flag, setting in {"--steps": "TRAIN_STEPS", "--model_dir": "MODEL_DIR"}.items():
+        told = f"^unknown flag '{flag}'; settings are gin's: --gin.{setting}=VALUE$"
+        with pytest.raises(UserError, match=told):
+            parser.parse_args([f"{flag}=3"])
     with pytest.raises(UserError, match="^unexpected argument 'x'; see switch-tf train --help$"):
         parser.parse_args(["x"])
 

@@ -7,6 +7,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
 from switch_tf.commands import tasks as command
 from switch_tf.data import registry
@@ -362,16 +363,30 @@ def test_the_docstring_tasks_are_shown_from_a_corpus_made_on_the_way(shown, tmp_
     assert f"targets decoded: {body}." in lines
 
 
-def test_an_error_of_the_pipeline_that_is_no_mistake_of_the_user_keeps_its_traceback(
-    monkeypatch,
-):
-    def fail(value):
-        raise KeyError("a defect")
+def failing(monkeypatch, function):
+    """Puts a function of Python that fails into the source of a task."""
+
+    def called(text):
+        return tf.ensure_shape(tf.numpy_function(function, [text], tf.string), [])
 
     provider = seqio.get_mixture_or_task("command_first")
-    failing = provider.source.get_dataset("train").map(
-        lambda example: {"inputs": tf.numpy_function(fail, [example["inputs"]], tf.string)}
+    dataset = provider.source.get_dataset("train").map(
+        lambda example: example | {"inputs": called(example["inputs"])}
     )
-    monkeypatch.setattr(provider.source, "get_dataset", lambda *args, **kwargs: failing)
-    with pytest.raises(tf.errors.OpError, match="a defect"):
+    monkeypatch.setattr(provider.source, "get_dataset", lambda *args, **kwargs: dataset)
+
+
+def test_a_defect_in_the_pipeline_keeps_its_traceback(monkeypatch):
+    failing(monkeypatch, lambda value: launch.check_spans(0))
+    with pytest.raises(tf.errors.OpError, match="has no attribute"):
         command.main(["command_first"])
+
+
+def test_an_error_in_a_users_function_is_one_line_with_its_place(refused, monkeypatch):
+    def fail(value):
+        raise KeyError("a mistake")
+
+    failing(monkeypatch, fail)
+    told = refused("command_first")
+    assert told.startswith("'command_first', split 'train': ")
+    assert told.endswith(", in fail: KeyError: 'a mistake'")

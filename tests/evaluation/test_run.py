@@ -3,6 +3,7 @@ import functools
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,21 @@ def test_an_evaluation_that_ends_early_leaves_nothing(saved, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         evaluate(saved[0], lambda: DATA, lambda: SETUP, output_path=str(tmp_path / "f.json"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_that_fails_leaves_no_empty_folder(saved, tmp_path, monkeypatch):
+    folder = shutil.copytree(saved[0], tmp_path / "run/checkpoint_3")
+    (tmp_path / "run/config.gin").write_text("")
+    (tmp_path / "run/run.json").write_text("{}")
+
+    def fail(self, **_):
+        raise UserError("a bad record")
+
+    monkeypatch.setattr(Evaluators, "run", fail)
+    with pytest.raises(UserError, match="a bad record"):
+        evaluate(str(folder), lambda: DATA, lambda: SETUP)
+    there = {path.name for path in (tmp_path / "run").iterdir()}
+    assert there == {"checkpoint_3", "config.gin", "run.json"}
 
 
 def test_an_output_that_cannot_be_written_is_told_before_a_model_is_made(saved, tmp_path):

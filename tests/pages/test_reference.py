@@ -33,8 +33,8 @@ def test_a_macro_has_what_it_sets_and_its_value_in_each_file():
     sets, value, _ = row("PACK", PAGE)
     assert sets == "`TaskData.pack`"
     assert value == (
-        "`False` in runs/finetune.gin; `True` in runs/paper_finetune.gin, "
-        "runs/paper_pretrain.gin and 1 more"
+        "`True` in runs/distill.gin, runs/paper_finetune.gin and 2 more; `False` in "
+        "runs/finetune.gin"
     )
     assert row("CHECKPOINT_PATH", PAGE)[1] == "required in runs/eval.gin"
     assert row("DATA_DIR", PAGE)[:2] == ["the program", ""]

@@ -1,0 +1,67 @@
+"""Finds the place of an error in a user's own code, such as a metric, for an error of one line."""
+
+import re
+import site
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+_PACKAGE = Path(__file__).resolve().parent
+_OURS = (_PACKAGE, _PACKAGE.parent / "tasks")
+_LIBRARIES = [
+    *(Path(p) for name, p in sysconfig.get_paths().items() if name != "data"),
+    *map(Path, site.getsitepackages()),
+]
+_QUOTED = "Traceback (most recent call last):"
+_FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
+# The error itself follows its frames, which are indented.
+_NOT_INDENTED = re.compile(r"^(?! |$)(.+)", re.MULTILINE)
+
+
+class _Frame(NamedTuple):
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        file = Path(self.file)
+        here = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        return f"{here}:{self.line}, in {self.function}"
+
+    def is_ours(self) -> bool:
+        return any(Path(self.file).resolve().is_relative_to(folder) for folder in _OURS)
+
+    def is_of_library(self) -> bool:
+        # What is not in a file is made by a library, or by Python.
+        path = Path(self.file)
+        return not path.exists() or any(map(path.is_relative_to, _LIBRARIES))
+
+
+def place_of(error: BaseException) -> str | None:
+    """Describes an error in a user's code, or in a library that it called.
+
+    The user's code is what is in no file of this package, of Python or of an installed package.
+
+    Args:
+      error: an error that was raised. If its message quotes a traceback, as TensorFlow's do for
+        Python code in a data pipeline, that one counts.
+
+    Returns:
+      The place and the error, such as "my_tasks.py:12, in accuracy: KeyError: 'answer'"; None if
+      the error is not in a user's code.
+    """
+    _, is_quoted, text = str(error).rpartition(_QUOTED)
+    if is_quoted:
+        frames = [_Frame(file, int(line), name) for file, line, name in _FRAME.findall(text)]
+        errors = _NOT_INDENTED.findall(text)
+        told = errors[0] if errors else "an error"
+    else:
+        found = traceback.extract_tb(error.__traceback__)
+        frames = [_Frame(frame.filename, frame.lineno or 0, frame.name) for frame in found]
+        told = "".join(traceback.format_exception_only(error))
+    # Frames of libraries below the user's say how the error arose, but not whose mistake it is.
+    own = [frame for frame in frames if frame.is_ours() or not frame.is_of_library()]
+    if not own or own[-1].is_ours():
+        return None
+    return f"{own[-1]}: {' '.join(told.split())}"
