@@ -67,17 +67,16 @@ def train(
       train_steps: the step to stop at, counted from the run's start.
       data, setup, evaluation: make the `TaskData`, `ModelSetup` and `Evaluation`.
       seed: seeds initial weights and noise; SEED also sets `TaskData.seed`, the data's order.
-      checkpoint_period: steps between checkpoints, which a crash loses at most. A save takes seconds
-        to minutes; choose a period of ten minutes or more.
+      checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
+        loses at most this many steps; choose a period of ten minutes or more.
       keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
         and slots. Keep at least 2, so that there is one to fall back on.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
       restore_optimizer: restores its optimizer slots and step, too, as T5 and T5X do: the first
         updates are scaled well, and the schedule continues.
-      initial_checkpoint_fresh: patterns of weights that the initial checkpoint may lack and the
-        seed then makes, as ["decoder/layer_1/"]; until trained, they disturb the others.
-      initial_checkpoint_skipped: patterns of weights of the initial checkpoint that the model may
-        lack, as ["switch_ffn"] for a dense model from a sparse one; what they learned is lost.
+      initial_checkpoint_fresh, initial_checkpoint_skipped: patterns of the weights that only the
+        model has, as ["decoder/layer_1/"], disturbing the others until trained; and that
+        only the checkpoint has, as ["switch_ffn"] for a dense model, whose learning is lost.
       distillation: makes the `Distillation` whose teacher counts in the loss; None for no teacher.
 
     Raises:
