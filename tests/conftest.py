@@ -28,10 +28,6 @@ runtime.start(num_devices=8, shows_lowered=True)
 import seqio  # noqa: E402 - after TensorFlow's start
 import tensorflow as tf  # noqa: E402
 
-# Tracing makes millions of small objects: collecting them as often as Python would by itself takes
-# a tenth of the tests' time.
-gc.set_threshold(50_000, 10, 10)
-
 # The files that take longest go first, so that no process is left with one of them at the end.
 _LONGEST = (
     *("test_train.py", "test_readme.py", "test_lowered.py", "test_features.py", "test_notebook.py"),

@@ -49,6 +49,8 @@ RUN = {
     "CHECKPOINT_PERIOD": 3,
     "DROPOUT_RATE": 0.1,
     "LOG_PERIOD": 1,
+    # Packed rows take another compilation of the evaluation.
+    "PACK": False,
     # `finetuned` makes these, too.
     "Evaluation.dropless": False,
 }
@@ -157,18 +159,12 @@ def test_run_json_has_what_a_report_needs(whole):
     assert facts["versions"]["tensorflow"] == tf.__version__
 
 
-def test_a_packed_run_resumes_bit_for_bit(tmp_path):
-    packed = {"TaskData.pack": True, "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 32}}
-    pretrain(tmp_path / "whole", **packed)
-    pretrain(tmp_path / "parts", **packed, TRAIN_STEPS=2)
-    pretrain(tmp_path / "parts", **packed)
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    # Rows hold several examples of at most six tokens.
-    assert min(r["tokens"] for r in records(tmp_path / "whole", "train")) > 4 * 6
-
-
-def test_a_run_with_another_optimizer_logs_its_rate_and_resumes_bit_for_bit(tmp_path, capsys):
+def test_a_packed_run_with_another_optimizer_logs_its_rate_and_resumes_bit_for_bit(
+    tmp_path, capsys
+):
     own = {
+        "PACK": True,
+        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 32},
         "ModelSetup.optimizer": "@AdamW",
         "AdamW.learning_rate": "@schedules.rsqrt()",
         "schedules.rsqrt.scale": 0.01,
@@ -179,6 +175,8 @@ def test_a_run_with_another_optimizer_logs_its_rate_and_resumes_bit_for_bit(tmp_
     pretrain(tmp_path / "parts", **own | {"TRAIN_STEPS": 2})
     pretrain(tmp_path / "parts", **own)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    # Rows hold several examples of at most six tokens.
+    assert min(r["tokens"] for r in records(tmp_path / "whole", "train")) > 4 * 6
     assert rates(tmp_path / "whole") == pytest.approx([0.01 / 10] * 4)
     # Two slots of each weight.
     (counts,) = set(re.findall(r"(\d+) variables, (\d+) optimizer slots", capsys.readouterr().out))
@@ -201,22 +199,20 @@ def test_a_fine_tuning_goes_on_with_the_optimizer_where_it_is_asked_to(whole, tm
     assert rates(tmp_path / "fresh") == pytest.approx([max(t, 2) ** -0.5 for t in range(4)])
 
     own["RESTORE_OPTIMIZER"] = True
-    pretrain(tmp_path / "on", **own)
+    pretrain(tmp_path / "on", **own | {"TRAIN_STEPS": 2})
     told = capsys.readouterr().out
     assert "optimizer slots restored, and their step" in told
     assert (
         f"{rsqrt} the optimizer's step, {STEPS} ahead of the run's: 0.408248 at the first update "
         f"(step {STEPS})"
     ) in told
+    # A resumed one goes on from there, and a next one from its end.
+    pretrain(tmp_path / "on", **own)
     assert rates(tmp_path / "on") == pytest.approx([(STEPS + t) ** -0.5 for t in range(4)])
     assert losses(tmp_path / "on")[1] == losses(tmp_path / "fresh")[1]
     assert losses(tmp_path / "on")[2] != losses(tmp_path / "fresh")[2]
-
-    # A resumed one is as one that was never stopped, and a next one counts on from it.
-    pretrain(tmp_path / "parts", **own | {"TRAIN_STEPS": 2})
-    pretrain(tmp_path / "parts", **own)
-    assert losses(tmp_path / "parts") == losses(tmp_path / "on")
-    pretrain(tmp_path / "next", **own | {"INITIAL_CHECKPOINT_PATH": str(tmp_path / "on")})
+    next_one = {"INITIAL_CHECKPOINT_PATH": str(tmp_path / "on"), "TRAIN_STEPS": 1}
+    pretrain(tmp_path / "next", **own | next_one)
     assert rates(tmp_path / "next")[0] == pytest.approx((STEPS + 4) ** -0.5)
 
 
@@ -296,7 +292,7 @@ def cached(tmp_path):
         "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
         "USE_CACHED_TASKS": True,
         "CACHE_DIR": str(tmp_path / "cache"),
-        "TaskData.pack": True,
+        "PACK": True,
     }
     cached_tasks.forget()
 
@@ -315,7 +311,7 @@ def test_a_cached_run_resumes_bit_for_bit_from_a_few_numbers(cached, tmp_path, c
     assert evaluated == {"cached_pairs", "cached_few"}
     # As another process would, which knows of no cache yet.
     cached_tasks.forget()
-    rows = {k: v for k, v in cached.items() if k != "TaskData.pack"}
+    rows = {k: v for k, v in cached.items() if k != "PACK"}
     evaluation = {"CHECKPOINT_PATH": str(tmp_path / "whole"), "Evaluation.decode": False}
     load([*FILES, "runs/eval.gin"], SMALL | rows | evaluation)
     assert set(evaluate()) == {"cached_pairs", "cached_few"}
@@ -373,11 +369,10 @@ def test_a_process_that_is_not_the_chief_writes_checkpoints_alone(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
-    whole, tmp_path, monkeypatch, capsys, number
+    whole, tmp_path, monkeypatch, capsys
 ):
-    update = Progress.update
+    update, number = Progress.update, signal.SIGINT
 
     def stop_at_two(self, step, *args):
         update(self, step, *args)
@@ -416,9 +411,10 @@ def test_a_signal_at_any_time_leaves_a_run_that_goes_on(
             os.kill(os.getpid(), signal.SIGTERM)
         return inner(self, *args)
 
-    with monkeypatch.context() as patch, pytest.raises(Interruption):
+    with monkeypatch.context() as patch, pytest.raises(Interruption) as stop:
         patch.setattr(kind, method, interrupted)
         pretrain(tmp_path)
+    assert stop.value.status == 128 + signal.SIGTERM
     assert ModelDir(str(tmp_path)).steps()[-1] == step
     pretrain(tmp_path)
     assert losses(tmp_path) == losses(whole)
