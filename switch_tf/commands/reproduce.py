@@ -1,29 +1,45 @@
-"""`switch-tf reproduce`: runs an experiment and prints its table."""
+"""`switch-tf reproduce`: lists and runs experiments, and makes their reports."""
 
+import argparse
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from switch_tf import runtime, storage
 from switch_tf.commands.flags import Parser
+from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
 from switch_tf.reproduce import registry
+from switch_tf.reproduce.experiment import Experiment
+
+_ACTIONS = {
+    "list": "list the experiments: what each repeats, its claim, its runs and their time",
+    "run": "run an experiment, but for what is done, and make its report",
+    "report": "make the report of an experiment whose runs are done, again",
+}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs an experiment, skipping the runs that are already done.
+    """Runs `switch-tf reproduce`.
 
     Raises:
-      UserError: flags are invalid, the experiment does not exist, or a run failed.
+      UserError: flags are invalid, the experiment does not exist, a run failed or, for a report, is
+        not done.
       Interruption: a run was interrupted.
     """
-    args = _parser().parse_args(argv)
+    if argv and argv[0] in registry.EXPERIMENTS:
+        raise UserError(f"say what to do with '{argv[0]}': switch-tf reproduce run {argv[0]}")
+    action = _parser().parse_args(argv[:1]).action
+    if action == "list":
+        _list(argv[1:])
+        return
+    args = _parser_of(action).parse_args(argv[1:])
     experiment = registry.find(args.experiment, args.variant)
     folder = args.output_dir or Path("runs") / experiment.name
     runtime.start()
-    from switch_tf.reproduce.runner import run
+    from switch_tf.reproduce import runner
 
-    report = run(experiment, folder)
+    report = getattr(runner, action)(experiment, folder)
     files = report.write(folder)
     print("\n" + report.table() + "\n")
     for line in report.verdicts:
@@ -31,17 +47,50 @@ def main(argv: Sequence[str]) -> None:
     print(f"written to {folder}: {', '.join(files)}")
 
 
+def _list(argv: Sequence[str]) -> None:
+    Parser(prog="switch-tf reproduce list", description=_sentence("list")).parse_args(argv)
+    for line in table([("name", "what it repeats", "runs", "minutes", "claim"), *_rows()]):
+        print(line)
+
+
+def _rows() -> Iterator[tuple[str, ...]]:
+    for name, experiment in registry.EXPERIMENTS.items():
+        yield _row(name, experiment)
+        for flag, variant in experiment.variants.items():
+            yield _row(f"{name} --{flag}", variant)
+
+
+def _row(name: str, experiment: Experiment) -> tuple[str, ...]:
+    runs = [run for of_seeds in experiment.runs(Path(), {}).values() for run in of_seeds]
+    minutes = sum(run.minutes for run in runs)
+    return name, experiment.reproduces, str(len(runs)), f"{minutes:.0f}", experiment.claim
+
+
+def _sentence(action: str) -> str:
+    text = _ACTIONS[action]
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def _parser() -> Parser:
-    rows = (
-        (" ".join((name, *(f"[--{flag}]" for flag in e.variants))), f"{e.reproduces}: {e.claim}")
-        for name, e in registry.EXPERIMENTS.items()
-    )
+    listing = "\n  ".join(table(_ACTIONS.items()))
     parser = Parser(
         prog="switch-tf reproduce",
-        description="Runs an experiment and ends with its table and picture. Ctrl-C or SIGTERM "
-        "saves what\nis trained and ends with status 130 or 143; rerun the command to resume.\n\n"
-        "experiments:\n  " + "\n  ".join(table(rows)),
-        epilog="example:\n  switch-tf reproduce quickstart --output_dir=runs/quickstart",
+        usage="switch-tf reproduce ACTION [NAME] [flags]",
+        description=f"Repeats results of the paper at a small size.\n\nactions:\n  {listing}",
+        epilog="example:\n  switch-tf reproduce run quickstart --output_dir=runs/quickstart\n\n"
+        "switch-tf reproduce ACTION --help shows the flags of an action. Ctrl-C or SIGTERM saves\n"
+        "what is trained and ends with status 130 or 143; rerun the command to resume.",
+    )
+    parser.add_argument("action", metavar="ACTION", choices=_ACTIONS, help="one of the above")
+    return parser
+
+
+def _parser_of(action: str) -> argparse.ArgumentParser:
+    names = "\n  ".join(registry.EXPERIMENTS)
+    parser = Parser(
+        prog=f"switch-tf reproduce {action}",
+        description=f"{_sentence(action)}\n\nexperiments:\n  {names}",
+        epilog="switch-tf reproduce list says what they are.",
     )
     parser.add_argument("experiment", metavar="NAME", help="one of the above")
     parser.add_argument(
@@ -53,4 +102,5 @@ def _parser() -> Parser:
     for flag, found in registry.variants().items():
         text = "; ".join(f"for {name}: {variant.size}" for name, variant in found)
         flags.add_argument(f"--{flag}", action="store_const", const=flag, dest="variant", help=text)
+    parser.set_defaults(variant=None)
     return parser

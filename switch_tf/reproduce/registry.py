@@ -21,7 +21,7 @@ def find(name: str, variant: str | None = None) -> Experiment:
     """
     if name not in EXPERIMENTS:
         raise UserError(
-            f"no experiment '{name}'{nearest(name, EXPERIMENTS)}; switch-tf reproduce --help lists "
+            f"no experiment '{name}'{nearest(name, EXPERIMENTS)}; switch-tf reproduce list says "
             "the names"
         )
     experiment = EXPERIMENTS[name]

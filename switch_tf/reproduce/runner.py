@@ -12,6 +12,7 @@ from switch_tf import config, storage
 from switch_tf.benches.dtype import seconds_per_layer
 from switch_tf.data import registry
 from switch_tf.data.task_data import TaskData
+from switch_tf.errors import UserError
 from switch_tf.reproduce.display import Display, duration
 from switch_tf.reproduce.experiment import Experiment, Runs
 from switch_tf.reproduce.report import Report
@@ -50,8 +51,32 @@ def run(experiment: Experiment, folder: Path) -> Report:
             raise
         display.end(_took(each))
     print(f"all runs together: {duration(sum(map(_seconds, in_order)))}", flush=True)
-    report = importlib.import_module(f"switch_tf.reproduce.{experiment.report}")
-    return report.make(experiment, runs)
+    return _make_report(experiment, runs)
+
+
+def report(experiment: Experiment, folder: Path) -> Report:
+    """Makes the report of an experiment whose runs are done.
+
+    Args:
+      experiment, folder: see `run`.
+
+    Raises:
+      UserError: a run is not done.
+    """
+    runs = experiment.runs(folder, {})
+    every = list(itertools.chain(*runs.values()))
+    left = [run.name for run in every if not run.is_done()]
+    if left:
+        raise UserError(
+            f"{len(left)} of {len(every)} runs in {folder} are not done, such as {left[0]}: run "
+            "them first, by `switch-tf reproduce run`, with the same name and flags"
+        )
+    return _make_report(experiment, runs)
+
+
+def _make_report(experiment: Experiment, runs: Runs) -> Report:
+    module = importlib.import_module(f"switch_tf.reproduce.{experiment.report}")
+    return module.make(experiment, runs)
 
 
 def _seconds(run: TrainingRun) -> float:

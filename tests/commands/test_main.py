@@ -144,7 +144,7 @@ ARGUMENTS = {
     "bench": ["layer", MODEL, "--gin_file=runs/plan.gin"],
     "cache": ["--tasks=pydocs_copa", "--output_cache_dir={}"],
     "tasks": [],
-    "reproduce": ["quickstart", "--output_dir={}"],
+    "reproduce": ["run", "quickstart", "--output_dir={}"],
 }
 
 

@@ -39,7 +39,7 @@ def test_the_papers_figures_are_of_its_models_and_metrics(experiment):
 
 def test_an_unknown_experiment_is_refused_with_the_nearest():
     assert registry.find("quickstart") is EXPERIMENTS["quickstart"]
-    message = "^no experiment 'quikstart'; nearest: quickstart; switch-tf reproduce --help lists"
+    message = "^no experiment 'quikstart'; nearest: quickstart; switch-tf reproduce list says"
     with pytest.raises(UserError, match=message):
         registry.find("quikstart")
 

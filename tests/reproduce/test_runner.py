@@ -109,7 +109,7 @@ def test_an_interrupted_run_ends_the_command_with_its_status_and_starts_no_furth
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     monkeypatch.setattr(training_run, "_run", interrupted)
     with pytest.raises(SystemExit) as stop:
-        main_module.main(["reproduce", "toy", f"--output_dir={tmp_path}"])
+        main_module.main(["reproduce", "run", "toy", f"--output_dir={tmp_path}"])
     assert stop.value.code == 143
     assert trained == ["dense/pretrain_seed0"]
     told = capsys.readouterr().err
@@ -154,7 +154,7 @@ def test_the_report_names_the_runs_that_others_slowed(trained, tmp_path, monkeyp
     logs.sat(TOY.runs(tmp_path, {})[SPARSE][1], 0.5)
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     capsys.readouterr()
-    main_module.main(["reproduce", "toy", f"--output_dir={tmp_path}"])
+    main_module.main(["reproduce", "run", "toy", f"--output_dir={tmp_path}"])
     remark = (
         "Other processes used a part of the machine, so tokens/s are too low and times too long: "
         "25% in pre-training Switch, 8, seed 1.\n"
@@ -165,21 +165,51 @@ def test_the_report_names_the_runs_that_others_slowed(trained, tmp_path, monkeyp
 
 def test_an_experiment_of_the_registry_is_run_by_its_name(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
-    main_module.main(["reproduce", "toy", f"--output_dir={tmp_path}"])
+    main_module.main(["reproduce", "run", "toy", f"--output_dir={tmp_path}"])
     assert f"\nwritten to {tmp_path}: report.md, report.json\n" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main_module.main(["reproduce", "toy", "--long"])
+        main_module.main(["reproduce", "run", "toy", "--long"])
     error = "switch-tf: error: 'toy' has no --long; it belongs to quickstart\n"
     assert capsys.readouterr().err == error
+
+
+def test_experiments_are_listed_with_what_they_repeat_their_runs_and_minutes(monkeypatch, capsys):
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    main_module.main(["reproduce", "list"])
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["name", "what", "it", "repeats", "runs", "minutes", "claim"]
+    cells = [re.split(" {2,}", row) for row in rows]
+    assert [row[0] for row in cells] == ["quickstart", "quickstart --long", "toy"]
+    assert cells[-1][1:] == ["Figure 0", "5", "5", "experts help"]
+
+
+def test_a_report_is_made_again_of_finished_runs_alone(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    report = ["reproduce", "report", "toy", f"--output_dir={tmp_path}"]
+    with pytest.raises(SystemExit):
+        main_module.main(report)
+    told = f"5 of 5 runs in {tmp_path} are not done, such as pre-training dense, seed 0: run them"
+    assert told in capsys.readouterr().err
+    runner.run(TOY, tmp_path)
+    written = trained.copy()
+    main_module.main(report)
+    assert f"\nwritten to {tmp_path}: report.md, report.json\n" in capsys.readouterr().out
+    assert trained == written
+
+
+def test_an_experiment_without_an_action_is_told_what_to_write(capsys):
+    with pytest.raises(SystemExit):
+        main_module.main(["reproduce", "quickstart"])
+    told = "say what to do with 'quickstart': switch-tf reproduce run quickstart\n"
+    assert capsys.readouterr().err == f"switch-tf: error: {told}"
 
 
 def test_help_says_which_experiment_has_a_flag(monkeypatch, capsys):
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     with pytest.raises(SystemExit):
-        main_module.main(["reproduce", "--help"])
+        main_module.main(["reproduce", "run", "--help"])
     told = capsys.readouterr().out
-    assert "\n  quickstart [--long]  Table 1, at a small size: a Switch" in told
-    assert "\n  toy                  Figure 0: experts help\n" in told
+    assert "\n  quickstart\n  toy\n" in told
     assert re.search(r"\n  --long +for quickstart: more steps", told)
 
 
@@ -198,7 +228,7 @@ def test_a_remote_folder_is_refused_before_any_run(trained, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     with pytest.raises(SystemExit):
-        main_module.main(["reproduce", "toy", "--output_dir=gs://bucket/toy"])
+        main_module.main(["reproduce", "run", "toy", "--output_dir=gs://bucket/toy"])
     told = "--output_dir='gs://bucket/toy': give a local path; this one is remote"
     assert told in capsys.readouterr().err
     assert trained == [] and list(tmp_path.iterdir()) == []
