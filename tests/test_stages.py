@@ -35,7 +35,8 @@ def test_of_stages_within_each_other_the_innermost_tells(capsys, monkeypatch):
             time.sleep(0.25)
         assert set(capsys.readouterr().err.splitlines()) == {"parsing: 0 s so far"}
         time.sleep(0.15)
-    assert capsys.readouterr().err == "reading: 0 s so far\n"
+    # Once or, on a busy machine, more often.
+    assert set(capsys.readouterr().err.splitlines()) == {"reading: 0 s so far"}
 
 
 def test_a_short_stage_is_a_line_and_control_characters_are_for_a_terminal(capsys, monkeypatch):
