@@ -45,12 +45,22 @@ def place_of(error: BaseException) -> str | None:
 
     Args:
       error: an error that was raised. If its message quotes a traceback, as TensorFlow's do for
-        Python code in a data pipeline, that one counts.
+        Python code in a data pipeline, that one counts. What it was raised from counts, too:
+        SeqIO raises another error from that of a metric.
 
     Returns:
       The place and the error, such as "my_tasks.py:12, in accuracy: KeyError: 'answer'"; None if
       the error is not in a user's code.
     """
+    found: BaseException | None = error
+    while found is not None:
+        if place := _place_of_one(found):
+            return place
+        found = found.__cause__
+    return None
+
+
+def _place_of_one(error: BaseException) -> str | None:
     _, is_quoted, text = str(error).rpartition(_QUOTED)
     if is_quoted:
         frames = [_Frame(file, int(line), name) for file, line, name in _FRAME.findall(text)]

@@ -54,6 +54,20 @@ def test_an_error_in_a_library_has_the_place_that_called_it(own):
     assert told.startswith("own_code.py:10, in calls_a_library: json.decoder.JSONDecodeError: ")
 
 
+def test_what_an_error_was_raised_from_counts(own):
+    def wraps():
+        try:
+            own.fails("a")
+        except KeyError as error:
+            raise json.JSONDecodeError("m", "doc", 0) from error
+
+    # Without the frame of this test, which is a user's, too.
+    with pytest.raises(json.JSONDecodeError) as caught:
+        wraps()
+    wrapped = caught.value.with_traceback(None)
+    assert user_code.place_of(wrapped) == "own_code.py:6, in fails: KeyError: 'a'"
+
+
 def test_an_error_in_this_project_is_no_mistake_of_its_user(own):
     assert place_of(own.calls_the_project, "a") is None
     assert place_of(storage.names, 3) is None

@@ -1,18 +1,21 @@
 """The tasks' own metrics, through SeqIO's evaluator."""
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
+from switch_tf import user_code
 from switch_tf.data import registry
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.reading import TaskSplit, elements, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.data.trimming import longest, trim
+from switch_tf.errors import UserError
 from switch_tf.evaluation import predictions
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.inference.decoding import GreedyDecoder
@@ -83,6 +86,7 @@ class TaskEvaluator:
 
         Raises:
           EvaluationInterrupt: `stop` returned True.
+          UserError: a metric, or another function of the task's, failed.
         """
 
         def decode(features):
@@ -95,7 +99,7 @@ class TaskEvaluator:
             return lambda dataset, *_: self._by_index(function, dataset, stop, tell)
 
         own = f"computing the metrics of {self._name}"
-        with mesh_lib.host(), telling(own, at_once=False) as tell:
+        with mesh_lib.host(), telling(own, at_once=False) as tell, _told(self._what):
             metrics, outputs = self._evaluator.evaluate(
                 compute_metrics=True,
                 step=step,
@@ -106,7 +110,8 @@ class TaskEvaluator:
                 dataset = self._evaluator.cached_task_datasets[task.name]
                 examples = elements(dataset, self._what)
                 predictions.write(folder, task, examples, outputs[task.name])
-        found = {task: _numbers(values) for task, values in metrics.result().items()}
+        with _told(self._what):
+            found = {task: _numbers(values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
         if self._num_examples is not None:
             for task, figures in found.items():
@@ -147,6 +152,18 @@ class TaskEvaluator:
             multiple = math.lcm(_COLUMNS, self._mesh.ways("length"))
             self._columns[dataset] = longest(batches, multiple)
         return self._columns[dataset]
+
+
+@contextlib.contextmanager
+def _told(what: TaskSplit) -> Iterator[None]:
+    """Names the place of an error in a user's metric, before gin hides what it was raised from."""
+    try:
+        yield
+    except Exception as error:
+        place = user_code.place_of(error)
+        if place is None or isinstance(error, UserError):
+            raise
+        raise UserError(f"{what}: {place}") from error
 
 
 def _numbers(values: Mapping) -> dict[str, float]:

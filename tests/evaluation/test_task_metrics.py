@@ -3,10 +3,12 @@ import pytest
 import seqio
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.errors import UserError
 from switch_tf.evaluation.task_metrics import TaskEvaluator, _numbers
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
+from switch_tf.inference.decoding import GreedyDecoder
 from tests import toy_task
-from tests.helpers import task_data, using
+from tests.helpers import task_data, tiny_model, using
 
 
 def test_metrics_that_are_no_numbers_are_left_out():
@@ -39,3 +41,19 @@ def test_batches_of_a_split_are_as_long_as_its_longest_example_and_hold_each_onc
     assert [index for index, _ in outputs] == list(range(toy_task.NUM_VALIDATION))
     for (_, output), (_, features) in zip(outputs, examples, strict=True):
         assert np.pad(output, (0, 12)).tolist() == features["decoder_target_tokens"].tolist()
+
+
+def test_an_error_in_a_metric_is_one_line_with_its_place(monkeypatch):
+    def metric(targets, predictions):
+        raise KeyError("an answer")
+
+    monkeypatch.setattr(GreedyDecoder, "__call__", lambda self, x: np.ones((len(x), 8), np.int32))
+    own = seqio.metrics.PassthroughLegacyMetric.from_metric_fn(metric)
+    task = seqio.get_mixture_or_task("toy_copy")
+    monkeypatch.setattr(type(task), "metric_objs", property(lambda self: [own]))
+    data = task_data("toy_copy", {"inputs": 8, "targets": 8}, 4, split="validation")
+    with using(("batch:2", "batch:batch")) as mesh:
+        evaluator = TaskEvaluator(tiny_model(vocab_size=384, built=False), mesh, data)
+        told = r"^'toy_copy', split 'validation': \S*test_task_metrics.py:\d+, in metric: KeyError:"
+        with pytest.raises(UserError, match=told):
+            evaluator.run(0)
