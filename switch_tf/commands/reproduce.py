@@ -12,6 +12,7 @@ from switch_tf.metrics.tables import table
 from switch_tf.reproduce import registry
 from switch_tf.reproduce.experiment import Experiment
 
+_RESULTS = Path("docs", "results")
 _ACTIONS = {
     "list": "list the experiments: what each repeats, its claim, its runs and their time",
     "run": "run an experiment, but for what is done, and make its report",
@@ -35,16 +36,19 @@ def main(argv: Sequence[str]) -> None:
         return
     args = _parser_of(action).parse_args(argv[1:])
     experiment = registry.find(args.experiment, args.variant)
-    folder = args.output_dir or Path("runs") / experiment.name
+    folder = args.output_dir or Path("runs") / (experiment.folder or experiment.name)
+    results_dir = args.results_dir or (_RESULTS if experiment.is_shared else folder)
     runtime.start()
-    from switch_tf.reproduce import runner
+    from switch_tf.reproduce import runner, summary
 
-    report = getattr(runner, action)(experiment, folder)
-    files = report.write(folder)
+    report = getattr(runner, action)(experiment, folder, results_dir)
+    files = report.write(results_dir, experiment.name if experiment.is_shared else "report")
     print("\n" + report.table() + "\n")
     for line in report.verdicts:
         print(line)
-    print(f"written to {folder}: {', '.join(files)}")
+    print(f"written to {results_dir}: {', '.join(files)}")
+    if experiment.is_shared:
+        print(f"all results: {summary.write(results_dir)}")
 
 
 def _list(argv: Sequence[str]) -> None:
@@ -61,9 +65,10 @@ def _rows() -> Iterator[tuple[str, ...]]:
 
 
 def _row(name: str, experiment: Experiment) -> tuple[str, ...]:
-    runs = [run for of_seeds in experiment.runs(Path(), {}).values() for run in of_seeds]
+    runs = [run for of_seeds in experiment.runs(Path(), {}, Path()).values() for run in of_seeds]
     minutes = sum(run.minutes for run in runs)
-    return name, experiment.reproduces, str(len(runs)), f"{minutes:.0f}", experiment.claim
+    claims = "; ".join(claim.text for claim in experiment.claims)
+    return name, experiment.reproduces, str(len(runs)), f"{minutes:.0f}", claims
 
 
 def _sentence(action: str) -> str:
@@ -96,7 +101,14 @@ def _parser_of(action: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--output_dir",
         type=functools.partial(storage.local_path, "--output_dir"),
-        help="local folder for runs and report (runs/NAME)",
+        help="local folder for runs; experiments that share a folder share runs (runs/NAME, or "
+        "runs/mini for the paper's tables and figures)",
+    )
+    parser.add_argument(
+        "--results_dir",
+        type=functools.partial(storage.local_path, "--results_dir"),
+        help="local folder for the report and the result of each run, which stay when the runs are "
+        "removed (docs/results; for the quickstart, the folder of its runs)",
     )
     flags = parser.add_mutually_exclusive_group()
     for flag, found in registry.variants().items():

@@ -20,12 +20,13 @@ _LINE_EVERY = 8.0
 
 
 class Display:
-    """Shows the runs of an experiment, one after another, on a terminal or in a file.
+    """Shows the runs of an experiment on a terminal or in a file.
 
     On a terminal the last line is rewritten each second; elsewhere a line is added every eight.
 
     Args:
       runs: all runs, in running order.
+      at_once: how many of them train at a time.
       stream: the output; by default stdout.
       clock: returns the time in seconds.
     """
@@ -33,10 +34,13 @@ class Display:
     def __init__(
         self,
         runs: Sequence[TrainingRun],
+        at_once: int = 1,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._runs = list(runs)
+        self._at_once = at_once
+        self._watched = {}
         self._stream = stream or sys.stdout
         self._clock = clock
         self._is_terminal = self._stream.isatty()
@@ -45,10 +49,11 @@ class Display:
     def plan(self) -> None:
         """Prints what will run and how long it takes."""
         left = [run for run in self._runs if not run.is_done()]
-        total = duration(60 * sum(run.minutes for run in left))
+        total = duration(60 * sum(run.minutes for run in left) / self._at_once)
+        beside = f", {self._at_once} at a time" if self._at_once > 1 else ""
         print(
-            f"{len(self._runs)} runs, {len(self._runs) - len(left)} of them done; about {total} on "
-            "two idle cores with AVX512, three times as long with AVX2 only:",
+            f"{len(self._runs)} runs{beside}, {len(self._runs) - len(left)} of them done; about "
+            f"{total} on two idle cores with AVX512, up to three times as long with AVX2 only:",
             file=self._stream,
         )
         rows = (
@@ -59,15 +64,26 @@ class Display:
         )
         print(*table(rows), sep="\n", file=self._stream, flush=True)
 
-    def watch(self, run: TrainingRun) -> Iterator[None]:
-        """A generator to advance every second while the run's process is alive.
+    def watch(self, active: Sequence[TrainingRun]) -> None:
+        """Prints new evaluations, and rewrites the live line; to be called every second.
 
-        It prints the evaluations as they come, and rewrites the live line.
+        Args:
+          active: those of the runs whose processes are alive, or have just ended.
+        """
+        for run in active:
+            if id(run) not in self._watched:
+                self._watched[id(run)] = self._texts(run)
+        texts = [next(self._watched[id(run)]) for run in active]
+        if texts:
+            self._live(" | ".join(texts))
+
+    def _texts(self, run: TrainingRun) -> Iterator[str]:
+        """Texts on where a run is; prints its evaluations as they come.
 
         Args:
           run: one of the runs, about to start.
         """
-        log, number = _Log(run.metrics_path), self._runs.index(run) + 1
+        log, number = _Log(run.paths.metrics), self._runs.index(run) + 1
         heading = f"[{number}/{len(self._runs)}] {run.name}"
         later = sum(other.minutes for other in self._runs[number:] if not other.is_done())
         # A run that resumes writes them again. As text, in which NaN equals itself.
@@ -81,15 +97,16 @@ class Display:
                         first = (self._clock(), record["step"], last["step"] if last else 0)
                     last = record
                 elif record["kind"] == "evaluation" and is_new:
-                    figures = {k: v for k, v in record.items() if isinstance(v, float)}
-                    self._line(
-                        f"  step {record['step']:,}  {figures_line(record['task'], figures)}"
-                    )
+                    self._line(self._evaluation(run, record))
             if last is None:
-                self._live(f"{heading}: starting, {self._clock() - started:.0f} s")
+                yield f"{heading}: starting, {self._clock() - started:.0f} s"
             else:
-                self._live(f"{heading}: {self._stage(run, started, first, last, later)}")
-            yield
+                yield f"{heading}: {self._stage(run, started, first, last, later)}"
+
+    def _evaluation(self, run: TrainingRun, record: dict) -> str:
+        figures = {k: v for k, v in record.items() if isinstance(v, float)}
+        of_run = f"{run.name}, " if self._at_once > 1 else ""
+        return f"  {of_run}step {record['step']:,}  {figures_line(record['task'], figures)}"
 
     def end(self, text: str) -> None:
         """Ends the live line of a run with a line that stays."""
@@ -123,7 +140,7 @@ class Display:
         left = (steps - step) * (now - then) / (step - first_step)
         # How long runs take here, against what they are foretold to take.
         scale = (now - started + left) / (60 * run.minutes * (steps - resumed) / steps)
-        rest = left + scale * 60 * later
+        rest = left + scale * 60 * later / self._at_once
         return f"{text}, {duration(left)} left, {duration(rest)} including later runs"
 
     def _live(self, text: str) -> None:

@@ -5,27 +5,33 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from switch_tf.errors import UserError
 from switch_tf.reproduce.metrics import Measurements, Metric
+from switch_tf.reproduce.result import Result
 from switch_tf.reproduce.training_run import TrainingRun
-from switch_tf.reproduce.verdict import Verdict
+from switch_tf.reproduce.verdict import Claim
+
+_KINDS = {"pretrain": "pre-training", "finetune": "fine-tuning", "distill": "distilling"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arm:
-    """A model trained in one way, once per seed.
+    """A model trained in one way, once per seed. Experiments that share an arm run it once.
 
     Attributes:
       model: the model's name in tables; the metrics of all its arms share a row.
       gin_files: values of `--gin_file`.
       bindings: macro or `configurable.parameter` -> value, for `--gin.NAME`.
       seeds: one run for each seed; if empty, a single run with the gin files' SEED.
-      minutes: about how long a run takes on two idle cores with AVX512.
-      starts_from: the arm whose first run's checkpoint is fine-tuned; None pre-trains.
+      minutes: about how long a run takes on two idle cores with AVX512; on one of them where the
+        experiment trains two at a time.
+      starts_from: the arm whose checkpoint is trained further, that of the same seed if it has it,
+        else of its first run; None starts from initial values.
+      teacher: the arm whose checkpoint is distilled, likewise.
     """
 
     model: str
@@ -34,36 +40,54 @@ class Arm:
     seeds: Sequence[int] = ()
     minutes: float = 1.0
     starts_from: Arm | None = None
+    teacher: Arm | None = None
 
-    def runs(self, folder: Path, bindings: Mapping[str, Any]) -> list[TrainingRun]:
+    @property
+    def kind(self) -> str:
+        """What its runs do: `distill`, `finetune` or `pretrain`."""
+        if self.teacher is not None:
+            return "distill"
+        return "pretrain" if self.starts_from is None else "finetune"
+
+    def runs(self, folder: Path, bindings: Mapping[str, Any], results: Path) -> list[TrainingRun]:
         """The arm's runs in the order of its seeds.
 
         Args:
-          folder: the experiment's folder.
+          folder: the folder for the runs of all arms.
           bindings: shared by all arms; the arm's own take precedence.
+          results: the folder for the results of all arms.
         """
-        name, kind = f"pre-training {self.model}", "pretrain"
-        given = {**bindings, **self.bindings}
-        if self.starts_from is not None:
-            name, kind = f"fine-tuning {self.model}", "finetune"
-            (start, *_) = self.starts_from.runs(folder, bindings)
-            given["INITIAL_CHECKPOINT_PATH"] = str(start.model_dir)
-        place = folder / re.sub(r"\W+", "_", self.model).lower()
-        if not self.seeds:
-            return [TrainingRun(name, place / kind, self.gin_files, given, self.minutes)]
-        return [
-            TrainingRun(
-                f"{name}, seed {seed}",
-                place / f"{kind}_seed{seed}",
-                self.gin_files,
-                given | {"SEED": seed},
-                self.minutes,
-            )
-            for seed in self.seeds
-        ]
+        return [self._run(seed, folder, bindings, results) for seed in self.seeds or (None,)]
+
+    def _run(self, seed: int | None, folder: Path, bindings, results: Path) -> TrainingRun:
+        given, needs = {**bindings, **self.bindings}, []
+        for macro, arm in (
+            ("INITIAL_CHECKPOINT_PATH", self.starts_from),
+            ("TEACHER_PATH", self.teacher),
+        ):
+            if arm is not None:
+                first = seed if seed in arm.seeds or not arm.seeds else arm.seeds[0]
+                needs.append(arm._run(first if arm.seeds else None, folder, bindings, results))
+                given[macro] = str(needs[-1].model_dir)
+        name, place = f"{_KINDS[self.kind]} {self.model}", self.kind
+        if seed is not None:
+            name, place = f"{name}, seed {seed}", f"{place}_seed{seed}"
+            given["SEED"] = seed
+        place = Path(re.sub(r"\W+", "_", self.model).lower(), place)
+        return TrainingRun(
+            name,
+            folder / place,
+            self.gin_files,
+            given,
+            results / f"{place}.json",
+            self.minutes,
+            tuple(needs),
+        )
 
 
 Runs = Mapping[Arm, Sequence[TrainingRun]]
+# Of an arm whose runs are not done, those that are.
+Results = Mapping[Arm, Sequence[Result]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +102,12 @@ class Experiment:
         from.
       metrics: the metrics of each model, one column of the table each.
       paper: model -> metric name -> the paper's figure.
-      claim: the paper's claim, in a sentence.
-      refuted_by: the outcome that would refute the claim, in a sentence.
-      verdict: decides from the measurements whether the claim holds.
+      claims: the paper's claims, each with the rule that judges it.
+      folder: the folder in `runs/` for its runs, if other than its name: experiments of one folder
+        share the runs of the arms that they share, and keep all results in `docs/results`.
       times_dtype: whether all runs use the dtype that is faster on this machine; otherwise gin's.
+      pretraining: the task whose NLP pictures show.
+      picture: the picture of the report, of `pictures.draw`; "" for none.
       report: module of `switch_tf.reproduce` whose `make` makes the report from the finished runs.
         It is named, not imported: it may need TensorFlow, and experiments are listed before
         TensorFlow starts.
@@ -95,10 +121,11 @@ class Experiment:
     arms: Sequence[Arm]
     metrics: Sequence[Metric]
     paper: Mapping[str, Mapping[str, float]]
-    claim: str
-    refuted_by: str
-    verdict: Callable[[Measurements], Verdict]
+    claims: Sequence[Claim]
+    folder: str = ""
     times_dtype: bool = False
+    pretraining: str = "pydocs_span_corruption"
+    picture: str = ""
     report: str = "report"
     variants: Mapping[str, Experiment] = dataclasses.field(default_factory=dict)
     size: str = ""
@@ -110,7 +137,7 @@ class Experiment:
           UserError: names of models differ only in case or punctuation, or an arm is there twice.
         """
         found = {}
-        for run in itertools.chain(*self.runs(Path(), {}).values()):
+        for run in itertools.chain(*self.runs(Path(), {}, Path()).values()):
             other = found.setdefault(run.model_dir, run)
             if other is not run:
                 raise UserError(
@@ -118,16 +145,23 @@ class Experiment:
                     f"{run.model_dir}: give models names that differ in letters or digits"
                 )
 
-    def runs(self, folder: Path, bindings: Mapping[str, Any]) -> dict[Arm, list[TrainingRun]]:
-        """Arm -> its runs in the order of its seeds; see `Arm.runs`."""
-        return {arm: arm.runs(folder, bindings) for arm in self.arms}
+    @property
+    def is_shared(self) -> bool:
+        """Whether it shares arms and results with others; then runs have a core each."""
+        return bool(self.folder)
 
-    def measure(self, runs: Runs) -> Measurements:
+    def runs(self, folder: Path, bindings: Mapping[str, Any], results: Path) -> Runs:
+        """Arm -> its runs in the order of its seeds; see `Arm.runs`."""
+        return {arm: arm.runs(folder, bindings, results) for arm in self.arms}
+
+    def measure(self, results: Results) -> Measurements:
         """Model -> metric name -> one value per seed, from the arm that has the metric."""
         found = {arm.model: {} for arm in self.arms}
         for metric in self.metrics:
-            for arm, of_seeds in runs.items():
-                values = [value for run in of_seeds if (value := metric.read(run)) is not None]
+            for arm, of_seeds in results.items():
+                values = [
+                    value for result in of_seeds if (value := metric.read(result)) is not None
+                ]
                 if values:
                     found[arm.model][metric.name] = values
         return found

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import resource
 import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
@@ -40,22 +41,39 @@ class Load:
 class LoadMeter:
     """Measures the load of other processes from its creation on.
 
-    This process is not counted, nor are its children that have ended by the time of `read`.
+    This process is not counted, nor are its children.
+
+    Args:
+      children: returns the process numbers of its children that have not been waited for.
     """
 
-    def __init__(self):
+    def __init__(self, children: Callable[[], Collection[int]] = tuple):
+        self._children = children
         self._before = self._now()
 
     def read(self) -> Load:
         """The mean load so far."""
         (wall, busy, own), (wall_0, busy_0, own_0) = self._now(), self._before
         others = ((busy - busy_0) - (own - own_0)) / max(wall - wall_0, 1e-9)
-        return Load(max(others, 0.0), os.cpu_count() or 1)
+        cores = os.cpu_count() or 1
+        # Ticks of the machine's counters are coarse against a short time.
+        return Load(min(max(others, 0.0), float(cores)), cores)
 
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
+    def _now(self) -> tuple[float, float, float]:
         """Seconds of the clock, of all cores at work, and of this process and its children."""
         user, nice, system, _, _, *interrupts = map(int, _STAT.read_text().split()[1:9])
         busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
         used = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        return time.monotonic(), busy, sum(u.ru_utime + u.ru_stime for u in used)
+        own = sum(u.ru_utime + u.ru_stime for u in used)
+        return time.monotonic(), busy, own + sum(map(_seconds_of, self._children()))
+
+
+def _seconds_of(process: int) -> float:
+    """Seconds of all cores that a process has used; 0 if it is gone."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0.0
+    # Behind the command's name, which may hold blanks and brackets.
+    fields = text.rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")

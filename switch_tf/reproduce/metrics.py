@@ -1,59 +1,112 @@
-"""Metrics of a finished run, read from its log."""
+"""Metrics of a finished run, read from its result."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from switch_tf.reproduce.training_run import TrainingRun
+from switch_tf.reproduce.result import Result
 
 # Model -> metric name -> one value per seed.
 Measurements = Mapping[str, Mapping[str, Sequence[float]]]
-
-# Skipped when timing: compilation, and system effects at the start of a run.
-_UNTIMED_STEPS = 5
+Read = Callable[[Result], float | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric of a run; higher is better.
+    """A metric of a run.
 
     Attributes:
       name: the heading of its column.
       read: returns the metric of a run, or None if the run has none, such as pre-training metrics
-        of a fine-tuning run.
+        of a fine-tuning run. Infinite for a run that diverged.
       unit: the unit of a difference between two values.
       digits: number of decimals shown.
+      sign: 1 if more is better, -1 if less is.
     """
 
     name: str
-    read: Callable[[TrainingRun], float | None]
+    read: Read
     unit: str = ""
     digits: int = 3
+    sign: int = 1
+
+    def number(self, value: float) -> str:
+        """A value as text; `diverged`, or `not reached` where less is better, if it is infinite."""
+        if not math.isfinite(value):
+            return "diverged" if self.sign > 0 else "not reached"
+        return f"{value:,.{self.digits}f}"
 
     def lead(self, value: float) -> str:
-        """A difference to another value as text, such as `0.063 nats ahead of`."""
-        size = f"{abs(value):.{self.digits}f} {self.unit}".rstrip()
+        """How much better a value is than another, as text, such as `0.063 nats ahead of`."""
+        size = f"{self.number(abs(value))} {self.unit}".rstrip()
         return f"{size} {'behind' if value < 0 else 'ahead of'}"
 
 
-def evaluated(task: str, figure: str) -> Callable[[TrainingRun], float | None]:
-    """Makes a reader of a figure in a task's last evaluation."""
+def evaluated(task: str, figure: str) -> Read:
+    """Makes a reader of a figure in a task's last evaluation; minus infinity if a run diverged."""
 
-    def read(run):
-        found = [r[figure] for r in run.records("evaluation") if r["task"] == task and figure in r]
+    def read(result):
+        found = [r[figure] for r in result.evaluations if r["task"] == task and figure in r]
+        if result.diverged_at is not None:
+            return -math.inf
         return found[-1] if found else None
 
     return read
 
 
-def tokens_per_second(run: TrainingRun) -> float:
+def best(figures: Mapping[str, str]) -> Read:
+    """Makes a reader of the mean over tasks of the best evaluation of a figure (Sec. 4.2).
+
+    Args:
+      figures: task -> its figure.
+    """
+
+    def read(result):
+        values = []
+        for task, figure in figures.items():
+            found = [r[figure] for r in result.evaluations if r["task"] == task and figure in r]
+            if not found:
+                return None
+            values.append(max(found))
+        return statistics.mean(values)
+
+    return read
+
+
+def tokens_per_second(result: Result) -> float:
     """The tokens per second of the median training step."""
-    return _median(run, "tokens_per_second")
+    return result.tokens_per_second
 
 
-def _median(run: TrainingRun, figure: str) -> float:
-    """The median of a figure over the steps after the first ones."""
-    return statistics.median(r[figure] for r in run.records("train")[_UNTIMED_STEPS:])
+def examples_per_second(result: Result) -> float:
+    """The examples per second of the median training step; a row of a batch is an example."""
+    return (
+        result.tokens_per_second * result.settings["BATCH_SIZE"] / result.facts["tokens_per_step"]
+    )
+
+
+def steps_to(task: str, nlp: float) -> Read:
+    """Makes a reader of the steps until a task's NLP is reached; infinite if it never is."""
+
+    def read(result):
+        if not any(record["task"] == task and "nlp" in record for record in result.evaluations):
+            return None
+        found = Curve.of(result, task).steps_to(nlp)
+        return math.inf if found is None else found
+
+    return read
+
+
+def minutes_to(task: str, nlp: float) -> Read:
+    """Makes a reader of the minutes of training steps until a task's NLP is reached."""
+    steps = steps_to(task, nlp)
+
+    def read(result):
+        found = steps(result)
+        return None if found is None else found * result.seconds_per_step / 60
+
+    return read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +126,12 @@ class Curve:
     seconds_per_step: float = 1.0
 
     @classmethod
-    def of(cls, run: TrainingRun, task: str) -> "Curve":
+    def of(cls, result: Result, task: str) -> "Curve":
         """The curve of a run's evaluations of a task."""
-        records = [record for record in run.records("evaluation") if record["task"] == task]
-        values = (tuple(r[name] for r in records) for name in ("step", "nlp", "nlp_dropless"))
-        return cls(*values, _median(run, "seconds"))
+        records = [r for r in result.evaluations if r["task"] == task and "nlp" in r]
+        steps, nlp = (tuple(r[name] for r in records) for name in ("step", "nlp"))
+        dropless = tuple(r.get("nlp_dropless", r["nlp"]) for r in records)
+        return cls(steps, nlp, dropless, result.seconds_per_step)
 
     @classmethod
     def mean(cls, curves: Sequence["Curve"]) -> "Curve":

@@ -10,42 +10,38 @@ import numpy as np
 
 from switch_tf.metrics.load_picture import draw_load, stack_loads
 from switch_tf.reproduce.display import duration
-from switch_tf.reproduce.experiment import Experiment, Runs
+from switch_tf.reproduce.experiment import Experiment, Results
+from switch_tf.reproduce.experiments.quickstart import DENSE, NLP, PRETRAINING
 from switch_tf.reproduce.metrics import Curve, tokens_per_second
-from switch_tf.reproduce.quickstart import DENSE, NLP, PRETRAINING
+from switch_tf.reproduce.pictures import Curves, draw_curves
 from switch_tf.reproduce.report import Report, facts_of, load_remark
-from switch_tf.reproduce.training_run import TrainingRun
+from switch_tf.reproduce.result import Result
 from switch_tf.tasks import pydocs
 
-_LOAD_STEPS = 50
-_COLOURS = ("tab:gray", "tab:blue", "tab:green", "tab:purple")
-# The picture leaves out the first steps, in which all models learn the same.
-_SHOWN_FROM = 0.15
 # Task -> metric -> figure.
 Scores = Mapping[str, Mapping[str, float]]
-# Model -> one curve per seed; the dense model first.
-Curves = Mapping[str, Sequence[Curve]]
 
 
-def make(experiment: Experiment, runs: Runs) -> Report:
-    """Makes the report from the logs of the runs.
+def make(experiment: Experiment, results: Results) -> Report:
+    """Makes the report from the results of the runs.
 
     Args:
       experiment: the quickstart in one of its sizes.
-      runs: the runs of its arms, the dense model first.
+      results: the results of its arms, the dense model first.
     """
-    pretrain = {arm.model: found for arm, found in runs.items() if arm.starts_from is None}
+    pretrain = {arm.model: found for arm, found in results.items() if arm.starts_from is None}
     curves = {m: [Curve.of(run, PRETRAINING) for run in found] for m, found in pretrain.items()}
-    scores = {arm.model: _scores(*found) for arm, found in runs.items() if arm.starts_from}
+    scores = {arm.model: _scores(*found) for arm, found in results.items() if arm.starts_from}
     chance = pydocs.chance_levels() if scores else {}
-    entropy = pretrain[DENSE][0].facts()["unigram_entropy"][PRETRAINING]
+    entropy = pretrain[DENSE][0].facts["unigram_entropy"][PRETRAINING]
     rows = _pretraining_rows(pretrain, curves, entropy) | _finetuning_rows(scores, chance)
-    verdict = experiment.verdict(experiment.measure(runs))
+    (claim,) = experiment.claims
+    verdict = claim.rule(experiment.measure(results))
     *_, largest = pretrain
     return Report(
         rows=[("", *pretrain, "chance"), *((name, *texts) for name, texts in rows.items())],
         verdicts=verdicts(curves, entropy, str(verdict), scores, chance),
-        facts=facts_of(experiment, runs)
+        facts=facts_of(experiment, results)
         | {
             "curves": {m: [dataclasses.asdict(c) for c in cs] for m, cs in curves.items()},
             "finetuned": scores,
@@ -71,62 +67,10 @@ def draw(
     """
     figure = matplotlib.figure.Figure(figsize=(14, 4.5), layout="constrained")
     by_step, by_second, load = figure.subplots(1, 3, width_ratios=(3, 3, 2))
-    _draw_curves(by_step, curves, {model: 1.0 for model in curves}, "steps", "{:,.0f} steps")
-    seconds = {m: statistics.mean(c.seconds_per_step for c in cs) for m, cs in curves.items()}
-    _draw_curves(by_second, curves, seconds, "seconds of training steps", "{:,.0f} s")
-    by_step.set_ylabel("validation NLP (minus nats per target token)")
-    by_step.legend(loc="lower right")
+    draw_curves(by_step, by_second, curves, DENSE)
     draw_load(load, load_NE, [short_name(layer) for layer in layers])
     load.set_title(f"load per expert ({largest})", fontsize="medium")
     return figure
-
-
-def _draw_curves(
-    axes, curves: Curves, scale: Mapping[str, float], label: str, written: str
-) -> None:
-    """Draws the mean over seeds, the seeds, and when the best has the dense model's last NLP.
-
-    Args:
-      axes: where to.
-      curves: see `Curves`.
-      scale: model -> what a step counts on the x axis.
-      label: what the x axis counts.
-      written: format of a value on it.
-    """
-    means = {model: Curve.mean(of_seeds) for model, of_seeds in curves.items()}
-    for (model, of_seeds), colour in zip(curves.items(), _COLOURS, strict=False):
-        for curve in (means[model], *(of_seeds if len(of_seeds) > 1 else ())):
-            shown = [i for i, s in enumerate(curve.steps) if s >= _SHOWN_FROM * curve.steps[-1]]
-            is_mean = curve is means[model]
-            axes.plot(
-                [scale[model] * curve.steps[i] for i in shown],
-                [curve.nlp[i] for i in shown],
-                color=colour,
-                linewidth=1.8 if is_mean else 0.8,
-                alpha=1.0 if is_mean else 0.4,
-                label=_legend(model, len(of_seeds)) if is_mean else None,
-            )
-    target = means[DENSE].nlp[-1]
-    reached = {m: c.steps_to(target) for m, c in means.items() if m != DENSE}
-    reached = {m: scale[m] * steps for m, steps in reached.items() if steps is not None}
-    axes.axhline(target, color=_COLOURS[0], linestyle=":")
-    if reached:
-        first = min(reached, key=reached.get)
-        end = scale[DENSE] * means[DENSE].steps[-1]
-        axes.annotate(
-            f"{first}: after {written.format(reached[first])}\n{DENSE}: {written.format(end)}",
-            (reached[first], target),
-            xytext=(0.03, 0.86),
-            textcoords="axes fraction",
-            va="top",
-            arrowprops={"arrowstyle": "->"},
-        )
-    axes.set_xlabel(label)
-    axes.grid(alpha=0.3)
-
-
-def _legend(model: str, seeds: int) -> str:
-    return f"{model}, mean of {seeds} seeds" if seeds > 1 else model
 
 
 def short_name(layer: str) -> str:
@@ -169,13 +113,13 @@ def verdicts(
 
 
 def _pretraining_rows(
-    pretrain: Mapping[str, Sequence[TrainingRun]], curves: Curves, unigram_entropy: float
+    pretrain: Mapping[str, Sequence[Result]], curves: Curves, unigram_entropy: float
 ) -> dict[str, list[str]]:
     def each(text, chance=""):
         return [*map(text, pretrain), chance]
 
     mean = {model: Curve.mean(of_seeds) for model, of_seeds in curves.items()}
-    facts = {model: of_seeds[0].facts() for model, of_seeds in pretrain.items()}
+    facts = {model: of_seeds[0].facts for model, of_seeds in pretrain.items()}
     target = mean[DENSE].nlp[-1]
     steps = {model: curve.steps_to(target) for model, curve in mean.items()}
     return {
@@ -220,21 +164,15 @@ def _range(curves: Sequence[Curve]) -> str:
     return f"{min(values):.3f} to {max(values):.3f} ({len(values)})"
 
 
-def _scores(run: TrainingRun) -> dict[str, dict[str, float]]:
+def _scores(run: Result) -> dict[str, dict[str, float]]:
     """Task -> metric -> its value in the last evaluation."""
-    records = run.records("evaluation")
-    last = max(r["step"] for r in records)
     return {
-        r["task"]: {k: v for k, v in r.items() if isinstance(v, float)}
-        for r in records
-        if r["step"] == last
+        record["task"]: {k: v for k, v in record.items() if isinstance(v, float)}
+        for record in run.evaluations
+        if record["step"] == run.step
     }
 
 
-def _load(run: TrainingRun) -> tuple[list[str], np.ndarray]:
+def _load(run: Result) -> tuple[list[str], np.ndarray]:
     """The Switch layers, and their experts' load over the last steps, [layers, experts]."""
-    records = [record for record in run.records("train") if "routing" in record]
-    routing = [record["routing"] for record in records[-_LOAD_STEPS:]]
-    layers = list(routing[0])
-    loads = [stack_loads([record[name]["load_E"] for name in layers]) for record in routing]
-    return layers, np.mean(loads, axis=0)
+    return list(run.load), stack_loads(list(run.load.values()))

@@ -2,10 +2,19 @@
 
 from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
-from switch_tf.reproduce import quickstart
 from switch_tf.reproduce.experiment import Experiment
+from switch_tf.reproduce.experiments import (
+    beyond,
+    distillation,
+    finetuning,
+    quality,
+    quickstart,
+    training,
+)
 
-EXPERIMENTS = {experiment.name: experiment for experiment in (quickstart.SHORT,)}
+_MODULES = (quality, training, finetuning, distillation, beyond)
+_OF_THE_PAPER = (experiment for module in _MODULES for experiment in module.EXPERIMENTS)
+EXPERIMENTS = {experiment.name: experiment for experiment in (quickstart.SHORT, *_OF_THE_PAPER)}
 
 
 def find(name: str, variant: str | None = None) -> Experiment:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import io
 import itertools
-import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +13,11 @@ import matplotlib.figure
 
 from switch_tf import storage
 from switch_tf.metrics.tables import markdown
-from switch_tf.reproduce.experiment import Experiment, Runs
-from switch_tf.reproduce.training_run import TrainingRun
+from switch_tf.reproduce import bootstrap, pictures
+from switch_tf.reproduce.experiment import Experiment, Results
+from switch_tf.reproduce.metrics import Metric
+from switch_tf.reproduce.result import Result
+from switch_tf.reproduce.training_run import gin_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Report:
     Attributes:
       rows: the rows of the table, the heading first.
       verdicts: sentences that sum up the table.
-      facts: environment, commit, date, settings and all measurements, as data.
-      remark: a sentence under the table, or "".
+      facts: environment, settings, verdicts and all measurements, as data.
+      remark: sentences under the table, or "".
       figure: the figure, if there is one.
+      page: how it was made, in Markdown, for a page that is kept; "" if the table is all.
     """
 
     rows: Sequence[Sequence[str]]
@@ -37,54 +38,67 @@ class Report:
     facts: Mapping
     remark: str = ""
     figure: matplotlib.figure.Figure | None = None
+    page: str = ""
 
     def table(self) -> str:
         """The table in Markdown, and the remark."""
         remark = ("", self.remark) if self.remark else ()
         return "\n".join((*markdown(self.rows, is_aligned=True), *remark))
 
-    def write(self, folder: Path) -> list[str]:
-        """Writes report.md, report.json and, if there is a figure, report.png.
+    def write(self, folder: Path, name: str = "report") -> list[str]:
+        """Writes NAME.md, NAME.json and, if there is a figure, NAME.png.
 
         Returns:
           The names of the files written.
         """
-        storage.write_atomically(folder / "report.md", self.table() + "\n")
-        storage.write_json(folder / "report.json", self.facts)
+        text = self.page or self.table()
+        folder.mkdir(parents=True, exist_ok=True)
+        storage.write_atomically(folder / f"{name}.md", text + "\n")
+        storage.write_json(folder / f"{name}.json", self.facts)
         if self.figure is None:
-            return ["report.md", "report.json"]
+            return [f"{name}.md", f"{name}.json"]
         picture = io.BytesIO()
         self.figure.savefig(picture, format="png", dpi=110, bbox_inches="tight")
-        storage.write_atomically(folder / "report.png", picture.getvalue())
-        return ["report.md", "report.png", "report.json"]
+        storage.write_atomically(folder / f"{name}.png", picture.getvalue())
+        return [f"{name}.md", f"{name}.png", f"{name}.json"]
 
 
-def make(experiment: Experiment, runs: Runs) -> Report:
+def make(experiment: Experiment, results: Results) -> Report:
     """Reports finished runs: each metric of each model next to the paper's figure."""
-    measured = experiment.measure(runs)
+    measured = experiment.measure(results)
     heading = ["", *(text for m in experiment.metrics for text in (m.name, "the paper"))]
     rows = []
     for model, found in measured.items():
         row = [model]
         for metric in experiment.metrics:
             paper = experiment.paper.get(model, {}).get(metric.name)
-            row += [_measured_text(found.get(metric.name, ()), metric.digits)]
+            row += [_measured_text(found.get(metric.name, ()), metric)]
             row += ["" if paper is None else f"{paper:,}"]
         rows.append(row)
-    verdict = experiment.verdict(measured)
-    lines = [
-        f"{experiment.reproduces}: {experiment.claim}",
-        f"refuted by: {experiment.refuted_by}",
-        str(verdict),
-    ]
-    facts = facts_of(experiment, runs) | {"table": [heading, *rows]}
-    remark = load_remark(itertools.chain(*runs.values()))
-    return Report([heading, *rows], lines, facts, remark)
+    report = Report(
+        rows=[heading, *rows],
+        verdicts=[
+            experiment.reproduces,
+            *(f"{claim.text}: {claim.rule(measured)}" for claim in experiment.claims),
+        ],
+        facts=facts_of(experiment, results) | {"table": [heading, *rows]},
+        remark=load_remark(itertools.chain(*results.values())),
+        figure=_picture(experiment, results),
+    )
+    if not experiment.is_shared:
+        return report
+    return dataclasses.replace(report, page=_page(experiment, results, report))
 
 
-def load_remark(runs: Iterable[TrainingRun]) -> str:
+def _picture(experiment: Experiment, results: Results) -> matplotlib.figure.Figure | None:
+    if not experiment.picture:
+        return None
+    return pictures.draw(experiment.picture, experiment, results)
+
+
+def load_remark(results: Iterable[Result]) -> str:
     """A sentence on the runs whose speed other processes lowered; "" if there are none."""
-    slowed = [f"{load.share:.0%} in {run.name}" for run in runs if (load := run.slowed_by())]
+    slowed = [f"{load.share:.0%} in {r.name}" for r in results if (load := r.slowed_by())]
     if not slowed:
         return ""
     return (
@@ -93,57 +107,86 @@ def load_remark(runs: Iterable[TrainingRun]) -> str:
     )
 
 
-def _measured_text(values: Sequence[float], digits: int) -> str:
-    """The mean over seeds and the range, as text."""
+def _measured_text(values: Sequence[float], metric: Metric) -> str:
+    """The mean over seeds, and their bootstrap interval or, of one seed, that it is one."""
     if not values:
         return ""
-    text = f"{statistics.mean(values):,.{digits}f}"
-    low, high = (f"{value:,.{digits}f}" for value in (min(values), max(values)))
-    return text if len(values) == 1 else f"{text} ({low} to {high}, {len(values)} seeds)"
+    text = metric.number(statistics.mean(values))
+    if len(values) == 1:
+        return f"{text} (1 seed)"
+    if len(set(values)) == 1:
+        return f"{text} ({len(values)} seeds)"
+    low, high = map(metric.number, bootstrap.interval(bootstrap.mean, values))
+    return f"{text} ({low} to {high}, {len(values)} seeds)"
 
 
-def facts_of(experiment: Experiment, runs: Runs) -> dict:
-    """The data in every report: experiment, environment, runs, measurements and verdict."""
-    measured = experiment.measure(runs)
+def facts_of(experiment: Experiment, results: Results) -> dict:
+    """The data in every report: experiment, runs, measurements and verdicts."""
+    measured = experiment.measure(results)
     return {
         "experiment": experiment.name,
         "reproduces": experiment.reproduces,
-        "claim": experiment.claim,
-        "refuted_by": experiment.refuted_by,
-        "verdict": dataclasses.asdict(experiment.verdict(measured)),
-        "environment": environment(),
-        "runs": {run.name: run.facts() for of_seeds in runs.values() for run in of_seeds},
-        "sittings": {run.name: run.sittings() for of_seeds in runs.values() for run in of_seeds},
+        "claims": [
+            {"claim": claim.text, "refuted_by": claim.refuted_by}
+            | dataclasses.asdict(verdict := claim.rule(measured))
+            | {"verdict": verdict.word}
+            for claim in experiment.claims
+        ],
+        "runs": {
+            result.name: {
+                "facts": result.facts,
+                "environment": result.environment,
+                "sittings": result.sittings,
+            }
+            for of_seeds in results.values()
+            for result in of_seeds
+        },
         "measured": measured,
         "paper": experiment.paper,
     }
 
 
-def environment() -> dict[str, str]:
-    """Commit, date, versions and processor."""
-    import keras
-    import tensorflow as tf
+def _page(experiment: Experiment, results: Results, report: Report) -> str:
+    """The page of a report that is kept, beside its picture."""
+    measured = experiment.measure(results)
+    found = list(itertools.chain(*results.values()))
+    claims = [
+        ("claim", "verdict", "why", "refuted by"),
+        *(
+            (claim.text, f"**{verdict.word}**", verdict.reason, claim.refuted_by)
+            for claim in experiment.claims
+            for verdict in (claim.rule(measured),)
+        ),
+    ]
+    arms = [("model", "runs", "gin files", "flags")]
+    for arm in experiment.arms:
+        flags = " ".join(f"`{name}={gin_text(value)}`" for name, value in arm.bindings.items())
+        runs = f"{len(results[arm])} of {max(len(arm.seeds), 1)}"
+        arms.append((arm.model, runs, " ".join(f"`{f}`" for f in arm.gin_files), flags))
+    parts = [
+        f"# {experiment.reproduces}",
+        "\n".join(markdown(claims)),
+        report.table(),
+        *([f"![]({experiment.name}.png)"] if report.figure else []),
+        "Means over seeds, with 95% bootstrap intervals over seeds where there are several. A run "
+        "has one core; runs of one experiment ran beside each other, one a core.",
+        "## The runs",
+        "\n".join(markdown(arms)),
+        f"{len(found)} runs; {sum(result.core_hours for result in found):.1f} core-hours; "
+        f"{_several('commit', (r.facts['versions']['commit'] or 'unknown' for r in found))}; "
+        f"{_several('processor', (r.environment['processor'] for r in found))}; "
+        f"{_dates(found)}. Run it again: `switch-tf reproduce run {experiment.name}`.",
+    ]
+    return "\n\n".join(parts)
 
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        # Git is not installed.
-        commit = ""
-    return {
-        "commit": commit or "unknown",
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "processor": _processor(),
-    }
+
+def _several(name: str, values: Iterable[str]) -> str:
+    found = sorted(set(values))
+    return f"{name}{'s' if len(found) > 1 else ''} {', '.join(v[:40] for v in found)}"
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()
+def _dates(results: Sequence[Result]) -> str:
+    found = sorted(result.environment["date"][:10] for result in results)
+    if not found:
+        return "no run is done"
+    return found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"

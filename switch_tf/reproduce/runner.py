@@ -1,9 +1,10 @@
 """Runs experiments: finished runs are skipped, and interrupted runs resume."""
 
-import functools
 import importlib
 import itertools
 import json
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import gin
@@ -13,107 +14,149 @@ from switch_tf.benches.dtype import seconds_per_layer
 from switch_tf.data import registry
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
+from switch_tf.reproduce import sittings
 from switch_tf.reproduce.display import Display, duration
-from switch_tf.reproduce.experiment import Experiment, Runs
+from switch_tf.reproduce.experiment import Experiment, Results, Runs
 from switch_tf.reproduce.report import Report
 from switch_tf.reproduce.training_run import TrainingRun
 
 
-def run(experiment: Experiment, folder: Path) -> Report:
+def run(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
     """Runs the experiment's unfinished runs and makes its report.
 
     Args:
       experiment: an experiment of the registry.
       folder: the folder for all its runs.
+      results_dir: the folder that keeps their results.
 
     Returns:
       The report.
 
     Raises:
-      UserError: a task's data are missing, or a run failed.
+      UserError: a task's data are missing, a run failed, or a folder is of another run.
       Interruption: a run was interrupted; later ones are not started. The same call resumes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shared = {"DTYPE": _faster_dtype(folder / "settings.json")} if experiment.times_dtype else {}
-    runs = experiment.runs(folder, shared)
-    of_seeds = itertools.zip_longest(*runs.values())
-    in_order = list(filter(None, itertools.chain.from_iterable(of_seeds)))
-    display = Display(in_order)
+    timed = folder / "settings.json"
+    if experiment.times_dtype and not timed.exists():
+        _time_dtypes(timed)
+    runs = _runs(experiment, folder, results_dir)
+    in_order = _in_order(runs)
+    left = _left(in_order)
+    at_once = len(os.sched_getaffinity(0)) if experiment.is_shared else 1
+    own = {run.model_dir for run in in_order}
+    needed = [run for run in left if run.model_dir not in own]
+    display = Display([*needed, *in_order], at_once)
     display.plan()
-    _prepare_data(runs)
-    for each in in_order:
-        if each.is_done():
-            continue
-        try:
-            each.run(functools.partial(next, display.watch(each)))
-        except BaseException:
-            display.leave()
-            raise
-        display.end(_took(each))
+    _prepare_data(left)
+    try:
+        sittings.train(left, at_once, display.watch, lambda run: display.end(_took(run)))
+    except BaseException:
+        display.leave()
+        raise
     print(f"all runs together: {duration(sum(map(_seconds, in_order)))}", flush=True)
-    return _make_report(experiment, runs)
+    return _make_report(experiment, _results(runs))
 
 
-def report(experiment: Experiment, folder: Path) -> Report:
-    """Makes the report of an experiment whose runs are done.
+def report(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
+    """Makes the report of an experiment from its results.
 
     Args:
-      experiment, folder: see `run`.
+      experiment, folder, results_dir: see `run`.
 
     Raises:
-      UserError: a run is not done.
+      UserError: a run is not done and, where experiments share runs, none is.
     """
-    runs = experiment.runs(folder, {})
-    every = list(itertools.chain(*runs.values()))
-    left = [run.name for run in every if not run.is_done()]
-    if left:
+    runs = _runs(experiment, folder, results_dir)
+    in_order = _in_order(runs)
+    left = [run.name for run in in_order if not run.is_done()]
+    if left and (len(left) == len(in_order) or not experiment.is_shared):
         raise UserError(
-            f"{len(left)} of {len(every)} runs in {folder} are not done, such as {left[0]}: run "
+            f"{len(left)} of {len(in_order)} runs in {folder} are not done, such as {left[0]}: run "
             "them first, by `switch-tf reproduce run`, with the same name and flags"
         )
-    return _make_report(experiment, runs)
+    return _make_report(experiment, _results(runs))
 
 
-def _make_report(experiment: Experiment, runs: Runs) -> Report:
+def _in_order(runs: Runs) -> list[TrainingRun]:
+    """The first seed of each arm, then the second: an interrupted experiment has some of each."""
+    of_seeds = itertools.zip_longest(*runs.values())
+    return list(filter(None, itertools.chain.from_iterable(of_seeds)))
+
+
+def _left(in_order: Sequence[TrainingRun]) -> list[TrainingRun]:
+    """The runs to train: those not done, each behind those whose checkpoints it needs."""
+    found = []
+
+    def add(run: TrainingRun) -> None:
+        for needed in run.needs:
+            if not (needed.is_trained() and needed.paths.steps()):
+                add(needed)
+        found.append(run)
+
+    for run in in_order:
+        if not run.is_done():
+            add(run)
+    return _once(found)
+
+
+def _once(runs: Iterable[TrainingRun]) -> list[TrainingRun]:
+    found = {}
+    for run in runs:
+        found.setdefault(run.model_dir, run)
+    return list(found.values())
+
+
+def _results(runs: Runs) -> Results:
+    return {arm: [run.result() for run in found if run.is_done()] for arm, found in runs.items()}
+
+
+def _make_report(experiment: Experiment, results: Results) -> Report:
     module = importlib.import_module(f"switch_tf.reproduce.{experiment.report}")
-    return module.make(experiment, runs)
+    return module.make(experiment, results)
 
 
 def _seconds(run: TrainingRun) -> float:
     """How long a run's processes took together."""
-    return sum(sitting["seconds"] for sitting in run.sittings())
+    return sum(sitting["seconds"] for sitting in run.result().sittings)
 
 
 def _took(run: TrainingRun) -> str:
     """A line on a finished run: how long it took, and what slowed it."""
-    sittings = run.sittings()
-    text = f"{run.name}: done in {duration(_seconds(run))}"
-    if len(sittings) > 1:
-        text += f", in {len(sittings)} sittings"
-    if slowed := run.slowed_by():
+    result = run.result()
+    ended = "done" if result.diverged_at is None else f"diverged at step {result.diverged_at:,}"
+    text = f"{run.name}: {ended} in {duration(_seconds(run))}"
+    if len(result.sittings) > 1:
+        text += f", in {len(result.sittings)} sittings"
+    if slowed := result.slowed_by():
         text += f"; {slowed}, so tokens/s are too low"
     return text
 
 
-def _prepare_data(runs: Runs) -> None:
+def _prepare_data(runs: Sequence[TrainingRun]) -> None:
     """Prepares or checks each task's data once, before the first run needs it."""
     prepared = set()
-    for first, *_ in runs.values():
-        config.load(first.gin_files, first.binding_strings)
-        data = TaskData()
-        if data.mixture_or_task_name not in prepared:
+    for run in runs:
+        if (name := run.settings["MIXTURE_OR_TASK_NAME"]) not in prepared:
+            prepared.add(name)
+            config.load(run.gin_files, run.binding_strings)
+            data = TaskData()
             registry.prepare(data.provider(), data.use_cached)
-            prepared.add(data.mixture_or_task_name)
     gin.clear_config()
 
 
-def _faster_dtype(path: Path) -> str:
-    """The faster dtype, timed on the first call and stored, so that resumed runs keep it."""
-    if path.exists():
-        return json.loads(path.read_text())["dtype"]
+def _runs(experiment: Experiment, folder: Path, results_dir: Path) -> Runs:
+    """The experiment's runs, in the dtype that was timed if it has timed them."""
+    timed, shared = folder / "settings.json", {}
+    if experiment.times_dtype and timed.exists():
+        shared["DTYPE"] = json.loads(timed.read_text())["dtype"]
+    return experiment.runs(folder, shared, results_dir / "runs")
+
+
+def _time_dtypes(path: Path) -> None:
+    """Times both dtypes and stores the faster one, so that resumed runs keep it."""
     seconds = seconds_per_layer()
     dtype = min(seconds, key=seconds.get)
     times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
     print(f"a small layer takes {times}: using DTYPE='{dtype}'", flush=True)
     storage.write_json(path, {"dtype": dtype, "seconds_per_layer": seconds})
-    return dtype

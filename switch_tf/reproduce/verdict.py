@@ -1,10 +1,24 @@
-"""Whether measurements support a claim, given the variation between seeds."""
+"""Whether measurements support a claim, given how seeds differ.
+
+Each rule is part of an experiment's declaration, so it is written down before the runs. A rule
+takes all measurements and gives a `Verdict`.
+"""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
+from switch_tf.reproduce import bootstrap
 from switch_tf.reproduce.metrics import Measurements, Metric
+
+_WORDS = {
+    True: "supports the claim",
+    False: "contradicts the claim",
+    None: "cannot tell at this scale",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,48 +26,166 @@ class Verdict:
     """The decision on a claim.
 
     Attributes:
-      holds: whether the claim holds; None if the measurements do not decide it.
+      holds: whether the measurements support the claim; None if they do not decide it.
       reason: the reason, in words.
     """
 
     holds: bool | None
     reason: str
 
+    @property
+    def word(self) -> str:
+        """`supports the claim`, `contradicts the claim` or `cannot tell at this scale`."""
+        return _WORDS[self.holds]
+
     def __str__(self) -> str:
-        told = {True: "the claim holds", False: "the claim is refuted", None: "undecided"}
-        return f"{told[self.holds]}: {self.reason}"
+        return f"{self.word}: {self.reason}"
 
 
-def ahead(model: str, of: str, metric: Metric) -> Callable[[Measurements], Verdict]:
-    """Makes the rule that a model is ahead of another by more than the spread between seeds.
+Rule = Callable[[Measurements], Verdict]
 
-    Being behind by more than that refutes the claim. A smaller difference, or a single seed of
-    either model, leaves it undecided.
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, and how it is judged.
+
+    Attributes:
+      text: the claim, in a sentence.
+      refuted_by: the outcome that would contradict it, in words.
+      rule: decides from the measurements.
+      paper: the paper's figures for it, in a few words; "" where it gives none.
+    """
+
+    text: str
+    refuted_by: str
+    rule: Rule
+    paper: str = ""
+
+
+def ahead(model: str, of: str, metric: Metric) -> Rule:
+    """Makes the rule that the mean over seeds of a model is better than that of another.
+
+    The claim is supported if the whole bootstrap interval of the difference is on its side,
+    contradicted if all of it is on the other; else, and with a single seed of either model, the
+    measurements do not decide it.
 
     Args:
-      model: the model claimed to be ahead.
+      model: the model claimed to be better.
       of: the model it is compared with.
       metric: the metric to compare.
     """
 
     def rule(measured: Measurements) -> Verdict:
-        values = {name: measured[name].get(metric.name, ()) for name in (of, model)}
-        lacking = [name for name, found in values.items() if not found]
-        if lacking:
-            return Verdict(None, f"no {metric.name} of {' and of '.join(lacking)}")
-        gain = statistics.mean(values[model]) - statistics.mean(values[of])
-        is_clear, reason = _against_seeds(gain, values)
+        ours, theirs = (_values(measured, name, metric) for name in (model, of))
+        if told := _lack(metric, {model: ours, of: theirs}):
+            return Verdict(None, told)
+        gain = metric.sign * (statistics.mean(ours) - statistics.mean(theirs))
+        low, high = _lead(metric, ours, theirs)
+        holds = True if low > 0 else False if high < 0 else None
         return Verdict(
-            gain > 0 if is_clear else None,
-            f"the mean over seeds of {model} is {metric.lead(gain)} {of}: {reason}",
+            holds,
+            f"the mean over seeds of {model} is {metric.lead(gain)} {of}, 95% interval "
+            f"{metric.number(low)} to {metric.number(high)}",
         )
 
     return rule
 
 
-def ahead_by(
-    model: str, of: str, metric: Metric, times: float
-) -> Callable[[Measurements], Verdict]:
+def alike(model: str, of: str, metric: Metric, within: float) -> Rule:
+    """Makes the rule that the means of two models differ by no more than a margin.
+
+    Supported if the whole bootstrap interval of the difference lies within the margin, contradicted
+    if all of it lies outside.
+
+    Args:
+      model, of, metric: see `ahead`.
+      within: the margin, in the metric's unit.
+    """
+
+    def rule(measured: Measurements) -> Verdict:
+        ours, theirs = (_values(measured, name, metric) for name in (model, of))
+        if told := _lack(metric, {model: ours, of: theirs}):
+            return Verdict(None, told)
+        low, high = _lead(metric, ours, theirs)
+        inside = -within <= low and high <= within
+        outside = low > within or high < -within
+        return Verdict(
+            True if inside else False if outside else None,
+            f"{model} less {of}: 95% interval {metric.number(low)} to {metric.number(high)}, where "
+            f"up to {metric.number(within)} counts as alike",
+        )
+
+    return rule
+
+
+def steadier(model: str, than: str, metric: Metric) -> Rule:
+    """Makes the rule that the seeds of a model differ less than those of another.
+
+    The standard deviations over seeds are compared by the bootstrap interval of the logarithm of
+    their ratio. A diverged seed counts as infinitely far: a model with one is not steady.
+
+    Args:
+      model: the model claimed to be steadier.
+      than: the model it is compared with.
+      metric: the metric whose seeds are compared.
+    """
+
+    def rule(measured: Measurements) -> Verdict:
+        ours, theirs = (_values(measured, name, metric) for name in (model, than))
+        if told := _lack(metric, {model: ours, than: theirs}):
+            return Verdict(None, told)
+        diverged = [any(map(math.isinf, values)) for values in (ours, theirs)]
+        if any(diverged):
+            holds = {(False, True): True, (True, False): False}.get(tuple(diverged))
+            told = [
+                f"{name} {'diverged' if is_so else 'did not'}"
+                for name, is_so in zip((model, than), diverged, strict=True)
+            ]
+            return Verdict(holds, "seeds of " + ", of ".join(told))
+        low, high = bootstrap.interval(_log_ratio, theirs, ours)
+        spreads = (statistics.stdev(values) for values in (ours, theirs))
+        ours_text, theirs_text = map(metric.number, spreads)
+        return Verdict(
+            True if low > 0 else False if high < 0 else None,
+            f"standard deviation over seeds {ours_text} of {model}, {theirs_text} of {than}; 95% "
+            f"interval of the ratio {math.exp(low):.2g} to {math.exp(high):.2g}",
+        )
+
+    return rule
+
+
+def keeps(student: str, teacher: str, base: str, metric: Metric) -> Rule:
+    """Makes the rule that a student keeps a part of its teacher's lead over a base model.
+
+    The share kept is (student - base) / (teacher - base), of means over seeds (Table 6). Supported
+    if its whole bootstrap interval is above zero, contradicted if all of it is below. If the
+    teacher's lead itself is not clear, there is nothing to keep, and it is not decided.
+
+    Args:
+      student, teacher, base: the models.
+      metric: the metric to compare.
+    """
+    leads = ahead(teacher, base, metric)
+
+    def rule(measured: Measurements) -> Verdict:
+        values = {name: _values(measured, name, metric) for name in (student, teacher, base)}
+        if told := _lack(metric, values):
+            return Verdict(None, told)
+        lead = leads(measured)
+        if not lead.holds:
+            return Verdict(None, f"no lead to keep: {lead.reason}")
+        ours, theirs, bases = (statistics.mean(found) for found in values.values())
+        low, high = bootstrap.interval(_share, *values.values())
+        return Verdict(
+            True if low > 0 else False if high < 0 else None,
+            f"{student} keeps {(ours - bases) / (theirs - bases):.0%} of the lead of {teacher} "
+            f"over {base}, 95% interval {low:.0%} to {high:.0%}",
+        )
+
+    return rule
+
+
+def ahead_by(model: str, of: str, metric: Metric, times: float) -> Rule:
     """Makes the rule that a model is ahead by several times the distance between seeds.
 
     Unlike `ahead`, it needs several seeds of the other model alone.
@@ -66,10 +198,11 @@ def ahead_by(
     """
 
     def rule(measured: Measurements) -> Verdict:
-        ours, theirs = (measured[name].get(metric.name, ()) for name in (model, of))
+        ours, theirs = (_values(measured, name, metric) for name in (model, of))
         if not ours or len(theirs) < 2:
             return Verdict(None, f"this needs {metric.name} of {model} and of two seeds of {of}")
-        gain, spread = statistics.mean(ours) - statistics.mean(theirs), max(theirs) - min(theirs)
+        gain = metric.sign * (statistics.mean(ours) - statistics.mean(theirs))
+        spread = max(theirs) - min(theirs)
         ratio = f"{abs(gain) / spread:.1f} times " if spread else ""
         return Verdict(
             gain > 0 if abs(gain) >= times * spread else None,
@@ -81,8 +214,8 @@ def ahead_by(
     return rule
 
 
-def every(rules: Sequence[Callable[[Measurements], Verdict]]) -> Callable[[Measurements], Verdict]:
-    """Makes the rule that all rules hold; it is refuted if one of them is."""
+def every(rules: Sequence[Rule]) -> Rule:
+    """Makes the rule that all rules hold; one that is contradicted contradicts it."""
 
     def rule(measured: Measurements) -> Verdict:
         found = [each(measured) for each in rules]
@@ -93,14 +226,32 @@ def every(rules: Sequence[Callable[[Measurements], Verdict]]) -> Callable[[Measu
     return rule
 
 
-def _against_seeds(gain: float, values: Mapping[str, Sequence[float]]) -> tuple[bool, str]:
-    """Whether a lead exceeds the spread between seeds; a single seed has no spread."""
-    spread = max(max(found) - min(found) for found in values.values())
-    if min(map(len, values.values())) > 1:
-        is_clear = abs(gain) > spread
-        return (
-            is_clear,
-            f"{'more' if is_clear else 'less'} than the spread between seeds ({spread:.3f})",
-        )
-    few = " and of ".join(model for model, found in values.items() if len(found) == 1)
-    return False, f"seeds seen here differ by {spread:.3f}, but there is only one seed of {few}"
+def _values(measured: Measurements, model: str, metric: Metric) -> Sequence[float]:
+    return measured.get(model, {}).get(metric.name, ())
+
+
+def _lack(metric: Metric, values: Mapping[str, Sequence[float]]) -> str:
+    """What is missing for a comparison over seeds; "" if nothing is."""
+    few = [f"{len(found)} of {model}" for model, found in values.items() if len(found) < 2]
+    return f"{metric.name} needs two seeds at least: there are {' and '.join(few)}" if few else ""
+
+
+def _lead(metric: Metric, ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """The interval of how far one is ahead; a diverged seed is far behind all others."""
+    low, high = bootstrap.interval(bootstrap.lead, _finite(ours), _finite(theirs))
+    return (low, high) if metric.sign > 0 else (-high, -low)
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value if math.isfinite(value) else math.copysign(1e6, value) for value in values]
+
+
+def _log_ratio(theirs_DN, ours_DN):
+    """The logarithm of the ratio of two standard deviations; equal values count as 1e-6 apart."""
+    theirs_D, ours_D = (np.maximum(v.std(-1, ddof=1), 1e-6) for v in (theirs_DN, ours_DN))
+    return np.log(theirs_D) - np.log(ours_D)
+
+
+def _share(student_DN, teacher_DN, base_DN):
+    base_D = base_DN.mean(-1)
+    return (student_DN.mean(-1) - base_D) / (teacher_DN.mean(-1) - base_D)

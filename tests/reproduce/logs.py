@@ -5,10 +5,16 @@ import json
 
 def write(run, facts, *records):
     """Writes a run's folder: its facts, and records as `metrics.jsonl` has them."""
-    run.model_dir.mkdir(parents=True, exist_ok=True)
-    (run.model_dir / "run.json").write_text(json.dumps(facts))
+    write_folder(run.model_dir, facts, *records)
+
+
+def write_folder(folder, facts, *records):
+    """The same, of a MODEL_DIR. An empty checkpoint stands for the last one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(facts))
     text = "".join(json.dumps(record) + "\n" for record in records)
-    (run.model_dir / "metrics.jsonl").write_text(text)
+    (folder / "metrics.jsonl").write_text(text)
+    (folder / "checkpoint_1").mkdir(exist_ok=True)
 
 
 def sat(run, *loads):
@@ -21,3 +27,8 @@ def sat(run, *loads):
 def evaluation(step, task, **figures):
     """A record of an evaluation."""
     return {"step": step, "kind": "evaluation", "task": task} | figures
+
+
+def results(runs):
+    """Arm -> results of its runs, made anew from what they logged."""
+    return {arm: [run.keep() for run in of_seeds] for arm, of_seeds in runs.items()}

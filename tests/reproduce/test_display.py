@@ -20,7 +20,9 @@ class Terminal(io.StringIO):
 def runs(tmp_path):
     """Two runs of ten steps, of one and of two minutes."""
     return [
-        TrainingRun(f"run {n}", tmp_path / str(n), FILES, {"TRAIN_STEPS": 10}, minutes=n)
+        TrainingRun(
+            f"run {n}", tmp_path / str(n), FILES, {"TRAIN_STEPS": 10}, tmp_path / f"{n}.json", n
+        )
         for n in (1, 2)
     ]
 
@@ -30,7 +32,7 @@ def step(number, loss=3.0):
 
 
 def append(run, *records):
-    with open(run.metrics_path, "a") as file:
+    with open(run.paths.metrics, "a") as file:
         file.writelines(json.dumps(record) + "\n" for record in records)
 
 
@@ -40,15 +42,14 @@ def watched(runs, stream, *batches, kept=None):
     If there are some to be kept, its log is first written anew with them, as by one that resumes.
     """
     now = [0.0]
-    display = Display(runs, stream, clock=lambda: now[0])
-    watch = display.watch(runs[0])
+    display = Display(runs, stream=stream, clock=lambda: now[0])
     for number, records in enumerate(((), *batches)):
         if number == 1 and kept is not None:
             # Not in place: a new file has a new inode.
             (runs[0].model_dir / "metrics.jsonl").rename(runs[0].model_dir / "before.jsonl")
             logs.write(runs[0], {}, *kept)
         append(runs[0], *records)
-        next(watch)
+        display.watch(runs[:1])
         now[0] += 10.0
     display.end("done")
     return stream.getvalue()
@@ -56,8 +57,8 @@ def watched(runs, stream, *batches, kept=None):
 
 def test_an_error_has_a_line_to_itself_behind_the_live_one(runs):
     for stream, end in ((Terminal(), "\n"), (io.StringIO(), "")):
-        display = Display(runs, stream)
-        next(display.watch(runs[0]))
+        display = Display(runs, stream=stream)
+        display.watch(runs[:1])
         shown = stream.getvalue()
         display.leave()
         assert shown and stream.getvalue() == shown + end
@@ -66,7 +67,7 @@ def test_an_error_has_a_line_to_itself_behind_the_live_one(runs):
 def test_first_it_says_what_will_run_and_how_long(runs):
     logs.write(runs[0], {}, logs.evaluation(10, "t", nlp=-1.0))
     stream = io.StringIO()
-    Display(runs, stream).plan()
+    Display(runs, stream=stream).plan()
     first, *rows = stream.getvalue().splitlines()
     assert first.startswith("2 runs, 1 of them done; about 2 min 0 s on two idle cores")
     assert [row.split() for row in rows] == [
@@ -103,13 +104,12 @@ def test_a_terminal_has_one_live_line_under_what_stays(runs):
 def test_a_resumed_run_does_not_show_its_old_evaluations_again(runs):
     before = logs.evaluation(4, "t", nlp=-2.0)
     logs.write(runs[0], {}, before)
-    display = Display(runs, stream := io.StringIO(), clock=lambda: 0.0)
-    watch = display.watch(runs[0])
-    next(watch)
+    display = Display(runs, stream=(stream := io.StringIO()), clock=lambda: 0.0)
+    display.watch(runs[:1])
     # As a run does that resumes: the log is written anew, and goes on.
     (runs[0].model_dir / "metrics.jsonl").unlink()
     logs.write(runs[0], {}, before, logs.evaluation(8, "t", nlp=-1.0))
-    next(watch)
+    display.watch(runs[:1])
     assert "step 4" not in stream.getvalue()
     assert "step 8  t  nlp -1" in stream.getvalue()
 
@@ -117,7 +117,8 @@ def test_a_resumed_run_does_not_show_its_old_evaluations_again(runs):
 def test_the_time_left_is_reckoned_from_the_steps_of_this_sitting(tmp_path):
     """Steps 1 to 450 are read again at once, and say nothing of how long a step takes."""
     run, later = (
-        TrainingRun(f"run {n}", tmp_path / str(n), FILES, {"TRAIN_STEPS": 900}) for n in (1, 2)
+        TrainingRun(f"run {n}", tmp_path / str(n), FILES, {"TRAIN_STEPS": 900}, tmp_path / "kept")
+        for n in (1, 2)
     )
     kept = [step(n, loss=float("nan")) for n in range(50, 451, 50)]
     logs.write(run, {}, *kept, step(460) | {"tokens_per_second": 900.0})

@@ -18,6 +18,26 @@ def test_what_this_process_and_its_children_take_is_not_of_others(monkeypatch, t
     assert meter.read().others == 0.0
 
 
+def test_a_child_that_still_runs_is_not_of_others(monkeypatch, tmp_path):
+    stat = tmp_path / "stat"
+    monkeypatch.setattr(machine_load, "_STAT", stat)
+    stat.write_text("cpu 0 0 0 0 0 0 0 0 0 0\n")
+    code = f"{BUSY}\nprint('done', flush=True)\ninput()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    alive = [child.pid]
+    meter = LoadMeter(lambda: alive)
+    child.stdout.readline()
+    stat.write_text("cpu 50 0 0 0 0 0 0 0 0 0\n")
+    assert meter.read().others == 0.0
+    # Once it has ended it counts as before, not twice.
+    child.communicate("\n")
+    alive.clear()
+    stat.write_text("cpu 150 0 0 0 0 0 0 0 0 0\n")
+    assert meter.read().others > 0.0
+
+
 def test_what_others_take_is_measured_in_cores(monkeypatch, tmp_path):
     stat = tmp_path / "stat"
     monkeypatch.setattr(machine_load, "_STAT", stat)

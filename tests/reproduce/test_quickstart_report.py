@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from switch_tf.reproduce import quickstart_report
+from switch_tf.reproduce.experiments.quickstart import SHORT
 from switch_tf.reproduce.metrics import Curve
-from switch_tf.reproduce.quickstart import SHORT
 from switch_tf.tasks import pydocs
 from tests.reproduce import logs
 
@@ -44,7 +44,7 @@ def write_run(run, parameters, evaluations):
 def found(tmp_path, monkeypatch):
     """A report on runs whose figures are known."""
     monkeypatch.setattr(pydocs, "chance_levels", lambda: CHANCE)
-    runs = SHORT.runs(tmp_path, {})
+    runs = SHORT.runs(tmp_path, {}, tmp_path)
     for arm, of_seeds in runs.items():
         parameters, seeds = PRETRAINED[arm.model]
         if arm.starts_from:
@@ -58,7 +58,7 @@ def found(tmp_path, monkeypatch):
                 for n, v in pairs
             ]
             write_run(run, parameters, evaluations)
-    return quickstart_report.make(SHORT, runs)
+    return quickstart_report.make(SHORT, logs.results(runs))
 
 
 def test_the_table_has_every_figure_of_both_models_and_chance(found):
@@ -84,13 +84,13 @@ def test_the_table_has_every_figure_of_both_models_and_chance(found):
 
 def test_a_load_of_others_is_told_under_the_table_of_speeds(found, tmp_path):
     assert "Other processes" not in found.table()
-    (dense, other_seed), (switch,), (tuned,), _ = SHORT.runs(tmp_path, {}).values()
+    (dense, other_seed), (switch,), (tuned,), _ = SHORT.runs(tmp_path, {}, tmp_path).values()
     logs.sat(dense, 0.5, 0.02, 0.25)
     logs.sat(other_seed, 0.1)
     logs.sat(switch, 0.8)
     # Its speed is not in the table.
     logs.sat(tuned, 1.0)
-    report = quickstart_report.make(SHORT, SHORT.runs(tmp_path, {}))
+    report = quickstart_report.make(SHORT, logs.results(SHORT.runs(tmp_path, {}, tmp_path)))
     *_, empty, remark = report.table().splitlines()
     assert (empty, remark) == (
         "",
@@ -100,14 +100,14 @@ def test_a_load_of_others_is_told_under_the_table_of_speeds(found, tmp_path):
     report.write(tmp_path)
     assert (tmp_path / "report.md").read_text() == report.table() + "\n"
     data = json.loads((tmp_path / "report.json").read_text())
-    assert data["sittings"]["fine-tuning dense T5"][0]["others"] == 1.0
+    assert data["runs"]["fine-tuning dense T5"]["sittings"][0]["others"] == 1.0
 
 
 def test_the_verdict_weighs_the_lead_against_what_seeds_do(found):
     learned, compared, above = found.verdicts
     assert learned == "the worst run is +1.90 nats relative to the unigram entropy"
     assert compared == (
-        "the claim holds: Switch is 0.550 nats ahead of dense T5, 5.5 times the difference of "
+        "supports the claim: Switch is 0.550 nats ahead of dense T5, 5.5 times the difference of "
         "0.100 between the seeds of dense T5; at least 3 times is required"
     )
     assert above == "every fine-tuned figure is above chance"
@@ -131,7 +131,7 @@ def test_it_is_written_as_table_picture_and_data(found, tmp_path):
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["curves"]["Switch"][0]["nlp"] == [-4.5, -3.5]
     assert data["paper"]["Switch"] == {"validation NLP": -1.553}
-    assert data["verdict"]["holds"] is True
+    assert data["claims"][0]["holds"] is True
 
 
 def test_the_picture_draws_mean_and_seeds_by_step_and_second_and_where_switch_has_the_dense_nlp(

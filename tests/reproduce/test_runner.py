@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 import signal
 
 import matplotlib.figure
@@ -11,12 +13,13 @@ import pytest
 from switch_tf import storage
 from switch_tf.commands import main as main_module
 from switch_tf.errors import UserError
-from switch_tf.reproduce import runner, training_run
+from switch_tf.reproduce import runner, sittings
 from switch_tf.reproduce.experiment import Arm, Experiment
+from switch_tf.reproduce.machine_load import Load
 from switch_tf.reproduce.metrics import Metric, evaluated
 from switch_tf.reproduce.registry import EXPERIMENTS
-from switch_tf.reproduce.verdict import ahead
-from tests.reproduce import logs
+from switch_tf.reproduce.verdict import Claim, ahead
+from tests.reproduce import logs, processes
 
 TASK = {"MIXTURE_OR_TASK_NAME": "toy_copy", "MIXTURE_OR_TASK_MODULE": "tests.toy_task"}
 RUN = ("layouts/data.gin", "runs/pretrain.gin")
@@ -31,11 +34,10 @@ TOY = Experiment(
     arms=(DENSE, SPARSE, TUNED),
     metrics=(NLP,),
     paper={"dense": {"NLP": -1.5}},
-    claim="experts help",
-    refuted_by="dense ahead by more than seeds differ",
-    verdict=ahead("Switch, 8", "dense", NLP),
+    claims=(Claim("experts help", "dense ahead", ahead("Switch, 8", "dense", NLP)),),
 )
 
+FACTS = {"parameters": 10, "versions": {"commit": "abc"}}
 FIGURES = {
     "dense/pretrain_seed0": -4.0,
     "dense/pretrain_seed1": -4.5,
@@ -50,23 +52,26 @@ def trained(tmp_path, monkeypatch):
     """Folders of the runs that were started, in order; a run logs its last step's figures."""
     started = []
 
-    def train(command, output, watch):
+    def start(command, output, core):
         (model_dir,) = [a.partition("=")[2].strip("'") for a in command if "MODEL_DIR" in a]
         name = model_dir.removeprefix(f"{tmp_path}/")
         started.append(name)
         if name in FIGURES:
             task = "toy_copy" if "pretrain" in name else "another"
-            run = training_run.TrainingRun(name, tmp_path / name, (), {})
             last = logs.evaluation(524288, task, nlp=FIGURES[name])
-            logs.write(run, {"parameters": 10}, last)
-        return 0 if name in FIGURES else 1, None
+            logs.write_folder(tmp_path / name, FACTS, last)
+        return processes.Ended(0 if name in FIGURES else 1)
 
-    monkeypatch.setattr(training_run, "_run", train)
+    monkeypatch.setattr(sittings, "_start", start)
     return started
 
 
+def run(experiment, folder):
+    return runner.run(experiment, folder, folder)
+
+
 def test_the_first_seed_of_each_arm_runs_first_and_nothing_twice(trained, tmp_path, capsys):
-    runner.run(TOY, tmp_path)
+    run(TOY, tmp_path)
     assert trained == [
         "dense/pretrain_seed0",
         "switch_8/pretrain_seed0",
@@ -75,7 +80,7 @@ def test_the_first_seed_of_each_arm_runs_first_and_nothing_twice(trained, tmp_pa
         "switch_8/pretrain_seed1",
     ]
     capsys.readouterr()
-    runner.run(TOY, tmp_path)
+    run(TOY, tmp_path)
     assert len(trained) == 5
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in lines[1:6]] == ["done"] * 5
@@ -87,8 +92,8 @@ def test_a_run_that_failed_is_started_again_and_those_before_it_are_not(
     with monkeypatch.context() as patch:
         patch.delitem(FIGURES, "switch_8/pretrain_seed0")
         with pytest.raises(UserError, match="^pre-training Switch, 8, seed 0 failed"):
-            runner.run(TOY, tmp_path)
-    runner.run(TOY, tmp_path)
+            run(TOY, tmp_path)
+    run(TOY, tmp_path)
     assert trained[:3] == [
         "dense/pretrain_seed0",
         "switch_8/pretrain_seed0",
@@ -100,14 +105,16 @@ def test_a_run_that_failed_is_started_again_and_those_before_it_are_not(
 def test_an_interrupted_run_ends_the_command_with_its_status_and_starts_no_further_one(
     trained, tmp_path, monkeypatch, capsys, forwarded
 ):
-    train = training_run._run
+    start = sittings._start
 
-    def interrupted(command, output, watch):
-        train(command, output, watch)
-        return 143, forwarded
+    def interrupted(*args):
+        start(*args)
+        if forwarded:
+            os.kill(os.getpid(), forwarded)
+        return processes.Ended(143)
 
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
-    monkeypatch.setattr(training_run, "_run", interrupted)
+    monkeypatch.setattr(sittings, "_start", interrupted)
     with pytest.raises(SystemExit) as stop:
         main_module.main(["reproduce", "run", "toy", f"--output_dir={tmp_path}"])
     assert stop.value.code == 143
@@ -118,7 +125,7 @@ def test_an_interrupted_run_ends_the_command_with_its_status_and_starts_no_furth
 
 
 def test_fine_tuning_starts_from_the_first_run_of_its_arm(tmp_path):
-    *_, (finetune,) = TOY.runs(tmp_path, {"DTYPE": "bfloat16"}).values()
+    *_, (finetune,) = TOY.runs(tmp_path, {"DTYPE": "bfloat16"}, tmp_path).values()
     start = finetune.bindings["INITIAL_CHECKPOINT_PATH"]
     assert start == str(tmp_path / "dense" / "pretrain_seed0")
     assert finetune.bindings["DTYPE"] == "bfloat16"
@@ -126,8 +133,8 @@ def test_fine_tuning_starts_from_the_first_run_of_its_arm(tmp_path):
 
 
 def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_run.LoadMeter, "read", lambda self: training_run.Load(0.0, 2))
-    report = runner.run(TOY, tmp_path)
+    monkeypatch.setattr(sittings.LoadMeter, "read", lambda self: Load(0.0, 2))
+    report = run(TOY, tmp_path)
     assert report.table().splitlines() == [
         "|           | NLP                                | the paper |",
         "| --------- | ---------------------------------- | --------- |",
@@ -135,23 +142,25 @@ def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path, m
         "| Switch, 8 | -3.125 (-3.250 to -3.000, 2 seeds) |           |",
     ]
     assert report.verdicts == [
-        "Figure 0: experts help",
-        "refuted by: dense ahead by more than seeds differ",
-        "the claim holds: the mean over seeds of Switch, 8 is 1.125 nats ahead of dense: more "
-        "than the spread between seeds (0.500)",
+        "Figure 0",
+        "experts help: supports the claim: the mean over seeds of Switch, 8 is 1.125 nats ahead of "
+        "dense, 95% interval 0.750 to 1.500",
     ]
     assert report.write(tmp_path) == ["report.md", "report.json"]
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["measured"]["Switch, 8"]["NLP"] == [-3.0, -3.25]
-    assert data["runs"]["fine-tuning dense"] == {"parameters": 10}
-    assert data["verdict"]["holds"] is True
-    assert {"commit", "date", "tensorflow", "processor"} <= set(data["environment"])
+    tuned = data["runs"]["fine-tuning dense"]
+    assert tuned["facts"] == FACTS
+    assert {"date", "processor", "cores"} <= set(tuned["environment"])
+    assert data["claims"][0]["holds"] is True
 
 
 def test_the_report_names_the_runs_that_others_slowed(trained, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(training_run.LoadMeter, "read", lambda self: training_run.Load(0.1, 2))
-    assert "Other processes" not in runner.run(TOY, tmp_path).table()
-    logs.sat(TOY.runs(tmp_path, {})[SPARSE][1], 0.5)
+    monkeypatch.setattr(sittings.LoadMeter, "read", lambda self: Load(0.1, 2))
+    assert "Other processes" not in run(TOY, tmp_path).table()
+    slowed = TOY.runs(tmp_path, {}, tmp_path / "runs")[SPARSE][1]
+    logs.sat(slowed, 0.5)
+    slowed.keep()
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     capsys.readouterr()
     main_module.main(["reproduce", "run", "toy", f"--output_dir={tmp_path}"])
@@ -179,7 +188,8 @@ def test_experiments_are_listed_with_what_they_repeat_their_runs_and_minutes(mon
     heading, *rows = capsys.readouterr().out.splitlines()
     assert heading.split() == ["name", "what", "it", "repeats", "runs", "minutes", "claim"]
     cells = [re.split(" {2,}", row) for row in rows]
-    assert [row[0] for row in cells] == ["quickstart", "quickstart --long", "toy"]
+    assert [row[0] for row in cells[:2]] == ["quickstart", "quickstart --long"]
+    assert cells[-1][0] == "toy"
     assert cells[-1][1:] == ["Figure 0", "5", "5", "experts help"]
 
 
@@ -190,7 +200,7 @@ def test_a_report_is_made_again_of_finished_runs_alone(trained, tmp_path, monkey
         main_module.main(report)
     told = f"5 of 5 runs in {tmp_path} are not done, such as pre-training dense, seed 0: run them"
     assert told in capsys.readouterr().err
-    runner.run(TOY, tmp_path)
+    run(TOY, tmp_path)
     written = trained.copy()
     main_module.main(report)
     assert f"\nwritten to {tmp_path}: report.md, report.json\n" in capsys.readouterr().out
@@ -209,7 +219,7 @@ def test_help_says_which_experiment_has_a_flag(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main_module.main(["reproduce", "run", "--help"])
     told = capsys.readouterr().out
-    assert "\n  quickstart\n  toy\n" in told
+    assert "\n  quickstart\n  table1\n" in told
     assert re.search(r"\n  --long +for quickstart: more steps", told)
 
 
@@ -238,7 +248,7 @@ def test_a_remote_folder_is_refused_before_any_run(trained, tmp_path, monkeypatc
 def test_a_file_of_the_report_that_cannot_be_written_stays_as_it_was(
     trained, tmp_path, monkeypatch, name
 ):
-    report = runner.run(TOY, tmp_path)
+    report = run(TOY, tmp_path)
     report = dataclasses.replace(report, figure=matplotlib.figure.Figure())
     assert report.write(tmp_path) == ["report.md", "report.png", "report.json"]
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -258,17 +268,81 @@ def test_a_file_of_the_report_that_cannot_be_written_stays_as_it_was(
 
 def test_a_task_that_is_not_there_is_told_before_any_run(trained, tmp_path):
     lost = Arm("dense", ("models/t5_tiny.gin", *RUN), TASK | {"MIXTURE_OR_TASK_NAME": "toy_cpy"})
-    experiment = Experiment("lost", "", (lost,), (), {}, "", "", verdict=TOY.verdict)
+    experiment = Experiment("lost", "", (lost,), (), {}, TOY.claims)
     with pytest.raises(UserError, match="no task or mixture 'toy_cpy' is registered; nearest"):
-        runner.run(experiment, tmp_path)
+        run(experiment, tmp_path)
     assert trained == []
 
 
-def test_the_dtype_is_timed_once_and_kept(tmp_path, monkeypatch):
+def test_the_dtype_is_timed_once_and_kept(trained, tmp_path, monkeypatch):
     times = {"float32": 2.0, "bfloat16": 1.0}
     monkeypatch.setattr(runner, "seconds_per_layer", lambda: times)
-    path = tmp_path / "settings.json"
-    assert runner._faster_dtype(path) == "bfloat16"
-    times.update(float32=0.5)
-    assert runner._faster_dtype(path) == "bfloat16"
-    assert json.loads(path.read_text())["dtype"] == "bfloat16"
+    timed = dataclasses.replace(TOY, times_dtype=True)
+    for _ in range(2):
+        report = run(timed, tmp_path)
+        times.update(float32=0.5)
+    assert len(trained) == 5
+    assert json.loads((tmp_path / "settings.json").read_text())["dtype"] == "bfloat16"
+    assert report.rows == runner.report(timed, tmp_path, tmp_path).rows
+
+
+SHARED = dataclasses.replace(TOY, name="shared", folder="mini")
+
+
+def test_experiments_of_one_folder_share_runs_and_keep_a_page_and_every_result(
+    trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(EXPERIMENTS, "shared", SHARED)
+    other = dataclasses.replace(SHARED, name="other", arms=(DENSE,), claims=TOY.claims)
+    monkeypatch.setitem(EXPERIMENTS, "other", other)
+    flags = [f"--output_dir={tmp_path}", f"--results_dir={tmp_path / 'kept'}"]
+    main_module.main(["reproduce", "run", "shared", *flags])
+    assert len(trained) == 5
+    main_module.main(["reproduce", "run", "other", *flags])
+    assert len(trained) == 5
+    assert f"all results: {tmp_path / 'kept.md'}\n" in capsys.readouterr().out
+    page = (tmp_path / "kept" / "shared.md").read_text()
+    assert page.startswith("# Figure 0\n") and "| experts help | **supports the claim** |" in page
+    assert "| dense | 2 of 2 |" in page
+    kept = sorted(str(p.relative_to(tmp_path / "kept")) for p in tmp_path.glob("kept/runs/*/*"))
+    assert len(kept) == 5 and "runs/dense/finetune.json" in kept
+    summary = (tmp_path / "kept.md").read_text()
+    assert "| [shared](kept/shared.md) | experts help | **supports the claim** |" in summary
+    assert "| table1 | " in summary and "| not run yet |" in summary
+
+
+def test_results_stay_when_the_runs_are_removed_and_a_run_that_needs_one_makes_it_again(
+    trained, tmp_path
+):
+    folder, kept = tmp_path, tmp_path / "kept"
+    first = dataclasses.replace(SHARED, arms=(DENSE, SPARSE))
+    runner.run(first, folder, kept)
+    for name in ("dense", "switch_8"):
+        shutil.rmtree(folder / name)
+    trained.clear()
+    runner.run(first, folder, kept)
+    assert trained == []
+    runner.run(SHARED, folder, kept)
+    assert trained == ["dense/pretrain_seed0", "dense/finetune"]
+
+
+def test_a_report_of_shared_runs_can_be_made_before_all_are_done(trained, tmp_path):
+    runner.run(dataclasses.replace(SHARED, arms=(DENSE,)), tmp_path, tmp_path)
+    report = runner.report(SHARED, tmp_path, tmp_path)
+    assert "| Switch, 8 | 0 of 2 |" in report.page
+    assert report.verdicts[1].startswith("experts help: cannot tell at this scale: NLP needs two")
+
+
+def test_a_seed_is_fine_tuned_from_the_same_seed(tmp_path):
+    tuned = Arm("dense", TUNED.gin_files, TASK, seeds=(1, 5), starts_from=DENSE)
+    same, first = (run.needs[0].model_dir.name for run in tuned.runs(tmp_path, {}, tmp_path))
+    assert (same, first) == ("pretrain_seed1", "pretrain_seed0")
+
+
+def test_a_student_names_its_teacher_and_needs_it(tmp_path):
+    student = Arm("student", ("models/t5_tiny.gin",), seeds=(1,), teacher=SPARSE)
+    (run,) = student.runs(tmp_path, {}, tmp_path)
+    teacher = tmp_path / "switch_8" / "pretrain_seed1"
+    assert run.bindings["TEACHER_PATH"] == str(teacher)
+    assert [needed.model_dir for needed in run.needs] == [teacher]
+    assert run.name == "distilling student, seed 1"

@@ -1,47 +1,104 @@
+import math
+
 import pytest
 
 from switch_tf.reproduce.metrics import Metric
-from switch_tf.reproduce.verdict import Verdict, ahead, ahead_by, every
+from switch_tf.reproduce.verdict import (
+    Verdict,
+    ahead,
+    ahead_by,
+    alike,
+    every,
+    keeps,
+    steadier,
+)
 
-NLP = Metric("NLP", lambda run: None, unit="nats", digits=1)
+NLP = Metric("NLP", lambda result: None, unit="nats", digits=1)
+MINUTES = Metric("minutes", lambda result: None, unit="min", digits=1, sign=-1)
 RULE = ahead("Switch", "dense", NLP)
 
 
-def judge(sparse, dense):
-    return RULE({"Switch": {"NLP": sparse}, "dense": {"NLP": dense}})
+def measured(metric=NLP, **values):
+    return {model: {metric.name: found} for model, found in values.items()}
 
 
 @pytest.mark.parametrize(
-    "sparse, holds, beats",
-    [([-3.0, -3.25], True, "more"), ([-5.0, -5.25], False, "more"), ([-3.5, -5.0], None, "less")],
+    "sparse, holds",
+    [([-3.0, -3.25], True), ([-5.0, -5.25], False), ([-3.5, -5.0], None)],
 )
-def test_a_lead_is_weighed_against_what_seeds_do(sparse, holds, beats):
-    found = judge(sparse, [-4.0, -4.5])
+def test_a_lead_is_weighed_against_what_seeds_do(sparse, holds):
+    found = RULE(measured(Switch=sparse, dense=[-4.0, -4.5]))
     assert found.holds is holds
-    assert f": {beats} than the spread between seeds (" in found.reason
+    assert ", 95% interval " in found.reason
 
 
-def test_one_seed_of_a_model_decides_nothing():
-    assert judge([-3.0], [-4.0, -4.5]) == Verdict(
-        None,
-        "the mean over seeds of Switch is 1.2 nats ahead of dense: seeds seen here differ by "
-        "0.500, but there is only one seed of Switch",
+def test_where_less_is_better_the_smaller_figure_is_ahead():
+    rule = ahead("Switch", "dense", MINUTES)
+    found = rule(measured(MINUTES, Switch=[2.0, 2.2], dense=[4.0, 4.2]))
+    assert found == Verdict(
+        True,
+        "the mean over seeds of Switch is 2.0 min ahead of dense, 95% interval 1.8 to 2.2",
     )
 
 
-def test_a_model_without_the_figure_decides_nothing():
-    assert RULE({"Switch": {}, "dense": {}}).reason == "no NLP of dense and of Switch"
+def test_a_seed_that_diverged_or_never_arrived_is_behind_all_others():
+    found = RULE(measured(Switch=[-3.0, -3.1], dense=[-math.inf, -math.inf]))
+    assert found.holds is True and "diverged" in found.reason
+    rule = ahead("Switch", "dense", MINUTES)
+    found = rule(measured(MINUTES, Switch=[2.0, 2.2], dense=[math.inf, math.inf]))
+    assert found.holds is True
+
+
+def test_one_seed_of_a_model_or_none_decides_nothing():
+    told = "NLP needs two seeds at least: there are 1 of Switch"
+    assert RULE(measured(Switch=[-3.0], dense=[-4.0, -4.5])) == Verdict(None, told)
+    found = RULE({"Switch": {}, "dense": {}})
+    assert found.reason == "NLP needs two seeds at least: there are 0 of Switch and 0 of dense"
+
+
+@pytest.mark.parametrize(
+    "other, holds", [([-4.01, -4.0], True), ([-5.0, -5.1], False), ([-4.0, -4.2], None)]
+)
+def test_alike_needs_the_whole_interval_inside_the_margin(other, holds):
+    rule = alike("a", "b", NLP, within=0.1)
+    assert rule(measured(a=[-4.0, -4.0], b=other)).holds is holds
+
+
+@pytest.mark.parametrize(
+    "model, than, holds",
+    [
+        ([1.0, 1.01, 1.02, 1.0, 1.01], [1.0, 2.0, 3.0, 1.5, 2.5], True),
+        ([1.0, 2.0, 3.0, 1.5, 2.5], [1.0, 1.01, 1.02, 1.0, 1.01], False),
+        ([1.0, 2.0, 3.0], [1.0, 2.1, 3.0], None),
+        ([1.0, 2.0], [1.0, -math.inf], True),
+        ([1.0, -math.inf], [1.0, -math.inf], None),
+    ],
+)
+def test_steadier_compares_how_seeds_spread(model, than, holds):
+    assert steadier("a", "b", NLP)(measured(a=model, b=than)).holds is holds
+
+
+@pytest.mark.parametrize(
+    "student, holds", [([-3.5, -3.6], True), ([-4.5, -4.6], False), ([-3.5, -4.5], None)]
+)
+def test_a_student_keeps_a_share_of_its_teachers_lead(student, holds):
+    rule = keeps("student", "teacher", "dense", NLP)
+    found = rule(measured(student=student, teacher=[-3.0, -3.0], dense=[-4.0, -4.0]))
+    assert found.holds is holds
+    assert found.reason.startswith("student keeps ")
+    no_lead = rule(measured(student=student, teacher=[-3.0, -5.0], dense=[-4.0, -4.0]))
+    assert no_lead.holds is None and no_lead.reason.startswith("no lead to keep: ")
 
 
 @pytest.mark.parametrize("sparse, holds", [(-2.9, True), (-3.1, None), (-5.4, None), (-5.5, False)])
 def test_a_lead_may_have_to_be_several_times_the_distance_of_the_others_seeds(sparse, holds):
     rule = ahead_by("Switch", "dense", NLP, times=3)
-    found = rule({"Switch": {"NLP": [sparse]}, "dense": {"NLP": [-4.0, -4.4]}})
+    found = rule(measured(Switch=[sparse], dense=[-4.0, -4.4]))
     assert found.holds is holds
     assert found.reason.endswith(
         "the difference of 0.4 between the seeds of dense; at least 3 times is required"
     )
-    assert rule({"Switch": {"NLP": [-3.0]}, "dense": {"NLP": [-4.0]}}).holds is None
+    assert rule(measured(Switch=[-3.0], dense=[-4.0])).holds is None
 
 
 @pytest.mark.parametrize(
@@ -53,17 +110,14 @@ def test_a_lead_may_have_to_be_several_times_the_distance_of_the_others_seeds(sp
 )
 def test_a_lead_is_told_in_words(sparse, told):
     rule = ahead_by("Switch", "dense", NLP, times=3)
-    found = rule({"Switch": {"NLP": [sparse]}, "dense": {"NLP": [-4.0, -4.4]}})
+    found = rule(measured(Switch=[sparse], dense=[-4.0, -4.4]))
     required = "the difference of 0.4 between the seeds of dense; at least 3 times is required"
     assert found.reason == f"{told} {required}"
-    assert judge([-4.5, -4.7], [-4.0, -4.4]).reason.startswith(
-        "the mean over seeds of Switch is 0.4 nats behind dense: "
-    )
 
 
 def test_seeds_that_agree_decide_any_lead():
     rule = ahead_by("Switch", "dense", NLP, times=3)
-    assert rule({"Switch": {"NLP": [-3.0]}, "dense": {"NLP": [-4.0, -4.0]}}).holds is True
+    assert rule(measured(Switch=[-3.0], dense=[-4.0, -4.0])).holds is True
 
 
 @pytest.mark.parametrize(
@@ -77,4 +131,8 @@ def test_of_several_rules_all_must_hold(holds, expected):
 
 def test_a_verdict_is_told_in_words():
     told = [str(Verdict(holds, "why")) for holds in (True, False, None)]
-    assert told == ["the claim holds: why", "the claim is refuted: why", "undecided: why"]
+    assert told == [
+        "supports the claim: why",
+        "contradicts the claim: why",
+        "cannot tell at this scale: why",
+    ]

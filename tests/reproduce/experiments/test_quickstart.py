@@ -1,15 +1,15 @@
-from switch_tf.reproduce import quickstart
+from switch_tf.reproduce.experiments import quickstart
 
 
 def pretraining(experiment, folder):
     """Model -> its pre-training runs by seed."""
-    found = experiment.runs(folder, {"DTYPE": "bfloat16"}).items()
+    found = experiment.runs(folder, {"DTYPE": "bfloat16"}, folder).items()
     return {arm.model: runs for arm, runs in found if arm.starts_from is None}
 
 
 def finetuning(folder):
     """Model -> its fine-tuning run."""
-    found = quickstart.SHORT.runs(folder, {"DTYPE": "bfloat16"}).items()
+    found = quickstart.SHORT.runs(folder, {"DTYPE": "bfloat16"}, folder).items()
     return {arm.model: run for arm, (run, *_) in found if arm.starts_from}
 
 

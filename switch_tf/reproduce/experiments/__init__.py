@@ -1,0 +1,1 @@
+"""The experiments, one module for each group of tables and figures; none imports TensorFlow."""
