@@ -144,7 +144,7 @@ _add_supervised(
 
 # RTE has the highest rate, because comparing two texts is learnt slowly and each example gives only
 # one bit.
-_RATES = {"pydocs_copa": 1.0, "pydocs_rte": 4.0, "pydocs_library": 0.5, "pydocs_summary": 1.0}
+_RATES = {"pydocs_copa": 1.0, "pydocs_rte": 4.0, "pydocs_library": 0.5, "pydocs_summary": 2.0}
 seqio.MixtureRegistry.add("pydocs_finetune", list(_RATES.items()))
 
 
