@@ -9,7 +9,7 @@ from switch_tf import runtime, storage
 from switch_tf.commands.flags import Parser
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
-from switch_tf.reproduce import registry
+from switch_tf.reproduce import paper_scale, registry
 from switch_tf.reproduce.experiment import Experiment
 
 _RESULTS = Path("docs", "results")
@@ -36,6 +36,9 @@ def main(argv: Sequence[str]) -> None:
         return
     args = _parser_of(action).parse_args(argv[1:])
     experiment = registry.find(args.experiment, args.variant)
+    if action == "run" and args.scale == "paper":
+        _write_paper_scale(experiment.name, args.output_dir)
+        return
     folder = args.output_dir or Path("runs") / (experiment.folder or experiment.name)
     results_dir = args.results_dir or (_RESULTS if experiment.is_shared else folder)
     runtime.start()
@@ -49,6 +52,16 @@ def main(argv: Sequence[str]) -> None:
     print(f"written to {results_dir}: {', '.join(files)}")
     if experiment.is_shared:
         print(f"all results: {summary.write(results_dir)}")
+
+
+def _write_paper_scale(name: str, folder: Path | None) -> None:
+    """Writes the paper's own runs; raises `UserError` if the experiment has none."""
+    folder = folder or Path("runs", "paper", name)
+    *files, commands = paper_scale.write(name, folder)
+    print(
+        f"written to {folder}: {len(files)} gin files, one a run, and {commands}, which runs them"
+    )
+    print("switch-tf plan takes the same flags as switch-tf train, and says what a run needs")
 
 
 def _list(argv: Sequence[str]) -> None:
@@ -110,6 +123,14 @@ def _parser_of(action: str) -> argparse.ArgumentParser:
         help="local folder for the report and the result of each run, which stay when the runs are "
         "removed (docs/results; for the quickstart, the folder of its runs)",
     )
+    if action == "run":
+        parser.add_argument(
+            "--scale",
+            choices=("mini", "paper"),
+            default="mini",
+            help="mini: models for two cores; paper: only writes gin files and commands of the "
+            "paper's own runs, by default to runs/paper/NAME (mini)",
+        )
     flags = parser.add_mutually_exclusive_group()
     for flag, found in registry.variants().items():
         text = "; ".join(f"for {name}: {variant.size}" for name, variant in found)

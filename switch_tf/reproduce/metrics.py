@@ -43,11 +43,21 @@ class Metric:
         return f"{size} {'behind' if value < 0 else 'ahead of'}"
 
 
-def evaluated(task: str, figure: str) -> Read:
-    """Makes a reader of a figure in a task's last evaluation; minus infinity if a run diverged."""
+def evaluated(task: str, figure: str, step: int | None = None) -> Read:
+    """Makes a reader of a figure in a task's last evaluation; minus infinity if a run diverged.
+
+    Args:
+      task: the task.
+      figure: the figure.
+      step: the evaluation of this step, in place of the last.
+    """
 
     def read(result):
-        found = [r[figure] for r in result.evaluations if r["task"] == task and figure in r]
+        found = [
+            record[figure]
+            for record in result.evaluations
+            if record["task"] == task and figure in record and step in (None, record["step"])
+        ]
         if result.diverged_at is not None:
             return -math.inf
         return found[-1] if found else None
@@ -72,6 +82,11 @@ def best(figures: Mapping[str, str]) -> Read:
         return statistics.mean(values)
 
     return read
+
+
+def fact(name: str, unit: float = 1.0) -> Read:
+    """Makes a reader of a number in `run.json`, times a unit."""
+    return lambda result: unit * result.facts[name]
 
 
 def tokens_per_second(result: Result) -> float:

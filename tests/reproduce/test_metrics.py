@@ -26,6 +26,9 @@ def test_a_figure_is_that_of_the_tasks_last_evaluation():
     assert metrics.evaluated("a", "nlp")(found) == -2.0
     assert metrics.evaluated("a", "accuracy")(found) is None
     assert metrics.evaluated("c", "nlp")(found) is None
+    assert metrics.evaluated("a", "nlp", step=3)(found) == -3.0
+    assert metrics.evaluated("a", "nlp", step=5)(found) is None
+    assert metrics.fact("tokens_per_step", 0.01)(found) == 1.0
 
 
 def test_a_run_that_diverged_is_behind_all_others():

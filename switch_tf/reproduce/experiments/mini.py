@@ -13,6 +13,7 @@ from switch_tf.reproduce.metrics import (
     best,
     evaluated,
     examples_per_second,
+    fact,
     minutes_to,
     steps_to,
 )
@@ -28,6 +29,10 @@ _T5, _SWITCH = "models/t5_tiny.gin", "models/switch_tiny.gin"
 THRESHOLD = -2.75
 
 NLP = Metric("NLP", evaluated(PRETRAINING, "nlp"), unit="nats")
+# About half-way through the recipe, as the paper's 250,000 steps are to its 500,000.
+EARLY = Metric("NLP after 500 steps", evaluated(PRETRAINING, "nlp", step=500), unit="nats")
+PARAMETERS = Metric("million parameters", fact("parameters", 1e-6), "million")
+FLOPS = Metric("MFLOPs a sequence", fact("flops_per_sequence", 1e-6), "MFLOPs", digits=1)
 EXAMPLES = Metric("examples/s", examples_per_second, unit="examples/s", digits=0)
 STEPS = Metric(f"steps to NLP {THRESHOLD}", steps_to(PRETRAINING, THRESHOLD), "steps", 0, sign=-1)
 MINUTES = Metric(f"minutes to NLP {THRESHOLD}", minutes_to(PRETRAINING, THRESHOLD), "min", 1, -1)

@@ -2,11 +2,14 @@
 
 from switch_tf.reproduce.experiment import Experiment
 from switch_tf.reproduce.experiments.mini import (
+    EARLY,
     EXAMPLES,
+    FLOPS,
     FOLDER,
     LARGE,
     MINUTES,
     NLP,
+    PARAMETERS,
     STEPS,
     SWITCH,
     T5,
@@ -215,4 +218,49 @@ FIGURE12 = Experiment(
     folder=FOLDER,
     picture="curves",
 )
-EXPERIMENTS = (TABLE1, FIGURE1, FIGURE4, FIGURE5, FIGURE6, FIGURE12)
+SWITCH_LARGE = switch("Switch, 8 experts, 3.5 times the FLOPs", LARGE.bindings, 18.0)
+_TABLE9 = (T5, LARGE, SWITCH, SWITCH_LARGE, EXPERTS[64])
+
+
+def _sizes(parameters: float, flops: float, early: float, nlp: float) -> dict[str, float]:
+    return {PARAMETERS.name: parameters, FLOPS.name: flops, EARLY.name: early, NLP.name: nlp}
+
+
+TABLE9 = Experiment(
+    name="table9",
+    reproduces="Table 9: sizes, FLOPs and quality (the paper's: T5-Base, T5-Large, Switch-Base, "
+    "Switch-Large and, of 64 experts, Switch-C; NLP after 250,000 and 500,000 steps)",
+    arms=_TABLE9,
+    metrics=(PARAMETERS, FLOPS, EARLY, NLP),
+    paper={
+        T5.model: _sizes(200, 124e3, -1.599, -1.556),
+        LARGE.model: _sizes(700, 425e3, -1.402, -1.350),
+        SWITCH.model: _sizes(7_000, 124e3, -1.370, -1.306),
+        SWITCH_LARGE.model: _sizes(26_000, 425e3, -1.248, -1.177),
+        EXPERTS[64].model: _sizes(1_571_000, 890e3, -1.096, -1.043),
+    },
+    claims=(
+        Claim(
+            "Switch-Large is ahead of T5-Large, at the same FLOPs",
+            "T5-Large ahead",
+            ahead(SWITCH_LARGE.model, LARGE.model, NLP),
+            paper="-1.177 and -1.350",
+        ),
+        Claim(
+            "a larger Switch model is ahead of a smaller one with as many experts",
+            "the smaller ahead",
+            ahead(SWITCH_LARGE.model, SWITCH.model, NLP),
+            paper="-1.177 and -1.306",
+        ),
+        Claim(
+            "many experts and few FLOPs (Switch-C) are ahead of a dense model of many times the "
+            "FLOPs (T5-XXL)",
+            "the dense model ahead",
+            ahead(EXPERTS[64].model, LARGE.model, NLP),
+            paper="-1.043 and -1.095, with a seventh of the FLOPs",
+        ),
+    ),
+    folder=FOLDER,
+    picture="sizes",
+)
+EXPERIMENTS = (TABLE1, TABLE9, FIGURE1, FIGURE4, FIGURE5, FIGURE6, FIGURE12)
