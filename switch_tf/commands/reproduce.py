@@ -9,7 +9,7 @@ from switch_tf import runtime, storage
 from switch_tf.commands.flags import Parser
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
-from switch_tf.reproduce import paper_scale, registry
+from switch_tf.reproduce import paper_scale, registry, schedulers
 from switch_tf.reproduce.experiment import Experiment
 
 _RESULTS = Path("docs", "results")
@@ -36,14 +36,26 @@ def main(argv: Sequence[str]) -> None:
         return
     args = _parser_of(action).parse_args(argv[1:])
     experiment = registry.find(args.experiment, args.variant)
-    if action == "run" and args.scale == "paper":
-        _write_paper_scale(experiment.name, args.output_dir)
-        return
     folder = args.output_dir or Path("runs") / (experiment.folder or experiment.name)
     results_dir = args.results_dir or (_RESULTS if experiment.is_shared else folder)
+    if action == "run" and args.scale == "paper":
+        _write_paper_scale(experiment.name, args.output_dir)
+    elif action == "run" and args.scheduler:
+        print(schedulers.script(experiment, folder, results_dir, args.scheduler), end="")
+    else:
+        only = args.only if action == "run" else None
+        _train_or_report(action, experiment, folder, results_dir, only)
+
+
+def _train_or_report(
+    action: str, experiment: Experiment, folder: Path, results_dir: Path, only: int | None
+) -> None:
     runtime.start()
     from switch_tf.reproduce import runner, summary
 
+    if only is not None:
+        runner.run_one(experiment, folder, results_dir, only)
+        return
     report = getattr(runner, action)(experiment, folder, results_dir)
     files = report.write(results_dir, experiment.name if experiment.is_shared else "report")
     print("\n" + report.table() + "\n")
@@ -130,6 +142,18 @@ def _parser_of(action: str) -> argparse.ArgumentParser:
             default="mini",
             help="mini: models for two cores; paper: only writes gin files and commands of the "
             "paper's own runs, by default to runs/paper/NAME (mini)",
+        )
+        one = parser.add_mutually_exclusive_group()
+        one.add_argument(
+            "--scheduler",
+            choices=schedulers.SCHEDULERS,
+            help="print a script that queues each run as a job, and train nothing",
+        )
+        one.add_argument(
+            "--only",
+            type=int,
+            metavar="NUMBER",
+            help="train one of the runs, as a job of such a script does, and make no report",
         )
     flags = parser.add_mutually_exclusive_group()
     for flag, found in registry.variants().items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,34 @@ class Arm:
             self.minutes,
             tuple(needs),
         )
+
+
+def in_order(runs: Runs) -> list[TrainingRun]:
+    """The first seed of each arm, then the second: an interrupted experiment has some of each."""
+    of_seeds = itertools.zip_longest(*runs.values())
+    return list(filter(None, itertools.chain.from_iterable(of_seeds)))
+
+
+def with_needed(
+    runs: Iterable[TrainingRun],
+    is_left: Callable[[TrainingRun], bool] = lambda run: True,
+) -> list[TrainingRun]:
+    """Runs, each once and behind those whose checkpoints it needs.
+
+    Args:
+      runs: the runs.
+      is_left: whether a needed run is to be there.
+    """
+    found = {}
+
+    def add(run: TrainingRun) -> None:
+        for needed in filter(is_left, run.needs):
+            add(needed)
+        found.setdefault(run.model_dir, run)
+
+    for run in runs:
+        add(run)
+    return list(found.values())
 
 
 Runs = Mapping[Arm, Sequence[TrainingRun]]

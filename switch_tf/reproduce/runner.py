@@ -1,7 +1,6 @@
 """Runs experiments: finished runs are skipped, and interrupted runs resume."""
 
 import importlib
-import itertools
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.reproduce import sittings
 from switch_tf.reproduce.display import Display, duration
-from switch_tf.reproduce.experiment import Experiment, Results, Runs
+from switch_tf.reproduce.experiment import Experiment, Results, Runs, in_order, with_needed
 from switch_tf.reproduce.report import Report
 from switch_tf.reproduce.training_run import TrainingRun
 
@@ -41,12 +40,10 @@ def run(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
     if experiment.times_dtype and not timed.exists():
         _time_dtypes(timed)
     runs = _runs(experiment, folder, results_dir)
-    in_order = _in_order(runs)
-    left = _left(in_order)
+    own = in_order(runs)
+    left = _left(own)
     at_once = len(os.sched_getaffinity(0)) if experiment.is_shared else 1
-    own = {run.model_dir for run in in_order}
-    needed = [run for run in left if run.model_dir not in own]
-    display = Display([*needed, *in_order], at_once)
+    display = Display(list({run.model_dir: run for run in (*left, *own)}.values()), at_once)
     display.plan()
     _prepare_data(left)
     try:
@@ -54,8 +51,32 @@ def run(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
     except BaseException:
         display.leave()
         raise
-    print(f"all runs together: {duration(sum(map(_seconds, in_order)))}", flush=True)
+    print(f"all runs together: {duration(sum(map(_seconds, own)))}", flush=True)
     return _make_report(experiment, _results(runs))
+
+
+def run_one(experiment: Experiment, folder: Path, results_dir: Path, number: int) -> None:
+    """Trains one run of the experiment, unless it is done; for a job of a scheduler.
+
+    Args:
+      number: the run's number as `schedulers.script` counts them.
+      experiment, folder, results_dir: see `run`.
+
+    Raises:
+      UserError: there is no such run, or it failed, or those that it needs are not there.
+      Interruption: it was interrupted; the same call resumes.
+    """
+    found = with_needed(in_order(_runs(experiment, folder, results_dir)))
+    if not 0 <= number < len(found):
+        raise UserError(f"--only={number}: '{experiment.name}' has the runs 0 to {len(found) - 1}")
+    each = found[number]
+    if each.is_done():
+        print(f"{each.name}: done before")
+        return
+    display = Display([each])
+    display.plan()
+    _prepare_data([each])
+    sittings.train([each], 1, display.watch, lambda run: display.end(_took(run)))
 
 
 def report(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
@@ -68,43 +89,23 @@ def report(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
       UserError: a run is not done and, where experiments share runs, none is.
     """
     runs = _runs(experiment, folder, results_dir)
-    in_order = _in_order(runs)
-    left = [run.name for run in in_order if not run.is_done()]
-    if left and (len(left) == len(in_order) or not experiment.is_shared):
+    own = in_order(runs)
+    left = [run.name for run in own if not run.is_done()]
+    if left and (len(left) == len(own) or not experiment.is_shared):
         raise UserError(
-            f"{len(left)} of {len(in_order)} runs in {folder} are not done, such as {left[0]}: run "
+            f"{len(left)} of {len(own)} runs in {folder} are not done, such as {left[0]}: run "
             "them first, by `switch-tf reproduce run`, with the same name and flags"
         )
     return _make_report(experiment, _results(runs))
 
 
-def _in_order(runs: Runs) -> list[TrainingRun]:
-    """The first seed of each arm, then the second: an interrupted experiment has some of each."""
-    of_seeds = itertools.zip_longest(*runs.values())
-    return list(filter(None, itertools.chain.from_iterable(of_seeds)))
+def _left(runs: Iterable[TrainingRun]) -> list[TrainingRun]:
+    """The runs to train: those not done, each behind those whose checkpoints are not there."""
 
+    def has_no_checkpoint(run: TrainingRun) -> bool:
+        return not (run.is_trained() and run.paths.steps())
 
-def _left(in_order: Sequence[TrainingRun]) -> list[TrainingRun]:
-    """The runs to train: those not done, each behind those whose checkpoints it needs."""
-    found = []
-
-    def add(run: TrainingRun) -> None:
-        for needed in run.needs:
-            if not (needed.is_trained() and needed.paths.steps()):
-                add(needed)
-        found.append(run)
-
-    for run in in_order:
-        if not run.is_done():
-            add(run)
-    return _once(found)
-
-
-def _once(runs: Iterable[TrainingRun]) -> list[TrainingRun]:
-    found = {}
-    for run in runs:
-        found.setdefault(run.model_dir, run)
-    return list(found.values())
+    return with_needed((run for run in runs if not run.is_done()), has_no_checkpoint)
 
 
 def _results(runs: Runs) -> Results:

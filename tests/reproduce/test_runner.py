@@ -346,3 +346,15 @@ def test_a_student_names_its_teacher_and_needs_it(tmp_path):
     assert run.bindings["TEACHER_PATH"] == str(teacher)
     assert [needed.model_dir for needed in run.needs] == [teacher]
     assert run.name == "distilling student, seed 1"
+
+
+def test_a_job_trains_one_run_with_what_it_needs_before_it(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(EXPERIMENTS, "shared", SHARED)
+    flags = [f"--output_dir={tmp_path}", f"--results_dir={tmp_path / 'kept'}"]
+    for number in (1, 1):
+        main_module.main(["reproduce", "run", "shared", f"--only={number}", *flags])
+    assert trained == ["switch_8/pretrain_seed0"]
+    assert "pre-training Switch, 8, seed 0: done before\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main_module.main(["reproduce", "run", "shared", "--only=5", *flags])
+    assert "--only=5: 'shared' has the runs 0 to 4" in capsys.readouterr().err
