@@ -35,6 +35,11 @@ def main(argv: Sequence[str]) -> None:
         _list(argv[1:])
         return
     args = _parser_of(action).parse_args(argv[1:])
+    if action == "report" and args.html:
+        _write_html(args)
+        return
+    if args.experiment is None:
+        raise UserError("name an experiment, or give --html for a page with all of them")
     experiment = registry.find(args.experiment, args.variant)
     folder = args.output_dir or Path("runs") / (experiment.folder or experiment.name)
     results_dir = args.results_dir or (_RESULTS if experiment.is_shared else folder)
@@ -64,6 +69,20 @@ def _train_or_report(
     print(f"written to {results_dir}: {', '.join(files)}")
     if experiment.is_shared:
         print(f"all results: {summary.write(results_dir)}")
+
+
+def _write_html(args: argparse.Namespace) -> None:
+    """Writes the page with all results; raises `UserError` if there are none."""
+    if args.experiment is not None:
+        raise UserError(f"--html is a page with all results: leave out '{args.experiment}'")
+    runtime.start()
+    from switch_tf.reproduce import runner
+
+    folder, results_dir = args.output_dir or Path("runs", "mini"), args.results_dir or _RESULTS
+    path = results_dir.with_suffix(".html")
+    experiments = list(registry.EXPERIMENTS.values())
+    count = runner.write_html(experiments, folder, results_dir, path)
+    print(f"written to {path}: {count} experiments")
 
 
 def _write_paper_scale(name: str, folder: Path | None) -> None:
@@ -122,7 +141,17 @@ def _parser_of(action: str) -> argparse.ArgumentParser:
         description=f"{_sentence(action)}\n\nexperiments:\n  {names}",
         epilog="switch-tf reproduce list says what they are.",
     )
-    parser.add_argument("experiment", metavar="NAME", help="one of the above")
+    is_report = action == "report"
+    parser.add_argument(
+        "experiment", metavar="NAME", help="one of the above", nargs="?" if is_report else None
+    )
+    if is_report:
+        parser.add_argument(
+            "--html",
+            action="store_true",
+            help="without NAME: one page with all results, whose plots can be hovered "
+            "(docs/results.html)",
+        )
     parser.add_argument(
         "--output_dir",
         type=functools.partial(storage.local_path, "--output_dir"),

@@ -13,7 +13,7 @@ from switch_tf.benches.dtype import seconds_per_layer
 from switch_tf.data import registry
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
-from switch_tf.reproduce import sittings
+from switch_tf.reproduce import html_page, sittings
 from switch_tf.reproduce.display import Display, duration
 from switch_tf.reproduce.experiment import Experiment, Results, Runs, in_order, with_needed
 from switch_tf.reproduce.report import Report
@@ -88,6 +88,18 @@ def report(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
     Raises:
       UserError: a run is not done and, where experiments share runs, none is.
     """
+    return _make_report(experiment, finished(experiment, folder, results_dir))
+
+
+def finished(experiment: Experiment, folder: Path, results_dir: Path) -> Results:
+    """The results of the runs that are done.
+
+    Args:
+      experiment, folder, results_dir: see `run`.
+
+    Raises:
+      UserError: see `report`.
+    """
     runs = _runs(experiment, folder, results_dir)
     own = in_order(runs)
     left = [run.name for run in own if not run.is_done()]
@@ -96,7 +108,39 @@ def report(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
             f"{len(left)} of {len(own)} runs in {folder} are not done, such as {left[0]}: run "
             "them first, by `switch-tf reproduce run`, with the same name and flags"
         )
-    return _make_report(experiment, _results(runs))
+    return _results(runs)
+
+
+def write_html(
+    experiments: Sequence[Experiment], folder: Path, results_dir: Path, path: Path
+) -> int:
+    """Writes all results on one page, whose plots can be hovered.
+
+    Args:
+      experiments: those that have results are on the page.
+      folder, results_dir: see `run`.
+      path: the page.
+
+    Returns:
+      The number of experiments on it.
+
+    Raises:
+      UserError: none has results.
+    """
+    found = []
+    for experiment in experiments:
+        if not experiment.is_shared or not _has_results(experiment, folder, results_dir):
+            continue
+        results = finished(experiment, folder, results_dir)
+        found.append((experiment, results, _make_report(experiment, results)))
+    if not found:
+        raise UserError(f"{results_dir} has no results: run an experiment first")
+    html_page.write(path, found)
+    return len(found)
+
+
+def _has_results(experiment: Experiment, folder: Path, results_dir: Path) -> bool:
+    return any(run.is_done() for run in in_order(_runs(experiment, folder, results_dir)))
 
 
 def _left(runs: Iterable[TrainingRun]) -> list[TrainingRun]:

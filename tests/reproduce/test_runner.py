@@ -358,3 +358,29 @@ def test_a_job_trains_one_run_with_what_it_needs_before_it(trained, tmp_path, mo
     with pytest.raises(SystemExit):
         main_module.main(["reproduce", "run", "shared", "--only=5", *flags])
     assert "--only=5: 'shared' has the runs 0 to 4" in capsys.readouterr().err
+
+
+def test_all_results_are_on_one_page_that_needs_nothing_else(
+    trained, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(EXPERIMENTS, "shared", dataclasses.replace(SHARED, pretraining="toy_copy"))
+    flags = [f"--output_dir={tmp_path}", f"--results_dir={tmp_path / 'kept'}"]
+    with pytest.raises(SystemExit):
+        main_module.main(["reproduce", "report", "--html", *flags])
+    assert "kept has no results: run an experiment first\n" in capsys.readouterr().err
+    main_module.main(["reproduce", "run", "shared", *flags])
+    main_module.main(["reproduce", "report", "--html", *flags])
+    page = (tmp_path / "kept.html").read_text()
+    assert '<span class="yes">supports the claim</span> experts help' in page
+    assert "src=" not in page and "%" + "DATA%" not in page
+    (data,) = re.findall(r'type="application/json">(.*?)</script>', page)
+    runs = json.loads(data)["shared"]
+    assert {(run["model"], run["seed"], run["nlp"][-1]) for run in runs} == {
+        ("dense", 0, -4.0),
+        ("dense", 1, -4.5),
+        ("Switch, 8", 0, -3.0),
+        ("Switch, 8", 1, -3.25),
+    }
+    for wrong in (["reproduce", "report", "shared", "--html"], ["reproduce", "report"]):
+        with pytest.raises(SystemExit):
+            main_module.main([*wrong, *flags])
