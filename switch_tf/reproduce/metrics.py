@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from switch_tf.reproduce.result import Result
 
-# Model -> metric name -> one value per seed.
-Measurements = Mapping[str, Mapping[str, Sequence[float]]]
+# Model -> metric name -> one value per seed: a number or, of a metric that is not shown, a `Curve`.
+Measurements = Mapping[str, Mapping[str, Sequence]]
 Read = Callable[[Result], float | None]
 
 
@@ -23,6 +23,7 @@ class Metric:
       unit: the unit of a difference between two values.
       digits: number of decimals shown.
       sign: 1 if more is better, -1 if less is.
+      is_shown: whether reports have a column of it; else only claims use it.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Metric:
     unit: str = ""
     digits: int = 3
     sign: int = 1
+    is_shown: bool = True
 
     def number(self, value: float) -> str:
         """A value as text; `diverged`, or `not reached` where less is better, if it is infinite."""
@@ -92,6 +94,16 @@ def fact(name: str, unit: float = 1.0) -> Read:
 def tokens_per_second(result: Result) -> float:
     """The tokens per second of the median training step."""
     return result.tokens_per_second
+
+
+def curve_of(task: str) -> Callable[[Result], "Curve | None"]:
+    """Makes a reader of a task's `Curve`, for a metric that is not shown."""
+
+    def read(result):
+        found = Curve.of(result, task)
+        return found if found.steps else None
+
+    return read
 
 
 def examples_per_second(result: Result) -> float:

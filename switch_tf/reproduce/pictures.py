@@ -127,7 +127,7 @@ def draw(name: str, experiment, results) -> matplotlib.figure.Figure | None:
     """Draws the picture of an experiment; None while too few of its runs are done.
 
     Args:
-      name: `curves`, `sizes` or `downstream`.
+      name: `curves`, `sizes`, `downstream` or `speed_ups`.
       experiment: the `Experiment`.
       results: its `Results`.
     """
@@ -179,4 +179,31 @@ def _downstream_of(experiment, results) -> matplotlib.figure.Figure | None:
     return figure
 
 
-_PICTURES = {"curves": _curves_of, "sizes": _sizes_of, "downstream": _downstream_of}
+def _speed_ups_of(experiment, results) -> matplotlib.figure.Figure | None:
+    """The step speed-up of the second model over the first, by task (Fig. 8)."""
+    measured = experiment.measure(results)
+    base, other = measured.values()
+    names = [m.name for m in experiment.metrics if not m.is_shown]
+    names = [name for name in names if name in base and name in other]
+    if not names:
+        return None
+    figure = matplotlib.figure.Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    found = {}
+    for name in names:
+        target = Curve.mean(base[name])
+        steps = Curve.mean(other[name]).steps_to(target.nlp[-1])
+        found[name.removeprefix("curve of ")] = target.steps[-1] / steps if steps else 0.0
+    axes.barh(list(found), list(found.values()))
+    axes.axvline(1.0, color=_GRAY, linestyle=":")
+    axes.set_xlabel("times fewer steps to the dense model's last NLP")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+_PICTURES = {
+    "curves": _curves_of,
+    "sizes": _sizes_of,
+    "downstream": _downstream_of,
+    "speed_ups": _speed_ups_of,
+}

@@ -7,12 +7,13 @@ from switch_tf.reproduce.experiments import (
     beyond,
     distillation,
     finetuning,
+    languages,
     quality,
     quickstart,
     training,
 )
 
-_MODULES = (quality, training, finetuning, distillation, beyond)
+_MODULES = (quality, training, finetuning, distillation, languages, beyond)
 _OF_THE_PAPER = (experiment for module in _MODULES for experiment in module.EXPERIMENTS)
 EXPERIMENTS = {experiment.name: experiment for experiment in (quickstart.SHORT, *_OF_THE_PAPER)}
 

@@ -66,11 +66,12 @@ class Report:
 def make(experiment: Experiment, results: Results) -> Report:
     """Reports finished runs: each metric of each model next to the paper's figure."""
     measured = experiment.measure(results)
-    heading = ["", *(text for m in experiment.metrics for text in (m.name, "the paper"))]
+    shown = [metric for metric in experiment.metrics if metric.is_shown]
+    heading = ["", *(text for metric in shown for text in (metric.name, "the paper"))]
     rows = []
     for model, found in measured.items():
         row = [model]
-        for metric in experiment.metrics:
+        for metric in shown:
             paper = experiment.paper.get(model, {}).get(metric.name)
             row += [_measured_text(found.get(metric.name, ()), metric)]
             row += ["" if paper is None else f"{paper:,}"]
@@ -141,7 +142,10 @@ def facts_of(experiment: Experiment, results: Results) -> dict:
             for of_seeds in results.values()
             for result in of_seeds
         },
-        "measured": measured,
+        "measured": {
+            model: {m.name: of[m.name] for m in experiment.metrics if m.is_shown and m.name in of}
+            for model, of in measured.items()
+        },
         "paper": experiment.paper,
     }
 

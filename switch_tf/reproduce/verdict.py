@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from switch_tf.reproduce import bootstrap
-from switch_tf.reproduce.metrics import Measurements, Metric
+from switch_tf.reproduce.metrics import Curve, Measurements, Metric
 
+# Draws of curves, which take longer than those of numbers.
+_CURVE_DRAWS = 1_000
 _WORDS = {
     True: "supports the claim",
     False: "contradicts the claim",
@@ -185,6 +187,44 @@ def keeps(student: str, teacher: str, base: str, metric: Metric) -> Rule:
     return rule
 
 
+def faster(model: str, than: str, curves: Sequence[Metric], at_least: float = 1.0) -> Rule:
+    """Makes the rule that a model needs fewer steps for the last NLP of another, in each of tasks.
+
+    The speed-up of a task is the last step of the other model over the step at which this one
+    has its NLP, both of mean curves over seeds (Fig. 8); where it never has, 0.
+
+    Args:
+      model: the model claimed to be faster.
+      than: the model it is compared with.
+      curves: a metric of `metrics.curve_of` for each task.
+      at_least: the mean over tasks of the speed-up is claimed to be above this.
+    """
+
+    def rule(measured: Measurements) -> Verdict:
+        of = {name: [_values(measured, name, c) for c in curves] for name in (model, than)}
+        few = [name for name, found in of.items() if min(map(len, found)) < 2]
+        if few:
+            return Verdict(None, f"two seeds at least are needed of {' and of '.join(few)}")
+        found = [_speed_up(ours, theirs) for ours, theirs in zip(*of.values(), strict=True)]
+        rng = np.random.default_rng(0)
+        draws = [
+            statistics.mean(
+                _speed_up(_drawn(rng, ours), _drawn(rng, theirs))
+                for ours, theirs in zip(*of.values(), strict=True)
+            )
+            for _ in range(_CURVE_DRAWS)
+        ]
+        low, high = np.percentile(draws, (2.5, 97.5))
+        return Verdict(
+            True if low > at_least else False if high < at_least else None,
+            f"{model} needs {statistics.mean(found):.2f} times fewer steps than {than}, mean over "
+            f"{len(found)} tasks, 95% interval {low:.2f} to {high:.2f}; single tasks from "
+            f"{min(found):.2f} to {max(found):.2f}",
+        )
+
+    return rule
+
+
 def ahead_by(model: str, of: str, metric: Metric, times: float) -> Rule:
     """Makes the rule that a model is ahead by several times the distance between seeds.
 
@@ -255,3 +295,13 @@ def _log_ratio(theirs_DN, ours_DN):
 def _share(student_DN, teacher_DN, base_DN):
     base_D = base_DN.mean(-1)
     return (student_DN.mean(-1) - base_D) / (teacher_DN.mean(-1) - base_D)
+
+
+def _speed_up(ours: Sequence[Curve], theirs: Sequence[Curve]) -> float:
+    base = Curve.mean(theirs)
+    steps = Curve.mean(ours).steps_to(base.nlp[-1])
+    return base.steps[-1] / steps if steps else 0.0
+
+
+def _drawn(rng: np.random.Generator, sample: Sequence) -> list:
+    return [sample[i] for i in rng.integers(len(sample), size=len(sample))]

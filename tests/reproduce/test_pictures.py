@@ -1,6 +1,7 @@
 import pytest
 
 from switch_tf.reproduce import pictures
+from switch_tf.reproduce.experiments.languages import LIBRARIES
 from switch_tf.reproduce.metrics import Curve
 from switch_tf.reproduce.registry import EXPERIMENTS
 from tests.reproduce import logs
@@ -51,9 +52,14 @@ def test_the_picture_of_each_experiment_is_drawn_from_what_is_done(name, tmp_pat
             evaluations = [
                 logs.evaluation(n, TASK, nlp=-4.0 - n / 10, nlp_dropless=-4.0) for n in (1, 2)
             ]
+            evaluations += [
+                logs.evaluation(n, f"pydocs_libraries.{name}", nlp=-4.0)
+                for name in LIBRARIES
+                for n in (1, 2)
+            ]
             evaluations += [logs.evaluation(2, task, accuracy=50.0, rouge2=1.0) for task in TUNED]
             logs.write(run, {"parameters": 10, "tokens_per_step": 100}, *evaluations)
             assert arm.seeds
     results = logs.results(done) | {arm: [] for arm in list(runs)[3:]}
     figure = pictures.draw(experiment.picture, experiment, results)
-    assert figure.axes and any(axes.lines for axes in figure.axes)
+    assert figure.axes and any(axes.lines or axes.patches for axes in figure.axes)

@@ -2,13 +2,14 @@ import math
 
 import pytest
 
-from switch_tf.reproduce.metrics import Metric
+from switch_tf.reproduce.metrics import Curve, Metric
 from switch_tf.reproduce.verdict import (
     Verdict,
     ahead,
     ahead_by,
     alike,
     every,
+    faster,
     keeps,
     steadier,
 )
@@ -88,6 +89,23 @@ def test_a_student_keeps_a_share_of_its_teachers_lead(student, holds):
     assert found.reason.startswith("student keeps ")
     no_lead = rule(measured(student=student, teacher=[-3.0, -5.0], dense=[-4.0, -4.0]))
     assert no_lead.holds is None and no_lead.reason.startswith("no lead to keep: ")
+
+
+CURVES = Metric("curve", lambda result: None, is_shown=False)
+
+
+@pytest.mark.parametrize(
+    "end, at_least, holds", [(-3.0, 1.0, True), (-3.0, 9.0, False), (-5.0, 1.0, False)]
+)
+def test_a_speed_up_in_steps_is_weighed_against_seeds(end, at_least, holds):
+    def curves(*ends):
+        return [Curve((10, 20), (-6.0, last), (-6.0, last), 1.0) for last in ends]
+
+    rule = faster("Switch", "dense", [CURVES], at_least)
+    found = rule(measured(CURVES, Switch=curves(end, end - 0.1), dense=curves(-4.0, -4.1)))
+    assert found.holds is holds
+    assert "mean over 1 tasks" in found.reason
+    assert rule(measured(CURVES, Switch=curves(end), dense=curves(-4.0))).holds is None
 
 
 @pytest.mark.parametrize("sparse, holds", [(-2.9, True), (-3.1, None), (-5.4, None), (-5.5, False)])
