@@ -63,8 +63,9 @@ def train(
                 left.remove(run)
                 active[id(run)] = Sitting(run, active, at_once)
             if received:
-                # The signal may have come before the last one was known.
-                _interrupt(active, received[0])
+                # The signal may have come before the last one was known. Those that have it are
+                # saving; a second one would stop them at once.
+                _interrupt(active, received[0], again=False)
             watch([sitting.run for sitting in active.values()])
             for sitting in active.values():
                 sitting.has_ended(_PAUSE / len(active))
@@ -90,9 +91,10 @@ def _end(active: dict[int, Sitting], received: Sequence[int], watch, ended) -> l
     return failures
 
 
-def _interrupt(active: dict[int, Sitting], number: int) -> None:
+def _interrupt(active: dict[int, Sitting], number: int, again: bool = True) -> None:
     for sitting in list(active.values()):
-        sitting.interrupt(number)
+        if again or not sitting.is_interrupted:
+            sitting.interrupt(number)
 
 
 def _ready(left: Sequence[TrainingRun], active: dict[int, Sitting]) -> TrainingRun | None:
@@ -112,6 +114,10 @@ class Sitting:
       active: all sittings, by a key of theirs; the others train beside this one.
       at_once: how many may train at a time.
 
+    Attributes:
+      run: the run.
+      is_interrupted: whether a signal was handed to its process.
+
     Raises:
       UserError: the run's folder holds a run with other settings.
     """
@@ -121,6 +127,7 @@ class Sitting:
         run.model_dir.mkdir(parents=True, exist_ok=True)
         storage.write_json(run.paths.settings, as_json(run.settings))
         self.run = run
+        self.is_interrupted = False
         self._at_once = at_once
         self._core = _free_core(active.values()) if at_once > 1 else None
         with open(run.paths.log, "a") as output:
@@ -152,6 +159,7 @@ class Sitting:
 
     def interrupt(self, number: int) -> None:
         """Hands a signal to its process, if it is alive."""
+        self.is_interrupted = True
         if self._child.poll() is None:
             # Closing the terminal should also leave a saved run behind.
             os.kill(self.process, signal.SIGTERM if number == signal.SIGHUP else number)
@@ -225,7 +233,7 @@ def _forwarding(active: dict[int, Sitting]) -> Iterator[list[int]]:
         yield received
     finally:
         # Nothing is left unless something else went wrong.
-        _interrupt(active, signal.SIGTERM)
+        _interrupt(active, signal.SIGTERM, again=False)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -169,24 +169,27 @@ def test_an_interrupted_run_says_itself_what_it_kept(
         sittings.train([run])
 
 
-def test_a_signal_is_handed_to_every_child(tmp_path, monkeypatch):
-    # A child says that it is ready, and ends once it has the signal.
+def test_a_signal_is_handed_once_to_every_child(tmp_path, monkeypatch):
+    # A child says that it is ready, takes half a second to save, and counts what it gets.
     code = (
-        "import signal, sys\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('signal', flush=True))\n"
         "print('ready', flush=True)\n"
         "signal.pause()\n"
+        "time.sleep(0.5)\n"
+        "sys.exit(143)\n"
     )
+    monkeypatch.setattr(sittings, "_PAUSE", 0.05)
     monkeypatch.setattr(TrainingRun, "command", [sys.executable, "-c", code])
     before = signal.getsignal(signal.SIGTERM)
     runs = [make_run(tmp_path, name) for name in ("a", "b")]
 
-    def is_ready(run):
+    def log_of(run):
         path = run.model_dir / "log.txt"
-        return path.exists() and "\nready\n" in path.read_text()
+        return path.read_text().splitlines() if path.exists() else []
 
     def send():
-        while not all(map(is_ready, runs)):
+        while not all("ready" in log_of(run) for run in runs):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -195,5 +198,6 @@ def test_a_signal_is_handed_to_every_child(tmp_path, monkeypatch):
     with pytest.raises(Interruption, match="^interrupted by SIGTERM: a: ended with status 143"):
         sittings.train(runs, at_once=2)
     sender.join()
+    assert [log_of(run).count("signal") for run in runs] == [1, 1]
     assert [len(run.sittings()) for run in runs] == [1, 1]
     assert signal.getsignal(signal.SIGTERM) is before
