@@ -195,7 +195,7 @@ def test_a_signal_is_handed_once_to_every_child(tmp_path, monkeypatch):
 
     sender = threading.Thread(target=send)
     sender.start()
-    with pytest.raises(Interruption, match="^interrupted by SIGTERM: a: ended with status 143"):
+    with pytest.raises(Interruption, match="^interrupted by SIGTERM: [ab]: ended with status 143"):
         sittings.train(runs, at_once=2)
     sender.join()
     assert [log_of(run).count("signal") for run in runs] == [1, 1]
