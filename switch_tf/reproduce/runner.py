@@ -43,7 +43,9 @@ def run(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
     own = in_order(runs)
     left = _left(own)
     at_once = len(os.sched_getaffinity(0)) if experiment.is_shared else 1
-    display = Display(list({run.model_dir: run for run in (*left, *own)}.values()), at_once)
+    places = {run.model_dir for run in own}
+    needed = [run for run in left if run.model_dir not in places]
+    display = Display([*needed, *own], at_once)
     display.plan()
     _prepare_data(left)
     try:
