@@ -110,7 +110,7 @@ def _prepare_data(runs: Runs) -> None:
 def _faster_dtype(path: Path) -> str:
     """The faster dtype, timed on the first call and stored, so that resumed runs keep it."""
     if path.exists():
-        return json.loads(path.read_text())["dtype"]
+        return json.loads(path.read_text(encoding="utf-8"))["dtype"]
     seconds = seconds_per_layer()
     dtype = min(seconds, key=seconds.get)
     times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())

@@ -128,7 +128,7 @@ class TrainingRun:
         command += [f"--gin_file={name}" for name in self.gin_files]
         command += [f"--gin.{binding}" for binding in self.binding_strings]
         log = self._dir.log
-        with open(log, "a") as output:
+        with open(log, "a", encoding="utf-8") as output:
             output.write(f"$ {' '.join(command)}\n")
             output.flush()
             started, meter = time.monotonic(), LoadMeter()
@@ -186,8 +186,10 @@ def _run(
     """The exit status of a child process, and the number of the first signal forwarded, or None."""
     received = []
     # Its own session, or it would get a terminal's SIGINT twice, which means "stop at once".
+    # Its log is read as UTF-8, whatever this terminal shows.
+    env = os.environ | {"PYTHONIOENCODING": "utf-8"}
     child = subprocess.Popen(
-        command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=env
     )
 
     def hand_on(number, _):
