@@ -98,6 +98,7 @@ def test_macros_that_python_reads_are_walked_too():
         ("select_random_chunk.max_lenght=5", "'select_random_chunk' has no parameter 'max_lenght'"),
         ("denoise.noise_density=15", "noise_density=15: give a share of the tokens, above 0 and "),
         ("Router.dtype='float16'", "Router.dtype='float16': give 'float32' or 'bfloat16' or "),
+        ("CACHE_DIR='a[1]'", "CACHE_DIR='a[1]': give a path in quotes without *, ? and [, which "),
         ("MIXTURE_OR_TASK_MODULE=''", "--gin.MIXTURE_OR_TASK_MODULE='': give a name in quotes"),
         ("MIXTURE_OR_TASK_MODULE=5", "--gin.MIXTURE_OR_TASK_MODULE=5: give a name in quotes"),
         ("MIXTURE_OR_TASK_MODULE='a b'", "--gin.MIXTURE_OR_TASK_MODULE: no module 'a b'; run "),

@@ -134,12 +134,11 @@ def test_a_bad_line_that_beam_meets_is_one_line(folder, capsys, monkeypatch):
     monkeypatch.setattr(local_files, "check", lambda *_: None)
     seqio.set_global_cache_dirs([])
     seqio.TaskRegistry.get(TASK)._cache_dir = None
-    (folder / DATA / "en" / "c4-train.00002-of-00002.json.gz").write_bytes(
-        gzip.compress(b"{no json")
-    )
+    shard = folder / DATA / "en" / "c4-train.00002-of-00002.json.gz"
+    shard.write_bytes(gzip.compress(b"{no json"))
     line = refused(capsys, folder, f"--output_cache_dir={folder}/other")
     assert "c4-train.00002-of-00002.json.gz:1: not JSON" in line
-    (folder / DATA / "en" / "c4-train.00002-of-00002.json.gz").unlink()
+    shard.unlink()
 
 
 def test_an_interrupted_pipeline_is_one_line_without_the_traceback_of_beam(
