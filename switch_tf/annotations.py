@@ -157,3 +157,28 @@ def _find(full_name: str, otherwise: Any) -> Any:
         if path.is_file():
             return found(Names.of(path.read_text(encoding="utf-8")))
     return otherwise
+
+
+# Of numbers a whole one may be the default of one that need not be.
+_OF_DEFAULT = {bool: bool, int: float, float: float, str: str}
+_OF_T5 = {
+    "noise_density": rules.NoiseDensity,
+    "mean_noise_span_length": rules.SpanLength,
+    "inputs_length": rules.Count,
+    "extra_tokens_per_span_inputs": rules.Whole,
+    "extra_tokens_per_span_targets": rules.Whole,
+}
+
+
+def of_t5(name: str, node: ast.expr | None, default: ast.expr | None) -> Any:
+    """What a parameter of one of T5's functions may be, by its name and default if not annotated.
+
+    Args:
+      name: the parameter's name.
+      node, default: see `Names.annotation`.
+    """
+    found = Names.of("").annotation(node, default)
+    if found is not Any:
+        return found
+    value = default.value if isinstance(default, ast.Constant) else None
+    return _OF_T5.get(name, _OF_DEFAULT.get(type(value), Any))

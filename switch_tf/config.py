@@ -7,10 +7,11 @@ missing values before the slow start.
 import contextlib
 import dataclasses
 import importlib
+import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
         import_module(module, settings.macros["MIXTURE_OR_TASK_MODULE"].where)
     for name in files:
         with _one_line(name), _files_only():
-            gin.parse_config_file(str(gin_files.find(name, "--gin_file")))
+            gin.parse_config_file(name)
     for statement in checked.after_files:
         with _one_line(statement):
             gin.parse_config(statement)
@@ -135,7 +136,7 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
             gin.parse_config(binding)
     if module:
         # Reading it as a macro records it in the operative config, which needs it to run again.
-        macro("MIXTURE_OR_TASK_MODULE")
+        macro("MIXTURE_OR_TASK_MODULE", annotation=rules.Name)
 
 
 def macro(name: str, *default: Any, annotation: Any = Any) -> Any:
@@ -225,8 +226,10 @@ def _known_source(settings: Settings) -> tuple[configurables.Source, bool]:
     sources, open_ended = [configurables.project_source()], False
     imports = list(settings.imports)
     module = settings.literals().get("MIXTURE_OR_TASK_MODULE")
-    if module:
-        imports.append(Setting(module, settings.macros["MIXTURE_OR_TASK_MODULE"].where))
+    if module is not None:
+        where = settings.macros["MIXTURE_OR_TASK_MODULE"].where
+        rules.check(gin_checks.place("MIXTURE_OR_TASK_MODULE", where), module, rules.Name)
+        imports.append(Setting(module, where))
     for module, where in imports:
         first = str(module).split(".")[0]
         if first == "__gin__":
@@ -300,15 +303,45 @@ def import_module(module: str, where: str) -> None:
             raise UserError(f"{where}: cannot import '{module}': {place}") from error
 
 
+class _Reader:
+    """Opens files for gin itself, as `gin_files` finds them and reads them."""
+
+    def __init__(self):
+        self._folders: list[Path] = []
+
+    def _find(self, name: str) -> Path:
+        return gin_files.find(name, "--gin_file", self._folders[-1] if self._folders else None)
+
+    def is_readable(self, name: str) -> bool:
+        """Whether there is a file that the file being read includes by that name."""
+        try:
+            return bool(self._find(name))
+        except UserError:
+            return False
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[io.StringIO]:
+        """Context in which a file is read, and its includes are looked for beside it, too."""
+        path = self._find(name)
+        file = io.StringIO(gin_files.contents(path, "--gin_file"))
+        # For gin's errors.
+        file.name = str(path)
+        self._folders.append(path.parent)
+        try:
+            yield file
+        finally:
+            self._folders.pop()
+
+
 @contextlib.contextmanager
 def _files_only():
-    """Keeps gin from also looking for includes in Python packages.
+    """Has gin find and read files as `gin_files` does.
 
-    `gin_files` does not look there, and gin fails if the working directory has a folder `runs`,
-    which it takes for a package.
+    gin by itself would also look for includes in Python packages, and fail if the working
+    directory has a folder `runs`, which it takes for a package.
     """
-    readers = list(gin.config._FILE_READERS)
-    gin.config._FILE_READERS[:] = readers[:1]
+    readers, reader = list(gin.config._FILE_READERS), _Reader()
+    gin.config._FILE_READERS[:] = [(reader.opened, reader.is_readable)]
     try:
         yield
     finally:

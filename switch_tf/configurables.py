@@ -56,7 +56,7 @@ class Configurable:
         return self.selector.rpartition(".")[2]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """The declarations of one or more modules.
 
@@ -155,7 +155,7 @@ def project_modules() -> dict[str, Path]:
 def project_source() -> Source:
     """The declarations of `switch_tf` and of the T5 modules that tasks use."""
     sources = [Source(_GIN_OWN, frozenset(), {})]
-    sources += filter(None, map(module_source, _LIBRARIES))
+    sources += map(_library_source, _LIBRARIES)
     sources += (
         read_module(path.read_text(encoding="utf-8"), m) for m, path in project_modules().items()
     )
@@ -197,6 +197,26 @@ def _inherit(configurables: tuple[Configurable, ...]) -> tuple[Configurable, ...
     return tuple(dataclasses.replace(c, parameters=parameters(c)) for c in configurables)
 
 
+def _library_source(module: str) -> Source:
+    """The declarations of one of T5's modules, which annotates hardly any parameter."""
+    found = module_source(module) or merge([])
+    return dataclasses.replace(found, configurables=tuple(map(_of_t5, found.configurables)))
+
+
+def _of_t5(configurable: Configurable) -> Configurable:
+    """A function of T5, whose parameters are annotated by their names and defaults.
+
+    It takes and ignores others, so that a misspelt one would do nothing.
+    """
+    if configurable.parameters is None and configurable.declaration.args.kwarg.arg == "kwargs":
+        # Passed to another function.
+        return configurable
+    kinds = {
+        name: annotations.of_t5(name, *said) for name, *said in declared(configurable.declaration)
+    }
+    return dataclasses.replace(configurable, parameters=kinds)
+
+
 def module_source(module: str) -> Source | None:
     """The declarations of a module or package outside the project; None if it is not found."""
     path = _file_of(module)
@@ -206,8 +226,8 @@ def module_source(module: str) -> Source | None:
         return merge([])
     try:
         return read_module(path.read_text(encoding="utf-8"), module)
-    except SyntaxError:
-        # Importing it reports the error, with Python's own location.
+    except (SyntaxError, ValueError):
+        # Python cannot read it. Importing it reports the error, with Python's own location.
         return merge([])
 
 
@@ -227,13 +247,21 @@ def modules_called(name: str) -> list[str]:
     return [module for module in project_modules() if module.endswith(f".{name}")]
 
 
+def _is_name(module: str) -> bool:
+    return all(part.isidentifier() for part in module.split("."))
+
+
 def _file_of(module: str) -> Path | None:
     """A module's file, or its folder if it has no file; None if it is not found.
 
     Only the first part of a dotted name is resolved, because resolving the rest would import it.
     """
     first, *rest = module.split(".")
-    spec = importlib.util.find_spec(first)
+    try:
+        spec = importlib.util.find_spec(first) if _is_name(module) else None
+    except ValueError:
+        # Of a module without one, such as __main__.
+        spec = None
     if spec is None:
         return None
     if not spec.submodule_search_locations:
@@ -245,13 +273,26 @@ def _file_of(module: str) -> Path | None:
 
 def merge(sources: list[Source]) -> Source:
     """Combines the declarations of several sources."""
+    if len(sources) == 1:
+        return sources[0]
     return Source(
         tuple(c for source in sources for c in source.configurables),
         frozenset().union(*(source.constants for source in sources)),
-        {name: kind for source in sources for name, kind in source.macros.items()},
+        _macros(sources),
     )
 
 
+def _macros(sources: list[Source]) -> dict[str, Any]:
+    """The macros of several sources; an annotation in one of them holds for all."""
+    found: dict[str, Any] = {}
+    for source in sources:
+        for name, kind in source.macros.items():
+            if found.get(name, Any) is Any:
+                found[name] = kind
+    return found
+
+
+@functools.lru_cache(maxsize=8)
 def selector_map(source: Source) -> SelectorMap:
     """A map from partial names, resolved as in gin, to `Configurable`."""
     found = SelectorMap()

@@ -81,6 +81,16 @@ def _check_parameter(
         )
 
 
+def _macros_in(value: Any, settings: Settings) -> set[str]:
+    """The names of the macros in a value, and in theirs."""
+    found, left = set(), [value]
+    while left:
+        names = {part.name for part in parts(left.pop()) if isinstance(part, Macro)} - found
+        found |= names
+        left += [settings.macros[name].value for name in names if name in settings.macros]
+    return found
+
+
 def owned_by(parameter: str, source: Source) -> str:
     """Says which of the project's configurables have a parameter, for the end of an error.
 
@@ -102,8 +112,11 @@ def check_macros(settings: Settings, source: Source) -> None:
     """Checks that each macro that is read has a value, and each that a flag sets is read.
 
     Raises:
-      UserError: one has none, or is not read.
+      UserError: one has none, refers to itself, or is not read.
     """
+    for name, (value, where) in settings.macros.items():
+        if name in _macros_in(value, settings):
+            raise UserError(f"{where}: %{name} refers to itself: give it a value")
     read = set(source.macros)
     for value, where in settings.all():
         for part in parts(value):
@@ -170,37 +183,60 @@ def check_values(settings: Settings, source: Source, known: SelectorMap) -> None
     # Sorted, so that the error does not depend on the order of the files.
     for key, annotation in sorted(_annotations(settings, known)):
         name, (value, where) = settings.origin(key)
-        place = _place(name, where)
-        if isinstance(value, Reference):
-            _check_reference(place, value, annotation, known)
-        else:
-            _check_literal(place, value, annotation, settings)
+        _check_value(place(name, where), value, annotation, settings, known)
     for name, annotation in sorted(source.macros.items()):
         if name in settings.macros:
             value, where = settings.macros[name]
-            _check_literal(_place(name, where), value, annotation, settings)
+            _check_value(place(name, where), value, annotation, settings, known)
 
 
-def _place(name: str, where: str) -> str:
+def place(name: str, where: str) -> str:
     """Where a setting was set, with its name, which a flag already says."""
     return where if where.startswith("--gin.") else f"{where}: {name}"
 
 
-def _check_literal(place: str, value: Any, annotation: Any, settings: Settings) -> None:
-    try:
-        value = settings.literal(value)
-    except (LookupError, RecursionError):
+def _check_value(
+    told: str, value: Any, annotation: Any, settings: Settings, known: SelectorMap
+) -> None:
+    while isinstance(value, Macro) and value.name in settings.macros:
+        value = settings.macros[value.name].value
+    if isinstance(value, Reference):
+        _check_reference(told, value, annotation, known)
         return
-    rules.check(place, value, annotation)
+    try:
+        literal = settings.literal(value)
+    except LookupError:
+        if not _fits(value, annotation, settings, known):
+            wanted = rules.wanted(annotation)
+            raise UserError(f"{told}={gin_files.text(value)}: give {wanted}") from None
+    else:
+        rules.check(told, literal, annotation)
 
 
-def _check_reference(place: str, value: Reference, annotation: Any, known: SelectorMap) -> None:
+def _fits(value: Any, annotation: Any, settings: Settings, known: SelectorMap) -> bool:
+    """Whether what contains `@references` matches an annotation; dicts are not looked into."""
+    if isinstance(value, Macro):
+        # Others are module constants, which only gin knows.
+        found = settings.macros.get(value.name)
+        return found is None or _fits(found.value, annotation, settings, known)
+    if isinstance(value, Reference):
+        referred = _look_up(known, value.name.rpartition("/")[2])
+        return not referred or _may_be(referred, value.evaluate, annotation)
+    if isinstance(value, list | tuple):
+        return any(
+            all(_fits(part, item, settings, known) for part in value)
+            for item in rules.items(annotation)
+        )
+    return isinstance(value, dict) or rules.fits(value, annotation)
+
+
+def _check_reference(told: str, value: Reference, annotation: Any, known: SelectorMap) -> None:
     referred = _look_up(known, value.name.rpartition("/")[2])
     if referred and not _may_be(referred, value.evaluate, annotation):
         other = value._replace(evaluate=not value.evaluate)
         fits = _may_be(referred, other.evaluate, annotation)
         mend = gin_files.text(other) if fits else rules.wanted(annotation)
-        raise UserError(f"{place}={gin_files.text(value)}: give {mend}")
+        raise UserError(f"{told}={gin_files.text(value)}: give {mend}")
 
 
 def _annotations(settings: Settings, known: SelectorMap) -> Iterator[tuple[gin_files.Key, Any]]:

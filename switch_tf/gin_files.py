@@ -8,11 +8,9 @@ import contextlib
 import dataclasses
 import difflib
 import functools
-import io
 import os
 import re
 import sys
-import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ from gin import config_parser
 
 from switch_tf import storage
 from switch_tf.errors import UserError
+from switch_tf.gin_syntax import Macro, Reference, statements
 
 
 def _find_gin_folder() -> Path:
@@ -33,20 +32,9 @@ def _find_gin_folder() -> Path:
 GIN_FOLDER = _find_gin_folder()
 
 
-class Macro(NamedTuple):
-    """`%name` in a value."""
-
-    name: str
-
-
-class Reference(NamedTuple):
-    """`@name` in a value, or `@name()` if `evaluate`."""
-
-    name: str
-    evaluate: bool = False
-
-
 REQUIRED = Macro("gin.REQUIRED")
+# The mark of the byte order, at the start of a file.
+_MARK = "\ufeff"
 
 
 class Setting(NamedTuple):
@@ -73,7 +61,7 @@ class Settings:
       flags: names of macros set by a flag.
       declared: names of macros set by the user's own files.
       name: the file's name, if these are the settings of a single `--gin_file`.
-      includes: names of the files that it includes.
+      includes: paths of the files that it includes.
       files: the settings of each `--gin_file` with its includes, in order.
     """
 
@@ -165,11 +153,20 @@ def read(gin_files: Sequence[str], bindings: Sequence[str] = ()) -> Settings:
             _add(statement, where, settings)
             _add(statement, where, settings.files[-1])
     for binding in bindings:
-        flag = "--gin." + binding.partition("=")[0].strip()
-        where = binding.where if isinstance(binding, Statement) else flag
-        for statement, place in read_statements(binding, where):
+        for statement, place in _flag_statements(binding):
             _add(statement, place, settings)
     return settings
+
+
+def _flag_statements(binding: str) -> list[tuple[Any, str]]:
+    """The statement of a flag, or those of a `Statement`, with their places."""
+    if isinstance(binding, Statement):
+        return list(statements(binding, binding.where, is_file=False))
+    flag = "--gin." + binding.partition("=")[0].strip()
+    found = list(statements(binding, flag, is_file=False))
+    if [type(statement) for statement, _ in found] != [config_parser.BindingStatement]:
+        raise UserError(f"{flag}: not one setting: write --gin.NAME=VALUE")
+    return found
 
 
 def read_text(text: str, where: str) -> Settings:
@@ -183,55 +180,19 @@ def read_text(text: str, where: str) -> Settings:
       UserError: there is a syntax error.
     """
     settings = Settings(name=where)
-    for statement, place in read_statements(io.StringIO(text), where):
+    for statement, place in statements(text.removeprefix(_MARK), where, is_file=True):
         _add(statement, place, settings)
     return settings
 
 
-class _Delegate(config_parser.ParserDelegate):
-    """Keeps references and macros as names, which gin would resolve."""
-
-    def configurable_reference(self, scoped_configurable_name, evaluate):
-        return Reference(scoped_configurable_name, evaluate)
-
-    def macro(self, scoped_name):
-        return Macro(scoped_name)
-
-
-def read_statements(text_or_file, where: str) -> Iterator[tuple[Any, str]]:
-    """Yields the statements of gin text, each with its place.
+def find(name: str, where: str, beside: Path | None = None) -> Path:
+    """Finds a gin file by name.
 
     Args:
-      text_or_file: a string or an open file.
-      where: the file or flag, for errors.
-
-    Raises:
-      UserError: there is a syntax error.
-    """
-    is_file = hasattr(text_or_file, "readline")
-    try:
-        for statement in config_parser.ConfigParser(text_or_file, _Delegate()):
-            yield statement, f"{where}:{statement.location.line_num}" if is_file else where
-    except (SyntaxError, tokenize.TokenError) as error:
-        raise _syntax_error(error, where, is_file) from error
-
-
-def _syntax_error(error: Exception, where: str, is_file: bool) -> UserError:
-    message = str(error.args[0]).splitlines()[-1].strip().rstrip(".")
-    place = error.args[1] if len(error.args) > 1 else ()
-    if not is_file:
-        return UserError(
-            f"{where}: not a gin value: {message}; a string needs its own quotes: "
-            "--gin.NAME=\"'text'\""
-        )
-    if isinstance(error, tokenize.TokenError):
-        return UserError(f"{where}:{place[0]}: syntax error: {message}; is a bracket left open?")
-    line = (place[3] or "").strip()
-    return UserError(f"{where}:{place[1]}: syntax error: {message}, in: {line}")
-
-
-def find(name: str, where: str) -> Path:
-    """Finds a gin file by name.
+      name: the file's name; ~ expands to the home folder.
+      where: the place that names the file, for the error.
+      beside: the folder of the file that includes it, which is searched, too, before the project's
+        `gin/`.
 
     Raises:
       UserError: it is remote; or not found, and the message gives `where` and the places searched.
@@ -241,14 +202,37 @@ def find(name: str, where: str) -> Path:
             f"{where}: '{name}' is remote, but gin files have to be local: copy it, and the "
             "run.json beside it if it is a run's"
         )
-    for folder in (Path(), GIN_FOLDER):
-        if (folder / name).is_file():
-            return folder / name
+    folders = [Path(), *([beside] if beside else []), GIN_FOLDER]
+    for folder in folders:
+        path = os.path.join(folder, os.path.expanduser(name))
+        if os.path.isfile(path):
+            return Path(path)
     there = sorted(str(p.relative_to(GIN_FOLDER)) for p in GIN_FOLDER.rglob("*.gin"))
+    searched = dict.fromkeys(str(folder.absolute()) for folder in folders)
     raise UserError(
-        f"{where}: no file '{name}'; searched in {Path.cwd()} and {GIN_FOLDER}"
-        + nearest(name, there)
+        f"{where}: no file '{name}'; searched in {' and '.join(searched)}" + nearest(name, there)
     )
+
+
+def contents(path: Path, where: str) -> str:
+    """The text of a gin file, without the mark of its byte order that some editors write.
+
+    Args:
+      path: the file.
+      where: the place that names the file, for the error.
+
+    Raises:
+      UserError: it is not UTF-8, or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").removeprefix(_MARK)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}: '{display(path)}' is not UTF-8 ({error.reason} at byte {error.start:,}): "
+            "save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{where}: '{display(path)}' cannot be read: {error.strerror}") from error
 
 
 def display(path: Path) -> str:
@@ -261,19 +245,22 @@ def _file_statements(
     name: str, where: str, opened: tuple[Path, ...] = ()
 ) -> Iterator[tuple[Any, str]]:
     """Yields the statements of a file and, after each include, those of the included file."""
-    path = find(name, where)
-    if path in opened:
+    path = find(name, where, opened[-1].parent if opened else None)
+    if path.resolve() in (one.resolve() for one in opened):
         raise UserError(f"{where}: '{name}' includes itself; remove this include")
-    for statement, place in _parsed(path.read_text(encoding="utf-8"), display(path)):
-        yield statement, place
-        if isinstance(statement, config_parser.IncludeStatement):
-            yield from _file_statements(statement.filename, place, (*opened, path))
+    for statement, place in _parsed(contents(path, where), display(path)):
+        if not isinstance(statement, config_parser.IncludeStatement):
+            yield statement, place
+            continue
+        found = find(statement.filename, place, path.parent)
+        yield statement._replace(filename=str(found)), place
+        yield from _file_statements(statement.filename, place, (*opened, path))
 
 
 @functools.lru_cache(maxsize=256)
 def _parsed(text: str, where: str) -> tuple[tuple[Any, str], ...]:
     """The statements in a file's text, cached because a command reads its files several times."""
-    return tuple(read_statements(io.StringIO(text), where))
+    return tuple(statements(text, where, is_file=True))
 
 
 def _add(statement: Any, where: str, settings: Settings) -> None:

@@ -4,6 +4,7 @@ In gin itself the last file wins, so that swapping two flags would change a run.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from switch_tf.errors import UserError
@@ -100,7 +101,7 @@ def _conflict(first: _FileSetting, second: _FileSetting) -> UserError:
     name = written(first.key)
     mend = "let one file include the other"
     for whole, part in ((first.file, second.file), (second.file, first.file)):
-        included = {find(name, "").resolve() for name in whole.includes}
+        included = {Path(path).resolve() for path in whole.includes}
         if find(part.name, "").resolve() in included:
             mend = f"remove --gin_file={part.name}, which {whole.name} includes"
     (a, where_a), (b, where_b) = first.setting, second.setting

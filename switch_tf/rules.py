@@ -8,6 +8,7 @@ arguments when called, so that callers from Python get the same errors.
 import dataclasses
 import functools
 import inspect
+import math
 import numbers
 import os
 import re
@@ -113,6 +114,11 @@ Seed = Annotated[int, Rule("a whole number from 0 to 2^31 - 1", lambda n: 0 <= n
 NonNegative = Annotated[float, Rule("a number of at least 0", lambda x: x >= 0)]
 Positive = Annotated[float, Rule("a number above 0", lambda x: x > 0)]
 Rate = Annotated[float, Rule("a number of at least 0 and less than 1", lambda x: 0 <= x < 1)]
+# Of span corruption.
+NoiseDensity = Annotated[
+    float, Rule("a share of the tokens, above 0 and below 1", lambda x: 0 < x < 1)
+]
+SpanLength = Annotated[float, Rule("a number of tokens of at least 1", lambda x: x >= 1)]
 BatchSize = Annotated[Count, Axis("batch")]
 Lengths = Annotated[
     dict[str, Count],
@@ -130,8 +136,12 @@ Dtype = Annotated[
 def _compile(patterns: Sequence[str]) -> bool:
     try:
         return all(re.compile(pattern) for pattern in patterns)
-    except re.error:
+    except (re.error, OverflowError, RecursionError):
         return False
+
+
+def _is_said(name: str | os.PathLike) -> bool:
+    return bool(str(name).strip())
 
 
 # Of variables' paths; a pattern may be found anywhere in a path.
@@ -139,8 +149,9 @@ VariablePatterns = Annotated[
     Sequence[str],
     Rule("a list of regular expressions in quotes, such as ['router']", _compile),
 ]
-Path = Annotated[str | os.PathLike, Rule("a path in quotes")]
-Pattern = Annotated[str, Rule("a path in quotes")]
+Name = Annotated[str, Rule("a name in quotes", _is_said)]
+Path = Annotated[str | os.PathLike, Rule("a path in quotes", _is_said)]
+Pattern = Annotated[str, Rule("a path in quotes", _is_said)]
 RunFolder = Annotated[Path, Checkpoint("resume")]
 _SAVED = Folder("a MODEL_DIR that holds checkpoints, or a checkpoint_<step> folder")
 InitialCheckpoint = Annotated[Path, _SAVED, Checkpoint("start")]
@@ -165,31 +176,58 @@ def check(name: str, value: Any, annotation: Any) -> None:
       UserError: the value is invalid; the message says what is valid.
     """
     if not fits(value, annotation):
-        raise UserError(f"{name}={value!r}: give {wanted(annotation)}")
+        raise UserError(f"{name}={value!r}: give {wanted(annotation)}{_limits(value)}")
+
+
+def _limits(value: Any) -> str:
+    """What a value of a valid type exceeds, for the end of an error; may be empty."""
+    return next(
+        (
+            f"; {text}"
+            for kind, text, holds in _LIMITS
+            if isinstance(value, kind) and not holds(value)
+        ),
+        "",
+    )
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a value matches an annotation; integers match float, but bools match no number."""
+    """Whether a value matches an annotation.
+
+    Integers match float, but bools match no number, as they match no literal but themselves. No
+    number is infinite or longer than 64 bits, and no text has what a file's name cannot have.
+    """
     kind, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind is Annotated:
         rules = (part for part in parts[1:] if isinstance(part, Rule))
         return fits(value, parts[0]) and all(rule.holds(value) for rule in rules)
     if kind in (Union, types.UnionType):
-        return any(fits(value, part) for part in parts)
+        # A class that is not known takes any object, but beside types that are, no text or number.
+        known = [part for part in parts if _is_known(part)]
+        known = [] if known == [types.NoneType] else known
+        is_plain = isinstance(value, str | bytes | numbers.Number | list | tuple | dict | None)
+        return any(fits(value, part) for part in (known if is_plain and known else parts))
     if kind is Literal:
-        return value in parts
+        return any(type(value) is type(part) and value == part for part in parts)
     if kind in _TYPES:
         is_bool = isinstance(value, bool)
-        return isinstance(value, _TYPES[kind]) and is_bool == (kind is bool)
-    if kind in (dict, Mapping):
+        return isinstance(value, _TYPES[kind]) and is_bool == (kind is bool) and not _limits(value)
+    if kind in _DICTS:
         key, item = parts or (Any, Any)
         return isinstance(value, Mapping) and all(
             fits(k, key) and fits(v, item) for k, v in value.items()
         )
-    if kind in (list, tuple, Sequence):
-        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if kind in _LISTS:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
         return is_list and all(fits(part, (parts or (Any,))[0]) for part in value)
     return callable(value) if kind is Callable else True
+
+
+def _is_known(annotation: Any) -> bool:
+    kind, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if kind is Annotated:
+        return _is_known(parts[0])
+    return not inspect.isclass(kind) or kind in _TYPES or kind in (*_DICTS, *_LISTS, Callable)
 
 
 def wanted(annotation: Any) -> str:
@@ -202,13 +240,20 @@ def wanted(annotation: Any) -> str:
         return _one_of(list(map(wanted, parts)))
     if kind is Literal:
         return _one_of(list(map(repr, parts)))
-    if kind in (dict, Mapping):
+    if kind in _DICTS:
         return f"a dict, each key {wanted(parts[0])}, each value {wanted(parts[1])}"
-    if kind in (list, tuple, Sequence):
+    if kind in _LISTS:
         return f"a list, each {wanted(parts[0])}"
     if kind is Callable and inspect.isclass(made(annotation)):
         return f"a function or a class that makes `{made(annotation).__name__}`, written @NAME"
     return _WORDS.get(kind) or getattr(kind, "__name__", str(kind))
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _one_of(texts: list[str]) -> str:
@@ -224,6 +269,12 @@ _TYPES = {
     os.PathLike: os.PathLike,
     types.NoneType: types.NoneType,
 }
+_DICTS, _LISTS = (dict, Mapping), (list, tuple, Sequence)
+_LIMITS = (
+    (numbers.Integral, "a number has at most 64 bits", lambda n: -(2**63) <= n < 2**63),
+    (numbers.Real, "a number is finite", math.isfinite),
+    (str, "a text has no NUL and no half of a surrogate pair", _is_text),
+)
 _WORDS = {
     bool: "True or False",
     int: "a whole number",
@@ -250,6 +301,16 @@ def alternatives(annotation: Any) -> list[Any]:
     if kind in (Union, types.UnionType):
         return [one for part in parts for one in alternatives(part)]
     return [] if annotation is types.NoneType else [annotation]
+
+
+def items(annotation: Any) -> list[Any]:
+    """What each item may be, for each kind of list that matches an annotation."""
+    if annotation is Any:
+        return [Any]
+    every = (
+        (typing.get_origin(one) or one, typing.get_args(one)) for one in alternatives(annotation)
+    )
+    return [(parts or (Any,))[0] for kind, parts in every if kind in _LISTS]
 
 
 def made(annotation: Any) -> Any:

@@ -72,18 +72,31 @@ def names(folder: str | Path) -> list[str]:
 def matching(pattern: str) -> list[str]:
     """The sorted paths that match a pattern; ~ expands to the home folder, `**` to any folders.
 
+    Where a file or folder has a part of the pattern for its name, such as `part[1].txt`, it is that
+    one.
+
     Raises:
       UserError: a remote pattern has `**`, or its file system cannot be read.
     """
     if not is_remote(pattern):
-        return sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+        return sorted(glob.glob(_by_name(os.path.expanduser(pattern)), recursive=True))
     if "**" in pattern:
         raise UserError(
             f"'{pattern}': ** matches local folders only: give a pattern for each depth, such as "
             "*/*.txt"
         )
     with told(f"'{pattern}' cannot be read"):
+        if exists(pattern):
+            return [pattern]
         return sorted(_system(pattern).glob(pattern))
+
+
+def _by_name(pattern: str) -> str:
+    """A local pattern, in which the first parts that exist by these names match only these."""
+    there, *parts = "", *Path(pattern).parts
+    while parts and os.path.lexists(os.path.join(there, parts[0])):
+        there = os.path.join(there, parts.pop(0))
+    return os.path.join(glob.escape(there), *parts)
 
 
 def make_folder(folder: str | Path) -> None:

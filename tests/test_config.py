@@ -9,7 +9,7 @@ from typing import Any
 import gin
 import pytest
 
-from switch_tf import config, configurables, gin_files, rules
+from switch_tf import config, configurables, gin_files, gin_syntax, rules
 from switch_tf.errors import UserError
 
 
@@ -55,6 +55,57 @@ def test_a_missing_file_names_the_places_searched_and_the_nearest(project, monke
     )
     write(project / "a.gin", "A = 1\ninclude 'b.gin'")
     assert error_of(["a.gin"]).startswith("a.gin:2: no file 'b.gin'; searched in")
+
+
+def test_an_include_is_looked_for_beside_the_including_file_too(project):
+    write(project / "sub/outer.gin", "include 'inner.gin'\nA = 1\n")
+    write(project / "sub/inner.gin", "include 'deep/most.gin'\nB = 2\n")
+    write(project / "sub/deep/most.gin", "C = 3\n")
+    assert config.precheck(["sub/outer.gin"]) == {"A": 1, "B": 2, "C": 3}
+    config.load(["sub/outer.gin"])
+    assert [config.macro(name) for name in "ABC"] == [1, 2, 3]
+    # The working directory comes first, and the folder of another file does not count.
+    write(project / "inner.gin", "B = 5\n")
+    config.load(["sub/outer.gin"])
+    assert config.macro("B") == config.precheck(["sub/outer.gin"])["B"] == 5
+    write(project / "sub/inner.gin", "include 'most.gin'\n")
+    (project / "inner.gin").unlink()
+    assert error_of(["sub/outer.gin"]).startswith(
+        f"sub/inner.gin:1: no file 'most.gin'; searched in {project} and {project}/sub and "
+    )
+
+
+def test_files_that_include_each_other_by_other_paths_are_refused(project):
+    write(project / "sub/a.gin", "include '../sub/b.gin'")
+    write(project / "sub/b.gin", "include '../sub/a.gin'")
+    assert "includes itself; remove this include" in error_of(["sub/a.gin"])
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(project):
+    (project / "a.gin").write_bytes(b"\xef\xbb\xbfinclude 'b.gin'\r\nA = 1\r\n")
+    (project / "b.gin").write_bytes(b"\xef\xbb\xbfB = 2\n")
+    assert config.precheck(["a.gin"]) == {"A": 1, "B": 2}
+    config.load(["a.gin"])
+    assert config.macro("A") == 1 and config.macro("B") == 2
+    assert gin_files.read_text("\ufeffA = 1", "x").literals() == {"A": 1}
+
+
+def test_a_file_that_is_not_utf_8_is_refused(project):
+    (project / "a.gin").write_bytes("A = 'ä'".encode("utf-16"))
+    assert error_of(["a.gin"]) == (
+        "--gin_file: 'a.gin' is not UTF-8 (invalid start byte at byte 0): save it as UTF-8"
+    )
+
+
+@pytest.mark.parametrize("name", ["", ".", "a" * 5000, "a\0b", "\ud800"])
+def test_a_name_that_no_file_has_is_not_found(project, name):
+    assert error_of([name]).startswith(f"--gin_file: no file '{name}'; searched in ")
+
+
+def test_a_file_in_the_home_folder_is_found(project, monkeypatch):
+    monkeypatch.setenv("HOME", str(project / "home"))
+    write(project / "home/a.gin", "A = 1")
+    assert config.precheck(["~/a.gin"]) == {"A": 1}
 
 
 def test_a_file_that_includes_itself_is_refused(project):
@@ -339,14 +390,13 @@ def unread_macros(folder) -> set[str]:
     """Macros defined in the gin files of `folder` that neither gin nor Python reads."""
     defined, read = {}, set(configurables.project_source().macros)
     for path in sorted(folder.rglob("*.gin")):
-        with open(path) as file:
-            for statement, where in gin_files.read_statements(file, str(path)):
-                if not hasattr(statement, "value"):
-                    continue
-                if not statement.arg_name:
-                    defined[statement.selector] = where
-                found = gin_files.parts(statement.value)
-                read |= {part.name for part in found if isinstance(part, gin_files.Macro)}
+        for statement, where in gin_syntax.statements(path.read_text(), str(path), is_file=True):
+            if not hasattr(statement, "value"):
+                continue
+            if not statement.arg_name:
+                defined[statement.selector] = where
+            found = gin_files.parts(statement.value)
+            read |= {part.name for part in found if isinstance(part, gin_files.Macro)}
     return {f"{where}: {name}" for name, where in defined.items() if name not in read}
 
 

@@ -42,6 +42,7 @@ LAYERS = (
     "switch_tf.annotations",
     "switch_tf.gin_order",
     "switch_tf.gin_files",
+    "switch_tf.gin_syntax",
     "switch_tf.rules",
     "switch_tf.stages",
     "switch_tf.runtime",

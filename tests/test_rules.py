@@ -4,9 +4,11 @@ import importlib
 import inspect
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import gin
+import keras
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,8 +109,14 @@ def test_counts_of_all_kinds_of_configurables_are_found():
     [
         (bool, [True, False], [1, 0, "True", None]),
         (int, [0, -1], [True, 1.0, "1", None]),
-        (float, [0.5, 2], [True, "0.5", None]),
-        (str, ["", "a"], [1, None, ["a"]]),
+        (float, [0.5, 2], [True, "0.5", None, float("inf"), float("nan"), 2**63]),
+        (str, ["", "a"], [1, None, ["a"], b"a", "\0", "\ud800"]),
+        (rules.Path, ["a", Path("a")], ["", " ", "a\0b", None]),
+        (Literal[1, 2], [1, 2], [True, 1.0, "1"]),
+        (rules.VariablePatterns, [["router", "a|b"], ()], ["router", ["("], ["a{9999999999}"]]),
+        # A class that is not known takes any object, but no text or number beside a type that is.
+        (Literal["a"] | keras.DTypePolicy, ["a", keras.DTypePolicy("float32")], ["b", 1, None]),
+        (keras.DTypePolicy | None, ["b", 1, None], []),
         (rules.Whole, [0, 5], [-1, 0.0, False]),
         (rules.Seed, [0, 2**31 - 1], [-1, 2**31, True]),
         (rules.Rate, [0, 0.999], [1, 1.0, -0.1, float("nan"), "0"]),
@@ -116,7 +124,7 @@ def test_counts_of_all_kinds_of_configurables_are_found():
         (rules.NonNegative, [0, 2.5], [-0.1, None]),
         (rules.Count | None, [None, 1], [0, "None"]),
         (Literal["a", "b"], ["a"], ["c", 1]),
-        (Sequence[rules.Count], [[1, 2], (), (3,)], [[0], "12", 1, None]),
+        (Sequence[rules.Count], [[1, 2], (), (3,)], [[0], "12", b"12", 1, None]),
         (rules.Pattern | Sequence[rules.Pattern], ["a", ["a", "b"]], [1, [1]]),
         (rules.Lengths, [{"inputs": 1, "targets": 2}], [5, {"inputs": 1, "targets": 0}]),
         (typing.Callable[[], int], [print, int], [1, "print", None]),
@@ -132,7 +140,7 @@ def test_what_fits_an_annotation(annotation, fitting, others):
 
 @given(st.integers() | st.floats() | st.text() | st.booleans() | st.none())
 def test_a_count_is_no_more_than_whole_numbers_above_zero(value):
-    assert rules.fits(value, rules.Count) == (type(value) is int and value > 0)
+    assert rules.fits(value, rules.Count) == (type(value) is int and 0 < value < 2**63)
 
 
 def test_who_calls_from_python_is_told_the_class_that_was_called():

@@ -1,3 +1,4 @@
+import os
 import uuid
 
 import pytest
@@ -104,3 +105,21 @@ def test_errors_of_reading_and_writing_are_told_in_one_line(error, line):
 def test_a_path_is_remote_where_only_tensorflow_reads_it(tmp_path):
     assert storage.is_remote("gs://bucket/run")
     assert not storage.is_remote(str(tmp_path)) and not storage.is_remote(tmp_path)
+
+
+def test_a_name_with_brackets_is_no_pattern_where_there_is_such_a_file(folder, tmp_path):
+    for name in ("part[1].txt", "part1.txt", "v[2]/a.txt", "v[2]/b.txt", "v2/c.txt"):
+        storage.make_folder(os.path.dirname(f"{folder}/{name}"))
+        storage.write_atomically(f"{folder}/{name}", "")
+
+    def matching(pattern):
+        found = storage.matching(f"{folder}/{pattern}")
+        return [path.removeprefix(f"{folder}/") for path in found]
+
+    assert matching("part[1].txt") == ["part[1].txt"]
+    assert matching("part[12].txt") == ["part1.txt"]
+    assert matching("part*") == ["part1.txt", "part[1].txt"]
+    assert matching("*/c.txt") == ["v2/c.txt"]
+    if not storage.is_remote(folder):
+        assert matching("v[2]/*.txt") == ["v[2]/a.txt", "v[2]/b.txt"]
+        assert matching("v[2]/**/b.txt") == ["v[2]/b.txt"]

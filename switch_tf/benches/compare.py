@@ -113,7 +113,7 @@ def figures_of(folder: Path, flags: Sequence[str]) -> dict[str, float]:
         failure = failure_of(["bench", "train", *flags, written], folder)
         if failure:
             raise UserError(f"switch-tf bench train failed in {folder}: {failure}")
-        return json.loads(output.read_text())
+        return json.loads(output.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

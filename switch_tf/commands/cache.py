@@ -28,10 +28,16 @@ def main(argv: Sequence[str]) -> None:
     if args.min_shards < 1:
         raise UserError(f"--min_shards={args.min_shards}: give a number >= 1")
     config.precheck(args.gin_file, bindings)
-    runtime.start()
     folder = args.output_cache_dir
     if not storage.is_remote(folder):
         folder = os.path.abspath(os.path.expanduser(folder))
+    if set(folder) & set("*?["):
+        raise UserError(
+            f"--output_cache_dir={folder}: Beam takes *, ? and [ for patterns: give a folder "
+            "without them"
+        )
+    runtime.start()
+    if not storage.is_remote(folder):
         _make(folder)
     settings = (tuple(args.gin_file), tuple(bindings), tuple(args.module_import))
     setup = functools.partial(_set_up, *settings)

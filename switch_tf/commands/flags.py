@@ -10,6 +10,7 @@ from switch_tf import gin_files
 from switch_tf.errors import UserError
 
 _GIN_PREFIX = "--gin."
+_MACRO = re.compile(r"^([A-Z][A-Z_]*) *=", flags=re.MULTILINE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,7 +64,7 @@ def _macros_like(flag: str) -> list[str]:
     names = {
         name
         for file in gin_files.GIN_FOLDER.rglob("*.gin")
-        for name in re.findall(r"^([A-Z][A-Z_]*) *=", file.read_text(), flags=re.MULTILINE)
+        for name in _MACRO.findall(file.read_text(encoding="utf-8"))
     }
     return sorted((n for n in names if words <= {*n.split("_")}), key=lambda n: (len(n), n))
 

@@ -23,7 +23,7 @@ from switch_tf.tasks.vocabulary import vocabulary_path
 DATA = ("TaskData.batch_size", "TaskData.task_feature_lengths")
 TASK = (*DATA, "TaskData.mixture_or_task_name")
 # What files of training require, and other commands that take them set to nothing.
-_OF_TRAINING = {"MODEL_DIR": "", "INITIAL_CHECKPOINT_PATH": None, "TEACHER_PATH": ""}
+_OF_TRAINING = {"MODEL_DIR": "none", "INITIAL_CHECKPOINT_PATH": None, "TEACHER_PATH": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Launch:
             config.load(self.args.gin_file, self.bindings)
         # Reading it as a macro records it in the operative config, which needs it to run again.
         config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])
-        check_checkpoints(self.given, remote=True)
+        check_checkpoints(self.given, remote=True, trains=self.trains)
         runtime.tell(*self._changes())
 
     def _changes(self) -> list[str]:
@@ -121,10 +121,10 @@ def check(
     given = config.precheck(args.gin_file, bindings)
     check_spans(given)
     devices = check_mesh(given)
-    check_paths(given)
+    check_paths(given, trains)
     if trains:
         check_optimizer(given)
-    check_checkpoints(given, remote=False)
+    check_checkpoints(given, remote=False, trains=trains)
     return Launch(args, bindings, given, devices, remembered.lines, trains)
 
 
@@ -176,11 +176,12 @@ def check_files(
         )
 
 
-def check_paths(given: config.Values) -> None:
+def check_paths(given: config.Values, trains: bool) -> None:
     """Checks that local folders and the vocabulary, which a run will read, exist.
 
     Args:
       given: the result of `config.precheck`.
+      trains: whether the command trains.
 
     Raises:
       UserError: one does not exist; the message names the setting and the path.
@@ -188,11 +189,11 @@ def check_paths(given: config.Values) -> None:
     checkpoints = dict(configurables.marked(rules.Checkpoint))
     for name, folder in configurables.marked(rules.Folder):
         path = given.get(name)
-        if path and not storage.is_remote(path) and _is_read(checkpoints.get(name), given):
+        if path and not storage.is_remote(path) and _is_read(checkpoints.get(name), given, trains):
             folder.check(given.called.get(name, name), path)
     for name, checkpoint in checkpoints.items():
         path = given.get(name)
-        if checkpoint.use == "resume" and path:
+        if checkpoint.use == "resume" and path and trains:
             if os.path.isfile(os.path.expanduser(path)):
                 raise UserError(f"{given.called[name]}='{path}' is a file: give a folder")
             check_free(path)
@@ -201,9 +202,13 @@ def check_paths(given: config.Values) -> None:
         vocabulary_path.check(path)
 
 
-def _is_read(checkpoint: rules.Checkpoint | None, given: config.Values) -> bool:
+def _is_read(checkpoint: rules.Checkpoint | None, given: config.Values, trains: bool) -> bool:
     """Whether a run reads a checkpoint: not if it starts from it, but is being resumed."""
-    return checkpoint is None or checkpoint.use != "start" or not is_resumed(given)
+    if checkpoint is None:
+        return True
+    if not trains:
+        return checkpoint.use == "restore"
+    return checkpoint.use != "start" or not is_resumed(given)
 
 
 def check_optimizer(given: dict) -> None:
@@ -234,7 +239,7 @@ def check_spans(given: Mapping) -> None:
     spans.Spans(*(given.get(name, default) for name, default in _SPANS.items()))
 
 
-def check_checkpoints(given: dict, remote: bool) -> None:
+def check_checkpoints(given: dict, remote: bool, trains: bool) -> None:
     """Checks sizes, and for a resumed run its data, against the checkpoints' config.gin.
 
     Settings missing from the file are checked when the checkpoint is restored.
@@ -242,6 +247,7 @@ def check_checkpoints(given: dict, remote: bool) -> None:
     Args:
       given: the result of `config.precheck`.
       remote: whether to check remote paths, which needs TensorFlow, or local ones.
+      trains: whether the command trains.
 
     Raises:
       UserError: a setting differs, and the message names it, both values and the fix; or a remote
@@ -250,7 +256,7 @@ def check_checkpoints(given: dict, remote: bool) -> None:
     sizes = [name for name, axis in configurables.marked(rules.Axis) if axis.name != "batch"]
     for parameter, checkpoint in configurables.marked(rules.Checkpoint):
         path = given.get(parameter)
-        if not path or storage.is_remote(path) != remote or not _is_read(checkpoint, given):
+        if not path or storage.is_remote(path) != remote or not _is_read(checkpoint, given, trains):
             continue
         if checkpoint.use == "teach":
             continue

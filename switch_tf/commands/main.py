@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     an `Interruption`, 128 + the signal's number.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    _show_any_text()
     try:
         with runtime.interruptible("switch-tf"):
             _run(argv)
@@ -69,6 +70,13 @@ def entry() -> None:
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _show_any_text() -> None:
+    """Has what the terminal cannot show, such as an accent in ASCII, shown by its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _one_line(error: UserError) -> str:

@@ -9,6 +9,7 @@ Custom sources tell and do this in three methods:
 For SeqIO's own sources, it is done here.
 """
 
+import glob
 import os
 import re
 
@@ -127,11 +128,11 @@ def missing_of_tfds(
     parts = _TFDS_NAME.fullmatch(tfds_name)
     config, version = parts["config"] or "", parts["version"] or "*"
     for folder in tfds.core.utils.file_utils.list_data_dirs(data_dir):
-        place = os.path.join(folder, parts["name"])
+        place = os.path.join(glob.escape(os.path.expanduser(folder)), parts["name"])
         # The default config of a dataset may be omitted from its name.
         places = [os.path.join(place, config)] if config else [place, os.path.join(place, "*")]
         for place in places:
-            pattern = os.path.join(os.path.expanduser(place), version, "dataset_info.json")
+            pattern = os.path.join(place, version, "dataset_info.json")
             if (remote or not storage.is_remote(pattern)) and tf.io.gfile.glob(pattern):
                 return None
     return "not prepared by TFDS"

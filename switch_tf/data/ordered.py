@@ -23,7 +23,7 @@ from switch_tf.data.task_cache import TaskCache
 from switch_tf.data.task_data import TaskData
 from switch_tf.data.windows import WINDOW, Example, Windows
 from switch_tf.errors import UserError
-from switch_tf.rules import Folder, Path
+from switch_tf.rules import Folder, Path, Rule
 
 _AHEAD = 4
 # Task feature -> side of the model, and the model features that hold its tokens.
@@ -31,6 +31,10 @@ _SIDES = {"inputs": "encoder", "targets": "decoder"}
 _TOKENS = {"inputs": "encoder_input_tokens", "targets": "decoder_target_tokens"}
 
 _CACHE_DIR = Folder("the folder that scripts/cache_tasks.sh wrote")
+_NO_PATTERN = Rule(
+    "a path in quotes without *, ? and [, which SeqIO takes for patterns",
+    lambda path: not set("*?[") & set(str(path)),
+)
 
 Batch = dict[str, np.ndarray]
 
@@ -41,7 +45,7 @@ def use_cache_dir() -> None:
     Raises:
       UserError: it is not a folder.
     """
-    folder = config.macro("CACHE_DIR", None, annotation=Annotated[Path, _CACHE_DIR])
+    folder = config.macro("CACHE_DIR", None, annotation=Annotated[Path, _CACHE_DIR, _NO_PATTERN])
     if folder is None:
         return
     folder = _CACHE_DIR.check("CACHE_DIR", folder)

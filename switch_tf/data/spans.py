@@ -12,7 +12,6 @@ import functools
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import Annotated
 
 import gin
 import numpy as np
@@ -20,17 +19,11 @@ import numpy as np
 from switch_tf import rules
 from switch_tf.data.batch_shape import FEATURE_LENGTHS
 from switch_tf.errors import UserError
-from switch_tf.rules import Rule
+from switch_tf.rules import NoiseDensity, SpanLength
 
 # T5's defaults: 15% of the tokens, in spans of three on average (Raffel et al., 2020, Sec. 3.3).
 NOISE_DENSITY = 0.15
 MEAN_SPAN_LENGTH = 3.0
-NoiseDensity = Annotated[
-    float, Rule("a share of the tokens, above 0 and below 1", lambda x: 0 < x < 1)
-]
-SpanLength = Annotated[
-    float, Rule("a number of tokens of at least 1", lambda x: 1 <= x < float("inf"))
-]
 _T5 = "t5.data.preprocessors"
 _ROLL = "random_spans_noise_mask.random_roll"
 # Longer than any piece.

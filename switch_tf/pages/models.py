@@ -193,7 +193,7 @@ def lines() -> Iterator[str]:
 
 def write(folder: Path) -> None:
     """Writes models.md into `folder`."""
-    (folder / "models.md").write_text("\n".join(lines()) + "\n")
+    (folder / "models.md").write_text("\n".join(lines()) + "\n", encoding="utf-8")
 
 
 def _counts() -> Iterator[tuple[str, ...]]:

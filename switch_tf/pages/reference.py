@@ -54,7 +54,7 @@ _MAX_FILES = 2
 
 def write(folder: Path) -> None:
     """Writes reference.md into `folder`."""
-    (folder / "reference.md").write_text("\n".join(lines()) + "\n")
+    (folder / "reference.md").write_text("\n".join(lines()) + "\n", encoding="utf-8")
 
 
 def lines() -> Iterator[str]:

@@ -159,4 +159,4 @@ def write(folder: Path) -> None:
         measured = measure(name)
         lines.extend(section(name, measured))
         draw(measured, folder / f"sharding_{name}.png")
-    (folder / "sharding.md").write_text("\n".join(lines).rstrip() + "\n")
+    (folder / "sharding.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

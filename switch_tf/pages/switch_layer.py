@@ -6,7 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from switch_tf import config
+from switch_tf import config, rules
 from switch_tf.checkpoints import restore
 from switch_tf.checkpoints.model_dir import ModelDir, find
 from switch_tf.layers.context import inference_scope
@@ -32,9 +32,9 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
     model = TransformerEncoderDecoder()
     model.build()
     restore.restore_model(find(str(model_dir)), model)
-    name = config.macro("MIXTURE_OR_TASK_NAME")
+    name = config.macro("MIXTURE_OR_TASK_NAME", annotation=rules.Name)
     task = seqio.get_mixture_or_task(name)
-    lengths = config.macro("TASK_FEATURE_LENGTHS")
+    lengths = config.macro("TASK_FEATURE_LENGTHS", annotation=rules.Lengths)
     examples = task.get_dataset(lengths, "validation", shuffle=False).take(_EXAMPLES)
     tokens_BL = np.zeros([_EXAMPLES, lengths["inputs"]], np.int32)
     for i, example in enumerate(examples.as_numpy_iterator()):

@@ -39,7 +39,7 @@ def lines() -> Iterator[str]:
 def write(folder: Path) -> None:
     """Writes task_table.md into `folder`."""
     registry.load_project_modules()
-    (folder / "task_table.md").write_text("\n".join(lines()) + "\n")
+    (folder / "task_table.md").write_text("\n".join(lines()) + "\n", encoding="utf-8")
 
 
 def _row(entry: catalogue.Entry) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def lower(function: Callable, *args) -> str:
         files = list(Path(folder).glob(f"dtensor.*.after_{_LAST_PASS}.{name}*"))
         if len(files) != 1:
             raise ValueError(f"{len(files)} functions {name} were lowered: compiled before?")
-        return files[0].read_text()
+        return files[0].read_text(encoding="utf-8")
 
 
 def definition(text: str):

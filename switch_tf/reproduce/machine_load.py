@@ -61,7 +61,9 @@ class LoadMeter:
 
     def _now(self) -> tuple[float, float, float]:
         """Seconds of the clock, of all cores at work, and of this process and its children."""
-        user, nice, system, _, _, *interrupts = map(int, _STAT.read_text().split()[1:9])
+        user, nice, system, _, _, *interrupts = map(
+            int, _STAT.read_text(encoding="utf-8").split()[1:9]
+        )
         busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
         used = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         own = sum(u.ru_utime + u.ru_stime for u in used)
@@ -71,7 +73,7 @@ class LoadMeter:
 def _seconds_of(process: int) -> float:
     """Seconds of all cores that a process has used; 0 if it is gone."""
     try:
-        text = Path(f"/proc/{process}/stat").read_text()
+        text = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
     except OSError:
         return 0.0
     # Behind the command's name, which may hold blanks and brackets.

@@ -180,7 +180,7 @@ def _environment() -> dict[str, Any]:
 def _processor() -> str:
     """The name of the processor, with the widest of its vector units that matter for speed."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
     found = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)

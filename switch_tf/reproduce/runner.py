@@ -196,7 +196,7 @@ def _runs(experiment: Experiment, folder: Path, results_dir: Path) -> Runs:
     """The experiment's runs, in the dtype that was timed if it has timed them."""
     timed, shared = folder / "settings.json", {}
     if experiment.times_dtype and timed.exists():
-        shared["DTYPE"] = json.loads(timed.read_text())["dtype"]
+        shared["DTYPE"] = json.loads(timed.read_text(encoding="utf-8"))["dtype"]
     return experiment.runs(folder, shared, results_dir / "runs")
 
 

@@ -130,7 +130,7 @@ class Sitting:
         self.is_interrupted = False
         self._at_once = at_once
         self._core = _free_core(active.values()) if at_once > 1 else None
-        with open(run.paths.log, "a") as output:
+        with open(run.paths.log, "a", encoding="utf-8") as output:
             output.write(f"$ {' '.join(run.command)}\n")
             output.flush()
             self._meter = LoadMeter(lambda: [s.process for s in active.values() if s.is_alive()])

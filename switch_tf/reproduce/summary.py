@@ -40,7 +40,10 @@ def _rows(results_dir: Path) -> Iterator[tuple[str, ...]]:
         data = results_dir / f"{name}.json"
         judged = {}
         if data.exists():
-            judged = {found["claim"]: found for found in json.loads(data.read_text())["claims"]}
+            judged = {
+                found["claim"]: found
+                for found in json.loads(data.read_text(encoding="utf-8"))["claims"]
+            }
         for claim in experiment.claims:
             found = judged.get(claim.text)
             place = f"[{name}]({results_dir.name}/{name}.md)" if found else name

@@ -21,7 +21,16 @@ from switch_tf.models.losses import (
     token_losses,
 )
 from switch_tf.optimizers.base import Optimizer
-from switch_tf.rules import Count, NonNegative, Seed, SetBy, VariablePatterns, configurable, matches
+from switch_tf.rules import (
+    Count,
+    NonNegative,
+    Rule,
+    Seed,
+    SetBy,
+    VariablePatterns,
+    configurable,
+    matches,
+)
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.training.distillation import Distillation, Teacher
 from switch_tf.training.microbatches import Microbatches, check_parts
@@ -89,9 +98,9 @@ class TrainStep:
 
     def __init__(
         self,
-        model,
-        optimizer,
-        mesh,
+        model: Annotated[Any, Rule("a model"), SetBy("ModelSetup.model")],
+        optimizer: Annotated[Any, Rule("an optimizer"), SetBy("ModelSetup.optimizer")],
+        mesh: Annotated[Any, Rule("a mesh"), SetBy("ModelSetup.mesh_shape")],
         seed: Annotated[Seed, SetBy("SEED")],
         z_loss_coef: NonNegative = 1e-4,
         loss_normalizing_factor: Literal[LOSS_NORMALIZING_FACTORS] = LOSS_NORMALIZING_FACTORS[0],

@@ -18,6 +18,8 @@ from switch_tf.tasks.vocabulary import t5
 from tests.helpers import task_data
 
 TASK = "c4_span_corruption"
+# Brackets are no pattern here.
+DATA = "data [1]"
 LENGTHS = {"inputs": 24, "targets": 12}
 
 
@@ -29,13 +31,13 @@ def texts(count):
 def folder(tmp_path_factory):
     """C4 in JSON-lines shards, a vocabulary, and C4 as Beam cached it."""
     path = tmp_path_factory.mktemp("c4")
-    (path / "en").mkdir()
+    (path / DATA / "en").mkdir(parents=True)
     t5.train(texts(200), path / "vocabulary.model", 80)
     for split, count in {"train": 60, "validation": 7}.items():
         for shard in range(2):
             lines = "".join(json.dumps({"text": t}) + "\n" for t in texts(count)[shard::2])
             name = f"c4-{split}.0000{shard}-of-00002.json.gz"
-            (path / "en" / name).write_bytes(gzip.compress(lines.encode()))
+            (path / DATA / "en" / name).write_bytes(gzip.compress(lines.encode()))
     run(path)
     yield path
     seqio.set_global_cache_dirs([])
@@ -46,7 +48,7 @@ def folder(tmp_path_factory):
 
 def run(path, *more):
     gin_flags = [
-        f"--gin.DATA_DIR='{path}'",
+        f"--gin.DATA_DIR='{path}/{DATA}'",
         f"--gin.VOCABULARY_PATH='{path}/vocabulary.model'",
     ]
     arguments = [f"--tasks={TASK}", f"--output_cache_dir={path}/cache", "--min_shards=2"]
@@ -132,10 +134,11 @@ def test_a_bad_line_that_beam_meets_is_one_line(folder, capsys, monkeypatch):
     monkeypatch.setattr(local_files, "check", lambda *_: None)
     seqio.set_global_cache_dirs([])
     seqio.TaskRegistry.get(TASK)._cache_dir = None
-    (folder / "en" / "c4-train.00002-of-00002.json.gz").write_bytes(gzip.compress(b"{no json"))
+    shard = folder / DATA / "en" / "c4-train.00002-of-00002.json.gz"
+    shard.write_bytes(gzip.compress(b"{no json"))
     line = refused(capsys, folder, f"--output_cache_dir={folder}/other")
     assert "c4-train.00002-of-00002.json.gz:1: not JSON" in line
-    (folder / "en" / "c4-train.00002-of-00002.json.gz").unlink()
+    shard.unlink()
 
 
 def test_an_interrupted_pipeline_is_one_line_without_the_traceback_of_beam(
@@ -163,6 +166,7 @@ def test_an_interrupted_pipeline_is_one_line_without_the_traceback_of_beam(
             ["--output_cache_dir=/proc/cache"],
             "--output_cache_dir=/proc/cache: cannot create the folder",
         ),
+        (["--output_cache_dir=a[1]"], "a[1]: Beam takes *, ? and [ for patterns: give a folder"),
         (["--tasks=toy_copy", "--module_import=tests.toy_task"], "'toy_copy' cannot be cached"),
         (["--module_import=no_module"], "no_module"),
     ],

@@ -1,4 +1,5 @@
 import importlib
+import io
 import os
 import re
 import signal
@@ -85,6 +86,15 @@ def test_a_command_is_a_module_with_main_and_a_line_of_the_list(monkeypatch, cap
     with pytest.raises(SystemExit):
         main_module.main(["--help"])
     assert "\n  hello      say hello\n" in capsys.readouterr().out
+
+
+def test_what_the_terminal_cannot_show_is_shown_by_its_number(subcommand, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    subcommand(lambda argv: print("d\xe9j\xe0 vu \u2581 \ud800"))
+    main_module.main(["tasks"])
+    shown.flush()
+    assert shown.buffer.getvalue() == b"d\\xe9j\\xe0 vu \\u2581 \\ud800\n"
 
 
 def test_a_command_that_takes_gin_says_what_it_needs(monkeypatch, capsys):

@@ -223,6 +223,14 @@ def test_a_file_that_several_patterns_match_is_read_once(folder):
     ]
 
 
+def test_a_file_with_brackets_in_its_name_is_no_pattern(folder):
+    (folder / "train/a[1].txt").write_text("In brackets.\n")
+    configure(train=f"{folder}/train/a[1].txt")
+    assert local_text.files("train") == [f"{folder}/train/a[1].txt"]
+    (example,) = TASK.source.get_dataset("train").as_numpy_iterator()
+    assert example["text"] == b"In brackets."
+
+
 def test_the_home_folder_may_be_written_as_a_tilde(trained, monkeypatch):
     monkeypatch.setenv("HOME", str(trained))
     configure(train="~/train/a.txt")

@@ -74,7 +74,7 @@ def with_tables(page: str, stored: Mapping) -> str:
 
 def stored_figures() -> dict:
     """The content of docs/performance.json."""
-    return json.loads((_DOCS / "performance.json").read_text())
+    return json.loads((_DOCS / "performance.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

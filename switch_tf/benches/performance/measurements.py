@@ -135,11 +135,11 @@ def measure(folder: Path, measurements: Mapping[str, Measurement]) -> dict[str, 
         if not path.exists():
             print(f"{number} of {len(measurements)}: {name}", file=sys.stderr, flush=True)
             _run(measurement, path)
-        found[name] = json.loads(path.read_text())
+        found[name] = json.loads(path.read_text(encoding="utf-8"))
     path = folder / "help.json"
     if not path.exists():
         storage.write_json(path, {"seconds": help_seconds()})
-    return found | {"help": json.loads(path.read_text())}
+    return found | {"help": json.loads(path.read_text(encoding="utf-8"))}
 
 
 def _run(measurement: Measurement, path: Path) -> None:
