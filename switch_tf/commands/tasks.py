@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(rest)
     _check(args)
     config.precheck(args.gin_file, bindings)
-    with telling("starting TensorFlow", at_once=False):
+    with telling("starting TensorFlow"):
         runtime.start()
         config.load(args.gin_file, bindings)
         from switch_tf.data import registry

@@ -36,8 +36,8 @@ def find(name: str):
     if name not in known:
         raise UserError(
             f"no task or mixture '{name}' is registered{nearest(name, known)}; set "
-            "MIXTURE_OR_TASK_MODULE to the module that registers it; `switch-tf tasks` lists the "
-            "names"
+            "MIXTURE_OR_TASK_MODULE, or --module of switch-tf tasks, to the module that registers "
+            "it; `switch-tf tasks` lists the names"
         )
     return seqio.get_mixture_or_task(name)
 

@@ -91,5 +91,9 @@ class Evaluators:
 
 
 def figures_line(task: str, metrics: Mapping[str, float]) -> str:
-    """Formats the figures of a task in one line."""
-    return task + "  " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    """Formats the figures of a task in one line; counts have all their digits."""
+    return task + "  " + "  ".join(f"{name} {_shown(value)}" for name, value in metrics.items())
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 and float(value).is_integer() else f"{value:.4g}"

@@ -129,6 +129,7 @@ def _pretraining_rows(
         "positions seen (millions)": each(
             lambda m: f"{mean[m].steps[-1] * facts[m]['tokens_per_step'] / 1e6:.1f}"
         ),
+        "dtype": each(lambda m: facts[m]["dtype"]),
         "tokens/s, median step": each(
             lambda m: f"{statistics.mean(map(tokens_per_second, pretrain[m])):,.0f}"
         ),

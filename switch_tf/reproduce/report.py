@@ -30,7 +30,7 @@ class Report:
       facts: environment, settings, verdicts and all measurements, as data.
       remark: sentences under the table, or "".
       figure: the figure, if there is one.
-      page: how it was made, in Markdown, for a page that is kept; "" if the table is all.
+      page: the page that is kept, in Markdown; "" if it is the table and the verdicts.
     """
 
     rows: Sequence[Sequence[str]]
@@ -51,7 +51,7 @@ class Report:
         Returns:
           The names of the files written.
         """
-        text = self.page or self.table()
+        text = self.page or "\n\n".join((self.table(), *self.verdicts))
         folder.mkdir(parents=True, exist_ok=True)
         storage.write_atomically(folder / f"{name}.md", text + "\n")
         storage.write_json(folder / f"{name}.json", self.facts)

@@ -186,7 +186,7 @@ class Sitting:
             run.keep(diverged_at=int(step[1]))
         elif status or not run.is_trained():
             raise UserError(
-                f"{run.name} failed with status {status}: {error or 'it printed no error'}; all "
+                f"{run.name} failed with status {status}: {error or _last_line(log)}; all "
                 f"output is in {log}; fix the cause and rerun the command to resume"
             )
         else:
@@ -236,6 +236,12 @@ def _forwarding(active: dict[int, Sitting]) -> Iterator[list[int]]:
         _interrupt(active, signal.SIGTERM, again=False)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _last_line(log: str | Path) -> str:
+    """The last line of a process that ended without an error of ours, such as a traceback's."""
+    lines = storage.read_text(log).rpartition("\n$ ")[2].splitlines()[1:]
+    return next((f"'{line}'" for line in reversed(lines) if line.strip()), "it printed no error")
 
 
 def _told(log: str | Path, pattern: str) -> str:

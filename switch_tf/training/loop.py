@@ -124,7 +124,8 @@ class TrainLoop:
                 f"step {self.step} produced weights whose loss is {-nlp}: they are not saved, and "
                 + self._what_is_left()
             )
-        self._checkpoints.save(self.step)
+        with telling("saving a checkpoint", at_once=False):
+            self._checkpoints.save(self.step)
 
     def _advance(self, progress):
         """Performs one training step, logs it, and returns its batch."""

@@ -84,4 +84,4 @@ def test_a_process_that_is_not_the_chief_knows_what_is_truncated_and_prints_noth
 
 def test_figures_of_a_task_are_one_line():
     line = evaluators.figures_line("a", {"nlp": -1.23456, "tokens": 123456.0})
-    assert line == "a  nlp -1.235  tokens 1.235e+05"
+    assert line == "a  nlp -1.235  tokens 123,456"

@@ -29,6 +29,7 @@ def write_run(run, parameters, evaluations):
     facts = {
         "parameters": parameters,
         "flops_per_token": 1000.0,
+        "dtype": "bfloat16",
         "tokens_per_step": 500_000,
         "unigram_entropy": {"pydocs_span_corruption": 6.0},
     }
@@ -69,6 +70,7 @@ def test_the_table_has_every_figure_of_both_models_and_chance(found):
         "FLOPs per token, forward": ("1,000", "1,000", ""),
         "pre-training steps": ("20", "20", ""),
         "positions seen (millions)": ("10.0", "10.0", ""),
+        "dtype": ("bfloat16", "bfloat16", ""),
         "tokens/s, median step": ("1,300", "1,300", ""),
         "validation NLP": ("-4.050", "-3.500", "-6.000"),
         "validation NLP, dropless": ("-4.040", "-3.490", ""),
@@ -98,7 +100,7 @@ def test_a_load_of_others_is_told_under_the_table_of_speeds(found, tmp_path):
         "25% in pre-training dense T5, seed 0; 40% in pre-training Switch, seed 0.",
     )
     report.write(tmp_path)
-    assert (tmp_path / "report.md").read_text() == report.table() + "\n"
+    assert (tmp_path / "report.md").read_text().startswith(report.table() + "\n\n")
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["runs"]["fine-tuning dense T5"]["sittings"][0]["others"] == 1.0
 
@@ -126,7 +128,8 @@ def test_a_figure_at_chance_is_named():
 
 def test_it_is_written_as_table_picture_and_data(found, tmp_path):
     assert found.write(tmp_path) == ["report.md", "report.png", "report.json"]
-    assert (tmp_path / "report.md").read_text() == found.table() + "\n"
+    text = "\n\n".join((found.table(), *found.verdicts))
+    assert (tmp_path / "report.md").read_text() == text + "\n"
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
     data = json.loads((tmp_path / "report.json").read_text())
     assert data["curves"]["Switch"][0]["nlp"] == [-4.5, -3.5]

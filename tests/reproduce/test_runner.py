@@ -168,7 +168,7 @@ def test_the_report_names_the_runs_that_others_slowed(trained, tmp_path, monkeyp
         "Other processes used a part of the machine, so tokens/s are too low and times too long: "
         "25% in pre-training Switch, 8, seed 1.\n"
     )
-    assert (tmp_path / "report.md").read_text().endswith(f" |\n\n{remark}")
+    assert f" |\n\n{remark}\nFigure 0" in (tmp_path / "report.md").read_text()
     assert f" |\n\n{remark}\nFigure 0" in capsys.readouterr().out
 
 

@@ -89,6 +89,19 @@ def test_a_run_that_does_not_end_is_told_with_its_log(tmp_path, child, status):
         sittings.train([make_run(tmp_path)])
 
 
+def test_the_end_of_a_traceback_is_told_where_there_is_no_error_of_ours(tmp_path, child):
+    run = make_run(tmp_path)
+
+    def fail(model_dir):
+        with open(run.paths.log, "a") as output:
+            output.write("Traceback (most recent call last):\nKeyError: 'x'\n\n")
+        return 1
+
+    child(fail)
+    with pytest.raises(UserError, match="^a run failed with status 1: 'KeyError: 'x''; all output"):
+        sittings.train([run])
+
+
 def test_after_a_failure_no_further_run_starts_and_others_go_on_to_their_end(tmp_path, child):
     runs = {name: make_run(tmp_path, name) for name in ("bad", "good", "later")}
     started = []
