@@ -1,10 +1,13 @@
 """What takes long tells that it goes on, on stderr; without control characters in a file."""
 
 import contextlib
+import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import tqdm
 
@@ -67,6 +70,46 @@ def telling(what: str, at_once: bool = True) -> Iterator[Callable[[str], None]]:
         finally:
             ended.set()
             thread.join()
+
+
+@contextlib.contextmanager
+def importing(what: str) -> Iterator[None]:
+    """Context in which TensorFlow is imported, which tells on stderr that it goes on.
+
+    While its libraries are loaded, no other thread of this process runs, so a process of its own
+    tells. If TensorFlow is there already, this is as `telling`, as forking would be unsafe.
+
+    Args:
+      what: what is done in it, such as "starting TensorFlow".
+    """
+    if "tensorflow" in sys.modules or not runtime.is_chief():
+        with telling(what):
+            yield
+        return
+    runtime.check_interrupted()
+    tqdm.tqdm.write(what, file=sys.stderr)
+    sys.stderr.flush()
+    parent, child = os.getpid(), os.fork()
+    if not child:
+        _tell_for(parent, what)
+    try:
+        yield
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _tell_for(parent: int, what: str) -> NoReturn:
+    """Tells until the process that it tells for has ended or ends it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # They are for the parent.
+        signal.signal(number, signal.SIG_IGN)
+    started = time.monotonic()
+    while os.getppid() == parent:
+        time.sleep(_EVERY)
+        # Nothing of Python's that a fork may have left locked.
+        os.write(2, f"{what}: {time.monotonic() - started:.0f} s so far\n".encode())
+    os._exit(0)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,10 @@
 import io
+import os
+import re
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 
 import pytest
@@ -26,6 +31,48 @@ def test_a_stage_tells_that_it_goes_on_and_how_far_it_is(at_once, capsys, monkey
     first, second = ["building the model: 0 s so far", "building the model: layer 3, 0 s so far"]
     expected = ["building the model"] * at_once + [first, second]
     assert capsys.readouterr().err.splitlines() == expected
+
+
+# Holds the lock of Python's threads, as the loading of a library does, or ends badly.
+IMPORTING = textwrap.dedent("""
+    import ctypes, os, signal, sys
+    from switch_tf import stages
+
+    stages._EVERY = 0.2
+    with stages.importing("starting"):
+        if sys.argv[1] == "ends":
+            ctypes.PyDLL(None).usleep(900_000)
+        elif sys.argv[1] == "fails":
+            raise SystemExit("failed")
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    print("done", file=sys.stderr)
+""")
+
+
+@pytest.mark.parametrize(
+    "end, status, last", [("ends", 0, "done"), ("fails", 1, "failed"), ("killed", -9, None)]
+)
+def test_an_import_tells_that_it_goes_on_while_no_thread_runs(end, status, last):
+    # It ends only once nobody holds its output: the process that tells is gone then.
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, end], stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    first, *others = done.stderr.splitlines()
+    assert (done.returncode, first) == (status, "starting")
+    if last is not None:
+        assert others.pop() == last
+    assert all(re.fullmatch(r"starting: \d+ s so far", line) for line in others)
+    if end == "ends":
+        assert len(others) >= 2
+
+
+def test_an_import_that_is_done_already_tells_as_any_stage(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", sys)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("it forked"))
+    with stages.importing("starting"):
+        pass
+    assert capsys.readouterr().err == "starting\n"
 
 
 def test_of_stages_within_each_other_the_innermost_tells(capsys, monkeypatch):

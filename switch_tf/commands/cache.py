@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from switch_tf import config, runtime, storage
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
+from switch_tf.stages import importing
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,7 +37,8 @@ def main(argv: Sequence[str]) -> None:
             f"--output_cache_dir={folder}: Beam takes *, ? and [ for patterns: give a folder "
             "without them"
         )
-    runtime.start()
+    with importing("starting TensorFlow"):
+        runtime.start()
     if not storage.is_remote(folder):
         _make(folder)
     settings = (tuple(args.gin_file), tuple(bindings), tuple(args.module_import))

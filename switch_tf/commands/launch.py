@@ -16,7 +16,7 @@ from switch_tf.commands.resumed import changes
 from switch_tf.data import spans
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
-from switch_tf.stages import telling
+from switch_tf.stages import importing
 from switch_tf.tasks.vocabulary import vocabulary_path
 
 # What the gin files of every command give.
@@ -62,7 +62,7 @@ class Launch:
         if devices is None:
             devices, device_type = self.devices, self.given.get("DEVICE_TYPE", "CPU")
             runtime.check_devices(devices, device_type)
-        with telling("starting TensorFlow"):
+        with importing("starting TensorFlow"):
             runtime.start(devices, device_type, shows_lowered)
             config.load(self.args.gin_file, self.bindings)
         # Reading it as a macro records it in the operative config, which needs it to run again.
@@ -140,7 +140,8 @@ def _start(given: config.Values) -> None:
     """Starts TensorFlow before the checks are done, which then read a remote checkpoint."""
     devices, device_type = check_mesh(given), given.get("DEVICE_TYPE", "CPU")
     runtime.check_devices(devices, device_type)
-    runtime.start(devices, device_type)
+    with importing("starting TensorFlow"):
+        runtime.start(devices, device_type)
 
 
 def check_files(

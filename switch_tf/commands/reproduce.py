@@ -11,6 +11,7 @@ from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
 from switch_tf.reproduce import paper_scale, registry, schedulers
 from switch_tf.reproduce.experiment import Experiment
+from switch_tf.stages import importing
 
 _RESULTS = Path("docs", "results")
 _ACTIONS = {
@@ -55,8 +56,9 @@ def main(argv: Sequence[str]) -> None:
 def _train_or_report(
     action: str, experiment: Experiment, folder: Path, results_dir: Path, only: int | None
 ) -> None:
-    runtime.start()
-    from switch_tf.reproduce import runner, summary
+    with importing("starting TensorFlow"):
+        runtime.start()
+        from switch_tf.reproduce import runner, summary
 
     if only is not None:
         runner.run_one(experiment, folder, results_dir, only)
@@ -75,8 +77,9 @@ def _write_html(args: argparse.Namespace) -> None:
     """Writes the page with all results; raises `UserError` if there are none."""
     if args.experiment is not None:
         raise UserError(f"--html is a page with all results: leave out '{args.experiment}'")
-    runtime.start()
-    from switch_tf.reproduce import runner
+    with importing("starting TensorFlow"):
+        runtime.start()
+        from switch_tf.reproduce import runner
 
     folder, results_dir = args.output_dir or Path("runs", "mini"), args.results_dir or _RESULTS
     path = results_dir.with_suffix(".html")

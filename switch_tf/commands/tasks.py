@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from switch_tf import config, rules, runtime
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
-from switch_tf.stages import telling
+from switch_tf.stages import importing, telling
 
 _DEFAULT_LENGTHS = {"inputs": 128, "targets": 36}
 _STATISTICS_EXAMPLES = 1_000
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(rest)
     _check(args)
     config.precheck(args.gin_file, bindings)
-    with telling("starting TensorFlow"):
+    with importing("starting TensorFlow"):
         runtime.start()
         config.load(args.gin_file, bindings)
         from switch_tf.data import registry
