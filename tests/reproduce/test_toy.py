@@ -71,7 +71,7 @@ def test_an_experiment_survives_a_kill_and_ends_with_a_report_of_every_run(tmp_p
     process = start(tmp_path)
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert re.match(r"2 runs(, \d+ at a time)?, 0 of them done", output)
+    assert re.search(r"^2 runs(, \d+ at a time)?, 0 of them done", output, re.MULTILINE)
     assert re.search(r"^resumes from step \d+ of ", (base / "log.txt").read_text(), re.MULTILINE)
     kept = sorted(p.name for p in (tmp_path / "results" / "runs").glob("*/*.json"))
     assert kept == ["finetune_seed0.json", "pretrain_seed0.json"]
