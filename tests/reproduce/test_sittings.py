@@ -186,9 +186,10 @@ def test_a_signal_is_handed_once_to_every_child(tmp_path, monkeypatch):
     # A child says that it is ready, takes half a second to save, and counts what it gets.
     code = (
         "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: print('signal', flush=True))\n"
+        "got = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: got.append(print('signal', flush=True)))\n"
         "print('ready', flush=True)\n"
-        "signal.pause()\n"
+        "while not got: time.sleep(0.01)\n"
         "time.sleep(0.5)\n"
         "sys.exit(143)\n"
     )
