@@ -30,7 +30,7 @@ def by_tokens(task, lengths):
 
 
 def by_documents(task, lengths):
-    """Of mC4: languages at their documents to a power, whose examples are nearly of one length."""
+    """Of mC4 and libraries: their documents to a power, whose examples are nearly of one length."""
     return task.source.num_input_examples("train") ** 0.3 * lengths.mean()
 
 
@@ -46,6 +46,7 @@ PROMISES = {
     "super_glue": by_tokens,
     "mc4": by_documents,
     "pydocs_finetune": by_set_rates,
+    "pydocs_libraries": by_documents,
 }
 
 
