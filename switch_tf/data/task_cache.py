@@ -66,6 +66,12 @@ class TaskCache:
         self._paths = [f"{prefix}-{number:05d}-of-{count:05d}" for number in range(count)]
         self._offsets = self._index(f"{prefix}.offsets.npz")
         self._ends = np.cumsum([len(offsets) for offsets in self._offsets])
+        written = self._read_json(seqio.get_cached_stats_path(task.cache_dir, split))["examples"]
+        if len(self) != written:
+            raise UserError(
+                f"{self._what}: split '{split}' has {len(self):,} examples in its files, but "
+                f"{written:,} were written; cache the task again with --overwrite"
+            )
 
     def __len__(self) -> int:
         return int(self._ends[-1])

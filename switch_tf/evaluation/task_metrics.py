@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 import seqio
@@ -11,6 +11,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf import user_code
 from switch_tf.data import registry
+from switch_tf.data.answers import are_there
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.reading import TaskSplit, elements, user_errors
 from switch_tf.data.task_data import TaskData
@@ -22,6 +23,7 @@ from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
 from switch_tf.stages import telling
 
+_TYPES = seqio.metrics.ModelOutputType
 # Lengths are rounded up to it: it suits accelerators, and similar splits share a compiled function.
 _COLUMNS = 8
 
@@ -37,9 +39,20 @@ class TaskEvaluator:
       data: the data to evaluate on; tasks without metrics or without the split are skipped. The
         length of `targets` limits decoding.
       num_examples: maximum number of examples per task; None for the whole split.
+      unlabelled: names of tasks whose split has no answers, which are only predicted.
+
+    Raises:
+      UserError: the data cannot be read, or only some examples of a task have answers.
     """
 
-    def __init__(self, model, mesh: mesh_lib.Mesh, data: TaskData, num_examples: int | None = None):
+    def __init__(
+        self,
+        model,
+        mesh: mesh_lib.Mesh,
+        data: TaskData,
+        num_examples: int | None = None,
+        unlabelled: Collection[str] = (),
+    ):
         self._name = data.mixture_or_task_name
         self._num_examples = num_examples
         self._batch_size = data.batch_size
@@ -61,6 +74,23 @@ class TaskEvaluator:
                     num_examples=num_examples,
                 )
             )
+            self._unlabelled = self._set_apart(unlabelled)
+
+    def _set_apart(self, unlabelled: Collection[str]) -> list[seqio.Task]:
+        """Takes the tasks without answers from those of which SeqIO computes metrics."""
+        evaluator, found = self._evaluator, []
+        for task in evaluator.eval_tasks:
+            examples = evaluator.cached_task_datasets[task.name].as_numpy_iterator()
+            if task.name in unlabelled:
+                found.append(task)
+            elif not are_there(task, self._what.split, examples, is_all=True):
+                raise UserError(
+                    f"{TaskSplit(task.name, self._what.split)}: a text that is no answer would "
+                    "count as right for every example, so its metrics would mean nothing: give the "
+                    "examples answers, or see the task's postprocess_fn"
+                )
+        evaluator._eval_tasks = [task for task in evaluator.eval_tasks if task not in found]
+        return found
 
     @property
     def tasks(self) -> list[str]:
@@ -106,10 +136,12 @@ class TaskEvaluator:
                 predict_fn=of_examples(decode),
                 score_fn=of_examples(score),
             )
-            for task in self._evaluator.eval_tasks if folder is not None else ():
-                dataset = self._evaluator.cached_task_datasets[task.name]
+            for task in self._unlabelled if folder is not None else ():
+                outputs[task.name] = self._outputs(task, of_examples(decode), of_examples(score))
+            for name, of_task in outputs.items() if folder is not None else ():
+                dataset = self._evaluator.cached_task_datasets[name]
                 examples = elements(dataset, self._what)
-                predictions.write(folder, task, examples, outputs[task.name])
+                predictions.write(folder, seqio.TaskRegistry.get(name), examples, of_task)
         with _told(self._what):
             found = {task: _numbers(values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
@@ -117,6 +149,15 @@ class TaskEvaluator:
             for task, figures in found.items():
                 figures["decoded"] = max(map(len, outputs[task].values()))
         return found if average is None else found | {self._name: {"average": average}}
+
+    def _outputs(self, task: seqio.Task, decode, score) -> dict:
+        """What the model answers to the examples of a task, as SeqIO's evaluator returns it."""
+        kinds = {metric.model_output_type for metric in task.metric_objs}
+        dataset, found = self._evaluator.cached_model_datasets[task.name], {}
+        for kind, function in ((_TYPES.PREDICTION, decode), (_TYPES.SCORE, score)):
+            if kind in kinds:
+                found[kind] = [output for _, output in sorted(function(dataset), key=_number)]
+        return found
 
     def _by_index(self, function, dataset, stop, tell=lambda _: None) -> list[tuple]:
         """Computes (index, output) of each example, batch by batch.
@@ -164,6 +205,10 @@ def _told(what: TaskSplit) -> Iterator[None]:
         if place is None or isinstance(error, UserError):
             raise
         raise UserError(f"{what}: {place}") from error
+
+
+def _number(numbered: tuple) -> int:
+    return numbered[0]
 
 
 def _numbers(values: Mapping) -> dict[str, float]:
