@@ -44,7 +44,7 @@ def right_answers(dataset):
     return dataset.filter(lambda example: tf.cast(example["is_correct"], tf.bool))
 
 
-def are_there(task, split: str, examples: Iterable[Mapping], is_all: bool = False) -> bool:
+def are_there(task, split: str, examples: Iterable[Mapping], are_all: bool = False) -> bool:
     """Whether examples have answers; in published test files, they do not.
 
     T5's preprocessors write "<unk>" for them, or a label of -1, and its postprocessors make of it
@@ -54,14 +54,14 @@ def are_there(task, split: str, examples: Iterable[Mapping], is_all: bool = Fals
       task: the `seqio.Task`.
       split: the split, for errors.
       examples: preprocessed examples, as host arrays.
-      is_all: whether these are all examples that figures are of.
+      are_all: whether these are all examples that figures are of.
 
     Returns:
-      False if none of the examples has an answer. Of all examples, also if any nonsense would count
-      as right for each of them, by a postprocessor of the user's own.
+      False if none of the examples has an answer.
 
     Raises:
-      UserError: only some lack an answer.
+      UserError: only some lack an answer; or, of all examples, nonsense would count as right for
+        each, by a postprocessor of the user's own.
     """
     total, lacking, empty, trivial = 0, 0, 0, 0
     for example in examples:
@@ -69,12 +69,18 @@ def are_there(task, split: str, examples: Iterable[Mapping], is_all: bool = Fals
         lacking += _lacks_answer(task, example)
         texts = _texts(example)
         empty += bool(texts) and not any(texts)
-        trivial += is_all and _is_trivial(task, example)
-    if total and total in (lacking, empty, trivial):
+        trivial += are_all and _is_trivial(task, example)
+    what = TaskSplit(task.name, split)
+    if total and total in (lacking, empty):
         return False
+    if total and total == trivial:
+        raise UserError(
+            f"{what}: a text that is no answer would count as right for every example, so metrics "
+            "would mean nothing: give the examples answers, or see the task's postprocess_fn"
+        )
     if lacking:
         raise UserError(
-            f"{TaskSplit(task.name, split)}: {lacking:,} of {total:,} examples have no answer "
+            f"{what}: {lacking:,} of {total:,} examples have no answer "
             "(a label of -1, for example): remove these, or give them answers"
         )
     return True

@@ -30,8 +30,8 @@ def unigram_entropy(
         targets = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
         if targets.size and targets.max() >= vocab_size:
             raise UserError(
-                f"{what}: token {targets.max()}, but there are only {vocab_size} in the vocabulary: "
-                "if the data are cached, set VOCABULARY_PATH to the one of the cache"
+                f"{what}: token {targets.max()}, but the vocabulary has only {vocab_size}: if the "
+                "data are cached, set VOCABULARY_PATH to the one of the cache"
             )
         counts += np.bincount(targets, minlength=vocab_size)
     if not counts.any():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection
 
 from switch_tf import rules
 from switch_tf.data import reading, spans
@@ -285,19 +284,17 @@ def eval_dataset(data: TaskData, num_batches: int | None = None, host: int = 0, 
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-def eval_datasets(data: TaskData, *args, without: Collection[str] = (), **kwargs) -> dict:
+def eval_datasets(data: TaskData, *args, **kwargs) -> dict:
     """Task -> `eval_dataset`, for a task or for each task of a mixture that has the split.
 
     Args:
       data: a task or mixture.
       *args, **kwargs: further arguments of `eval_dataset`.
-      without: names of tasks that are left out.
 
     Raises:
       UserError: see `eval_dataset`; or no task of the mixture has the split.
     """
-    names = [task.name for task in tasks(data) if task.name not in without]
-    each = {name: dataclasses.replace(data, mixture_or_task_name=name) for name in names}
+    each = {t.name: dataclasses.replace(data, mixture_or_task_name=t.name) for t in tasks(data)}
     return {name: eval_dataset(of_task, *args, **kwargs) for name, of_task in each.items()}
 
 

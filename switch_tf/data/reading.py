@@ -20,8 +20,6 @@ _SEARCH_SECONDS = 60.0
 _FIRST_RECORDS = 1024
 # Seconds for which the data of tasks are read before a run, so that errors come before its work.
 _CHECK_SECONDS = 10.0
-# What TensorFlow says of text that is not UTF-8.
-_NOT_UTF8 = "Invalid formatting on input string"
 # Packages whose functions read data, and call those that tasks name.
 _PIPELINES = ("seqio", "t5", "tensorflow_datasets")
 # What SeqIO says of examples that do not fit the task.
@@ -141,7 +139,7 @@ def _told_of_pipeline(error, what: TaskSplit | str) -> str:
     where, is_readable = culprit or (what, True)
     if user_code.quotes_traceback(error):
         return f"{where}: {user_code.place_of(error) or user_code.innermost(error)}"
-    told = storage.first_line(error).removesuffix(" in record 0").replace(_NOT_UTF8, "not UTF-8")
+    told = records.told(error)
     if not is_readable:
         return f"{where}: cannot be read: {told}: the file may be damaged; write it again"
     mend = "fix or remove the record, or change" if culprit else "see whether its data fit"

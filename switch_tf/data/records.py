@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from switch_tf import storage
+from switch_tf.data import tfrecords
 from switch_tf.data.autograph import without_autograph
 
 # The attribute with the source that one was made of which leaves records out.
 BARE = "with_all_records"
 _LONGEST_SHOWN = 100
+# What TensorFlow says of text that is not UTF-8.
+_NOT_UTF8 = "Invalid formatting on input string"
 # Of a row, in tokens. What a preprocessor refuses does not depend on it.
 _LENGTH = 512
 
@@ -114,11 +118,16 @@ def _parts(task, split: str, everywhere: bool) -> Iterator[_Part]:
         first = 1 + getattr(source, "_skip_header_lines", 0)
         for path in source.list_shards(split):
             records = source._reader(path)
-            is_lines = records.element_spec == tf.TensorSpec([], tf.string)
-            between = ":" if is_lines else ", record "
+            is_text = records.element_spec == tf.TensorSpec([], tf.string)
+            between = ":" if is_text and not _is_binary(path) else ", record "
             yield _Part(lambda n, p=path, b=between: f"{p}{b}{first + n}", records)
     elif everywhere:
         yield _Part(lambda n: f"record {n + 1}", source.get_dataset(split, shuffle=False))
+
+
+def _is_binary(path: str) -> bool:
+    with storage.opened(path, "rb") as file:
+        return tfrecords.is_header(file.read(tfrecords.HEADER))
 
 
 def _refused_of(task, part: _Part, until: float, at_once: int) -> Iterator[Refused]:
@@ -168,6 +177,12 @@ def _caught(kind: type[Exception]) -> Iterator[list[Exception]]:
         yield errors
     except kind as error:
         errors.append(error)
+
+
+def told(error: Exception) -> str:
+    """What TensorFlow says of a record, without what it says of its parts."""
+    told = storage.first_line(error).removesuffix(" in record 0")
+    return told.replace(_NOT_UTF8, "not UTF-8")
 
 
 def _any_lengths(task) -> dict[str, int]:

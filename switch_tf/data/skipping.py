@@ -7,7 +7,7 @@ import functools
 import math
 from typing import Literal
 
-from switch_tf import config, runtime, storage
+from switch_tf import config, runtime
 from switch_tf.data import records
 from switch_tf.data.reading import TaskSplit
 from switch_tf.errors import UserError
@@ -69,10 +69,10 @@ def _refused(task, split: str) -> tuple[int, ...]:
     what, found = TaskSplit(task.name, split), []
     with telling(f"{what}: trying all records (BAD_DATA='skip')", at_once=False):
         for one in records.refused(task, split, math.inf, _AT_ONCE, everywhere=True):
-            told = f"{what}: {one.place}"
-            why = storage.first_line(one.error)
+            why = records.told(one.error)
             if one.record is None:
-                raise UserError(f"{told}: cannot be read: {why}: write the file again")
+                told = f"{what}: {one.place}: cannot be read: {why}"
+                raise UserError(f"{told}: the file may be damaged; write it again")
             found.append((int(_key(one.record)), f"{one.place}: {why}"))
     if found:
         first = found[0][1]

@@ -18,7 +18,7 @@ class Evaluators:
 
     Attributes:
       data: the data to evaluate on, according to the settings.
-      teacher_forced: a `TeacherForcedEvaluator` of the tasks whose split has answers.
+      teacher_forced: a `TeacherForcedEvaluator` of the tasks whose split has labels.
       task_metrics: a `TaskEvaluator`, or None if the tasks' own metrics are not asked for.
 
     Args:
@@ -26,30 +26,32 @@ class Evaluators:
       settings: an `Evaluation`.
 
     Raises:
-      UserError: data are missing or do not fit the mesh, or no split has answers and nothing is
+      UserError: data are missing or do not fit the mesh, or no split has labels and nothing is
         predicted, either.
     """
 
     def __init__(self, made: MeshModel, settings: Evaluation):
         self.data = settings.data(made.data, made.mesh)
+        self.teacher_forced = TeacherForcedEvaluator(
+            made.model, made.mesh, self.data, settings.batches, settings.dropless
+        )
         with mesh_lib.host():
-            unlabelled = answers.unlabelled(features.tasks(self.data), self.data)
-        batches = settings.batches, settings.dropless, unlabelled
-        self.teacher_forced = TeacherForcedEvaluator(made.model, made.mesh, self.data, *batches)
+            self._unlabelled = answers.unlabelled(features.tasks(self.data), self.data)
+        if self._unlabelled:
+            self._leave_out_unlabelled(settings)
         self._examples = settings.batches and settings.batches * self.data.batch_size
         self._lost: dict[str, lost.Lost] | None = None
         self.task_metrics = None
         if settings.decode:
             self.task_metrics = TaskEvaluator(
-                made.model, made.mesh, self.data, settings.decode_examples, unlabelled
+                made.model, made.mesh, self.data, settings.decode_examples
             )
-        if unlabelled:
-            self._tell_unlabelled(unlabelled, settings)
 
-    def _tell_unlabelled(self, tasks: list[str], settings: Evaluation) -> None:
+    def _leave_out_unlabelled(self, settings: Evaluation) -> None:
+        self.teacher_forced.leave_out(self._unlabelled)
         predicts = settings.decode and settings.predictions
-        told = f"split '{self.data.split}' of {', '.join(tasks)} has no answers, as published test "
-        told += "files have none: it gives no figures"
+        what = f"split '{self.data.split}' of {', '.join(self._unlabelled)}"
+        told = f"{what} has no labels, as published test files have none: it gives no figures"
         if not predicts and not self.teacher_forced.datasets:
             raise UserError(
                 f"{told}: set Evaluation.split to another one, or Evaluation.decode and "
@@ -99,7 +101,7 @@ class Evaluators:
                 for task, of_task in lost.count(self.data, self._examples):
                     if stop():
                         raise EvaluationInterrupt()
-                    if task in self.teacher_forced.datasets:
+                    if task not in self._unlabelled:
                         found[task] = of_task
             split = self.data.split
             runtime.tell(*(f"split '{split}' of {line}" for line in lost.lines(found)))

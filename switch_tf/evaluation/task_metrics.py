@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import seqio
@@ -31,7 +31,8 @@ _COLUMNS = 8
 class TaskEvaluator:
     """The tasks' own metrics, on greedily decoded predictions or on scores of given targets.
 
-    Batches are as long as the longest example of the split, and at most as long as `data` allows.
+    Tasks whose examples have no labels are only predicted. Batches are as long as the longest
+    example of the split, and at most as long as `data` allows.
 
     Args:
       model: a `TransformerEncoderDecoder`.
@@ -39,20 +40,12 @@ class TaskEvaluator:
       data: the data to evaluate on; tasks without metrics or without the split are skipped. The
         length of `targets` limits decoding.
       num_examples: maximum number of examples per task; None for the whole split.
-      unlabelled: names of tasks whose split has no answers, which are only predicted.
 
     Raises:
-      UserError: the data cannot be read, or only some examples of a task have answers.
+      UserError: the data cannot be read, or see `answers.are_there`.
     """
 
-    def __init__(
-        self,
-        model,
-        mesh: mesh_lib.Mesh,
-        data: TaskData,
-        num_examples: int | None = None,
-        unlabelled: Collection[str] = (),
-    ):
+    def __init__(self, model, mesh: mesh_lib.Mesh, data: TaskData, num_examples: int | None = None):
         self._name = data.mixture_or_task_name
         self._num_examples = num_examples
         self._batch_size = data.batch_size
@@ -74,21 +67,16 @@ class TaskEvaluator:
                     num_examples=num_examples,
                 )
             )
-            self._unlabelled = self._set_apart(unlabelled)
+            self._unlabelled = self._set_apart()
 
-    def _set_apart(self, unlabelled: Collection[str]) -> list[seqio.Task]:
-        """Takes the tasks without answers from those of which SeqIO computes metrics."""
+    def _set_apart(self) -> list[seqio.Task]:
+        """Takes tasks whose examples have no answers from those of which there are metrics."""
         evaluator, found = self._evaluator, []
         for task in evaluator.eval_tasks:
             examples = evaluator.cached_task_datasets[task.name].as_numpy_iterator()
-            if task.name in unlabelled:
+            are_all = self._num_examples is None
+            if not are_there(task, self._what.split, examples, are_all):
                 found.append(task)
-            elif not are_there(task, self._what.split, examples, is_all=True):
-                raise UserError(
-                    f"{TaskSplit(task.name, self._what.split)}: a text that is no answer would "
-                    "count as right for every example, so its metrics would mean nothing: give the "
-                    "examples answers, or see the task's postprocess_fn"
-                )
         evaluator._eval_tasks = [task for task in evaluator.eval_tasks if task not in found]
         return found
 

@@ -32,7 +32,6 @@ class TeacherForcedEvaluator:
         filled up with padding.
       num_batches: maximum number of batches per task; None for the whole split.
       dropless: whether dropless NLP is computed too; see `Evaluation.dropless`.
-      without: names of tasks that are left out.
     """
 
     def __init__(
@@ -42,18 +41,21 @@ class TeacherForcedEvaluator:
         data: TaskData,
         num_batches: int | None = None,
         dropless: bool = True,
-        without: Collection[str] = (),
     ):
         self._mesh = mesh
         self._split = data.split
         self._step = EvalStep(model, dropless)
         with mesh_lib.host():
-            self._datasets = features_lib.eval_datasets(data, num_batches, without=without)
+            self._datasets = features_lib.eval_datasets(data, num_batches)
 
     @property
     def datasets(self) -> Mapping:
         """Task -> its batches."""
         return self._datasets
+
+    def leave_out(self, tasks: Collection[str]) -> None:
+        """Leaves out tasks, such as those whose split has no answers."""
+        self._datasets = {n: batches for n, batches in self._datasets.items() if n not in tasks}
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> dict[str, dict[str, float]]:
         """Evaluates every task.

@@ -204,20 +204,20 @@ def _check_answers(made: MeshModel, evaluators: Evaluators) -> None:
     """Checks that there is something to learn and, where the run evaluates itself, to compare with.
 
     Raises:
-      UserError: a split has no answers.
+      UserError: a split has no labels.
     """
     data = made.data
     with mesh_lib.host():
         unlabelled = answers.unlabelled(features.tasks(data), data)
     if unlabelled:
         raise UserError(
-            f"split '{data.split}' of {', '.join(unlabelled)} has no answers to learn from: set "
+            f"split '{data.split}' of {', '.join(unlabelled)} has no labels to learn from: set "
             "TaskData.split to another one"
         )
     if not evaluators.teacher_forced.datasets:
         raise UserError(
             f"split '{evaluators.data.split}' of {evaluators.data.mixture_or_task_name} has no "
-            "answers to evaluate by: set Evaluation.split to another one"
+            "labels to evaluate by: set Evaluation.split to another one"
         )
 
 

@@ -22,11 +22,11 @@ TEXT_SUFFIXES = (".txt",)
 # Text files without blank lines are cut into documents of about this length, at the ends of lines
 # or, in longer lines, at blanks: many documents shuffle better than one.
 MAX_CHARACTERS = 65_536
-# Line ends beside those of files (\n, \r\n and \r) that SentencePiece's normalisation drops, which
-# would join the words on both sides. It makes blanks of the others, such as \f and U+2028.
+# Line ends beside those of files (\n, \r\n and \r) that SentencePiece's normalisation does not make
+# blanks of, as it does of \f and U+2028: it would join the words on both sides.
 _DROPPED_ENDS = re.compile("[\v\x1c-\x1f\x85]")
-# Characters that it drops, too, and that are in no text unless by mistake.
-_DROPPED = re.compile("[\x01-\x08\x0e-\x1b\x7f]")
+# Characters that it drops.
+_DROPPED = re.compile("[\x01-\x08\v\x0e-\x1f\x7f]")
 # Bytes that are read at a time.
 _BLOCK = 1 << 16
 # Up to this many bytes, files are read completely before a run, so that errors stop it at its
@@ -47,8 +47,8 @@ def documents(path: str, bad: Callable[[UserError], None] = _stop) -> Iterator[s
 
     In `.txt` files, blank lines separate documents. In `.json` and `.jsonl` files, each line is an
     object whose `text` is a document, as in the published C4; blank lines are skipped. Either may
-    be gzipped: `.gz`. Lines end in \\n, \\r\\n or \\r; other characters that end lines and that
-    vocabularies drop become \\n.
+    be gzipped: `.gz`. Lines end in \\n, \\r\\n or \\r. In `.txt` files, other characters that end
+    lines become \\n if vocabularies would drop them.
 
     Args:
       path: the file, local or in a cloud that TensorFlow can read, such as gs://.
@@ -105,7 +105,7 @@ def text_of_line(path: str, number: int, line: str) -> str:
             f"{path}:{number}: half of a surrogate pair in 'text', such as \\ud800; fix or remove "
             "the line"
         )
-    return _DROPPED_ENDS.sub("\n", text) if text.strip() else ""
+    return text if text.strip() else ""
 
 
 def decode(path: str, number: int, line: bytes) -> str:
