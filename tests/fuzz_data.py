@@ -47,12 +47,14 @@ class Format:
       contents: strategy of whole contents.
       read: the project's reader: from the path of the file, a list of records.
       expected: the other one: from the bytes, an equal list; raises `Bad`.
+      limit: part of the line with which even whole contents may be refused.
     """
 
     file: str
     contents: st.SearchStrategy[bytes]
     read: Callable[[Path], list]
     expected: Callable[[bytes], list]
+    limit: str | None = None
 
 
 @st.composite
@@ -93,7 +95,8 @@ def examine(form: Format, folder: Path, whole: bytes, content: bytes) -> None:
         assert "\n" not in told, f"more than a line: {told}"
         assert path.name in told, f"the file is not named: {told}"
         assert "Traceback" not in told, told
-        assert content != whole or not form.expected(whole), f"what is whole is refused: {told}"
+        is_right = form.limit is not None and form.limit in told
+        assert content != whole or is_right or not form.expected(whole), f"refused: {told}"
         return
     try:
         expected = form.expected(content)
@@ -112,13 +115,13 @@ def unzipped(content: bytes) -> bytes:
         raise Bad(f"gzip says: {error}") from error
 
 
-def lines_of(content: bytes) -> list[str]:
+def lines_of(content: bytes, mark: str = "\ufeff") -> list[str]:
     """The lines of a UTF-8 text, without a byte order mark."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Bad(f"not UTF-8: {error}") from error
-    return io.StringIO(text.removeprefix("\ufeff"), newline=None).read().split("\n")
+    return io.StringIO(text.removeprefix(mark), newline=None).read().split("\n")
 
 
 def documents_of_text(content: bytes) -> list[str]:
@@ -230,7 +233,7 @@ def records_of(content: bytes) -> list[bytes]:
 def pairs_of(content: bytes) -> list[tuple]:
     """Lines as T5's `parse_tsv` reads them: CSV with tabs, without quotes."""
     found = []
-    for line in lines_of(content):
+    for line in lines_of(content, mark=""):
         cells = line.split("\t")
         if line and len(cells) < 2:
             raise Bad(f"one cell: {line!r}")
@@ -302,6 +305,8 @@ def read_documents(path: Path) -> list[str]:
     from switch_tf.data.reading import user_errors
     from switch_tf.tasks.sources import local_files
 
+    # Files that follow each other this fast may have the same time.
+    local_files._count.cache_clear()
     local_files.check([str(path)])
     with user_errors("data"):
         dataset = _dataset_of_documents(str(path))
@@ -430,6 +435,7 @@ FORMATS = {
         members(st.just(b"one\ttwo\nthree\tfour\nfive\tsix\n")),
         functools.partial(read_own, kind="gzip"),
         lambda content: pairs_of(unzipped(content)),
+        limit="an empty member of a gzip file",
     ),
     "own records": Format(
         "own.tfrecord",
@@ -490,8 +496,9 @@ def main(argv: list[str]) -> int:
                     if isinstance(error, KeyboardInterrupt):
                         raise
                     failed[name] = error
-                    print(f"{name}, --seed={number}: {type(error).__name__}: {error}", flush=True)
-                    print(*getattr(error, "__notes__", ()), sep="\n", flush=True)
+                    for one in getattr(error, "exceptions", [error]):
+                        print(f"{name}, --seed={number}: {type(one).__name__}: {one}", flush=True)
+                        print(*getattr(one, "__notes__", ()), sep="\n", flush=True)
         number += 1
     for name in names:
         print(f"{name}: {tried.get(name, 0):,} contents, {'failed' if name in failed else 'clean'}")

@@ -18,6 +18,7 @@ import seqio
 import tensorflow as tf
 
 from switch_tf import runtime, storage
+from switch_tf.data import records as records_lib
 from switch_tf.data import tfrecords
 from switch_tf.data.skipping import bad_data
 from switch_tf.errors import UserError
@@ -85,6 +86,8 @@ def _check(source: seqio.FileDataSource, path: str) -> None:
             _check_end(path)
         elif _reads_lines(source, path):
             _check_carriage_returns(path)
+        elif 0 < len(header) < tfrecords.HEADER and not _summary(source._reader(path))[0]:
+            raise UserError(f"{path}: no record in it: write the file again, or remove it")
 
 
 def _check_end(path: str) -> None:
@@ -104,11 +107,12 @@ def _check_members(source: seqio.FileDataSource, path: str) -> None:
             with gzip.open(copy, "wb", compresslevel=1) as after:
                 while block := before.read(_BLOCK):
                     after.write(block)
-        read, whole = (_count(source._reader(each)) for each in (path, copy))
+        read, whole = (_summary(source._reader(each)) for each in (path, copy))
     if read != whole:
         raise UserError(
-            f"{path}: {read:,} of {whole:,} records are read, because TensorFlow's reader ends at "
-            "an empty member of a gzip file: write it anew, such as with zcat FILE | gzip > NEW"
+            f"{path}: {read[0]:,} of {whole[0]:,} records are read, or the last only in part, "
+            "because TensorFlow's reader ends at an empty member of a gzip file: write it anew, "
+            "such as with zcat FILE | gzip > NEW"
         )
 
 
@@ -151,8 +155,18 @@ def _blocks(path: str) -> Iterator[bytes]:
         yield from iter(lambda: file.read(_BLOCK), b"")
 
 
-def _count(records: tf.data.Dataset) -> int:
-    return int(records.reduce(tf.constant(0, tf.int64), lambda count, _: count + 1))
+def _summary(records: tf.data.Dataset) -> tuple[int, int]:
+    """The number of records, and a key that differs if one of them does."""
+
+    def add(found, *record):
+        count, key = found
+        # A dataset gives the parts of a tuple by themselves.
+        one = records_lib.key(record[0] if len(record) == 1 else record)
+        return count + 1, tf.bitwise.bitwise_xor(key * 31, one)
+
+    zero = tf.constant(0, tf.int64)
+    count, key = records.reduce((zero, zero), add)
+    return int(count), int(key)
 
 
 def _reads_lines(source: seqio.FileDataSource, path: str) -> bool:

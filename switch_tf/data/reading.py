@@ -87,7 +87,9 @@ def check_records(tasks: Sequence, split: str) -> None:
         until = time.monotonic() + _CHECK_SECONDS / len(own)
         with user_errors(TaskSplit(task.name, split)):
             raw = task.source.get_dataset(split, shuffle=False)
-            for _ in records.checked_examples(task, raw):
+            files = task.source.list_shards(split)
+            of_lines = bool(files) and records.are_lines(raw, files[0])
+            for _ in records.checked_examples(task, raw, of_lines):
                 if time.monotonic() > until:
                     break
 

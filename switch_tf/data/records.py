@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import gzip
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -15,8 +17,11 @@ from switch_tf.data.autograph import without_autograph
 # The attribute with the source that one was made of which leaves records out.
 BARE = "with_all_records"
 _LONGEST_SHOWN = 100
+_GZIP = b"\x1f\x8b"
 # What TensorFlow says of text that is not UTF-8.
 _NOT_UTF8 = "Invalid formatting on input string"
+# Number of keys of records.
+_KEYS = 2**63 - 1
 # Of a row, in tokens. What a preprocessor refuses does not depend on it.
 _LENGTH = 512
 
@@ -41,10 +46,12 @@ class _Part(NamedTuple):
     Attributes:
       place: gives the place of a record, from its number.
       records: a `tf.data.Dataset`.
+      are_lines: whether they are lines of text.
     """
 
     place: Callable[[int], str]
     records: Any
+    are_lines: bool = False
 
 
 def examples_of(
@@ -69,11 +76,17 @@ def examples_of(
     return without_autograph(build)
 
 
-def checked_examples(task, records):
-    """What the preprocessors of a task make of records, which must be UTF-8 if they are text."""
+def checked_examples(task, records, are_lines: bool):
+    """What the preprocessors of a task make of records.
+
+    Args:
+      task: a `seqio.Task`.
+      records: a `tf.data.Dataset`.
+      are_lines: whether they are lines of text, which must be UTF-8; see `are_lines`.
+    """
     import tensorflow as tf
 
-    if records.element_spec == tf.TensorSpec([], tf.string):
+    if are_lines:
         # Tokenising it would make other characters of what is not.
         records = records.map(
             lambda text: tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="strict")
@@ -84,6 +97,27 @@ def checked_examples(task, records):
         return task.preprocess_postcache(dataset, _any_lengths(task), seed=0)
 
     return without_autograph(examples)
+
+
+def are_lines(records, path: str) -> bool:
+    """Whether the records of a file are strings, and the file is not one of TFRecords.
+
+    Args:
+      records: a `tf.data.Dataset`.
+      path: the path of the file.
+    """
+    import tensorflow as tf
+
+    if records.element_spec != tf.TensorSpec([], tf.string):
+        return False
+    with contextlib.suppress(EOFError, zlib.error, *storage.errors()):
+        with storage.opened(path, "rb") as file:
+            header = file.read(tfrecords.HEADER)
+        if header.startswith(_GZIP):
+            with storage.opened(path, "rb") as file:
+                header = gzip.open(file).read(tfrecords.HEADER)
+        return not tfrecords.is_header(header)
+    return True
 
 
 def refused(
@@ -107,7 +141,6 @@ def refused(
 
 def _parts(task, split: str, everywhere: bool) -> Iterator[_Part]:
     import seqio
-    import tensorflow as tf
 
     source = getattr(task.source, BARE, task.source)
     if hasattr(source, "place"):
@@ -118,16 +151,11 @@ def _parts(task, split: str, everywhere: bool) -> Iterator[_Part]:
         first = 1 + getattr(source, "_skip_header_lines", 0)
         for path in source.list_shards(split):
             records = source._reader(path)
-            is_text = records.element_spec == tf.TensorSpec([], tf.string)
-            between = ":" if is_text and not _is_binary(path) else ", record "
-            yield _Part(lambda n, p=path, b=between: f"{p}{b}{first + n}", records)
+            of_lines = are_lines(records, path)
+            between = ":" if of_lines else ", record "
+            yield _Part(lambda n, p=path, b=between: f"{p}{b}{first + n}", records, of_lines)
     elif everywhere:
         yield _Part(lambda n: f"record {n + 1}", source.get_dataset(split, shuffle=False))
-
-
-def _is_binary(path: str) -> bool:
-    with storage.opened(path, "rb") as file:
-        return tfrecords.is_header(file.read(tfrecords.HEADER))
 
 
 def _refused_of(task, part: _Part, until: float, at_once: int) -> Iterator[Refused]:
@@ -140,7 +168,7 @@ def _refused_of(task, part: _Part, until: float, at_once: int) -> Iterator[Refus
             while len(chunk) < at_once and (record := next(remaining, None)) is not None:
                 chunk.append(record)
         broken = errors[0] if errors else None
-        for number, error in _refused_in(task, chunk, part.records.element_spec):
+        for number, error in _refused_in(task, chunk, part):
             place = f"{part.place(first + number)}: {_shown(chunk[number])}"
             yield Refused(place, chunk[number], error)
         if broken is not None:
@@ -150,7 +178,7 @@ def _refused_of(task, part: _Part, until: float, at_once: int) -> Iterator[Refus
         first += len(chunk)
 
 
-def _refused_in(task, chunk: list, spec) -> Iterator[tuple[int, Exception]]:
+def _refused_in(task, chunk: list, part: _Part) -> Iterator[tuple[int, Exception]]:
     """Yields the numbers of the records in a list that the preprocessors refuse, and why."""
     import tensorflow as tf
 
@@ -158,10 +186,10 @@ def _refused_in(task, chunk: list, spec) -> Iterator[tuple[int, Exception]]:
     while waiting:
         begin, end = waiting.pop()
         records = tf.data.Dataset.from_generator(
-            lambda b=begin, e=end: iter(chunk[b:e]), output_signature=spec
+            lambda b=begin, e=end: iter(chunk[b:e]), output_signature=part.records.element_spec
         )
         with _caught(tf.errors.OpError) as errors:
-            collections.deque(checked_examples(task, records), maxlen=0)
+            collections.deque(checked_examples(task, records, part.are_lines), maxlen=0)
         if errors and end - begin == 1:
             yield begin, errors[0]
         elif errors:
@@ -177,6 +205,14 @@ def _caught(kind: type[Exception]) -> Iterator[list[Exception]]:
         yield errors
     except kind as error:
         errors.append(error)
+
+
+def key(record):
+    """A number that tells a record from others, whatever the order in which they are read."""
+    import tensorflow as tf
+
+    parts = [tf.io.serialize_tensor(p) for p in tf.nest.flatten(record, expand_composites=True)]
+    return tf.strings.to_hash_bucket_fast(tf.strings.join(parts), _KEYS)
 
 
 def told(error: Exception) -> str:

@@ -16,7 +16,6 @@ from switch_tf.stages import telling
 POLICIES = ("stop", "skip")
 # Records that are tried together.
 _AT_ONCE = 1024
-_KEYS = 2**63 - 1
 
 
 def bad_data() -> str:
@@ -73,7 +72,7 @@ def _refused(task, split: str) -> tuple[int, ...]:
             if one.record is None:
                 told = f"{what}: {one.place}: cannot be read: {why}"
                 raise UserError(f"{told}: the file may be damaged; write it again")
-            found.append((int(_key(one.record)), f"{one.place}: {why}"))
+            found.append((int(records.key(one.record)), f"{one.place}: {why}"))
     if found:
         first = found[0][1]
         runtime.tell(
@@ -82,17 +81,9 @@ def _refused(task, split: str) -> tuple[int, ...]:
     return tuple({key for key, _ in found})
 
 
-def _key(record):
-    """A number that tells a record from others, whatever the order in which they are read."""
-    import tensorflow as tf
-
-    parts = [tf.io.serialize_tensor(p) for p in tf.nest.flatten(record, expand_composites=True)]
-    return tf.strings.to_hash_bucket_fast(tf.strings.join(parts), _KEYS)
-
-
 def _is_none_of(keys: tuple[int, ...], *record):
     import tensorflow as tf
 
     # A dataset gives the parts of a tuple by themselves.
-    key = _key(record[0] if len(record) == 1 else record)
+    key = records.key(record[0] if len(record) == 1 else record)
     return tf.reduce_all(key != tf.constant(keys, tf.int64))

@@ -81,8 +81,9 @@ def test_a_carriage_return_that_would_join_two_words_is_one_line(tmp_path, reade
     [
         (
             member("a", "b") + member() + member("c"),
-            "2 of 3 records are read, because TensorFlow's reader ends at an empty member",
+            "2 of 3 records are read, or the last only in part, because TensorFlow's reader ends",
         ),
+        (gzip.compress(b"a\nb") + member() + gzip.compress(b"c"), "2 of 2 records are read, or"),
         (member("a", "b")[:-9], "a gzip file that is cut off"),
         (member("a", "b")[:-4] + b"\1\0\0\0", r"damaged gzip file \(.*incorrect length check"),
         (member("a", "b") + b"tail", "damaged gzip file"),
@@ -104,6 +105,11 @@ def test_records_that_are_cut_off_are_one_line_even_where_tensorflow_is_silent(c
     assert len(whole) == 38
     with pytest.raises(UserError, match=r"/a: cut off at byte 19: write the file again$"):
         checked(whole[:size], tf.data.TFRecordDataset)
+
+
+def test_a_file_too_short_for_a_record_is_one_line(checked):
+    with pytest.raises(UserError, match="/a: no record in it: write the file again, or remove it$"):
+        checked(records(b"one")[:11], tf.data.TFRecordDataset)
 
 
 def test_what_is_too_large_to_be_checked_is_told(tmp_path, monkeypatch, capsys):
