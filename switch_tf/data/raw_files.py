@@ -47,7 +47,7 @@ def check(source: seqio.FileDataSource) -> None:
     total, done = sum(stat.length for _, stat in files), 0
     with counting("checking files", "files", len(files), at_once=False) as add:
         for path, stat in files:
-            if done and done + stat.length > CHECKED_BYTES:
+            if done + stat.length > CHECKED_BYTES:
                 runtime.tell(
                     f"of {total:,} bytes of {path} and the other files of its task, the first "
                     f"{done:,} were checked for carriage returns and empty gzip members"

@@ -161,38 +161,46 @@ def _parts(task, split: str, everywhere: bool) -> Iterator[_Part]:
 def _refused_of(task, part: _Part, until: float, at_once: int) -> Iterator[Refused]:
     import tensorflow as tf
 
+    # Built once: a pipeline takes longer to build than to try many records.
+    tried: list = []
+    again = tf.data.Dataset.from_generator(
+        lambda: iter(list(tried)), output_signature=part.records.element_spec
+    )
+    examples = checked_examples(task, again, part.are_lines)
+
+    def error_of(records: list) -> Exception | None:
+        tried[:] = records
+        with _caught(tf.errors.OpError) as errors:
+            collections.deque(examples, maxlen=0)
+        return errors[0] if errors else None
+
     first, remaining = 0, iter(part.records)
     while time.monotonic() < until:
-        chunk, broken = [], None
+        chunk: list = []
         with _caught(tf.errors.OpError) as errors:
             while len(chunk) < at_once and (record := next(remaining, None)) is not None:
                 chunk.append(record)
-        broken = errors[0] if errors else None
-        for number, error in _refused_in(task, chunk, part):
+        for number, error in _refused_in(chunk, error_of):
             place = f"{part.place(first + number)}: {_shown(chunk[number])}"
             yield Refused(place, chunk[number], error)
-        if broken is not None:
-            yield Refused(part.place(first + len(chunk)), None, broken)
-        if broken is not None or len(chunk) < at_once:
+        if errors:
+            yield Refused(part.place(first + len(chunk)), None, errors[0])
+        if errors or len(chunk) < at_once:
             return
         first += len(chunk)
 
 
-def _refused_in(task, chunk: list, part: _Part) -> Iterator[tuple[int, Exception]]:
-    """Yields the numbers of the records in a list that the preprocessors refuse, and why."""
-    import tensorflow as tf
-
+def _refused_in(
+    chunk: list, error_of: Callable[[list], Exception | None]
+) -> Iterator[tuple[int, Exception]]:
+    """Yields the numbers of the records in a list that are refused, and why."""
     waiting = [(0, len(chunk))] if chunk else []
     while waiting:
         begin, end = waiting.pop()
-        records = tf.data.Dataset.from_generator(
-            lambda b=begin, e=end: iter(chunk[b:e]), output_signature=part.records.element_spec
-        )
-        with _caught(tf.errors.OpError) as errors:
-            collections.deque(checked_examples(task, records, part.are_lines), maxlen=0)
-        if errors and end - begin == 1:
-            yield begin, errors[0]
-        elif errors:
+        error = error_of(chunk[begin:end])
+        if error is not None and end - begin == 1:
+            yield begin, error
+        elif error is not None:
             middle = (begin + end) // 2
             waiting += [(middle, end), (begin, middle)]
 
