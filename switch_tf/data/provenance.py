@@ -143,7 +143,7 @@ def _stamps(source: seqio.DataSource, split: str) -> list[list]:
     else:
         paths = []
     found = []
-    for path in paths:
+    for path in filter(storage.exists, paths):
         stat = tf.io.gfile.stat(path)
         # A folder's time changes with any file in it.
         found.append([path, *((0, 0) if stat.is_directory else (stat.length, stat.mtime_nsec))])

@@ -67,19 +67,13 @@ def span_corruption(
       UserError: there are no lengths, a value is out of range, spans have no text between them, the
         targets are too short for the masked tokens, or there are fewer sentinels than spans.
     """
-    lengths = sequence_length or {}
-    for feature in ("inputs", "targets"):
-        if not lengths.get(feature):
-            raise UserError(
-                f"TASK_FEATURE_LENGTHS has no '{feature}', the length to which span corruption "
-                "cuts text: set it to {'inputs': 128, 'targets': 36}, for example"
-            )
+    lengths = _lengths(sequence_length)
     density, span_length, takes_random_chunk = settings()
     density = density if noise_density is None else noise_density
     span_length = span_length if mean_noise_span_length is None else mean_noise_span_length
     numbers = spans.Spans(density, span_length, spans.random_roll())
     sentinels = spans.num_sentinels(output_features["targets"].vocabulary)
-    piece = numbers.check({name: lengths[name] for name in ("inputs", "targets")}, sentinels)
+    piece = numbers.check(lengths, sentinels)
     if not takes_random_chunk:
         dataset = _chunks(dataset)
     # Of all chunks, it takes the whole. It draws seeds, so that the noise is T5's, too.
@@ -100,6 +94,18 @@ def span_corruption(
         inputs_fn=preprocessors.noise_span_to_unique_sentinel,
         targets_fn=_targets,
     )
+
+
+def _lengths(sequence_length: Mapping[str, int] | None) -> dict[str, int]:
+    found = {}
+    for feature in ("inputs", "targets"):
+        found[feature] = (sequence_length or {}).get(feature)
+        if not found[feature]:
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS has no '{feature}', the length to which span corruption "
+                "cuts text: set it to {'inputs': 128, 'targets': 36}, for example"
+            )
+    return found
 
 
 def _chunks(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -15,6 +15,7 @@ from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.run import evaluate
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.training import train
 from tests.evaluation.conftest import DATA, SETUP
 from tests.toy_task import VOCABULARY
@@ -51,7 +52,10 @@ def test_of_a_mixture_only_tasks_with_labels_have_figures_and_all_have_predictio
     path = str(tmp_path / "model")
     save_model(path, made.model)
     output = tmp_path / "f.json"
-    found = evaluate(path, lambda: HALF, lambda: SETUP, lambda: DECODES, str(output))
+    # Decoding has one token a sequence, which two devices share as two groups.
+    switch_ffn = functools.partial(SwitchFFN, 8, group_size=16, groups_multiple=2)
+    setup = dataclasses.replace(SETUP, model=functools.partial(SETUP.model, switch_ffn=switch_ffn))
+    found = evaluate(path, lambda: HALF, lambda: setup, lambda: DECODES, str(output))
     assert found.keys() == {"toy_copy"} and "accuracy" in found["toy_copy"]
     assert json.loads(output.read_text()) == found
     assert (
