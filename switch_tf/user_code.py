@@ -4,6 +4,7 @@ import re
 import site
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ _LIBRARIES = [
     *(Path(p) for name, p in sysconfig.get_paths().items() if name != "data"),
     *map(Path, site.getsitepackages()),
 ]
+_PACKAGES = "site-packages"
 _QUOTED = "Traceback (most recent call last):"
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 # The error itself follows its frames, which are indented.
@@ -26,11 +28,17 @@ class _Frame(NamedTuple):
 
     def __str__(self) -> str:
         file = Path(self.file)
-        here = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+        roots = (Path.cwd(), *_LIBRARIES)
+        here = next((file.relative_to(root) for root in roots if file.is_relative_to(root)), file)
         return f"{here}:{self.line}, in {self.function}"
 
     def is_ours(self) -> bool:
         return any(Path(self.file).resolve().is_relative_to(folder) for folder in _OURS)
+
+    def package(self) -> str | None:
+        """The name of the installed package that it is in; None if it is in no package."""
+        parts = Path(self.file).parts
+        return parts[parts.index(_PACKAGES) + 1] if _PACKAGES in parts[:-1] else None
 
     def is_of_library(self) -> bool:
         # What is not in a file is made by a library, or by Python.
@@ -60,18 +68,50 @@ def place_of(error: BaseException) -> str | None:
     return None
 
 
-def _place_of_one(error: BaseException) -> str | None:
+def innermost(error: BaseException) -> str:
+    """Describes an error with the place at which it arose, be it in a library.
+
+    Args:
+      error: as for `place_of`.
+
+    Returns:
+      Such as "t5/data/preprocessors.py:12, in squad: KeyError: 'answers'".
+    """
+    frames, told = _frames(error)
+    return f"{frames[-1]}: {told}" if frames else told
+
+
+def passes(error: BaseException, packages: Sequence[str]) -> bool:
+    """Whether an error was raised in code that one of these installed packages called."""
+    frames, _ = _frames(error)
+    return any(frame.package() in packages for frame in frames)
+
+
+def quotes_traceback(error: BaseException) -> bool:
+    """Whether the message of an error has the traceback of another one."""
+    return _QUOTED in str(error)
+
+
+def _frames(error: BaseException) -> tuple[list[_Frame], str]:
+    """The frames of an error, or of the one that it quotes, and that error in one line."""
     _, is_quoted, text = str(error).rpartition(_QUOTED)
     if is_quoted:
         frames = [_Frame(file, int(line), name) for file, line, name in _FRAME.findall(text)]
         errors = _NOT_INDENTED.findall(text)
-        told = errors[0] if errors else "an error"
-    else:
-        found = traceback.extract_tb(error.__traceback__)
-        frames = [_Frame(frame.filename, frame.lineno or 0, frame.name) for frame in found]
-        told = "".join(traceback.format_exception_only(error))
+        return frames, " ".join(errors[0].split()) if errors else "an error"
+    found = traceback.extract_tb(error.__traceback__)
+    frames = [_Frame(frame.filename, frame.lineno or 0, frame.name) for frame in found]
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # AutoGraph quotes the code first, gin adds where it was called.
+    if lines and lines[0].startswith("in user code"):
+        return frames, lines[-1].strip()
+    return frames, " ".join("".join(traceback.format_exception_only(error)).split())
+
+
+def _place_of_one(error: BaseException) -> str | None:
+    frames, told = _frames(error)
     # Frames of libraries below the user's say how the error arose, but not whose mistake it is.
     own = [frame for frame in frames if frame.is_ours() or not frame.is_of_library()]
     if not own or own[-1].is_ours():
         return None
-    return f"{own[-1]}: {' '.join(told.split())}"
+    return f"{own[-1]}: {told}"

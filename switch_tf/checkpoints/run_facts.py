@@ -1,7 +1,6 @@
 """Facts about a run, kept next to its checkpoints in `run.json`."""
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -13,6 +12,7 @@ import seqio
 import switch_tf
 from switch_tf import runtime, storage
 from switch_tf.checkpoints.model_dir import FACTS, ModelDir, find_file
+from switch_tf.data import provenance
 from switch_tf.errors import UserError
 
 # Those whose versions may change a run's numbers.
@@ -91,12 +91,7 @@ def vocabulary_digest(provider) -> str:
         for task in seqio.get_subtasks(provider)
         for feature in task.output_features.values()
     }
-    found = set()
-    for vocabulary in vocabularies.values():
-        model = getattr(vocabulary, "sp_model", None)
-        name = f"{type(vocabulary).__name__} of {vocabulary.vocab_size}".encode()
-        found.add(hashlib.sha256(model or name).hexdigest())
-    return " ".join(sorted(found))
+    return " ".join(sorted({provenance.digest(each) for each in vocabularies.values()}))
 
 
 def model_config(setting: str, path: str) -> dict:

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     setup = functools.partial(_set_up, *settings)
     setup()
     names = _tasks(args.tasks.split(","))
-    _run(names, folder, setup, args)
+    _cache(names, folder, setup, args)
     for name in names:
         print(f"cached {name} in {folder}")
     print(f"to train on it: --gin.CACHE_DIR=\"'{folder}'\" --gin.USE_CACHED_TASKS=True")
@@ -151,6 +151,20 @@ def _tasks(names: Sequence[str]) -> list[str]:
                 "the last of its preprocessors that need not run again in each epoch"
             )
     return list(found)
+
+
+def _cache(names: list[str], folder: str, setup, args: argparse.Namespace) -> None:
+    """Caches tasks, each with what it was made with."""
+    import seqio
+
+    from switch_tf.data import provenance
+
+    # Before, because files may change meanwhile.
+    made_with = {name: provenance.facts(seqio.TaskRegistry.get(name)) for name in names}
+    _run(names, folder, setup, args)
+    for name in names:
+        folder_of_task = os.path.join(folder, seqio.get_task_dir_from_name(name))
+        provenance.write(folder_of_task, made_with[name])
 
 
 def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None:

@@ -280,6 +280,7 @@ def check_checkpoints(given: dict, remote: bool, trains: bool) -> None:
 _SPANS = {
     "span_corruption.noise_density": spans.NOISE_DENSITY,
     "span_corruption.mean_noise_span_length": spans.MEAN_SPAN_LENGTH,
+    "span_corruption.random_chunk": False,
     "random_spans_noise_mask.random_roll": False,
 }
 

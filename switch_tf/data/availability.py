@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from switch_tf import runtime, storage
+from switch_tf.data import raw_files
 from switch_tf.errors import UserError
 
 # SeqIO requires a split for each task; mixtures leave out tasks that lack the split being read.
@@ -77,6 +78,8 @@ def prepare(source: seqio.DataSource) -> None:
     elif isinstance(source, seqio.TfdsDataSource):
         for name, folder in _tfds_datasets(source):
             fetch(name, folder)
+    elif isinstance(source, seqio.FileDataSource):
+        raw_files.check(source)
 
 
 def fetch(tfds_name: str, data_dir: str | None = None, otherwise: str = "") -> None:

@@ -22,11 +22,17 @@ def unigram_entropy(
       what: what is read, for errors; see `elements`.
 
     Raises:
-      UserError: there is no target token, or the data cannot be read.
+      UserError: there is no target token, or one beyond the vocabulary, or the data cannot be
+        read.
     """
     counts = np.zeros(vocab_size, np.int64)
     for batch in elements(dataset.take(num_batches), what):
         targets = batch["decoder_target_tokens"][batch["decoder_loss_weights"] > 0]
+        if targets.size and targets.max() >= vocab_size:
+            raise UserError(
+                f"{what}: token {targets.max()}, but the vocabulary has only {vocab_size}: if the "
+                "data are cached, set VOCABULARY_PATH to the one of the cache"
+            )
         counts += np.bincount(targets, minlength=vocab_size)
     if not counts.any():
         raise UserError("no target tokens to count: the dataset is empty")

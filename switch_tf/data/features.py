@@ -52,8 +52,8 @@ def prepare(data: TaskData, vocab_size: int, checkpoint: str | None = None) -> N
       checkpoint: the setting that gives the checkpoint of which the model is, if there is one.
 
     Raises:
-      UserError: there is no such task or mixture; see also `registry.prepare` and
-        `check_vocabulary`.
+      UserError: there is no such task or mixture; see also `registry.prepare`,
+        `check_vocabulary` and `provenance.check`.
     """
     from switch_tf.data import registry
 
@@ -64,6 +64,10 @@ def prepare(data: TaskData, vocab_size: int, checkpoint: str | None = None) -> N
         ordered.use_cache_dir()
     registry.prepare(provider, data.use_cached)
     check_vocabulary(provider, vocab_size, checkpoint)
+    if data.use_cached:
+        from switch_tf.data import provenance
+
+        provenance.check(provider)
 
 
 def check_vocabulary(provider, vocab_size: int, checkpoint: str | None = None) -> None:
@@ -257,6 +261,11 @@ def eval_dataset(data: TaskData, num_batches: int | None = None, host: int = 0, 
         name = data.mixture_or_task_name
         raise UserError(f"'{name}' is a mixture: evaluate each of its tasks by itself")
     rows = host_rows(data.batch_size, host, num_hosts)
+    if data.use_cached:
+        from switch_tf.data.task_cache import TaskCache
+
+        # SeqIO's reader would not notice that examples are missing.
+        TaskCache(data.provider(), data.split)
     dataset = _examples(data, shuffle=False, seed=EVAL_SEED, num_epochs=1)
     _check_not_empty(dataset, data)
     # The same order in each pass, or a limited number of batches would hold other examples each

@@ -55,10 +55,11 @@ def prepare(provider, use_cached: bool = False) -> None:
     Raises:
       UserError: data or a vocabulary is missing or malformed.
     """
-    from switch_tf.data import availability
+    from switch_tf.data import availability, skipping
 
     for task in getattr(provider, "tasks", [provider]):
         if not use_cached:
+            skipping.install(task)
             availability.prepare(task.source)
         for feature in task.output_features.values():
             if hasattr(feature.vocabulary, "load_model"):

@@ -6,25 +6,14 @@ import json
 import zipfile
 from typing import IO
 
-import google_crc32c
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from switch_tf import storage
+from switch_tf.data import tfrecords
 from switch_tf.errors import UserError
 from switch_tf.stages import counting
-
-# A TFRecord: length (8 bytes) and its checksum (4), then the record and its checksum (4).
-_HEADER, _FOOTER = 12, 4
-_MASK = 0xA282EAD8
-
-
-def _checked(content: bytes, checksum: bytes) -> bool:
-    """Whether a TFRecord checksum, a rotated and shifted CRC-32C, matches the content."""
-    crc = google_crc32c.value(content)
-    masked = (((crc >> 15) | (crc << 17)) + _MASK) & 0xFFFFFFFF
-    return masked.to_bytes(4, "little") == checksum
 
 
 def _open(path: str) -> IO[bytes]:
@@ -66,6 +55,12 @@ class TaskCache:
         self._paths = [f"{prefix}-{number:05d}-of-{count:05d}" for number in range(count)]
         self._offsets = self._index(f"{prefix}.offsets.npz")
         self._ends = np.cumsum([len(offsets) for offsets in self._offsets])
+        written = self._read_json(seqio.get_cached_stats_path(task.cache_dir, split))["examples"]
+        if len(self) != written:
+            raise UserError(
+                f"{self._what}: split '{split}' has {len(self):,} examples in its files, but "
+                f"{written:,} were written; cache the task again with --overwrite"
+            )
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -90,11 +85,11 @@ class TaskCache:
 
     def _record(self, stream: IO[bytes], path: str, offset: int) -> bytes:
         stream.seek(offset)
-        header = stream.read(_HEADER)
+        header = stream.read(tfrecords.HEADER)
         length = int.from_bytes(header[:8], "little")
-        rest = stream.read(length + _FOOTER) if _checked(header[:8], header[8:]) else b""
+        rest = stream.read(length + tfrecords.FOOTER) if tfrecords.is_header(header) else b""
         record = rest[:length]
-        if not _checked(record, rest[length:]):
+        if tfrecords.checksum(record) != rest[length:]:
             raise UserError(
                 f"{self._what}: {path} is damaged at byte {offset}; cache the task again with "
                 "--overwrite"
@@ -167,17 +162,11 @@ class TaskCache:
             ) from error
 
     def _scan(self, path: str, size: int) -> np.ndarray:
-        offsets, place = [], 0
         with _open(path) as stream:
-            while place < size:
-                stream.seek(place)
-                header = stream.read(_HEADER)
-                length = int.from_bytes(header[:8], "little") if len(header) == _HEADER else size
-                if place + _HEADER + length + _FOOTER > size:
-                    raise UserError(
-                        f"{self._what}: {path} is cut off at byte {place}; cache the task again "
-                        "with --overwrite"
-                    )
-                offsets.append(place)
-                place += _HEADER + length + _FOOTER
-        return np.array(offsets, np.int64)
+            offsets, cut_off = tfrecords.scan(stream, size)
+        if cut_off is not None:
+            raise UserError(
+                f"{self._what}: {path} is cut off at byte {cut_off}; cache the task again with "
+                "--overwrite"
+            )
+        return offsets

@@ -52,6 +52,7 @@ class Windows:
         spans.check_t5_steps(task, feature_lengths)
         self.per_epoch = -(-len(self._cache) // WINDOW)
         self._features = sorted(task.output_features)
+        self._sizes = [task.output_features[n].vocabulary.vocab_size for n in self._features]
         # Traced now, so that errors in the preprocessors appear before the run rather than during
         # it.
         self._prepared = _prepared(task, self._cache, dict(feature_lengths)).get_concrete_function()
@@ -71,6 +72,9 @@ class Windows:
 
         Args:
           window: the window's number, counted from the start of the first epoch.
+
+        Raises:
+          UserError: a token is not in the vocabulary.
         """
         epoch, place = divmod(window, self.per_epoch)
         first = place * WINDOW
@@ -84,6 +88,12 @@ class Windows:
         count = int(found[0].nrows())
         order = permute(np.arange(count), count, noise) if count else ()
         rows = [(values.values.numpy(), values.row_splits.numpy()) for values in found]
+        for name, size, (tokens, _) in zip(self._features, self._sizes, rows, strict=True):
+            if tokens.size and tokens.max() >= size:
+                raise UserError(
+                    f"cache of task '{self.name}' has token {tokens.max()} in '{name}', but the "
+                    f"vocabulary has {size}: set VOCABULARY_PATH to the one that it was made with"
+                )
         return [
             {
                 name: tokens[ends[number] : ends[number + 1]]

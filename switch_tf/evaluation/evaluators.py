@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 from switch_tf import mesh as mesh_lib
 from switch_tf import runtime
-from switch_tf.data import lost
+from switch_tf.data import answers, features, lost
+from switch_tf.errors import UserError
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForcedEvaluator
@@ -17,7 +18,7 @@ class Evaluators:
 
     Attributes:
       data: the data to evaluate on, according to the settings.
-      teacher_forced: a `TeacherForcedEvaluator`.
+      teacher_forced: a `TeacherForcedEvaluator` of the tasks whose split has labels.
       task_metrics: a `TaskEvaluator`, or None if the tasks' own metrics are not asked for.
 
     Args:
@@ -25,7 +26,8 @@ class Evaluators:
       settings: an `Evaluation`.
 
     Raises:
-      UserError: data are missing or do not fit the mesh.
+      UserError: data are missing or do not fit the mesh, or no split has labels and nothing is
+        predicted, either.
     """
 
     def __init__(self, made: MeshModel, settings: Evaluation):
@@ -33,6 +35,10 @@ class Evaluators:
         self.teacher_forced = TeacherForcedEvaluator(
             made.model, made.mesh, self.data, settings.batches, settings.dropless
         )
+        with mesh_lib.host():
+            self._unlabelled = answers.unlabelled(features.tasks(self.data), self.data)
+        if self._unlabelled:
+            self._leave_out_unlabelled(settings)
         self._examples = settings.batches and settings.batches * self.data.batch_size
         self._lost: dict[str, lost.Lost] | None = None
         self.task_metrics = None
@@ -40,6 +46,18 @@ class Evaluators:
             self.task_metrics = TaskEvaluator(
                 made.model, made.mesh, self.data, settings.decode_examples
             )
+
+    def _leave_out_unlabelled(self, settings: Evaluation) -> None:
+        self.teacher_forced.leave_out(self._unlabelled)
+        predicts = settings.decode and settings.predictions
+        what = f"split '{self.data.split}' of {', '.join(self._unlabelled)}"
+        told = f"{what} has no labels, as published test files have none: it gives no figures"
+        if not predicts and not self.teacher_forced.datasets:
+            raise UserError(
+                f"{told}: set Evaluation.split to another one, or Evaluation.decode and "
+                "Evaluation.predictions to True to have its predictions"
+            )
+        runtime.tell(f"{told}, only predictions" if predicts else told)
 
     def run(
         self,
@@ -83,7 +101,8 @@ class Evaluators:
                 for task, of_task in lost.count(self.data, self._examples):
                     if stop():
                         raise EvaluationInterrupt()
-                    found[task] = of_task
+                    if task not in self._unlabelled:
+                        found[task] = of_task
             split = self.data.split
             runtime.tell(*(f"split '{split}' of {line}" for line in lost.lines(found)))
             self._lost = found

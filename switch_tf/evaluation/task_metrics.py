@@ -11,6 +11,7 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf import user_code
 from switch_tf.data import registry
+from switch_tf.data.answers import are_there
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.reading import TaskSplit, elements, user_errors
 from switch_tf.data.task_data import TaskData
@@ -22,6 +23,7 @@ from switch_tf.inference.decoding import GreedyDecoder
 from switch_tf.inference.scoring import Scorer
 from switch_tf.stages import telling
 
+_TYPES = seqio.metrics.ModelOutputType
 # Lengths are rounded up to it: it suits accelerators, and similar splits share a compiled function.
 _COLUMNS = 8
 
@@ -29,7 +31,8 @@ _COLUMNS = 8
 class TaskEvaluator:
     """The tasks' own metrics, on greedily decoded predictions or on scores of given targets.
 
-    Batches are as long as the longest example of the split, and at most as long as `data` allows.
+    Tasks whose examples have no labels are only predicted. Batches are as long as the longest
+    example of the split, and at most as long as `data` allows.
 
     Args:
       model: a `TransformerEncoderDecoder`.
@@ -37,6 +40,9 @@ class TaskEvaluator:
       data: the data to evaluate on; tasks without metrics or without the split are skipped. The
         length of `targets` limits decoding.
       num_examples: maximum number of examples per task; None for the whole split.
+
+    Raises:
+      UserError: the data cannot be read, or see `answers.are_there`.
     """
 
     def __init__(self, model, mesh: mesh_lib.Mesh, data: TaskData, num_examples: int | None = None):
@@ -61,6 +67,18 @@ class TaskEvaluator:
                     num_examples=num_examples,
                 )
             )
+            self._unlabelled = self._set_apart()
+
+    def _set_apart(self) -> list[seqio.Task]:
+        """Takes tasks whose examples have no answers from those of which there are metrics."""
+        evaluator, found = self._evaluator, []
+        for task in evaluator.eval_tasks:
+            examples = evaluator.cached_task_datasets[task.name].as_numpy_iterator()
+            are_all = self._num_examples is None
+            if not are_there(task, self._what.split, examples, are_all):
+                found.append(task)
+        evaluator._eval_tasks = [task for task in evaluator.eval_tasks if task not in found]
+        return found
 
     @property
     def tasks(self) -> list[str]:
@@ -106,10 +124,12 @@ class TaskEvaluator:
                 predict_fn=of_examples(decode),
                 score_fn=of_examples(score),
             )
-            for task in self._evaluator.eval_tasks if folder is not None else ():
-                dataset = self._evaluator.cached_task_datasets[task.name]
+            for task in self._unlabelled if folder is not None else ():
+                outputs[task.name] = self._outputs(task, of_examples(decode), of_examples(score))
+            for name, of_task in outputs.items() if folder is not None else ():
+                dataset = self._evaluator.cached_task_datasets[name]
                 examples = elements(dataset, self._what)
-                predictions.write(folder, task, examples, outputs[task.name])
+                predictions.write(folder, seqio.TaskRegistry.get(name), examples, of_task)
         with _told(self._what):
             found = {task: _numbers(values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
@@ -117,6 +137,15 @@ class TaskEvaluator:
             for task, figures in found.items():
                 figures["decoded"] = max(map(len, outputs[task].values()))
         return found if average is None else found | {self._name: {"average": average}}
+
+    def _outputs(self, task: seqio.Task, decode, score) -> dict:
+        """What the model answers to the examples of a task, as SeqIO's evaluator returns it."""
+        kinds = {metric.model_output_type for metric in task.metric_objs}
+        dataset, found = self._evaluator.cached_model_datasets[task.name], {}
+        for kind, function in ((_TYPES.PREDICTION, decode), (_TYPES.SCORE, score)):
+            if kind in kinds:
+                found[kind] = [output for _, output in sorted(function(dataset), key=_number)]
+        return found
 
     def _by_index(self, function, dataset, stop, tell=lambda _: None) -> list[tuple]:
         """Computes (index, output) of each example, batch by batch.
@@ -164,6 +193,10 @@ def _told(what: TaskSplit) -> Iterator[None]:
         if place is None or isinstance(error, UserError):
             raise
         raise UserError(f"{what}: {place}") from error
+
+
+def _number(numbered: tuple) -> int:
+    return numbered[0]
 
 
 def _numbers(values: Mapping) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Teacher-forced evaluation: NLP over whole splits, at the evaluation capacity and dropless."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.data import features as features_lib
@@ -52,6 +52,10 @@ class TeacherForcedEvaluator:
     def datasets(self) -> Mapping:
         """Task -> its batches."""
         return self._datasets
+
+    def leave_out(self, tasks: Collection[str]) -> None:
+        """Leaves out tasks, such as those whose split has no answers."""
+        self._datasets = {n: batches for n, batches in self._datasets.items() if n not in tasks}
 
     def run(self, stop: Callable[[], bool] = lambda: False) -> dict[str, dict[str, float]]:
         """Evaluates every task.

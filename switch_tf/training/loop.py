@@ -53,7 +53,8 @@ class TrainLoop:
         """Trains up to `train_steps` or until a signal, and saves checkpoints.
 
         Raises:
-          UserError: a loss is not finite; the last checkpoint stays as it is.
+          UserError: a loss is not finite; the last checkpoint stays as it is. Or the data cannot
+            be read any further; the step is saved.
           Interruption: a signal stopped it before the last step; the step is saved.
         """
         batch, evaluation = None, self._evaluation
@@ -65,7 +66,7 @@ class TrainLoop:
                 if evaluation.is_due(self.step) and not evaluation.is_done(self.step):
                     self._evaluate(batch, signals)
                 while not self._is_over(train_steps) and not signals.stopped():
-                    batch = self._advance(progress)
+                    batch = self._advance(progress, batch)
                     if self.step % checkpoint_period == 0 or self.step == train_steps:
                         # Records up to a checkpoint's step must survive whatever comes next.
                         self._writer.flush()
@@ -127,14 +128,29 @@ class TrainLoop:
         with telling("saving a checkpoint", at_once=False):
             self._checkpoints.save(self.step)
 
-    def _advance(self, progress):
-        """Performs one training step, logs it, and returns its batch."""
+    def _next(self, before):
+        """The next batch; if it cannot be read, saves the step, of which `before` was the batch."""
+        try:
+            return self._feed.next()
+        except Exception:
+            if before is not None:
+                self._writer.flush()
+                self._save(before)
+            raise
+
+    def _advance(self, progress, before):
+        """Performs one training step, logs it, and returns its batch.
+
+        Args:
+          progress: shows it.
+          before: the batch of the last step; None if no step was made.
+        """
         started = time.perf_counter()
         stage = contextlib.nullcontext()
         if self._is_first:
             stage, self._is_first = telling("compiling the first step"), False
         with stage:
-            batch = self._feed.next()
+            batch = self._next(before)
             metrics = self._train_step(batch, self.step)
         seconds = time.perf_counter() - started
         self._check_finite(metrics)

@@ -15,6 +15,7 @@ from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, in_use, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
+from switch_tf.data import answers, features
 from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.features import check_records, describe_order, train_batches
 from switch_tf.data.feed import Feed
@@ -23,6 +24,7 @@ from switch_tf.data.lost import count as count_lost
 from switch_tf.data.lost import lines as lost_lines
 from switch_tf.data.reading import TaskSplit
 from switch_tf.data.task_data import TaskData
+from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
@@ -187,6 +189,7 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
     """What reads the data: evaluators, batches, a line on their order and rows, and samples."""
     with telling("opening the data"):
         evaluators = Evaluators(made, evaluation)
+        _check_answers(made, evaluators)
         with mesh_lib.host():
             batches = train_batches(made.data)
         what = TaskSplit(made.data.mixture_or_task_name, made.data.split)
@@ -195,6 +198,27 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
     samples = _read_samples(made, evaluators)
     return evaluators, feed, f"{describe_order(batches)}; {packed}", samples
+
+
+def _check_answers(made: MeshModel, evaluators: Evaluators) -> None:
+    """Checks that there is something to learn and, where the run evaluates itself, to compare with.
+
+    Raises:
+      UserError: a split has no labels.
+    """
+    data = made.data
+    with mesh_lib.host():
+        unlabelled = answers.unlabelled(features.tasks(data), data)
+    if unlabelled:
+        raise UserError(
+            f"split '{data.split}' of {', '.join(unlabelled)} has no labels to learn from: set "
+            "TaskData.split to another one"
+        )
+    if not evaluators.teacher_forced.datasets:
+        raise UserError(
+            f"split '{evaluators.data.split}' of {evaluators.data.mixture_or_task_name} has no "
+            "labels to evaluate by: set Evaluation.split to another one"
+        )
 
 
 def _restore(

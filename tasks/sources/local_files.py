@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import io
 import itertools
 import json
 import os
@@ -18,13 +19,23 @@ from switch_tf.stages import counting
 
 JSON_SUFFIXES = (".json", ".jsonl")
 TEXT_SUFFIXES = (".txt",)
-# Files without blank lines are cut at line ends into documents of about this length: T5 takes one
-# chunk of at most 65,536 tokens of each document.
+# Text files without blank lines are cut into documents of about this length, at the ends of lines
+# or, in longer lines, at blanks: many documents shuffle better than one.
 MAX_CHARACTERS = 65_536
+# Line ends beside those of files (\n, \r\n and \r) that SentencePiece's normalisation does not make
+# blanks of, as it does of \f and U+2028: it would join the words on both sides.
+_DROPPED_ENDS = re.compile("[\v\x1c-\x1f\x85]")
+# Characters that it drops.
+_DROPPED = re.compile("[\x01-\x08\v\x0e-\x1f\x7f]")
+# Bytes that are read at a time.
+_BLOCK = 1 << 16
 # Up to this many bytes, files are read completely before a run, so that errors stop it at its
 # start. Beyond it, only the first lines of each file are read.
 CHECKED_BYTES = 1_000_000_000
 CHECKED_DOCUMENTS = 1_000
+
+# (Path, policy) -> number of documents that `check` last counted in all of the file.
+_checked: dict[tuple[str, str], int] = {}
 
 
 def _stop(error: UserError) -> None:
@@ -36,7 +47,8 @@ def documents(path: str, bad: Callable[[UserError], None] = _stop) -> Iterator[s
 
     In `.txt` files, blank lines separate documents. In `.json` and `.jsonl` files, each line is an
     object whose `text` is a document, as in the published C4; blank lines are skipped. Either may
-    be gzipped: `.gz`.
+    be gzipped: `.gz`. Lines end in \\n, \\r\\n or \\r. In `.txt` files, other characters that end
+    lines become \\n if vocabularies would drop them.
 
     Args:
       path: the file, local or in a cloud that TensorFlow can read, such as gs://.
@@ -97,13 +109,13 @@ def text_of_line(path: str, number: int, line: str) -> str:
 
 
 def decode(path: str, number: int, line: bytes) -> str:
-    """Decodes a line, dropping a byte order mark and carriage returns, as `tf.data` does.
+    """Decodes a line, without a byte order mark.
 
     Raises:
       UserError: the line is not UTF-8; the message gives `path` and `number`.
     """
     try:
-        text = line.decode().replace("\r", "")
+        text = line.decode()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}:{number}: not UTF-8, at byte {error.start + 1} of the line; convert the file, "
@@ -117,46 +129,90 @@ def _blocks(path: str, bad: Callable[[UserError], None]) -> Iterator[str]:
     block, length = [], 0
     for number, raw in raw_lines(path):
         try:
-            line = decode(path, number, raw)
+            line = _DROPPED_ENDS.sub("\n", decode(path, number, raw))
         except UserError as error:
             bad(error)
             continue
-        if line.strip():
-            block.append(line)
-            length += len(line)
-        if block and (not line.strip() or length >= MAX_CHARACTERS):
-            yield "".join(block).strip()
-            block, length = [], 0
+        for window in _windows(line):
+            is_blank = not window.strip()
+            if not is_blank:
+                block.append(window)
+                length += len(window)
+            if block and (is_blank or length >= MAX_CHARACTERS or len(window) < len(line)):
+                yield "".join(block).strip()
+                block, length = [], 0
     if block:
         yield "".join(block).strip()
 
 
+def _windows(line: str) -> Iterator[str]:
+    """Cuts a long line behind blanks where there are any, else anywhere."""
+    start = 0
+    while len(line) - start > MAX_CHARACTERS:
+        window = line[start : start + MAX_CHARACTERS]
+        # Without the word at its end, which may go on.
+        whole = re.fullmatch(r"(.*\s)\S*", window, re.DOTALL)
+        window = whole[1] if whole and whole[1].strip() else window
+        yield window
+        start += len(window)
+    yield line[start:]
+
+
+class _Blocks(io.RawIOBase):
+    """The bytes of a file. A local one is open only while they are read.
+
+    A run may be in the middle of thousands of files at a time, more than a process may open.
+    """
+
+    def __init__(self, path: str):
+        self._path, self._place = path, 0
+        self._remote = storage.opened(path, "rb") if storage.is_remote(path) else None
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer) -> int:
+        """See `io.RawIOBase.readinto`."""
+        if self._remote is not None:
+            block = self._remote.read(len(buffer))
+        else:
+            with open(self._path, "rb") as file:
+                file.seek(self._place)
+                block = file.read(len(buffer))
+        buffer[: len(block)] = block
+        self._place += len(block)
+        return len(block)
+
+
+def _by_carriage_returns(text: bytes) -> list[bytes]:
+    """The lines of a text, all of which end in \\n, except the last if it has no end."""
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").splitlines(keepends=True)
+
+
 def raw_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Yields the number and bytes of each line of a file, gzipped or not.
+
+    Lines end in \\n, \\r\\n or \\r, all of which become \\n. Of a gzip file, all members are read,
+    also behind empty ones, at which TensorFlow's reader ends.
 
     Raises:
       UserError: it cannot be read; the message names file and line.
     """
     number = 0
     try:
-        with storage.opened(path, "rb") as plain:
-            with gzip.open(plain) if path.endswith(".gz") else plain as file:
-                for number, line in enumerate(file, 1):
-                    yield number, line
+        # TensorFlow's own iteration over lines would drop carriage returns.
+        plain = io.BufferedReader(_Blocks(path), _BLOCK)
+        for ended in gzip.open(plain) if path.endswith(".gz") else plain:
+            for line in _by_carriage_returns(ended) if b"\r" in ended else [ended]:
+                number += 1
+                yield number, line
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
             f"{path}:{number + 1}: damaged gzip file ({error}); download it again"
         ) from error
     except storage.errors() as error:
         raise UserError(f"{path}: cannot be read: {storage.reason(error)}") from error
-
-
-def has_gzip_size(path: str, size: int) -> bool:
-    """Whether a gzip file records this size of its content at its end (modulo 4 GB)."""
-    with storage.opened(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(file.tell() - 4, 0))
-        return int.from_bytes(file.read(4), "little") == size % 2**32
 
 
 def check(paths: Sequence[str], policy: str = "stop") -> None:
@@ -175,6 +231,8 @@ def check(paths: Sequence[str], policy: str = "stop") -> None:
     with counting("checking files", "files", len(paths), at_once=False) as add:
         for path in paths:
             number = _count(path, _limit(total), policy, *stamp(path))
+            if _limit(total) is None:
+                _checked[path, policy] = number
             if not number:
                 if policy == "stop":
                     raise UserError(f"{path}: no text in it; remove it, or set BAD_DATA='skip'")
@@ -183,6 +241,25 @@ def check(paths: Sequence[str], policy: str = "stop") -> None:
             add(1)
     if not found:
         raise UserError(f"{paths[0]}{' and others' * (len(paths) > 1)}: no text in it")
+
+
+def check_all_read(path: str, number: int, policy: str) -> None:
+    """Checks that a file has been read to the same end as when it was checked.
+
+    Args:
+      path: the file.
+      number: how many documents were read up to its end.
+      policy: as in `check`.
+
+    Raises:
+      UserError: the check counted another number.
+    """
+    counted = _checked.get((path, policy), number)
+    if counted != number:
+        raise UserError(
+            f"{path}: {number:,} documents were read, but {counted:,} counted before: the file has "
+            "changed meanwhile; rerun the command"
+        )
 
 
 def count(paths: Sequence[str], policy: str = "stop") -> int:
@@ -213,7 +290,16 @@ def _count(path: str, limit: int | None, policy: str, size: int, modified: int) 
     """Number of documents up to `limit`; `size` and `modified` reveal when a file changes."""
     bad: list[UserError] = []
     leave_out = _stop if policy == "stop" else bad.append
-    found = sum(1 for _ in itertools.islice(documents(path, leave_out), limit))
+    found, dropped = 0, 0
+    for text in itertools.islice(documents(path, leave_out), limit):
+        found += 1
+        dropped += len(_DROPPED.findall(text))
     if bad:
         print(f"{path}: {len(bad)} lines skipped (BAD_DATA='skip'), the first: {bad[0]}")
+    if dropped:
+        print(
+            f"{path}: {dropped} control characters, such as U+0001 or U+007F, which vocabularies "
+            "drop without a blank in their place",
+            file=sys.stderr,
+        )
     return found

@@ -12,7 +12,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import seqio
@@ -23,6 +23,8 @@ from tensorflow_datasets.core import hashing
 from switch_tf import config, storage
 from switch_tf.data import availability
 from switch_tf.data.availability import ABSENT
+from switch_tf.data.records import BARE
+from switch_tf.data.skipping import bad_data
 from switch_tf.errors import UserError
 from switch_tf.rules import Folder, Path
 from switch_tf.stages import counting
@@ -30,7 +32,6 @@ from switch_tf.tasks.sources import formats, local_files
 from switch_tf.tasks.sources.formats import BadRecord, OmittedRecord, Records, SplitFiles
 from switch_tf.tasks.sources.indexed import IndexedSource
 
-POLICIES = ("stop", "skip")
 _DATA_DIR = Folder("the folder that holds the datasets")
 # A slice of a split, such as train[:100] or train[100:].
 _PART = re.compile(r"(\w+)\[(\d*):(\d*)\]")
@@ -46,13 +47,11 @@ def data_dir() -> str | None:
     return None if path is None else _DATA_DIR.check("DATA_DIR", path)
 
 
-def bad_data() -> str:
-    """BAD_DATA: whether a bad record stops the run ("stop") or is counted and skipped ("skip").
+class Placed(NamedTuple):
+    """An encoded example, and the place of its record."""
 
-    Raises:
-      UserError: it is neither.
-    """
-    return config.macro("BAD_DATA", POLICIES[0], annotation=Literal[POLICIES])
+    place: str
+    example: dict
 
 
 class OfficialSource(IndexedSource):
@@ -177,11 +176,28 @@ class OfficialSource(IndexedSource):
         Raises:
           UserError: see `encoded`; or the split is a slice beyond the end of a file.
         """
+        return [placed.example for placed in self._placed(split)]
+
+    def place(self, split: str, number: int) -> str:
+        """The file and line, or item, of an example."""
+        if data_dir() is None:
+            return f"{self.tfds_name}, example {number + 1}"
+        return self._placed(split)[number].place
+
+    def paths(self, split: str) -> list[str]:
+        """The local files of a split."""
+        if data_dir() is None:
+            return []
+        files = self.split_files(split)
+        return [files.path, *files.others]
+
+    def _placed(self, split: str) -> list["Placed"]:
         files, part = self.split_files(split), _PART.fullmatch(self.tfds_splits[split])
         if part:
             files = dataclasses.replace(files, split=part[1])
         stamps = tuple(local_files.stamp(path) for path in (files.path, *files.others))
-        found = _read(self, files, bad_data(), stamps)
+        # One that leaves out what a task refuses is a copy.
+        found = _read(getattr(self, BARE, self), files, bad_data(), stamps)
         if not part:
             return found
         begin, end = (int(number) if number else None for number in part.groups()[1:])
@@ -217,11 +233,11 @@ class OfficialSource(IndexedSource):
 
     def look_up(self, split: str) -> Callable[[tf.Tensor], dict]:
         """Returns a function from an example's number to its tensors."""
-        examples, spec = self.examples(split), self.features.get_tensor_spec()
+        examples, spec = self._placed(split), self.features.get_tensor_spec()
         flat = tf.nest.flatten(spec)
 
         def values(number):
-            found = _leaves(spec, examples[number])
+            found = _leaves(spec, examples[number].example)
             return [_array(value, s.dtype) for value, s in zip(found, flat, strict=True)]
 
         def tensors(number):
@@ -231,7 +247,7 @@ class OfficialSource(IndexedSource):
 
         return tensors
 
-    def encoded(self, files: SplitFiles, policy: str) -> list[dict]:
+    def encoded(self, files: SplitFiles, policy: str) -> list["Placed"]:
         """Encodes the examples of a split; prints how many records were dropped.
 
         Raises:
@@ -245,7 +261,8 @@ class OfficialSource(IndexedSource):
             for number, (place, record) in enumerate(records):
                 add(1)
                 try:
-                    found += self._encode(record, files.split)
+                    made = self._encode(record, files.split)
+                    found += [Placed(place, example) for example in made]
                     numbers += [number] * (len(found) - len(numbers))
                 except OmittedRecord as error:
                     left_out.append(f"{place}: {error}")
@@ -263,7 +280,8 @@ class OfficialSource(IndexedSource):
             raise UserError(f"{files.path}: no examples in it")
         if files.split in self._parted:
             hashed = hashing.Hasher(files.split).hash_key
-            keys = [hashed(self._key(*pair)) for pair in zip(numbers, found, strict=True)]
+            pairs = zip(numbers, found, strict=True)
+            keys = [hashed(self._key(number, placed.example)) for number, placed in pairs]
             found = [found[place] for place in sorted(range(len(found)), key=keys.__getitem__)]
         return found
 
@@ -274,9 +292,12 @@ class OfficialSource(IndexedSource):
             examples = [self.features.encode_example(e) for e in self._examples(record)]
         except KeyError as error:
             raise BadRecord(f"no field {error}") from error
-        except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        except BadRecord:
+            raise
+        except Exception as error:
             # TFDS puts the feature's name and the value on separate lines.
-            raise BadRecord(" ".join(str(error).split()).removeprefix("KeyError: ")) from error
+            told = " ".join(str(error).split()).removeprefix("KeyError: ")
+            raise BadRecord(told or type(error).__name__) from error
         if not split.startswith("test") and any(map(_is_unanswered, examples)):
             raise BadRecord("no label or answer")
         return examples
@@ -308,6 +329,6 @@ def _features(tfds_name: str) -> tfds.features.FeaturesDict:
 
 
 @functools.lru_cache(maxsize=256)
-def _read(source: OfficialSource, files: SplitFiles, policy: str, stamps: tuple) -> list[dict]:
+def _read(source: OfficialSource, files: SplitFiles, policy: str, stamps: tuple) -> list[Placed]:
     """Reads files once; `stamps`, their sizes and times, reveal when they change."""
     return source.encoded(files, policy)

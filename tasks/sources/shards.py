@@ -79,6 +79,10 @@ class Shards(TextFiles):
             return list(self._tfds.list_shards(split))
         return super().list_shards(split)
 
+    def paths(self, split: str) -> list[str]:
+        """The shards of a split, unchecked; those of TFDS are not listed."""
+        return super().paths(split) if self._is_local() else []
+
     def num_input_examples(self, split: str) -> int | None:
         """Number of documents in a split."""
         if not self._is_local():

@@ -1,21 +1,26 @@
 """A SeqIO source of documents in text files and JSON lines, located at first use."""
 
 import collections
+import itertools
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
+from switch_tf.data.skipping import bad_data
 from switch_tf.errors import UserError
 from switch_tf.tasks.sources import local_files
-from switch_tf.tasks.sources.official import bad_data
 
-# The blanks of `str.strip`, as a TensorFlow regular expression, whose `\s` covers only ASCII.
-_BLANK = r"[\s\v\x1c-\x1f\x{85}\p{Z}]"
+# Documents that are read at a time; fewer of them if they are long.
+_AT_A_TIME, _CHARACTERS_AT_A_TIME = 64, 1 << 20
+# Files in the middle of which a process may be, each with a tenth of a megabyte.
+_MOST_READERS = 2048
 
-# Path -> numbers of the lines dropped since the process started.
-_left_out: dict[str, set[int]] = collections.defaultdict(set)
+# Path -> errors of the lines dropped since the process started.
+_left_out: dict[str, set[str]] = collections.defaultdict(set)
 
 
 class TextFiles(seqio.FileDataSource):
@@ -42,6 +47,14 @@ class TextFiles(seqio.FileDataSource):
         paths = self._find(split)
         local_files.check(paths, bad_data())
         return paths
+
+    def paths(self, split: str) -> list[str]:
+        """The files of a split, unchecked.
+
+        Raises:
+          UserError: see `find`.
+        """
+        return self._find(split)
 
     def num_input_examples(self, split: str) -> int:
         """Number of documents in a split; above a gigabyte, extrapolated from its first file.
@@ -70,100 +83,78 @@ def _read(path: tf.Tensor) -> tf.data.Dataset:
     A Python generator would be shorter, but its position would be lost with the process.
     """
     policy = bad_data()
-    compressed = tf.strings.regex_full_match(path, r".*\.gz")
-    is_json = tf.strings.regex_full_match(path, r".*\.jsonl?(\.gz)?")
-    lines = tf.data.TextLineDataset(path, tf.where(compressed, "GZIP", ""))
-    ends = f"^{_BLANK}+|{_BLANK}+$"
-    # A final blank line closes the last block.
-    lines = lines.map(lambda line: (line, False))
-    lines = lines.concatenate(tf.data.Dataset.from_tensors(("", True))).enumerate(1)
 
-    def text_of_line(block, number, line):
-        told = (path, number, line, policy)
-        text = tf.numpy_function(_text_of_line, told, tf.string, stateful=False)
-        return block, tf.ensure_shape(text, ())
+    def step(number, _):
+        told = (path, number, policy)
+        texts = tf.numpy_function(_readers.next_documents, told, tf.string, stateful=False)
+        texts = tf.ensure_shape(texts, [None])
+        return number + tf.size(texts, tf.int64), texts
 
-    def close_block(block, number, line):
-        good = tf.strings.unicode_transcode(line, "UTF-8", "UTF-8", errors="ignore") == line
-        told = (path, number, line, policy)
-        line = tf.cond(
-            good, lambda: line, lambda: tf.numpy_function(_decoded, told, tf.string, False)
-        )
-        line = tf.ensure_shape(line, ())
-        # Some editors write a byte order mark.
-        line = tf.cond(
-            number == 1, lambda: tf.strings.regex_replace(line, "^\ufeff", ""), lambda: line
-        )
-        blank = good & tf.strings.regex_full_match(line, _BLANK + "*")
-        block = tf.where(blank | ~good, block, tf.strings.join([block, line, "\n"]))
-        length = tf.strings.length(block, unit="UTF8_CHAR")
-        closed = tf.logical_or(blank, length >= local_files.MAX_CHARACTERS)
-        text = tf.cond(closed, lambda: tf.strings.regex_replace(block, ends, ""), lambda: "")
-        return tf.where(closed, "", block), text
-
-    def step(state, numbered):
-        (block, size), (number, (line, is_end)) = state, numbered
-        # TensorFlow does not notice that a gzip file is truncated.
-        line = tf.cond(
-            is_end & compressed,
-            lambda: tf.numpy_function(_check_end, (path, size), tf.string, False),
-            lambda: line,
-        )
-        line = tf.ensure_shape(line, ())
-        block, text = tf.cond(
-            is_json,
-            lambda: text_of_line(block, number, line),
-            lambda: close_block(block, number, line),
-        )
-        return (block, size + tf.cast(tf.strings.length(line), tf.int64) + 1), text
-
-    texts = lines.scan((tf.constant(""), tf.constant(0, tf.int64)), step)
-    return texts.filter(lambda text: text != "").map(lambda text: {"text": text})
+    parts = tf.data.Dataset.range(tf.int64.max).scan(tf.constant(0, tf.int64), step)
+    parts = parts.take_while(lambda texts: tf.size(texts) > 0)
+    return parts.unbatch().map(lambda text: {"text": text})
 
 
-def _text_of_line(path: bytes, number: int, line: bytes, policy: bytes) -> bytes:
-    def read(name):
-        return local_files.text_of_line(name, number, local_files.decode(name, number, line))
+class _Readers:
+    """The documents of files, of which each call takes up where another one ended."""
 
-    return _or_left_out(read, path, number, policy)
+    def __init__(self):
+        # (Path, policy, number of documents read) -> iterators over the others.
+        self._there: collections.OrderedDict[tuple, Iterator[str]] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def next_documents(self, path: bytes, number: int, policy: bytes) -> np.ndarray:
+        """The next documents of a file as an array of bytes; empty at its end.
+
+        Args:
+          path: the path of the file.
+          number: number of documents before them.
+          policy: BAD_DATA.
+
+        Raises:
+          UserError: see `local_files.documents`; or the file has changed since it was checked.
+        """
+        name, is_strict = path.decode(), policy != b"skip"
+        key = name, is_strict
+        with self._lock:
+            reader = self._there.pop((*key, int(number)), None)
+        if reader is None:
+            reader = local_files.documents(name, _stop if is_strict else _leave_out(name))
+            collections.deque(itertools.islice(reader, int(number)), maxlen=0)
+        found, length = [], 0
+        for text in itertools.islice(reader, _AT_A_TIME):
+            found.append(text.encode())
+            length += len(text)
+            if length >= _CHARACTERS_AT_A_TIME:
+                break
+        if not found:
+            local_files.check_all_read(name, int(number), policy.decode())
+        with self._lock:
+            if found:
+                self._there[(*key, int(number) + len(found))] = reader
+            while len(self._there) > _MOST_READERS:
+                self._there.popitem(last=False)
+        return np.array(found, object)
 
 
-def _decoded(path: bytes, number: int, line: bytes, policy: bytes) -> bytes:
-    return _or_left_out(lambda name: local_files.decode(name, number, line), path, number, policy)
+_readers = _Readers()
 
 
-def _or_left_out(read: Callable[[str], str], path: bytes, number: int, policy: bytes) -> bytes:
-    """Reads a line; returns nothing if it is bad and BAD_DATA is "skip"."""
-    name = path.decode()
-    try:
-        return read(name).encode()
-    except UserError as error:
-        if policy != b"skip":
-            raise
-        _leave_out(name, number, error)
-        return b""
+def _stop(error: UserError) -> None:
+    raise error
 
 
-def _leave_out(name: str, number: int, error: UserError) -> None:
-    """Counts and reports a dropped line, once over all epochs."""
-    lines = _left_out[name]
-    if number in lines:
-        return
-    lines.add(number)
-    # Reports at powers of two: the first line, then ever more rarely.
-    if len(lines) & (len(lines) - 1) == 0:
-        print(f"{name}: {len(lines)} lines skipped (BAD_DATA='skip'): {error}", file=sys.stderr)
+def _leave_out(name: str) -> Callable[[UserError], None]:
+    """A function that counts and reports dropped lines of a file, once over all epochs."""
+    errors = _left_out[name]
 
+    def leave_out(error: UserError) -> None:
+        if str(error) in errors:
+            return
+        errors.add(str(error))
+        # Reports at powers of two: the first line, then ever more rarely.
+        if len(errors) & (len(errors) - 1) == 0:
+            told = f"{len(errors)} lines skipped (BAD_DATA='skip'): {error}"
+            print(f"{name}: {told}", file=sys.stderr)
 
-def _check_end(path: bytes, size: int) -> bytes:
-    """Reads a whole gzip file again if the size read differs from the one recorded at its end.
-
-    Raises:
-      UserError: it is truncated or otherwise damaged.
-    """
-    name = path.decode()
-    # The last line may lack a line break.
-    if not any(local_files.has_gzip_size(name, n) for n in (size, size - 1)):
-        # The size may also differ because of carriage returns.
-        collections.deque(local_files.raw_lines(name), maxlen=0)
-    return b""
+    return leave_out

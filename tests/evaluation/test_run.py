@@ -88,6 +88,21 @@ def test_an_evaluation_that_ends_meanwhile_is_kept_as_well(saved, tmp_path, monk
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_each_split_has_figures_of_its_own_beside_those_of_others(saved, tmp_path, monkeypatch):
+    path = str(shutil.copytree(saved[0], tmp_path / "model"))
+    for old in Path(path).glob("evaluation_*"):
+        old.unlink()
+    monkeypatch.setattr(Evaluators, "run", lambda self, **_: {"toy": {self.data.split: 1.0}})
+    for split in ("validation", "train", "validation"):
+        evaluate(path, lambda: DATA, lambda: SETUP, lambda split=split: Evaluation(split=split))
+    found = {file.name: json.loads(file.read_text()) for file in Path(path).glob("*.json")}
+    assert {name: figures for name, figures in found.items() if name.startswith("evaluation")} == {
+        "evaluation_toy_mixture_validation.json": {"toy": {"validation": 1.0}},
+        "evaluation_toy_mixture_train.json": {"toy": {"train": 1.0}},
+        "evaluation_toy_mixture_validation_2.json": {"toy": {"validation": 1.0}},
+    }
+
+
 def test_an_evaluation_that_ends_early_leaves_nothing(saved, tmp_path, monkeypatch):
     def interrupted(self, predictions, **_):
         os.mkdir(predictions)

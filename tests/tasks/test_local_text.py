@@ -1,6 +1,7 @@
 import gzip
 import json
 import re
+import textwrap
 
 import gin
 import numpy as np
@@ -14,6 +15,7 @@ from switch_tf.data import registry
 from switch_tf.data.reading import user_errors
 from switch_tf.errors import UserError
 from switch_tf.tasks import local_text
+from switch_tf.tasks.parts import preprocessors
 from switch_tf.tasks.sources import local_files, text_files
 from switch_tf.tasks.vocabulary import t5
 from tests.helpers import on_ram
@@ -73,11 +75,9 @@ def expected_documents(split):
 
 @pytest.fixture(scope="module", params=["a.txt", "a.json.gz"])
 def rewritten(request, tmp_path_factory):
-    """A path, and a dataset that reads the file anew each time; cuts at six characters."""
+    """A path, and a dataset that reads the file anew each time."""
     path = tmp_path_factory.mktemp("rewritten") / request.param
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_files, "MAX_CHARACTERS", 6)
-        yield path, text_files._read(tf.constant(str(path)))
+    return path, text_files._read(tf.constant(str(path)))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -93,7 +93,10 @@ def test_the_dataset_holds_the_documents_of_the_file(rewritten, parts, seed):
         content = "\n\n".join(parts)
     data = content.encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-    assert read(dataset) == list(local_files.documents(str(path)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_files, "MAX_CHARACTERS", 6)
+        patch.setattr(text_files, "_AT_A_TIME", 3)
+        assert read(dataset) == list(local_files.documents(str(path)))
 
 
 @pytest.mark.parametrize("split, count", [("train", 160), ("validation", 10)])
@@ -320,6 +323,63 @@ def test_a_gzip_file_that_was_cut_off_is_told_where_a_run_comes_to_its_end(
         user_errors("data"),
     ):
         raise raised.value
+
+
+def gzipped(*parts):
+    """A gzip file with a member for each text."""
+    return b"".join(gzip.compress(part.encode()) for part in parts)
+
+
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        ("a.jsonl.gz", gzipped('{"text": "one"}\n', "", '{"text": "two"}\n'), ["one", "two"]),
+        ("a.txt.gz", gzipped("one\n\n", "", "", "two\n\n", "three") + bytes(512), None),
+        ("a.txt", b"one\r\rtwo\r\n\r\nthree", None),
+        ("a.jsonl", b'{"text": "one"}\r{"text": "two"}\r\n{"text": "three"}', None),
+    ],
+)
+def test_an_epoch_has_all_records_that_the_check_counts(folder, name, content, expected):
+    path = folder / "epoch" / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    configure(train=str(path))
+    found = read(TASK.source.get_dataset("train"))
+    assert found == (expected or ["one", "two", "three"])
+    assert len(found) == TASK.source.num_input_examples("train")
+
+
+def test_a_file_that_changes_during_a_run_is_one_line(folder):
+    path = folder / "changes.txt"
+    path.write_text("one\n\ntwo")
+    configure(train=str(path))
+    dataset = TASK.source.get_dataset("train")
+    path.write_text("one\n\ntwo\n\nthree")
+    with pytest.raises(UserError) as told, user_errors("data"):
+        read(dataset)
+    assert str(told.value) == (
+        f"{path}: 3 documents were read, but 2 counted before: the file has changed meanwhile; "
+        "rerun the command"
+    )
+
+
+def test_a_text_in_one_line_is_read_as_the_same_text_in_lines(trained, monkeypatch):
+    monkeypatch.setattr(preprocessors, "_CHUNK_TOKENS", 500)
+    monkeypatch.setattr(local_files, "MAX_CHARACTERS", 2000)
+    words = " ".join(texts(0, 400))
+    lines = textwrap.wrap(words, 200)
+    (trained / "one.jsonl").write_text(json.dumps({"text": words}))
+    counts = {}
+    for name, content in (("one.txt", words), ("lines.txt", "\n".join(lines)), ("one.jsonl", None)):
+        if content is not None:
+            (trained / name).write_text(content)
+        configure(train=f"{trained}/{name}")
+        counts[name] = sum(1 for _ in task_dataset())
+    assert counts["one.txt"] == pytest.approx(counts["lines.txt"], rel=0.02)
+    assert counts["one.jsonl"] == pytest.approx(counts["lines.txt"], rel=0.02)
+    with gin.unlock_config():
+        gin.bind_parameter("span_corruption.random_chunk", True)
+    assert sum(1 for _ in task_dataset()) < counts["one.jsonl"] / 10
 
 
 def test_a_vocabulary_that_is_none_is_one_line(folder):

@@ -44,6 +44,9 @@ def documents(path):
         ("windows\r\nlines\r\n\r\ntwo\r\n", ["windows\nlines", "two"]),
         ("\ufeffa byte order mark\n\n\ufefftwo", ["a byte order mark", "\ufefftwo"]),
         ("é\u2028è\x0b\n\n\0", ["é\u2028è", "\0"]),
+        ("old\rlines\r\rtwo\r", ["old\nlines", "two"]),
+        ("a\x0bb\x1cc\x1dd\x1ee\x85f\x1fg", ["a\nb\nc\nd\ne\nf\ng"]),
+        ("a\fb\u2028c\u2029d", ["a\fb\u2028c\u2029d"]),
         ("\n \n", []),
         ("", []),
     ],
@@ -55,8 +58,25 @@ def test_blank_lines_part_the_documents_of_a_text_file(write, content, expected)
 
 def test_a_text_without_blank_lines_is_cut_at_the_end_of_a_line(write, monkeypatch):
     monkeypatch.setattr(local_files, "MAX_CHARACTERS", 10)
-    path = write("a.txt", b"12345\n789\nnext\n\na line of more than ten\nx")
-    assert documents(path) == ["12345\n789", "next", "a line of more than ten", "x"]
+    path = write("a.txt", b"12345\n789\nnext\n\nx")
+    assert documents(path) == ["12345\n789", "next", "x"]
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("a line of more than ten", ["a line of", "more than", "ten"]),
+        ("no blanks in it", ["no blanks", "in it"]),
+        ("noblanksinthisone", ["noblanksin", "thisone"]),
+        ("           then a word", ["then a", "word"]),
+        ("\u3000".join(["\u4e00" * 4] * 4), ["\u3000".join(["\u4e00" * 4] * 2)] * 2),
+    ],
+)
+def test_a_long_line_is_cut_at_blanks_into_documents(write, monkeypatch, line, expected):
+    monkeypatch.setattr(local_files, "MAX_CHARACTERS", 10)
+    found = documents(write("a.txt", f"{line}\nx\n".encode()))
+    assert found == [*expected, "x"]
+    assert "".join("".join(found).split()) == "".join(f"{line}x".split())
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
@@ -80,6 +100,21 @@ def test_documents_of_json_are_the_texts_that_were_written(folder, texts, ascii_
     lines = [json.dumps({"text": text}, ensure_ascii=ascii_only) + "\n" for text in texts]
     path.write_bytes(gzip.compress("".join(lines).encode()))
     assert documents(str(path)) == [text for text in texts if text.strip()]
+
+
+def test_control_characters_that_vocabularies_drop_are_counted(write, capsys):
+    for path in (
+        write("a.txt", b"a\x01b\x7fc\x0bd\n\nc"),
+        write("a.jsonl", b'{"text": "a\\u000bb\\u0001"}\n'),
+    ):
+        local_files.check([path])
+        assert capsys.readouterr().err.startswith(f"{path}: 2 control characters, such as U+0001")
+
+
+def test_the_members_of_a_gzip_file_are_read_to_its_end(write):
+    """TensorFlow's reader ends at an empty one."""
+    members = [gzip.compress(text) for text in (b"a\n\n", b"", b"b\n", b"", b"\nc")]
+    assert documents(write("a.txt.gz", b"".join(members) + bytes(100))) == ["a", "b", "c"]
 
 
 NO_TEXT = (

@@ -1,0 +1,190 @@
+"""What a task's cache was made with, kept beside it, and how a run that reads it differs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gin
+import seqio
+import tensorflow as tf
+
+import switch_tf
+from switch_tf import config, runtime, storage
+from switch_tf.errors import UserError
+
+FILE = "made_with.json"
+# Those that read, cut up and write what is cached.
+_PACKAGES = ("seqio", "t5", "tensorflow-text")
+_MACROS = ("DATA_DIR", "BAD_DATA")
+
+
+def digest(vocabulary: seqio.Vocabulary) -> str:
+    """A digest of a vocabulary, which differs if its pieces do."""
+    model = getattr(vocabulary, "sp_model", None)
+    name = f"{type(vocabulary).__name__} of {vocabulary.vocab_size}".encode()
+    return hashlib.sha256(model or name).hexdigest()
+
+
+def facts(task: seqio.Task) -> dict[str, Any]:
+    """What the cache of a task would be made with, as JSON can hold it.
+
+    Its vocabularies by feature; files by split, each with size and time; macros of gin;
+    preprocessors before the cache, with their settings; and versions.
+    """
+    vocabularies = {name: f.vocabulary for name, f in task.output_features.items()}
+    return {
+        "vocabularies": {name: digest(each) for name, each in vocabularies.items()},
+        "vocabulary_paths": {name: _path_of(each) for name, each in vocabularies.items()},
+        "files": {split: _stamps(task.source, split) for split in task.splits},
+        "macros": {name: config.macro(name, None) for name in _MACROS},
+        "preprocessors": _steps(task),
+        "versions": {"switch_tf": switch_tf.__version__}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def write(folder: str, found: Mapping[str, Any]) -> None:
+    """Writes the result of `facts` into the folder of a task's cache."""
+    storage.write_json(os.path.join(folder, FILE), found)
+
+
+def check(provider) -> None:
+    """Compares caches with the run that reads them, and prints a line for each difference.
+
+    Args:
+      provider: a `seqio.Task` or `seqio.Mixture`; those of its tasks that have a cache are checked.
+
+    Raises:
+      UserError: the tokens are of another vocabulary.
+    """
+    for task in seqio.get_subtasks(provider):
+        if not task.supports_caching or not task.cache_dir:
+            continue
+        path, what = os.path.join(task.cache_dir, FILE), f"cache of '{task.name}'"
+        if not storage.exists(path):
+            runtime.tell(f"{what} in {task.cache_dir} does not say what it was made with")
+            continue
+        try:
+            made = json.loads(storage.read_text(path))
+        except (ValueError, *storage.errors()) as error:
+            raise UserError(
+                f"{path}: cannot be read; cache the task again with --overwrite"
+            ) from error
+        _check_vocabularies(task, made, what)
+        runtime.tell(*(f"{what}: {line}" for line in _differences(task, made)))
+
+
+def _check_vocabularies(task: seqio.Task, made: Mapping, what: str) -> None:
+    for name, feature in task.output_features.items():
+        if made["vocabularies"].get(name) != digest(feature.vocabulary):
+            path = made["vocabulary_paths"].get(name)
+            mend = f"set VOCABULARY_PATH='{path}'" if path else "give it the same vocabulary"
+            raise UserError(
+                f"{what} in {task.cache_dir} was made with another vocabulary for '{name}' than "
+                f"this run has, {_path_of(feature.vocabulary) or feature.vocabulary}: {mend}, or "
+                "cache the task again with --overwrite"
+            )
+
+
+def _differences(task: seqio.Task, made: Mapping) -> Iterator[str]:
+    """Yields what differs between a cache and the run, as far as the run says it."""
+    for name, before in made["macros"].items():
+        now = config.macro(name, None)
+        if now is not None and now != before:
+            yield f"made with {name}={before!r}, this run has {now!r}"
+    steps = _steps(task)
+    if steps != made["preprocessors"]:
+        pairs = zip(steps, made["preprocessors"], strict=False)
+        first = next(((now, old) for now, old in pairs if now != old), None)
+        now, old = first or (f"{len(steps)} steps", f"{len(made['preprocessors'])} steps")
+        yield f"made with the preprocessors {old}, this run has {now}"
+    for name, before in made["versions"].items():
+        now = switch_tf.__version__ if name == "switch_tf" else importlib.metadata.version(name)
+        if now != before:
+            yield f"made with {name} {before}, this run has {now}"
+    for split, before in made["files"].items():
+        yield from _changed_files(task, split, {path: stamp for path, *stamp in before})
+
+
+def _changed_files(task: seqio.Task, split: str, before: Mapping) -> Iterator[str]:
+    try:
+        now = {path: stamp for path, *stamp in _stamps(task.source, split)}
+    except (UserError, ValueError, *storage.errors()):
+        # A run that reads a cache need not have its files.
+        return
+    if not now:
+        return
+    both = now.keys() & before.keys()
+    changed = {
+        "changed since": [path for path in both if now[path] != before[path]],
+        "not in it": now.keys() - both,
+        "in it, but gone now": before.keys() - both,
+    }
+    for how, paths in changed.items():
+        if paths:
+            yield (
+                f"{len(paths):,} of the files of split '{split}' are {how}, such as {min(paths)}"
+            )
+
+
+def _stamps(source: seqio.DataSource, split: str) -> list[list]:
+    """Path, size and time of each file of a split; of other sources, nothing."""
+    if hasattr(source, "paths"):
+        paths = source.paths(split)
+    elif isinstance(source, seqio.FileDataSource):
+        paths = source.list_shards(split)
+    else:
+        paths = []
+    found = []
+    for path in filter(storage.exists, paths):
+        stat = tf.io.gfile.stat(path)
+        # A folder's time changes with any file in it.
+        found.append([path, *((0, 0) if stat.is_directory else (stat.length, stat.mtime_nsec))])
+    return found
+
+
+def _path_of(vocabulary: seqio.Vocabulary) -> str | None:
+    return getattr(vocabulary, "sentencepiece_model_file", None)
+
+
+def _steps(task: seqio.Task) -> list[str]:
+    """The preprocessors before the cache, with what they are given."""
+    found = []
+    for step in task.preprocessors:
+        if isinstance(step, seqio.CacheDatasetPlaceholder):
+            break
+        found.append(_described(step))
+    return found
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, functools.partial):
+        given = [_described(v) for v in value.args]
+        given += [f"{k}={_described(v)}" for k, v in sorted(value.keywords.items())]
+        return f"{_described(value.func)}({', '.join(given)})"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_described, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{k}: {_described(v)}' for k, v in value.items())}}}"
+    if callable(value):
+        function = inspect.unwrap(value)
+        name = getattr(function, "__qualname__", type(function).__name__)
+        return f"{name}{_set_by_gin(name)}"
+    return repr(value)
+
+
+def _set_by_gin(name: str) -> str:
+    """What gin sets of a configurable, if it is one."""
+    try:
+        bindings = gin.get_bindings(name)
+    except ValueError:
+        return ""
+    given = ", ".join(f"{key}={value!r}" for key, value in sorted(bindings.items()))
+    return f" with {given}" if given else ""

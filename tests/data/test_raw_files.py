@@ -1,0 +1,125 @@
+import gzip
+import re
+import uuid
+
+import gin
+import pytest
+import seqio
+import tensorflow as tf
+
+from switch_tf.data import availability, raw_files
+from switch_tf.errors import UserError
+from tests.tasks.official_files import set_macros
+
+
+def member(*lines):
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+
+
+def records(*contents):
+    """A TFRecord file."""
+    path = f"ram://{uuid.uuid4().hex}"
+    with tf.io.TFRecordWriter(path) as writer:
+        for content in contents:
+            writer.write(content)
+    with tf.io.gfile.GFile(path, "rb") as file:
+        return file.read()
+
+
+def gzip_lines(path):
+    return tf.data.TextLineDataset(path, "GZIP")
+
+
+@pytest.fixture
+def checked(tmp_path):
+    """Checks a file with these bytes, which a source of a reader reads."""
+
+    def checked(content, reader=tf.data.TextLineDataset, name="a"):
+        (tmp_path / name).write_bytes(content)
+        availability.prepare(seqio.FileDataSource(reader, {"train": f"{tmp_path}/*"}))
+
+    yield checked
+    gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"one\r\ntwo\r\n", b"one\ntwo\r\r\n", b"one\r", member("one", "two"), records(b"a\rb")],
+)
+def test_a_file_that_is_read_as_it_is_passes(checked, content):
+    reader = tf.data.TextLineDataset
+    if content.startswith(b"\x1f\x8b"):
+        reader = gzip_lines
+    checked(content, tf.data.TFRecordDataset if b"a\rb" in content else reader)
+
+
+@pytest.mark.parametrize("reader", [tf.data.TextLineDataset, "TextLineDataSource"])
+def test_a_carriage_return_that_would_join_two_words_is_one_line(tmp_path, reader, capsys):
+    (tmp_path / "a").write_bytes(b"one\r\ntwo\rthree\nfour\r\rfive\n")
+    files = {"train": f"{tmp_path}/a"}
+    if reader == "TextLineDataSource":
+        source = seqio.TextLineDataSource(files)
+    else:
+        source = seqio.FileDataSource(reader, files)
+    try:
+        with pytest.raises(UserError) as told:
+            raw_files.check(source)
+        assert str(told.value) == (
+            f"{tmp_path}/a:2: a carriage return inside, which TensorFlow's reader drops, so that "
+            "two words become one: end lines in \\n or \\r\\n, such as by tr '\\r' '\\n' < FILE > "
+            "NEW, or set BAD_DATA='skip'"
+        )
+        set_macros(BAD_DATA="skip")
+        raw_files.check(source)
+        assert f"{tmp_path}/a: 2 lines have a carriage return inside" in capsys.readouterr().out
+    finally:
+        gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        (
+            member("a", "b") + member() + member("c"),
+            "2 of 3 records are read, or the last only in part, because TensorFlow's reader ends",
+        ),
+        (gzip.compress(b"a\nb") + member() + gzip.compress(b"c"), "2 of 2 records are read, or"),
+        (member("a", "b")[:-9], "a gzip file that is cut off"),
+        (member("a", "b")[:-4] + b"\1\0\0\0", r"damaged gzip file \(.*incorrect length check"),
+        (member("a", "b") + b"tail", "damaged gzip file"),
+    ],
+)
+def test_a_gzip_file_of_which_the_reader_would_lose_a_part_is_one_line(checked, content, told):
+    with pytest.raises(UserError, match=rf"\A[^\n]*/a: {told}[^\n]*\Z"):
+        checked(content, gzip_lines)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 512, member()])
+def test_an_empty_member_or_zeros_at_the_end_of_a_gzip_file_lose_nothing(checked, content):
+    checked(member("a", "b") + content, gzip_lines)
+
+
+@pytest.mark.parametrize("size", [20, 25, 31, 37])
+def test_records_that_are_cut_off_are_one_line_even_where_tensorflow_is_silent(checked, size):
+    whole = records(b"one", b"two")
+    assert len(whole) == 38
+    with pytest.raises(UserError, match=r"/a: cut off at byte 19: write the file again$"):
+        checked(whole[:size], tf.data.TFRecordDataset)
+
+
+def test_a_file_too_short_for_a_record_is_one_line(checked):
+    with pytest.raises(UserError, match="/a: no record in it: write the file again, or remove it$"):
+        checked(records(b"one")[:11], tf.data.TFRecordDataset)
+
+
+def test_what_is_too_large_to_be_checked_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(raw_files, "CHECKED_BYTES", 5)
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"one\n")
+    (tmp_path / "b").write_bytes(b"t\ro\n")
+    raw_files.check(seqio.TextLineDataSource({"train": f"{tmp_path}/*"}))
+    assert re.search(r"of 8 bytes of .*/b .* the first 4 were checked", capsys.readouterr().out)
+
+
+def test_files_that_are_not_there_are_left_to_the_run(tmp_path):
+    raw_files.check(seqio.TextLineDataSource({"train": f"{tmp_path}/no.txt", "test": "no/*"}))

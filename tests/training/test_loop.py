@@ -1,0 +1,39 @@
+"""The loop, with stand-ins for what it calls."""
+
+from unittest import mock
+
+import pytest
+
+from switch_tf.errors import UserError
+from switch_tf.training import loop
+
+METRICS = {"loss": 1.0, "routing": {}, "not_finite": []}
+
+
+def run(monkeypatch, batches, step=7):
+    """Runs from a step on, with these batches or errors; returns the steps that are saved."""
+    monkeypatch.setattr(loop, "Progress", mock.MagicMock())
+    feed = mock.Mock(tokens=(1, 1), wait_seconds=0.0, next=mock.Mock(side_effect=batches))
+    evaluation = mock.Mock(kept=set(), stops_early=False)
+    evaluation.is_due.return_value = False
+    evaluation.nlp.return_value = -1.0
+    checkpoints = mock.Mock(path="folder")
+    train_step = mock.Mock(return_value=METRICS)
+    runs = loop.TrainLoop(step, train_step, feed, checkpoints, mock.Mock(), evaluation)
+    try:
+        runs.run(train_steps=20, checkpoint_period=100)
+    finally:
+        run.saved = [call.args[0] for call in checkpoints.save.call_args_list]
+
+
+@pytest.mark.parametrize("error", [UserError("a bad record"), ValueError("of a preprocessor")])
+def test_a_step_is_saved_before_a_record_that_cannot_be_read_ends_the_run(monkeypatch, error):
+    with pytest.raises(type(error), match=str(error)):
+        run(monkeypatch, ["one", "two", error])
+    assert run.saved == [9]
+
+
+def test_nothing_is_saved_where_no_step_was_made(monkeypatch):
+    with pytest.raises(UserError):
+        run(monkeypatch, [UserError("a bad record")])
+    assert run.saved == []
