@@ -30,7 +30,7 @@ class _Frame(NamedTuple):
         return f"{here}:{self.line}, in {self.function}"
 
     def is_ours(self) -> bool:
-        return any(Path(self.file).resolve().is_relative_to(folder) for folder in _OURS)
+        return _is_ours(self.file)
 
     def is_of_library(self) -> bool:
         # What is not in a file is made by a library, or by Python.
@@ -58,6 +58,22 @@ def place_of(error: BaseException) -> str | None:
             return place
         found = found.__cause__
     return None
+
+
+def is_of_library(error: BaseException, called_by: str) -> bool:
+    """Whether an error arose in a library, in a call of one of this project's files.
+
+    Args:
+      error: an error that was raised.
+      called_by: the file.
+    """
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [file for file in frames if _is_ours(file)]
+    return bool(ours) and ours[-1] == called_by != frames[-1]
+
+
+def _is_ours(file: str) -> bool:
+    return any(Path(file).resolve().is_relative_to(folder) for folder in _OURS)
 
 
 def _place_of_one(error: BaseException) -> str | None:
