@@ -1,6 +1,7 @@
 """`switch-tf tasks`: lists tasks and mixtures, shows one, or trains a vocabulary on its text."""
 
 import argparse
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -158,11 +159,14 @@ def _describe(name: str) -> tuple[str, ...]:
 def _metrics(task) -> Iterator[str]:
     """The names of a task's metrics, of SeqIO's both kinds."""
     yield from map(_metric_name, task.metric_fns)
-    # With `metric_objs`, these would be wrapped functions, too.
+    # `metric_objs` itself has those functions, too, in objects.
     for metric in task._metric_objs_constructor_args:
-        function = getattr(metric, "_metric_fn", None)
         of_class = metric if isinstance(metric, type) else type(metric)
-        yield _metric_name(function) if callable(function) else of_class.__name__
+        methods = filter(inspect.isfunction, vars(of_class).values())
+        # The class that SeqIO makes of a function has it in its methods alone.
+        closures = (inspect.getclosurevars(method).nonlocals for method in methods)
+        function = next((names["metric_fn"] for names in closures if "metric_fn" in names), None)
+        yield of_class.__name__ if function is None else _metric_name(function)
 
 
 def _metric_name(function) -> str:

@@ -184,6 +184,7 @@ def _numbers(task: str, values: Mapping) -> dict[str, float]:
             continue
         number = np.asarray(getattr(value, "value", value))
         if number.ndim or number.dtype.kind not in "biuf":
-            raise UserError(f"metric '{name}' of task '{task}' is {value!r}: have it return a number")
+            what = f"metric '{name}' of task '{task}'"
+            raise UserError(f"{what} is {value!r}: have it return a number")
         found[name] = float(number)
     return found

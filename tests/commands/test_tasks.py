@@ -245,7 +245,7 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         ),
         (
             ["command_first", "--gin.TASK_FEATURE_LENGTHS={'inputs': 4}"],
-            r"TASK_FEATURE_LENGTHS=\{'inputs': 4\}: give \{'inputs': .*",
+            r"--gin.TASK_FEATURE_LENGTHS=\{'inputs': 4\}: give \{'inputs': .*",
         ),
         (
             ["command_first", "--train_vocabulary=40", "--gin.VOCABULARY_PATH='no'"],

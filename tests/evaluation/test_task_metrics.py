@@ -22,7 +22,7 @@ def test_metrics_that_are_no_numbers_are_left_out():
     }
     numbers = {"accuracy": 50.0, "count": 3.0, "of an array": 0.5, "of a tensor": 7.0}
     assert _numbers("a_task", values) == numbers
-    with pytest.raises(UserError, match="^metric 'a' of task 'a_task' is .1, 2.: have it return a "):
+    with pytest.raises(UserError, match="^metric 'a' of task 'a_task' is .1, 2.: have it "):
         _numbers("a_task", {"a": [1, 2]})
 
 
@@ -64,7 +64,10 @@ def returns_no_number(targets, predictions):
 @pytest.mark.parametrize(
     "metric, told",
     [
-        (raises, r"'toy_copy', split 'validation': \S*test_task_metrics.py:\d+, in raises: KeyError: 'an answer'$"),
+        (
+            raises,
+            r"'toy_copy', split 'validation': \S*test_task_metrics.py:\d+, in raises: KeyError: 'an answer'$",
+        ),
         (
             returns_nothing,
             "'toy_copy', split 'validation': SeqIO cannot use what the task's metrics return: "
