@@ -22,7 +22,7 @@ from switch_tf import configurables, gin_checks, gin_files, gin_order, rules, us
 from switch_tf.errors import UserError
 from switch_tf.gin_files import Reference, Setting, Settings, parts
 
-_OF_GIN = (ValueError, KeyError, TypeError, AttributeError, ImportError, SyntaxError)
+_OF_GIN = (ValueError, LookupError, TypeError, AttributeError, NameError, ImportError, SyntaxError)
 # What gin adds to an error.
 _GIN_PLACE = r'In file "(.+)", line (\d+)'
 _NOT_FOUND = "; run where it can be imported, or set PYTHONPATH"

@@ -61,7 +61,7 @@ def test_a_command_passes_the_checks_before_tensorflow(command, tmp_path):
     bindings = [binding for binding in bindings if "'my_" not in binding]
     if name != "train" and "runs/pretrain.gin" in files:
         # As the command itself does, which needs no MODEL_DIR.
-        bindings.append("MODEL_DIR=''")
+        bindings.append("MODEL_DIR='none'")
     bindings = with_run(tmp_path, files, bindings, name == "train")
     launch.check_mesh(config.precheck(files, bindings))
 

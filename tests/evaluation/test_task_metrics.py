@@ -66,7 +66,8 @@ def returns_no_number(targets, predictions):
     [
         (
             raises,
-            r"'toy_copy', split 'validation': \S*test_task_metrics.py:\d+, in raises: KeyError: 'an answer'$",
+            r"'toy_copy', split 'validation': \S*test_task_metrics.py:\d+, in raises: KeyError: "
+            "'an answer'$",
         ),
         (
             returns_nothing,
