@@ -22,6 +22,7 @@ from switch_tf import configurables, gin_checks, gin_files, gin_order, rules, us
 from switch_tf.errors import UserError
 from switch_tf.gin_files import Reference, Setting, Settings, parts
 
+_OF_GIN = (ValueError, LookupError, TypeError, AttributeError, NameError, ImportError, SyntaxError)
 # What gin adds to an error.
 _GIN_PLACE = r'In file "(.+)", line (\d+)'
 _NOT_FOUND = "; run where it can be imported, or set PYTHONPATH"
@@ -294,10 +295,10 @@ def import_module(module: str, where: str) -> None:
         except SyntaxError as error:
             place = f"{error.filename}:{error.lineno}"
             raise UserError(f"{where}: cannot import '{module}': {place}: {error.msg}") from error
-        except ModuleNotFoundError as error:
-            raise UserError(f"{where}: cannot import '{module}': {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             place = user_code.place_of(error)
+            if place is None and isinstance(error, ModuleNotFoundError):
+                place = str(error)
             if place is None or isinstance(error, UserError):
                 raise
             raise UserError(f"{where}: cannot import '{module}': {place}") from error
@@ -354,7 +355,7 @@ def _one_line(where: str):
     try:
         with _working_directory_on_path():
             yield
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, SyntaxError) as error:
+    except (*_OF_GIN, SystemExit) as error:
         place = re.search(_GIN_PLACE, str(error))
         where = f"{gin_files.display(Path(place[1]))}:{place[2]}" if place else where
         if in_user_code := user_code.place_of(error):

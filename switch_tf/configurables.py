@@ -212,7 +212,10 @@ def _of_t5(configurable: Configurable) -> Configurable:
         # Passed to another function.
         return configurable
     kinds = {
-        name: annotations.of_t5(name, *said) for name, *said in declared(configurable.declaration)
+        name: annotations.of_t5(name, kind, default)
+        for name, kind, default in declared(configurable.declaration)
+        # T5's own code passes the others.
+        if default is not None
     }
     return dataclasses.replace(configurable, parameters=kinds)
 

@@ -203,10 +203,8 @@ def fits(value: Any, annotation: Any) -> bool:
         return fits(value, parts[0]) and all(rule.holds(value) for rule in rules)
     if kind in (Union, types.UnionType):
         # A class that is not known takes any object, but beside types that are, no text or number.
-        known = [part for part in parts if _is_known(part)]
-        known = [] if known == [types.NoneType] else known
         is_plain = isinstance(value, str | bytes | numbers.Number | list | tuple | dict | None)
-        return any(fits(value, part) for part in (known if is_plain and known else parts))
+        return any(fits(value, part) for part in (_known(parts) if is_plain else parts))
     if kind is Literal:
         return any(type(value) is type(part) and value == part for part in parts)
     if kind in _TYPES:
@@ -223,6 +221,12 @@ def fits(value: Any, annotation: Any) -> bool:
     return callable(value) if kind is Callable else True
 
 
+def _known(parts: Sequence[Any]) -> Sequence[Any]:
+    """The types of a union without the classes that are not known, unless it has no others."""
+    known = [part for part in parts if _is_known(part)]
+    return parts if known in ([], [types.NoneType]) else known
+
+
 def _is_known(annotation: Any) -> bool:
     kind, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind is Annotated:
@@ -237,7 +241,7 @@ def wanted(annotation: Any) -> str:
         texts = [part.text for part in parts[1:] if isinstance(part, Rule)]
         return texts[-1] if texts else wanted(parts[0])
     if kind in (Union, types.UnionType):
-        return _one_of(list(map(wanted, parts)))
+        return _one_of(list(map(wanted, _known(parts))))
     if kind is Literal:
         return _one_of(list(map(repr, parts)))
     if kind in _DICTS:

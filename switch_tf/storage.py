@@ -104,6 +104,11 @@ def make_folder(folder: str | Path) -> None:
     _system(folder).makedirs(folder)
 
 
+def remove(path: str | Path) -> None:
+    """Removes a file."""
+    _system(path).remove(path)
+
+
 def remove_folder(folder: str | Path) -> None:
     """Removes a folder and its contents."""
     _system(folder).rmtree(folder)

@@ -33,7 +33,7 @@ class _Frame(NamedTuple):
         return f"{here}:{self.line}, in {self.function}"
 
     def is_ours(self) -> bool:
-        return any(Path(self.file).resolve().is_relative_to(folder) for folder in _OURS)
+        return _is_ours(self.file)
 
     def package(self) -> str | None:
         """The name of the installed package that it is in; None if it is in no package."""
@@ -90,6 +90,22 @@ def passes(error: BaseException, packages: Sequence[str]) -> bool:
 def quotes_traceback(error: BaseException) -> bool:
     """Whether the message of an error has the traceback of another one."""
     return _QUOTED in str(error)
+
+
+def is_of_library(error: BaseException, called_by: str) -> bool:
+    """Whether an error arose in a library, in a call of one of this project's files.
+
+    Args:
+      error: an error that was raised.
+      called_by: the file.
+    """
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [file for file in frames if _is_ours(file)]
+    return bool(ours) and ours[-1] == called_by != frames[-1]
+
+
+def _is_ours(file: str) -> bool:
+    return any(Path(file).resolve().is_relative_to(folder) for folder in _OURS)
 
 
 def _frames(error: BaseException) -> tuple[list[_Frame], str]:

@@ -146,7 +146,7 @@ def tiny_model(num_experts=8, group_size=16, router=None, built=True, **kwargs):
     """A Switch Transformer of 2 + 2 layers, every other sparse."""
     options = {"group_size": group_size} | ({} if router is None else {"router": router})
     sizes = dict(d_model=16, d_kv=4, num_heads=8, d_ff=32, num_layers=2, expert_frequency=2)
-    sizes["vocab_size"] = VOCAB
+    sizes |= {"vocab_size": VOCAB, "seed": 0}
     sizes["switch_ffn"] = functools.partial(SwitchFFN, num_experts, **options)
     model = TransformerEncoderDecoder(**(sizes | kwargs))
     if built:

@@ -284,6 +284,12 @@ def test_load_sets_what_the_users_own_module_declares(project, caplog):
     assert str(caught.value).startswith("--gin.users_funktion.c=1: No configurable matching")
 
 
+def test_a_name_that_only_gin_looks_up_is_one_line(project):
+    write(project / "a.gin", "from __gin__ import dynamic_registration\nnobody.peak = 1\n")
+    with pytest.raises(UserError, match="^a.gin:2: .nobody. was not provided by an import stat"):
+        config.load(["a.gin"])
+
+
 def test_a_scoped_binding_gets_the_macro_that_a_flag_set(project):
     """Of a macro inside a scope gin-config#87 says that it is lost."""
     write(

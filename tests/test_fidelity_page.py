@@ -74,6 +74,7 @@ OFF_PAGE = {
     "Block.dropout_rate": MODEL,
     "Stack.dropout_rate": MODEL,
     "Stack.rematerialize": MODEL,
+    "TransformerEncoderDecoder.seed": "a run passes its own",
     "TransformerEncoderDecoder.rematerialize": "the same numbers, in less memory",
     "Adafactor.learning_rate": RATE,
     "AdamW.learning_rate": RATE,

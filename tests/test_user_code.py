@@ -99,6 +99,19 @@ def test_a_module_that_fails_at_its_import_is_one_line_with_the_place(tmp_path, 
     )
     with pytest.raises(UserError, match=told):
         config.import_module("own_tasks", "--module")
+    for text, error in (
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("import sys; sys.exit()", "SystemExit"),
+        ("open('not_there.txt')", "FileNotFoundError: .*'not_there.txt'"),
+    ):
+        (tmp_path / "own_ends.py").write_text(f"# Mine.\n{text}\n")
+        told = f"^--module: cannot import 'own_ends': own_ends.py:2, in <module>: {error}$"
+        with pytest.raises(UserError, match=told):
+            config.import_module("own_ends", "--module")
+    (tmp_path / "y.gin").write_text("import own_exits\n")
+    (tmp_path / "own_exits.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(UserError, match="^y.gin: own_exits.py:1, in <module>: SystemExit: 0$"):
+        config.load(["y.gin"])
     with pytest.raises(UserError, match="^x.gin:2: own_tasks.py:3, in <module>: AttributeError: "):
         (tmp_path / "x.gin").write_text("# mine\nimport own_tasks\n")
         config.load(["x.gin"])

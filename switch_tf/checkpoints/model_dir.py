@@ -15,7 +15,7 @@
     predictions/                 <split>_<step>/<task>.jsonl, of the evaluations of training
     evaluations/                 <task>_<split>_<step>.json, and predictions, of `switch-tf eval`:
                                  outside the checkpoints, which do not stay
-    in_use                       locked by the process that trains, until it ends; local ones only
+    in_use                       the process that trains, until it ends; see `lock`
     settings.json, log.txt,      settings and output of a run started by `switch-tf reproduce`,
     sittings.jsonl               and how long each of its processes took
 
@@ -27,7 +27,6 @@ Of several processes, all write the tensors of their devices, and only the chief
 """
 
 import contextlib
-import fcntl
 import itertools
 import os
 import re
@@ -207,55 +206,6 @@ def write_as_chief(path: str, content: str | bytes | Mapping) -> None:
     if runtime.is_chief():
         write = storage.write_json if isinstance(content, Mapping) else storage.write_atomically
         write(path, content)
-
-
-def check_free(model_dir: str) -> None:
-    """Checks that no process is writing to a local MODEL_DIR.
-
-    Raises:
-      UserError: one is.
-    """
-    path = ModelDir(model_dir).in_use
-    if runtime.is_chief() and not storage.is_remote(path) and os.path.exists(path):
-        with contextlib.suppress(FileNotFoundError), open(path, "a+") as file:
-            _lock(file, model_dir)
-
-
-def _lock(file, model_dir: str) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        raise UserError(
-            f"MODEL_DIR='{model_dir}' is in use by process {file.read().strip()}: wait until it "
-            "ends, or give another MODEL_DIR"
-        ) from error
-
-
-@contextlib.contextmanager
-def in_use(model_dir: str) -> Iterator[None]:
-    """Context of the process that writes to a local MODEL_DIR, which it makes if it is not there.
-
-    Raises:
-      UserError: another process is writing to it.
-    """
-    if not runtime.is_chief() or storage.is_remote(model_dir):
-        yield
-        return
-    run = ModelDir(model_dir)
-    os.makedirs(run.path, exist_ok=True)
-    with open(run.in_use, "a+") as file:
-        _lock(file, model_dir)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            os.remove(run.in_use)
-            with contextlib.suppress(OSError):
-                # Of a run that ended before it wrote anything else.
-                os.rmdir(run.path)
 
 
 @contextlib.contextmanager

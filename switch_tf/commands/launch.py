@@ -9,7 +9,8 @@ from typing import Literal
 
 from switch_tf import config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
-from switch_tf.checkpoints.model_dir import CONFIG, check_free, find_file
+from switch_tf.checkpoints.lock import check_free
+from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.commands.remembered import is_resumed, remember
 from switch_tf.commands.resumed import changes

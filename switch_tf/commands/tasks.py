@@ -1,6 +1,7 @@
 """`switch-tf tasks`: lists tasks and mixtures, shows one, or trains a vocabulary on its text."""
 
 import argparse
+import inspect
 import itertools
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +13,8 @@ from switch_tf.stages import importing, telling
 _DEFAULT_LENGTHS = {"inputs": 128, "targets": 36}
 _STATISTICS_EXAMPLES = 1_000
 _TEXT_CHARACTERS = 500
+# Of a vocabulary that is trained; SentencePiece's own.
+_DEFAULTS = {"character_coverage": 0.9995, "normalization": "nmt_nfkc"}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -80,6 +83,22 @@ def _parser() -> argparse.ArgumentParser:
         help="trains a SentencePiece vocabulary on the text of NAME, and writes it to "
         "VOCABULARY_PATH",
     )
+    parser.add_argument(
+        "--character_coverage",
+        type=float,
+        default=_DEFAULTS["character_coverage"],
+        metavar="SHARE",
+        help="with --train_vocabulary: share of the text's characters that have a piece, from "
+        "0.98 (0.9995); the rarest ones have none and are read as unknown",
+    )
+    parser.add_argument(
+        "--normalization",
+        choices=("nmt_nfkc", "identity"),
+        default=_DEFAULTS["normalization"],
+        help="with --train_vocabulary: nmt_nfkc, as in T5, unifies forms of characters and makes "
+        "line breaks and indentation single blanks (default); identity keeps the text as it is, "
+        "which suits program code",
+    )
     add_gin_flags(parser)
     return parser
 
@@ -92,6 +111,14 @@ def _check(args: argparse.Namespace) -> None:
     for flag in ("statistics", "train_vocabulary"):
         if getattr(args, flag) is not None and not args.name:
             raise UserError(f"--{flag} needs a task or mixture: switch-tf tasks NAME --{flag}")
+    if not 0.98 <= args.character_coverage <= 1:
+        raise UserError(
+            f"--character_coverage={args.character_coverage}: give a share from 0.98 to 1"
+        )
+    if args.train_vocabulary is None:
+        for flag in ("character_coverage", "normalization"):
+            if getattr(args, flag) != _DEFAULTS[flag]:
+                raise UserError(f"--{flag} needs --train_vocabulary")
     for module in args.module:
         config.check_module_name(module, "--module")
 
@@ -123,10 +150,23 @@ def _describe(name: str) -> tuple[str, ...]:
     else:
         kind, source = "task", availability.describe(provider.source)
         data = availability.state(provider.source)
-    metrics = sorted({_metric_name(fn) for task in tasks for fn in task.metric_fns})
+    metrics = sorted({name for task in tasks for name in _metrics(task)})
     there = {str(split) for split in provider.splits} - {*availability.ABSENT}
     splits = ", ".join(sorted(there, key=_split_order))
     return name, kind, source, splits or "none", data, ", ".join(metrics) or "none"
+
+
+def _metrics(task) -> Iterator[str]:
+    """The names of a task's metrics, of SeqIO's both kinds."""
+    yield from map(_metric_name, task.metric_fns)
+    # `metric_objs` itself has those functions, too, in objects.
+    for metric in task._metric_objs_constructor_args:
+        of_class = metric if isinstance(metric, type) else type(metric)
+        methods = filter(inspect.isfunction, vars(of_class).values())
+        # The class that SeqIO makes of a function has it in its methods alone.
+        closures = (inspect.getclosurevars(method).nonlocals for method in methods)
+        function = next((names["metric_fn"] for names in closures if "metric_fn" in names), None)
+        yield of_class.__name__ if function is None else _metric_name(function)
 
 
 def _metric_name(function) -> str:
@@ -145,8 +185,14 @@ def _train_vocabulary(args: argparse.Namespace) -> None:
     from switch_tf.data import registry
     from switch_tf.tasks.vocabulary import training
 
-    path = training.train(registry.find(args.name), args.train_vocabulary)
+    path, lacking = training.train(
+        registry.find(args.name),
+        args.train_vocabulary,
+        character_coverage=args.character_coverage,
+        normalization=args.normalization,
+    )
     print(f"wrote {path}: {args.train_vocabulary} pieces")
+    print(lacking.line(args.character_coverage))
 
 
 def _lengths() -> dict[str, int]:
@@ -164,8 +210,10 @@ def _prepared(args: argparse.Namespace):
     features.check_split(provider, args.split)
     with telling(f"reading {args.name}", at_once=False):
         registry.prepare(provider)
-        tasks = seqio.get_subtasks(provider)
-        check_records([task for task in tasks if args.split in task.splits], args.split)
+        tasks = [task for task in seqio.get_subtasks(provider) if args.split in task.splits]
+        if isinstance(provider, seqio.Mixture):
+            registry.check_rates(provider, tasks)
+        check_records(tasks, args.split)
     return provider
 
 

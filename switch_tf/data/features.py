@@ -119,12 +119,25 @@ def check_vocabulary(provider, vocab_size: int, checkpoint: str | None = None) -
                     f"{what} has unknown {unk}, which must be one of its {size} pieces other than "
                     "pad and eos; train it with unk 2"
                 )
-            sentinels = spans.num_sentinels(vocabulary)
-            if _SENTINEL_STEPS.search(steps) and sentinels < _NUM_SENTINELS:
-                raise UserError(
-                    f"{what} has {sentinels} sentinels, but span corruption needs "
-                    f"{_NUM_SENTINELS}: give it extra_ids={_NUM_SENTINELS}"
-                )
+            if _SENTINEL_STEPS.search(steps):
+                _check_sentinels(what, vocabulary)
+
+
+def _check_sentinels(what: str, vocabulary) -> None:
+    sentinels = spans.num_sentinels(vocabulary)
+    if sentinels >= _NUM_SENTINELS:
+        return
+    mend = f"give it extra_ids={_NUM_SENTINELS}"
+    if spans.holds_sentinels(vocabulary):
+        mend = (
+            "its model holds sentinels, of which span corruption needs "
+            f"<extra_id_{_NUM_SENTINELS - 1}> to <extra_id_0> as the last pieces: give a model "
+            f"with these, or without any, to which {_NUM_SENTINELS} are added"
+        )
+    raise UserError(
+        f"{what} has {sentinels} sentinels at its end, but span corruption needs "
+        f"{_NUM_SENTINELS}: {mend}"
+    )
 
 
 def _options():
@@ -223,8 +236,14 @@ def train_dataset(data: TaskData):
     Raises:
       UserError: the name or split is unknown, lengths are invalid, or there are no examples.
     """
+    import seqio
     import tensorflow as tf
 
+    from switch_tf.data import registry
+
+    provider = data.provider()
+    if isinstance(provider, seqio.Mixture):
+        registry.check_rates(provider, tasks(data))
     # One epoch, because a repeated dataset whose examples are all filtered out never ends.
     _check_not_empty(_examples(data, shuffle=False, seed=data.seed, num_epochs=1), data)
     dataset = _examples(data, shuffle=True, seed=data.seed, num_epochs=None)

@@ -17,6 +17,7 @@ import seqio
 import tensorflow as tf
 
 from switch_tf import config
+from switch_tf.data import registry
 from switch_tf.data.batch_shape import host_rows
 from switch_tf.data.permutation import CYCLE, Schedule, key
 from switch_tf.data.task_cache import TaskCache
@@ -86,11 +87,9 @@ def _rates(provider, split: str) -> dict[str, float]:
     tasks = cached_tasks(provider, split)
     if not isinstance(provider, seqio.Mixture):
         return {provider.name: 1.0}
+    registry.check_rates(provider, tasks)
     rates = {task.name: provider.get_rate(task) for task in tasks}
-    rates = {name: rate for name, rate in rates.items() if rate > 0}
-    if not rates:
-        raise UserError(f"'{provider.name}' has no task with a rate and the split '{split}'")
-    return rates
+    return {name: rate for name, rate in rates.items() if rate > 0}
 
 
 class _Stream:

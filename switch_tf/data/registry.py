@@ -1,9 +1,11 @@
 """Looks up SeqIO tasks and mixtures by name, with helpful errors."""
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 
+from switch_tf import storage, user_code
 from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
 
@@ -64,6 +66,39 @@ def prepare(provider, use_cached: bool = False) -> None:
         for feature in task.output_features.values():
             if hasattr(feature.vocabulary, "load_model"):
                 feature.vocabulary.load_model()
+
+
+def check_rates(mixture, tasks: Sequence) -> None:
+    """Computes the rates at which tasks of a mixture are drawn, as SeqIO then does.
+
+    Args:
+      mixture: a `seqio.Mixture`.
+      tasks: the tasks of it that are read.
+
+    Raises:
+      UserError: a rate cannot be computed, or is no number of at least 0, or all are 0.
+    """
+    rates = [_rate(mixture, task) for task in tasks]
+    if not any(rates):
+        raise UserError(
+            f"mixture '{mixture.name}': the rates of all its tasks are 0: give one of those that "
+            "have the split a rate above 0"
+        )
+
+
+def _rate(mixture, task) -> float:
+    what = f"mixture '{mixture.name}': the rate of task '{task.name}'"
+    try:
+        rate = mixture.get_rate(task)
+    except UserError:
+        raise
+    except Exception as error:
+        place = user_code.place_of(error)
+        told = place or f"{type(error).__name__}: {storage.first_line(error)}"
+        raise UserError(f"{what} cannot be computed: {told}") from error
+    if not (math.isfinite(rate) and rate >= 0):
+        raise UserError(f"{what} is {rate}: give a number of at least 0")
+    return rate
 
 
 _averages: dict[str, list[list[tuple[str, str]]]] = {}

@@ -260,3 +260,13 @@ def _sentinel_pieces(vocabulary) -> int:
             break
         count += 1
     return count
+
+
+def holds_sentinels(vocabulary) -> bool:
+    """Whether the first sentinel is a piece of a vocabulary's model, wherever it stands."""
+    tokenizer = getattr(vocabulary, "tokenizer", None)
+    if tokenizer is None:
+        return False
+    unknown = tokenizer.unk_id()
+    pieces = ("<extra_id_0>", "\u2581<extra_id_0>")
+    return any(tokenizer.PieceToId(piece) != unknown for piece in pieces)

@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf import user_code
+from switch_tf import storage, user_code
 from switch_tf.data import registry
 from switch_tf.data.answers import are_there
 from switch_tf.data.autograph import without_autograph
@@ -131,7 +131,7 @@ class TaskEvaluator:
                 examples = elements(dataset, self._what)
                 predictions.write(folder, seqio.TaskRegistry.get(name), examples, of_task)
         with _told(self._what):
-            found = {task: _numbers(values) for task, values in metrics.result().items()}
+            found = {task: _numbers(task, values) for task, values in metrics.result().items()}
         average = registry.average(self._name, found)
         if self._num_examples is not None:
             for task, figures in found.items():
@@ -190,6 +190,12 @@ def _told(what: TaskSplit) -> Iterator[None]:
         yield
     except Exception as error:
         place = user_code.place_of(error)
+        if place is None and user_code.is_of_library(error, __file__):
+            # Such as a metric that returns no dict.
+            place = (
+                f"SeqIO cannot use what the task's metrics return: {type(error).__name__}: "
+                f"{storage.first_line(error)}: see its metric_fns, metric_objs and postprocess_fn"
+            )
         if place is None or isinstance(error, UserError):
             raise
         raise UserError(f"{what}: {place}") from error
@@ -199,7 +205,19 @@ def _number(numbered: tuple) -> int:
     return numbered[0]
 
 
-def _numbers(values: Mapping) -> dict[str, float]:
-    """The metrics that are numbers; SeqIO also has texts, images and histograms."""
-    values = {name: getattr(value, "value", value) for name, value in values.items()}
-    return {name: float(v) for name, v in values.items() if isinstance(v, int | float | np.number)}
+def _numbers(task: str, values: Mapping) -> dict[str, float]:
+    """The metrics that are numbers; SeqIO also has texts, images and histograms.
+
+    Raises:
+      UserError: another metric is no number.
+    """
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, seqio.metrics.MetricValue) and not hasattr(value, "value"):
+            continue
+        number = np.asarray(getattr(value, "value", value))
+        if number.ndim or number.dtype.kind not in "biuf":
+            what = f"metric '{name}' of task '{task}'"
+            raise UserError(f"{what} is {value!r}: have it return a number")
+        found[name] = float(number)
+    return found

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from switch_tf.layers.base import Layer, UncastTensor, exact_dtype, lay_out
+from switch_tf.layers.base import Layer, UncastTensor, check_axes, exact_dtype, lay_out
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.initializers import TruncatedNormal
 from switch_tf.layers.products import product
@@ -111,6 +111,7 @@ class Attention(Layer):
         Returns:
           [batch, length, d_model].
         """
+        check_axes(self, x_BLM, "[batch, length, d_model]")
         query_BLHK = self.make_query(x_BLM, nonpadding_BL, training)
         source = (x_BLM if memory_BTM is None else memory_BTM, nonpadding_BL, training)
         key, value, axes = self._keys_values(source, cache)
@@ -148,6 +149,10 @@ class Attention(Layer):
         elif cache.key_BHTK is None:
             cache.fill(*self.make_key_value(*source))
         return cache.key_BHTK, cache.value_BHTK, "BHTK"
+
+    def compute_output_shape(self, x_BLM_shape, *args, **kwargs):
+        """The shape of x, whatever the others are."""
+        return tuple(x_BLM_shape)
 
     def flops(self, d_model: int, length: int, memory_length: int) -> int:
         """Forward FLOPs of one sequence: matrix products only, 2 per multiply-add."""

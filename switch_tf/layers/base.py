@@ -1,7 +1,9 @@
 """The base layer: weights declared with axis names and sharded over the mesh in use."""
 
 import dataclasses
+import functools
 import inspect
+import random
 from collections.abc import Sequence
 
 import keras
@@ -11,7 +13,10 @@ from tensorflow.experimental import dtensor
 from switch_tf import mesh as mesh_lib
 from switch_tf import rules
 from switch_tf.errors import UserError
-from switch_tf.layers.context import WeightDeclaration, current_build
+from switch_tf.layers.context import BuildContext, WeightDeclaration, current_build, weights_seed
+
+# The inputs of a layer that takes each token by itself, for `check_axes`.
+ROWS_OR_SEQUENCES = ("[batch, length, d_model]", "[batch, d_model]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +70,32 @@ def lay_out(x, axes: Sequence[str | None]):
     return x if mesh is None else dtensor.relayout(x, mesh.layout(axes))
 
 
+def wide_dtype(dtype: str) -> str:
+    """float64 if the dtype is that, otherwise float32."""
+    return "float64" if dtype == "float64" else "float32"
+
+
 def exact_dtype(compute_dtype: str, is_exact: bool) -> str:
     """The layer's compute dtype, or float32 if that is bfloat16 and `is_exact` is set."""
     return "float32" if is_exact and compute_dtype == "bfloat16" else compute_dtype
+
+
+def check_axes(layer: keras.layers.Layer, x, *most: str) -> None:
+    """Checks the number of axes of a layer's input.
+
+    Args:
+      layer: the layer, for the error.
+      x: its input.
+      *most: the shapes that it takes, such as "[batch, length, d_model]".
+
+    Raises:
+      UserError: the input has another number of axes.
+    """
+    if x.shape.rank not in (shape.count(",") + 1 for shape in most):
+        raise UserError(
+            f"{type(layer).__name__} takes {' or '.join(most)}, but its input has "
+            f"{x.shape.rank} axes: reshape it"
+        )
 
 
 def sizes(x) -> list:
@@ -82,12 +110,34 @@ class Layer(keras.layers.Layer):
     Subclasses create their weights in `build` with `weight` and read them in `call` with `read`.
     They also build their sub-layers in `build`, so that each variable's path, and therefore its
     initial value, is the same however the layer is used.
+
+    Args:
+      seed: seeds the initial weights of the layer and of those in it. If None, that of an outer
+        layer does; if none has one, they are drawn as Keras draws them, so that
+        `keras.utils.set_random_seed` seeds them, and on a mesh from seed 0.
+      **kwargs: arguments of Keras's layer.
     """
 
+    def __init__(self, *, seed: rules.Seed | None = None, **kwargs):
+        super().__init__(**kwargs)
+        rules.check(f"{type(self).__name__}.seed", seed, rules.Seed | None)
+        self.seed = seed
+
+    def __init_subclass__(cls, **kwargs):
+        """Has the layer's seed hold where it is built."""
+        super().__init_subclass__(**kwargs)
+        if "build" in vars(cls):
+            cls.build = _seeded(cls.build)
+
+    def get_config(self):
+        """Constructor arguments."""
+        return super().get_config() | ({} if self.seed is None else {"seed": self.seed})
+
     def compute_output_spec(self, *args, **kwargs):
-        """Same as in Keras, but keeps the message of a UserError to its single line."""
+        """Calls the layer, so that what it refuses is refused, in the message's single line."""
         try:
-            return super().compute_output_spec(*args, **kwargs)
+            # Keras's own would take `compute_output_shape` at its word.
+            return super(keras.layers.Layer, self).compute_output_spec(*args, **kwargs)
         except UserError as error:
             # Keras puts a paragraph of its own in front of the message.
             raise UserError(str(error).rpartition("\n")[2]) from error
@@ -100,7 +150,7 @@ class Layer(keras.layers.Layer):
         initializer,
         merged: Sequence[str] = (),
     ):
-        """Creates a float32 variable.
+        """Creates a float32 variable, or a float64 one under such a policy.
 
         Args:
           name: last part of the variable's path.
@@ -113,7 +163,7 @@ class Layer(keras.layers.Layer):
         Returns:
           `keras.Variable` with attributes `axes` and `axis_groups`, backed by a
           `dtensor.DVariable` if a mesh is in use, otherwise by a `tf.Variable`. Its `value` stays
-          float32 inside `call`, so gradients of gathers and of sums over tokens add up in float32.
+          so inside `call`, so that gradients of gathers and of sums over tokens add up in float32.
 
         Raises:
           UserError: an axis is not divisible by the size of its mesh dimension.
@@ -124,17 +174,18 @@ class Layer(keras.layers.Layer):
         if build.declared is not None:
             build.declared.append(WeightDeclaration(path, shape, axes, groups))
             return build.declared[-1]
-        mesh = mesh_lib.current()
+        mesh, dtype = mesh_lib.current(), wide_dtype(self.variable_dtype)
+        seed, named = _source_of_values(build, path)
         if mesh is None:
             everything = tuple(slice(0, n) for n in shape)
-            value = initializer(build.seed, path, shape, everything)
+            value = initializer(seed, named, shape, everything).astype(dtype)
         else:
             made = {}
             parts = []
             for part in mesh.local_places(axes, shape):
                 key = str(part)
                 if key not in made:
-                    made[key] = tf.constant(initializer(build.seed, path, shape, part))
+                    made[key] = tf.constant(initializer(seed, named, shape, part), dtype)
                 parts.append(made[key])
             value = dtensor.DVariable(dtensor.pack(parts, mesh.layout(axes)), name=name)
         # Keras must not cast on access: `read` casts where that is wanted.
@@ -145,6 +196,29 @@ class Layer(keras.layers.Layer):
     def read(self, variable):
         """The variable's value in the layer's compute dtype."""
         return tf.cast(variable.value, self.compute_dtype)
+
+
+def _seeded(build):
+    @functools.wraps(build)
+    def seeded(self, *args, **kwargs):
+        if self.seed is None:
+            return build(self, *args, **kwargs)
+        with weights_seed(self.seed, self.path):
+            return build(self, *args, **kwargs)
+
+    return seeded
+
+
+def _source_of_values(build: BuildContext, path: str) -> tuple[int, str]:
+    """The seed and the name from which a weight's initial values are made."""
+    if build.seed is not None:
+        return build.seed, path.removeprefix(build.root)
+    if mesh_lib.current() is not None:
+        # All processes of a mesh need the same.
+        return 0, path
+    # As Keras draws the seeds of its own initializers; a path would tell layers of one name, or of
+    # names with a number that Keras adds, apart.
+    return random.randrange(2**31), ""
 
 
 def _axis_groups(axes: tuple, merged: Sequence[str]) -> tuple[tuple[int, ...], ...]:

@@ -3,11 +3,11 @@
 | context | holds | set by | read by |
 | --- | --- | --- | --- |
 | `mesh.use` | the mesh in use | commands, outermost | `lay_out`, `Layer.weight` |
-| `BuildContext` | the model's seed | `model_seed`: the model's `build` | `Layer.weight` |
+| `BuildContext` | the seed of weights | `model_seed`, `weights_seed`: `build` | `Layer.weight` |
 | | weights declared, not allocated | `declare_only`: plans, benches | `Layer.weight` |
 | `CallContext` | routers' reports | `collect`, `inference_scope` | `SwitchLayer` |
 | | whether routing is dropless | `dropless`, `inference_scope` | `Router.capacity` |
-| | the noise seed | `step_seed`, `inference_scope` | `dropout.layer_seed` |
+| | the noise seed | `step_seed`, `inference_scope` | `dropout.weights_seed` |
 | | watched activations | `watch` | `see`: embedding, blocks, final norms |
 
 Each function opens a context that changes only what it names and inherits the rest from the
@@ -49,11 +49,13 @@ class BuildContext:
     """Context in which layers are built.
 
     Attributes:
-      seed: seeds the initial weights.
+      seed: seeds the initial weights; None if no layer or model that is being built has a seed.
+      root: path of the layer whose seed it is, which makes no difference to its weights.
       declared: list that collects weights instead of allocating them; None allocates them.
     """
 
-    seed: int = 0
+    seed: int | None = None
+    root: str = ""
     declared: list[WeightDeclaration] | None = None
 
 
@@ -104,8 +106,13 @@ def enter(call: CallContext):
 
 
 def model_seed(seed: int):
-    """Weights created within it are initialised from `seed` (outside: from 0)."""
-    return _pushed(_builds, dataclasses.replace(current_build(), seed=seed))
+    """Weights created within it are initialised from `seed` and their paths."""
+    return _pushed(_builds, dataclasses.replace(current_build(), seed=seed, root=""))
+
+
+def weights_seed(seed: int, path: str):
+    """Weights of a layer, built within it, are initialised from `seed` and their paths in it."""
+    return _pushed(_builds, dataclasses.replace(current_build(), seed=seed, root=f"{path}/"))
 
 
 @contextlib.contextmanager

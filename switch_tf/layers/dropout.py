@@ -85,6 +85,10 @@ class Dropout(Layer):
         keep = tf.cast(noise >= self.rate, x.dtype)
         return x * keep * tf.cast(1.0 / (1.0 - self.rate), x.dtype)
 
+    def compute_output_shape(self, input_shape):
+        """The same shape."""
+        return tuple(input_shape)
+
     def get_config(self):
         """Constructor arguments."""
         return super().get_config() | {

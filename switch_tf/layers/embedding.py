@@ -51,6 +51,10 @@ class Embedding(Layer):
             x_BLM = tf.cast(rows_BLM, self.compute_dtype)
         return lay_out(x_BLM, ("batch", "length", None))
 
+    def compute_output_shape(self, input_shape):
+        """The shape of the ids, and d_model."""
+        return (*input_shape, self.d_model)
+
     def logits(self, x_BLM):
         """Tied softmax logits (T5 1.0), [batch, length, vocab]: x · table^T / sqrt(d_model)."""
         dtype = exact_dtype(self.compute_dtype, self.float32_logits)
@@ -91,9 +95,15 @@ class Softmax(Layer):
         )
 
     def call(self, x_BLM):
-        """x_BLM: [batch, length, d_model]; returns [batch, length, vocab]."""
+        """x_BLM: [batch, length, d_model]; returns [batch, length, vocab]; or without a length."""
+        if x_BLM.shape.rank == 2:
+            return self.call(x_BLM[:, tf.newaxis])[:, 0]
         dtype = exact_dtype(self.compute_dtype, self.float32_logits)
         return product("BLM,MV->BLV", tf.cast(x_BLM, dtype), tf.cast(self.kernel.value, dtype))
+
+    def compute_output_shape(self, input_shape):
+        """The input's, with the vocabulary in place of d_model."""
+        return (*input_shape[:-1], self.vocab_size)
 
     def get_config(self):
         """Constructor arguments."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 import tensorflow as tf
 
-from switch_tf.layers.base import Layer, lay_out
+from switch_tf.layers.base import ROWS_OR_SEQUENCES, Layer, check_axes, lay_out
 from switch_tf.layers.dropout import Dropout
 from switch_tf.layers.initializers import TruncatedNormal
 from switch_tf.layers.products import product
@@ -68,12 +68,19 @@ class FeedForward(Layer):
         self.dropout.build(None)
 
     def call(self, x_BLM, training=False):
-        """x_BLM: [batch, length, d_model]; returns the same shape."""
+        """x_BLM: [batch, length, d_model], or [batch, d_model]; returns the same shape."""
+        check_axes(self, x_BLM, *ROWS_OR_SEQUENCES)
+        if x_BLM.shape.rank == 2:
+            return self.call(x_BLM[:, tf.newaxis], training=training)[:, 0]
         hiddens = [product("BLM,MF->BLF", x_BLM, self.read(wi_MF)) for wi_MF in self.wi]
         axes = ("batch", "length", "d_ff")
         hidden_BLF = self.dropout(activate(hiddens), axes=axes, training=training)
         y_BLM = product("BLF,FM->BLM", hidden_BLF, self.read(self.wo))
         return lay_out(y_BLM, ("batch", "length", None))
+
+    def compute_output_shape(self, input_shape):
+        """The same shape."""
+        return tuple(input_shape)
 
     def flops(self, d_model: int, length: int) -> int:
         """Forward FLOPs of one sequence: matrix products only, 2 per multiply-add."""

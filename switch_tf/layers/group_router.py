@@ -9,7 +9,7 @@ from typing import Annotated
 import tensorflow as tf
 
 from switch_tf.errors import UserError
-from switch_tf.layers.base import configurable
+from switch_tf.layers.base import configurable, sizes
 from switch_tf.layers.router import OF_EXPERTS, Router, SwitchRouter
 from switch_tf.rules import Count
 
@@ -19,12 +19,12 @@ _FAR_BELOW = 1e9
 def _best_tokens(scores_GES, capacity: int):
     """Marks each expert's `capacity` highest positive scores with 1, all others with 0.
 
-    Ties go to the earlier token. Returns [groups, experts, group_size] float32, without gradient.
+    Ties go to the earlier token. Returns [groups, experts, group_size], without gradient.
     """
     scores_GES = tf.stop_gradient(scores_GES)
     order_GES = tf.argsort(scores_GES, axis=-1, direction="DESCENDING", stable=True)
     rank_GES = tf.argsort(order_GES, axis=-1, stable=True)
-    return tf.cast((rank_GES < capacity) & (scores_GES > 0), tf.float32)
+    return tf.cast((rank_GES < capacity) & (scores_GES > 0), scores_GES.dtype)
 
 
 @configurable
@@ -53,7 +53,7 @@ class SwitchMaxRouter(SwitchRouter):
             logits_GSE, probabilities_GSE, nonpadding_GS, training
         )
         scores_GSE = probabilities_GSE * chosen_GSE * tf.expand_dims(nonpadding_GS, -1)
-        capacity = self.capacity(logits_GSE.shape[1], training)
+        capacity = self.capacity(sizes(logits_GSE)[1], training)
         taken_GES = _best_tokens(tf.transpose(scores_GSE, [0, 2, 1]), capacity)
         return index_G1S, tf.reduce_sum(taken_GES, axis=1, keepdims=True), gate_G1S, chosen_GSE
 
@@ -101,7 +101,7 @@ class ExpertChoiceRouter(Router):
     def choose(self, logits_GSE, probabilities_GSE, nonpadding_GS, training):
         """Lists all experts for each token; those that picked it are wanted."""
         scores_GSE = probabilities_GSE * tf.expand_dims(nonpadding_GS, -1)
-        capacity = self.capacity(logits_GSE.shape[1], training)
+        capacity = self.capacity(sizes(logits_GSE)[1], training)
         picked_GES = _best_tokens(tf.transpose(scores_GSE, [0, 2, 1]), capacity)
         expert_E = tf.reshape(tf.range(self.num_experts), [1, self.num_experts, 1])
         expert_index_GES = tf.zeros_like(picked_GES, tf.int32) + expert_E

@@ -18,7 +18,7 @@ def _best(probabilities_GSE, k):
     # One at a time: the gradient of top_k is a scatter, for which DTensor would gather all groups.
     for _ in range(k):
         index_GS = tf.argmax(rest_GSE, axis=-1, output_type=tf.int32)
-        chosen_GSE = tf.one_hot(index_GS, probabilities_GSE.shape[-1])
+        chosen_GSE = tf.one_hot(index_GS, probabilities_GSE.shape[-1], dtype=rest_GSE.dtype)
         indices.append(index_GS)
         gates.append(tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1))
         rest_GSE -= 2.0 * chosen_GSE
@@ -28,7 +28,8 @@ def _best(probabilities_GSE, k):
 def _best_alike(probabilities_GSE, k):
     """Same as `_best`, plus each expert's share of the token's choices."""
     expert_index_GKS, gate_GKS = _best(probabilities_GSE, k)
-    one_hot_GKSE = tf.one_hot(expert_index_GKS, probabilities_GSE.shape[-1])
+    experts = probabilities_GSE.shape[-1]
+    one_hot_GKSE = tf.one_hot(expert_index_GKS, experts, dtype=probabilities_GSE.dtype)
     return expert_index_GKS, gate_GKS, tf.reduce_mean(one_hot_GKSE, axis=1)
 
 
@@ -125,17 +126,17 @@ class Top2Router(Router):
         made_GS = {
             "all": lambda: tf.ones_like(second_GS),
             "none": lambda: tf.zeros_like(second_GS),
-            "threshold": lambda: tf.cast(second_GS > self.second_threshold, tf.float32),
+            "threshold": lambda: tf.cast(second_GS > self.second_threshold, second_GS.dtype),
             "random": lambda: self._drawn(second_GS),
         }[policy]()
         wanted_G2S = tf.stack([tf.ones_like(made_GS), made_GS], axis=1)
-        first_GSE = tf.one_hot(expert_index_G2S[:, 0], self.num_experts)
+        first_GSE = tf.one_hot(expert_index_G2S[:, 0], self.num_experts, dtype=gate_G2S.dtype)
         return expert_index_G2S, wanted_G2S, gate_G2S, first_GSE
 
     def _drawn(self, second_GS):
-        uniform_GS = self.uniform(sizes(second_GS))
+        uniform_GS = tf.cast(self.uniform(sizes(second_GS)), second_GS.dtype)
         probability_GS = tf.stop_gradient(second_GS) / max(self.second_threshold, 1e-9)
-        return tf.cast(uniform_GS < probability_GS, tf.float32)
+        return tf.cast(uniform_GS < probability_GS, second_GS.dtype)
 
     def balance(self, probabilities_GSE, counted_GSE, expert_index_G2S, nonpadding_GS):
         """Load-balancing loss of first choices, plus half that of second ones if asked for.
@@ -155,7 +156,8 @@ class Top2Router(Router):
             return loss_G
         rest_GSE = probabilities_GSE * (1.0 - first_GSE)
         rest_GSE /= tf.reduce_sum(rest_GSE, axis=-1, keepdims=True) + 1e-9
-        second_GSE = tf.one_hot(expert_index_G2S[:, 1], self.num_experts) * nonpadding_GS1
+        second_GSE = tf.one_hot(expert_index_G2S[:, 1], self.num_experts, dtype=nonpadding_GS.dtype)
+        second_GSE *= nonpadding_GS1
         return loss_G + 0.5 * load_balancing_loss(rest_GSE, second_GSE, counted_GS, over)
 
     def get_config(self):

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from switch_tf.layers.base import Layer
+from switch_tf.layers.base import Layer, wide_dtype
 from switch_tf.layers.initializers import Constant
 
 
@@ -26,10 +26,14 @@ class RMSNorm(Layer):
         # bfloat16 has the range for the mean square of large activations, but not the precision:
         # the sum is accurate only in float32 (as in T5X). The scale is float32 as well, because
         # its gradient is a sum over all tokens.
-        x32_BLM = tf.cast(x_BLM, tf.float32)
+        x32_BLM = tf.cast(x_BLM, wide_dtype(self.compute_dtype))
         square_BL1 = tf.reduce_mean(tf.square(x32_BLM), axis=-1, keepdims=True)
         y_BLM = x32_BLM * tf.math.rsqrt(square_BL1 + self.epsilon) * self.scale.value
         return tf.cast(y_BLM, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape):
+        """The same shape."""
+        return tuple(input_shape)
 
     def get_config(self):
         """Constructor arguments."""

@@ -8,7 +8,7 @@ import tensorflow as tf
 from switch_tf import rules
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, configurable, sizes
+from switch_tf.layers.base import Layer, configurable, sizes, wide_dtype
 from switch_tf.layers.context import current_call
 from switch_tf.layers.dropout import uniform
 from switch_tf.layers.initializers import TruncatedNormal
@@ -69,7 +69,7 @@ class Router(Layer):
       jitter: `input_jitter` multiplies the input by uniform(1 - jitter, 1 + jitter); paper: 1e-2.
       input_dropout_rate: rate of `input_dropout`; 0.1 as in Mesh-TensorFlow.
       dtype: dtype of noise, logits and softmax. Keep "float32"; "bfloat16" reproduces the arm of
-        the paper's Table 2 that diverges.
+        the paper's Table 2 that diverges. In a layer whose policy is float64 it is float64.
 
     Raises:
       UserError: a number is too small, or the dtype or a policy is unknown.
@@ -104,11 +104,12 @@ class Router(Layer):
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)
-        if self.compute_dtype not in ("float32", "bfloat16"):
+        if self.compute_dtype not in ("float32", "bfloat16", "float64"):
             raise UserError(
                 f"Router.dtype='{self.compute_dtype}': give float32, or bfloat16 for the paper's "
-                "arm that diverges"
+                "arm that diverges, or float64"
             )
+        self._wide = wide_dtype(self.compute_dtype)
         self.policy = self.default_policy if policy is None else policy
         # Checked here, because each class has policies of its own.
         for name, value in (("policy", self.policy), ("eval_policy", eval_policy)):
@@ -151,9 +152,10 @@ class Router(Layer):
           UserError: the capacity is 0.
         """
         if self.absolute_capacity is not None:
-            return min(self.absolute_capacity, group_size)
+            least = tf.minimum if tf.is_tensor(group_size) else min
+            return least(self.absolute_capacity, group_size)
         capacity = self._by_factor(group_size, training)
-        if not capacity:
+        if not tf.is_tensor(capacity) and not capacity:
             raise UserError(
                 f"an expert of {type(self).__name__} takes 0 of {group_size} tokens at a capacity "
                 f"factor of {self.factor(training)}: raise it, or set Router.min_capacity=1"
@@ -205,7 +207,7 @@ class Router(Layer):
         if nonpadding_GS is None:
             nonpadding_GS = tf.ones_like(logits_GSE[..., 0])
         # Cast back, because Keras has cast it to the router's dtype.
-        return self.route(logits_GSE, tf.cast(nonpadding_GS, tf.float32), training)
+        return self.route(logits_GSE, tf.cast(nonpadding_GS, self._wide), training)
 
     def explore(self, x_GSM, training):
         """Applies jitter or dropout to the input if the policy asks for it."""
@@ -227,16 +229,16 @@ class Router(Layer):
     def route(self, logits_GSE, nonpadding_GS, training):
         """Computes the `Routing` from the logits."""
         with tf.name_scope("probabilities"):
-            probabilities_GSE = tf.cast(self.normalize(logits_GSE, nonpadding_GS), tf.float32)
-            logits_GSE = tf.cast(logits_GSE, tf.float32)
+            probabilities_GSE = tf.cast(self.normalize(logits_GSE, nonpadding_GS), self._wide)
+            logits_GSE = tf.cast(logits_GSE, self._wide)
         with tf.name_scope("choice"):
             choices = self.choose(logits_GSE, probabilities_GSE, nonpadding_GS, training)
             expert_index_GKS, wanted_GKS, gate_GKS, counted_GSE = choices
-        capacity = self.capacity(logits_GSE.shape[1], training)
+        capacity = self.capacity(sizes(logits_GSE)[1], training)
         with tf.name_scope("places"):
             wanted_GKS *= tf.stack([nonpadding_GS] * wanted_GKS.shape[1], axis=1)
             position_GKS, kept_GKS = self.place(expert_index_GKS, wanted_GKS, capacity)
-            gate_GKS *= tf.cast(kept_GKS, tf.float32)
+            gate_GKS *= tf.cast(kept_GKS, gate_GKS.dtype)
         with tf.name_scope("load_balancing_loss"):
             balance_G = self.balance(
                 probabilities_GSE, counted_GSE, expert_index_GKS, nonpadding_GS
@@ -356,7 +358,9 @@ def one_choice(expert_index_GS, probabilities_GSE):
       expert_index_GS: int32.
       probabilities_GSE: the router's probabilities.
     """
-    chosen_GSE = tf.one_hot(expert_index_GS, probabilities_GSE.shape[-1])
+    chosen_GSE = tf.one_hot(
+        expert_index_GS, probabilities_GSE.shape[-1], dtype=probabilities_GSE.dtype
+    )
     # Stacked, because on a mesh the gradient of expanding a middle axis is an all-gather.
     gate_G1S = tf.stack([tf.reduce_sum(probabilities_GSE * chosen_GSE, axis=-1)], axis=1)
     return tf.stack([expert_index_GS], axis=1), tf.ones_like(gate_G1S), gate_G1S, chosen_GSE
@@ -386,7 +390,7 @@ def load_balancing_loss(
         scale_G = 1.0 / tf.square(tf.maximum(tokens_G, 1.0))
         sums = (chosen_GSE * nonpadding_GS1, probabilities_GSE * nonpadding_GS1)
     else:
-        size = tf.cast(sizes(nonpadding_GS)[1], tf.float32)
+        size = tf.cast(sizes(nonpadding_GS)[1], tokens_G.dtype)
         scale_G = tokens_G / size**3
         sums = (chosen_GSE, probabilities_GSE)
     f_GE, p_GE = (tf.reduce_sum(value_GSE, axis=1) for value_GSE in sums)

@@ -68,18 +68,19 @@ def place(expert_index_GKS, wanted_GKS, num_experts: int, capacity: int, once: b
     free_GS = tf.ones_like(wanted_GKS[:, 0])
     for k in range(expert_index_GKS.shape[1]):
         wanted_GS = wanted_GKS[:, k] * free_GS
-        mask_GSE = tf.one_hot(expert_index_GKS[:, k], num_experts) * tf.expand_dims(wanted_GS, -1)
+        mask_GSE = tf.one_hot(expert_index_GKS[:, k], num_experts, dtype=wanted_GS.dtype)
+        mask_GSE *= tf.expand_dims(wanted_GS, -1)
         # Exclusive, so that the first token of an expert gets position 0.
         before_GSE = tf.cumsum(mask_GSE, axis=1, exclusive=True) + filled_GE
         position_GS = tf.reduce_sum(before_GSE * mask_GSE, axis=-1)
-        kept_GS = (position_GS < capacity) & (wanted_GS > 0)
+        kept_GS = (position_GS < tf.cast(capacity, position_GS.dtype)) & (wanted_GS > 0)
         positions.append(tf.cast(position_GS, tf.int32))
         kept.append(kept_GS)
         if k + 1 < expert_index_GKS.shape[1]:
-            took_GSE = mask_GSE * tf.expand_dims(tf.cast(kept_GS, tf.float32), -1)
+            took_GSE = mask_GSE * tf.expand_dims(tf.cast(kept_GS, wanted_GS.dtype), -1)
             filled_GE += tf.reduce_sum(took_GSE, axis=1, keepdims=True)
             if once:
-                free_GS *= 1.0 - tf.cast(kept_GS, tf.float32)
+                free_GS *= 1.0 - tf.cast(kept_GS, wanted_GS.dtype)
     return tf.stack(positions, axis=1), tf.stack(kept, axis=1)
 
 
@@ -211,5 +212,9 @@ def expert_capacity(
       capacity_factor: capacity relative to an even load.
       min_capacity: smallest C; values above S are cut to S.
     """
+    if tf.is_tensor(group_size):
+        # Of a batch whose size Keras leaves open; in float64, as Python computes.
+        even = tf.cast(group_size, tf.float64) * capacity_factor / num_experts
+        return tf.minimum(tf.maximum(tf.cast(even, tf.int32), min_capacity), group_size)
     capacity = min(group_size, int(group_size * capacity_factor / num_experts))
     return min(max(capacity, min_capacity), group_size)

@@ -110,6 +110,11 @@ class SwitchProjection(SwitchLayer):
         y_BLHK = lay_out(tf.reshape(y_BLN, shape), ("batch", "length", "heads", None))
         return tf.split(y_BLHK, kernels, axis=-1)
 
+    def compute_output_shape(self, input_shape):
+        """The shape of each kernel's output."""
+        shape = (*input_shape[:2], self.num_heads, self.d_kv)
+        return [shape] * len(self.kernel_names)
+
     @property
     def expert_width(self) -> int:
         """num_heads · d_kv · number of kernels."""

@@ -96,6 +96,10 @@ class SwitchFFN(SwitchLayer):
             dtype=self.dtype_policy,
         )
 
+    def compute_output_shape(self, input_shape):
+        """The same shape."""
+        return tuple(input_shape)
+
     @property
     def expert_width(self) -> int:
         """d_ff · number of kernels."""

@@ -9,7 +9,15 @@ import tensorflow as tf
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
 from switch_tf.layers import routing as routing_lib
-from switch_tf.layers.base import Layer, configurable, lay_out, registered, sizes
+from switch_tf.layers.base import (
+    ROWS_OR_SEQUENCES,
+    Layer,
+    check_axes,
+    configurable,
+    lay_out,
+    registered,
+    sizes,
+)
 from switch_tf.layers.context import current_call
 from switch_tf.layers.dispatch import EinsumDispatcher, GatherDispatcher, default_dispatcher
 from switch_tf.layers.router import OF_EXPERTS, Router, SwitchRouter
@@ -72,7 +80,8 @@ class SwitchLayer(Layer):
         self.groups_multiple = groups_multiple
         self.mask_padding = mask_padding
         self.init_scale = init_scale
-        self.router = router(num_experts=num_experts, init_scale=init_scale, name="router")
+        exact = {"dtype": self.dtype_policy} if self.compute_dtype == "float64" else {}
+        self.router = router(num_experts=num_experts, init_scale=init_scale, name="router", **exact)
         self.dispatcher = dispatcher()
         self.supports_masking = True
 
@@ -86,7 +95,7 @@ class SwitchLayer(Layer):
         """Routes each token to its expert and back.
 
         Args:
-          x_BLM: [batch, length, d_model].
+          x_BLM: [batch, length, d_model], or [batch, d_model], whose rows are one sequence.
           nonpadding_BL: 1 for tokens, 0 for padding; None if all are tokens.
           training: enables dropout and jitter, and selects the capacity factor.
           mask: Keras mask, [batch, length], used if `nonpadding_BL` is None.
@@ -96,6 +105,9 @@ class SwitchLayer(Layer):
           tokens and masked padding. The load-balancing loss goes to `context.collect`, or if none
           is open, to Keras (`layer.losses`).
         """
+        check_axes(self, x_BLM, *ROWS_OR_SEQUENCES)
+        if x_BLM.shape.rank == 2:
+            return self._call_on_rows(x_BLM, nonpadding_BL, training, mask)
         batch, length, d_model = sizes(x_BLM)
         groups, group_size = self.groups(batch, length)
         x_GSM = lay_out(tf.reshape(x_BLM, [groups, group_size, d_model]), ("batch", None, None))
@@ -116,6 +128,11 @@ class SwitchLayer(Layer):
         y_BLN = tf.reshape(y_GSN, [batch, length, y_GSN.shape[-1]])
         return lay_out(y_BLN, ("batch", "length", self.output_axis))
 
+    def _call_on_rows(self, x_LM, nonpadding_L, training, mask):
+        nonpadding_L = mask if nonpadding_L is None else nonpadding_L
+        nonpadding_BL = None if nonpadding_L is None else tf.expand_dims(nonpadding_L, 0)
+        return self.call(tf.expand_dims(x_LM, 0), nonpadding_BL, training=training)[0]
+
     def groups(self, batch: int, length: int, mesh=None) -> tuple[int, int]:
         """Number of groups, and of tokens per group.
 
@@ -124,19 +141,21 @@ class SwitchLayer(Layer):
         open, each sequence is a group.
 
         Args:
-          batch, length: number of sequences, and of tokens per sequence.
+          batch, length: number of sequences, and of tokens per sequence. Either is a tensor if
+            Keras leaves it open, the length only of a single sequence.
           mesh: mesh over which the batch is sharded; None for the one in use.
 
         Raises:
           UserError: the groups are not divisible by the number of batch shards; a group size is
             set although the batch size is open; the length is open.
         """
-        if not isinstance(length, int):
+        is_one = isinstance(batch, int) and batch == 1
+        if not isinstance(length, int) and not is_one:
             raise UserError(
                 f"{type(self).__name__} needs to know the length, because its experts' capacity "
                 "depends on it: give keras.Input a length"
             )
-        if not isinstance(batch, int):
+        if not isinstance(batch, int) or not isinstance(length, int):
             if self.group_size is not None or self.groups_multiple > 1:
                 name = f"{type(self).__name__}.group_size"
                 raise UserError(

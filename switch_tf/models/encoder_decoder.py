@@ -1,5 +1,6 @@
 """The T5 / Switch Transformer encoder-decoder (paper, Sec. 2; T5: Raffel et al., 2020)."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -78,7 +79,7 @@ class TransformerEncoderDecoder(Layer):
         where cross-entropy is bfloat16 as well.
       rematerialize: recomputes each layer's activations in the backward pass instead of keeping
         them: less memory for a third more FLOPs. Turn it on if activations do not fit.
-      seed: seeds the initial weights.
+      seed: seeds the initial weights; without one, see `layers.base.Layer`.
       dtype: compute dtype, "float32" or "bfloat16"; weights are always float32. Use bfloat16 on
         TPU, and on CPU only with bfloat16 units: without, it rounds, but is no faster.
     """
@@ -104,7 +105,7 @@ class TransformerEncoderDecoder(Layer):
         float32_attention_logits: bool = True,
         float32_softmax_logits: bool = True,
         rematerialize: bool = False,
-        seed: Annotated[Seed, SetBy("SEED")] = 0,
+        seed: Annotated[Seed, SetBy("SEED")] | None = None,
         dtype: Dtype = "float32",
         **kwargs,
     ):
@@ -199,7 +200,7 @@ class TransformerEncoderDecoder(Layer):
     def build(self, input_shape=None):
         """Creates all weights; their shapes do not depend on the input's."""
         shape = (None, None, self.d_model)
-        with model_seed(self.seed):
+        with contextlib.nullcontext() if self.seed is None else model_seed(self.seed):
             self.embedding.build()
             self.encoder.build(shape)
             self.decoder.build(shape)
@@ -220,6 +221,10 @@ class TransformerEncoderDecoder(Layer):
         """
         memory_BTM = self.encode(features, training=training)
         return self.decode(features, memory_BTM, training=training)
+
+    def compute_output_shape(self, features_shape):
+        """The shape of the logits."""
+        return (*features_shape["decoder_input_tokens"], self.vocab_size)
 
     def _embed(self, tokens_BL):
         x_BLM = self.embedding(tokens_BL)

@@ -12,8 +12,9 @@ import gin
 from switch_tf import config, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import run_facts
+from switch_tf.checkpoints.lock import in_use
 from switch_tf.checkpoints.manager import Checkpoints
-from switch_tf.checkpoints.model_dir import ModelDir, in_use, write_as_chief
+from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
 from switch_tf.data import answers, features
 from switch_tf.data.entropy import unigram_entropy

@@ -1,9 +1,12 @@
 """SentencePiece vocabularies with T5's special ids, trained here or located at first use."""
 
+import collections
+import dataclasses
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import sentencepiece
 import seqio
 import tensorflow as tf
 from google.protobuf import message
@@ -20,7 +23,43 @@ EXTRA_IDS = 100
 TRAINING_CHARACTERS = 10_000_000
 
 
-def train(texts: Iterable[str], path: Path, size: int) -> None:
+@dataclasses.dataclass(frozen=True)
+class Lacking:
+    """The characters of a text that have no piece in a vocabulary.
+
+    Attributes:
+      characters: how often each occurs.
+      of: number of all characters of the text but blanks.
+    """
+
+    characters: Mapping[str, int]
+    of: int
+
+    def line(self, character_coverage: float) -> str:
+        """Says how many there are, and what to do about it.
+
+        Args:
+          character_coverage: that of the vocabulary.
+        """
+        if not self.characters:
+            return f"all {self.of:,} characters of the text that are not blank have a piece"
+        count = sum(self.characters.values())
+        most = sorted(self.characters, key=lambda c: (-self.characters[c], c))[:5]
+        return (
+            f"{count:,} of {self.of:,} characters of the text ({count / self.of:.2%}) have no "
+            f"piece and are read as unknown, {len(self.characters):,} different ones, most often "
+            f"{' '.join(most)}: to give more of them a piece, raise "
+            f"--character_coverage={character_coverage:g}, up to 1"
+        )
+
+
+def train(
+    texts: Iterable[str],
+    path: Path,
+    size: int,
+    character_coverage: float = 0.9995,
+    normalization: str = "nmt_nfkc",
+) -> Lacking:
     """Trains a unigram model and writes it atomically; the same texts give the same file.
 
     Ids are T5's: 0 is padding, 1 end of sequence, 2 unknown.
@@ -30,23 +69,43 @@ def train(texts: Iterable[str], path: Path, size: int) -> None:
       path: the file to write; its folder is created.
       size: number of pieces, without sentinels. More pieces make texts shorter in tokens but
         embeddings larger and rare pieces less well trained; T5 uses 32,000.
+      character_coverage: share of the characters that have a piece of their own.
+      normalization: "nmt_nfkc", as in T5, or "identity", which keeps line breaks and indentation.
+
+    Returns:
+      The characters without a piece.
 
     Raises:
       UserError: the texts have too few distinct pieces for `size`, or iterating over them fails.
     """
-    model = unigram.train(list(_sentences(texts)), size)
+    settings = unigram.Settings(size, character_coverage, normalization == "identity")
+    sentences = list(_sentences(texts, settings.keeps_text))
+    model = unigram.train(sentences, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     storage.write_atomically(path, model)
+    return _lacking(sentences, model)
 
 
-def _sentences(texts: Iterable[str]) -> Iterator[str]:
+def _sentences(texts: Iterable[str], keeps_text: bool) -> Iterator[str]:
     for text in texts:
-        for line in text.splitlines():
+        for line in text.split("\n") if keeps_text else text.splitlines():
             # A character takes at most four bytes in UTF-8.
             for start in range(0, len(line), unigram.MAX_SENTENCE_BYTES // 4):
-                piece = line[start : start + unigram.MAX_SENTENCE_BYTES // 4].strip()
-                if piece:
-                    yield piece
+                piece = line[start : start + unigram.MAX_SENTENCE_BYTES // 4]
+                if piece.strip():
+                    yield piece if keeps_text else piece.strip()
+
+
+def _lacking(sentences: Iterable[str], model: bytes) -> Lacking:
+    counts = collections.Counter()
+    for sentence in sentences:
+        counts.update(sentence)
+    for character in [c for c in counts if c.isspace()]:
+        del counts[character]
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
+    unknown = tokenizer.unk_id()
+    lacking = {c: n for c, n in counts.items() if unknown in tokenizer.encode(c)}
+    return Lacking(lacking, counts.total())
 
 
 class LazyVocabulary(seqio.SentencePieceVocabulary):

@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -20,12 +21,18 @@ MAX_FILES = 250
 _TOKENIZERS = (seqio.preprocessors.tokenize, seqio.preprocessors.tokenize_and_append_eos)
 
 
-def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
+def train(
+    provider: seqio.Task | seqio.Mixture, size: int, **settings: Any
+) -> tuple[Path, t5.Lacking]:
     """Trains a vocabulary of `size` pieces, and writes it to VOCABULARY_PATH.
 
     Args:
       provider: the task or mixture whose train split is read.
       size: number of pieces, without sentinels; see `t5.train`.
+      **settings: others of `t5.train`.
+
+    Returns:
+      The path, and the characters of the text without a piece.
 
     Raises:
       UserError: no path is set, the path is not writable or already exists; the data cannot be read
@@ -51,12 +58,12 @@ def train(provider: seqio.Task | seqio.Mixture, size: int) -> Path:
         _prepare(task)
     try:
         with user_errors(TaskSplit(provider.name, SPLIT)):
-            t5.train(_sample(tasks), path, size)
+            lacking = t5.train(_sample(tasks), path, size, **settings)
     except OSError as error:
         raise UserError(
             f"VOCABULARY_PATH='{path}' cannot be written: {error.strerror or error}"
         ) from error
-    return path
+    return path, lacking
 
 
 def _check(task: seqio.Task) -> None:

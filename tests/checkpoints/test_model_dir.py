@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 
@@ -8,12 +7,10 @@ from switch_tf.checkpoints.model_dir import (
     CONFIG,
     FACTS,
     ModelDir,
-    check_free,
     claim,
     evaluation,
     find,
     find_file,
-    in_use,
 )
 from switch_tf.errors import UserError
 
@@ -92,22 +89,3 @@ def test_a_local_folder_is_looked_at_without_tensorflow(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[3] None False\n"
-
-
-def test_a_second_process_is_refused_a_folder_in_use(tmp_path, monkeypatch):
-    path = str(tmp_path / "run")
-    with in_use(path):
-        told = f"MODEL_DIR='{path}' is in use by process {os.getpid()}: wait until"
-        with pytest.raises(UserError, match=told), in_use(path):
-            pytest.fail("it was accepted")
-        with pytest.raises(UserError, match=told):
-            check_free(path)
-        monkeypatch.setenv("DTENSOR_CLIENT_ID", "1")
-        with in_use(path):
-            monkeypatch.undo()
-        (tmp_path / "run/metrics.jsonl").touch()
-    check_free(path)
-    assert [file.name for file in (tmp_path / "run").iterdir()] == ["metrics.jsonl"]
-    with in_use(str(tmp_path / "empty")):
-        pass
-    assert not (tmp_path / "empty").exists()

@@ -1,6 +1,7 @@
 import functools
 import re
 import sys
+import types
 
 import gin
 import pytest
@@ -126,6 +127,21 @@ def test_a_mixture_needs_no_task_without_a_split(shown, tmp_path):
     assert found["mc4.en"][0] == "none" and found["mc4.en"][1].startswith("no: ")
 
 
+def test_metrics_of_both_kinds_are_named():
+    class OfAClass(seqio.metrics.Metric):
+        pass
+
+    task = types.SimpleNamespace(
+        metric_fns=[accuracy],
+        _metric_objs_constructor_args=[
+            OfAClass,
+            OfAClass(model_output_type=seqio.metrics.ModelOutputType.SCORE),
+            seqio.metrics.PassthroughLegacyMetric.from_metric_fn(accuracy),
+        ],
+    )
+    assert list(command._metrics(task)) == ["accuracy", "OfAClass", "OfAClass", "accuracy"]
+
+
 def test_metrics_have_the_names_of_what_makes_them():
     def make():
         def fn(targets, predictions):
@@ -247,6 +263,11 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         (["command_first", "--statistics=0"], "--statistics=0: give a number >= 1"),
         (["command_first", "--statistics", "--split=dev"], "'command_first' has no split 'dev'.*"),
         (
+            ["command_first", "--train_vocabulary=40", "--character_coverage=1.5"],
+            "--character_coverage=1.5: give a share from 0.98 to 1",
+        ),
+        (["command_first", "--normalization=identity"], "--normalization needs --train_vocabulary"),
+        (
             ["command_first", "--train_vocabulary=40", "--statistics"],
             "argument --statistics: not allowed with argument --train_vocabulary.*",
         ),
@@ -269,7 +290,8 @@ def files(tmp_path):
 
 def test_a_vocabulary_is_trained_and_then_used(shown, files, tmp_path):
     assert shown(LOCAL_TEXT, "--train_vocabulary=34", *files) == [
-        f"wrote {tmp_path}/vocabulary.model: 34 pieces"
+        f"wrote {tmp_path}/vocabulary.model: 34 pieces",
+        "all 1,510 characters of the text that are not blank have a piece",
     ]
     lines = shown(LOCAL_TEXT, "--num_examples=1", *files)
     assert lines[:3] == [

@@ -197,7 +197,8 @@ def test_vocabulary_must_fit_the_model():
 def test_span_corruption_needs_sentinels():
     few = seqio.ByteVocabulary(extra_ids=10)
     steps = [seqio.preprocessors.tokenize, preprocessors.span_corruption]
-    with pytest.raises(UserError, match="has 10 sentinels, but span corruption needs 100"):
+    told = "has 10 sentinels at its end, but span corruption needs 100: give it extra_ids=100"
+    with pytest.raises(UserError, match=told):
         features.check_vocabulary(add_task("features_few_sentinels", steps, few), 1000)
     features.check_vocabulary(add_task("features_few_copy", [copies], few), 1000)
 
@@ -226,3 +227,40 @@ def test_missing_vocabulary_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="gone.model") as raised:
         features.check_vocabulary(task, 1000)
     assert "\n" not in str(raised.value)
+
+
+def fails(task):
+    return {}[task.name]
+
+
+@pytest.mark.parametrize(
+    "rate, told",
+    [
+        (
+            fails,
+            r"cannot be computed: \S*test_features.py:\d+, in fails: KeyError: 'features_copy'",
+        ),
+        (lambda task: -1.0, "is -1.0: give a number of at least 0"),
+        (lambda task: float("nan"), "is nan: give a number of at least 0"),
+        (lambda task: None, r"cannot be computed: TypeError: float\(\) argument must be a string"),
+        # SeqIO's own, of a source that cannot tell its number of examples.
+        (seqio.mixing_rate_num_examples, "cannot be computed: TypeError: "),
+    ],
+)
+def test_a_rate_that_seqio_cannot_use_is_one_line(rate, told):
+    seqio.MixtureRegistry.add("features_rates", [("features_copy", rate)])
+    try:
+        what = "^mixture 'features_rates': the rate of task 'features_copy' "
+        with pytest.raises(UserError, match=what + told):
+            train("features_rates")
+    finally:
+        seqio.MixtureRegistry.remove("features_rates")
+
+
+def test_a_mixture_whose_rates_are_all_zero_is_refused():
+    seqio.MixtureRegistry.add("features_rates", [("features_copy", 0.0)])
+    try:
+        with pytest.raises(UserError, match="^mixture 'features_rates': the rates of all its "):
+            train("features_rates")
+    finally:
+        seqio.MixtureRegistry.remove("features_rates")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
@@ -16,8 +17,13 @@ def test_metrics_that_are_no_numbers_are_left_out():
         "accuracy": seqio.metrics.Scalar(50.0),
         "count": 3,
         "text": seqio.metrics.Text("an answer"),
+        "of an array": seqio.metrics.Scalar(np.array(0.5, np.float32)),
+        "of a tensor": tf.constant(7),
     }
-    assert _numbers(values) == {"accuracy": 50.0, "count": 3.0}
+    numbers = {"accuracy": 50.0, "count": 3.0, "of an array": 0.5, "of a tensor": 7.0}
+    assert _numbers("a_task", values) == numbers
+    with pytest.raises(UserError, match="^metric 'a' of task 'a_task' is .1, 2.: have it "):
+        _numbers("a_task", {"a": [1, 2]})
 
 
 def test_batches_of_a_split_are_as_long_as_its_longest_example_and_hold_each_once():
@@ -43,10 +49,36 @@ def test_batches_of_a_split_are_as_long_as_its_longest_example_and_hold_each_onc
         assert np.pad(output, (0, 12)).tolist() == features["decoder_target_tokens"].tolist()
 
 
-def test_an_error_in_a_metric_is_one_line_with_its_place(monkeypatch):
-    def metric(targets, predictions):
-        raise KeyError("an answer")
+def raises(targets, predictions):
+    raise KeyError("an answer")
 
+
+def returns_nothing(targets, predictions):
+    pass
+
+
+def returns_no_number(targets, predictions):
+    return {"accuracy": object()}
+
+
+@pytest.mark.parametrize(
+    "metric, told",
+    [
+        (
+            raises,
+            r"'toy_copy', split 'validation': \S*test_task_metrics.py:\d+, in raises: KeyError: "
+            "'an answer'$",
+        ),
+        (
+            returns_nothing,
+            "'toy_copy', split 'validation': SeqIO cannot use what the task's metrics return: "
+            "ValueError: Failed to evaluate task toy_copy: 'NoneType' object has no attribute "
+            "'items': see its metric_fns, metric_objs and postprocess_fn$",
+        ),
+        (returns_no_number, "metric 'accuracy' of task 'toy_copy' is <object object at "),
+    ],
+)
+def test_an_error_of_a_metric_is_one_line_with_its_place(metric, told, monkeypatch):
     monkeypatch.setattr(GreedyDecoder, "__call__", lambda self, x: np.ones((len(x), 8), np.int32))
     own = seqio.metrics.PassthroughLegacyMetric.from_metric_fn(metric)
     task = seqio.get_mixture_or_task("toy_copy")
@@ -54,6 +86,5 @@ def test_an_error_in_a_metric_is_one_line_with_its_place(monkeypatch):
     data = task_data("toy_copy", {"inputs": 8, "targets": 8}, 4, split="validation")
     with using(("batch:2", "batch:batch")) as mesh:
         evaluator = TaskEvaluator(tiny_model(vocab_size=384, built=False), mesh, data)
-        told = r"^'toy_copy', split 'validation': \S*test_task_metrics.py:\d+, in metric: KeyError:"
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=f"^{told}"):
             evaluator.run(0)

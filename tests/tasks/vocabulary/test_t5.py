@@ -131,6 +131,60 @@ def test_a_model_that_holds_sentinels_gets_no_further_ones(tmp_path):
     features.check_vocabulary(corrupts_spans(own), 124)
 
 
+@pytest.mark.parametrize("kept", [100, 40])
+def test_sentinels_of_a_model_that_are_not_its_last_pieces_are_told_with_a_mend(tmp_path, kept):
+    t5.train(TEXTS, tmp_path / "plain", 24)
+    path = with_sentinels(tmp_path / "plain")
+    model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+    # From the first on, where T5 has them from the last.
+    first = list(reversed(model.pieces[24:]))[:kept]
+    del model.pieces[24:]
+    model.pieces.extend(first)
+    path.write_bytes(model.SerializeToString())
+    told = (
+        "has 0 sentinels at its end, but span corruption needs 100: its model holds sentinels, of "
+        "which span corruption needs <extra_id_99> to <extra_id_0> as the last pieces: give a "
+        "model with these, or without any, to which 100 are added"
+    )
+    for vocabulary in (
+        t5.LazyVocabulary(lambda: str(path)),
+        seqio.SentencePieceVocabulary(str(path), extra_ids=0),
+    ):
+        with pytest.raises(UserError, match=told):
+            features.check_vocabulary(corrupts_spans(vocabulary), 300)
+
+
+def test_characters_without_a_piece_are_counted(tmp_path):
+    texts = [*TEXTS, "é Ж Ж Ж Ā Ā"]
+    lacking = t5.train(texts, tmp_path / "few", 24, character_coverage=0.98)
+    assert lacking.characters == {"é": 1, "Ā": 2}
+    assert lacking.of == sum(len("".join(text.split())) for text in texts)
+    line = lacking.line(0.98)
+    assert line.startswith(f"3 of {lacking.of:,} characters of the text (")
+    assert line.endswith(
+        ") have no piece and are read as unknown, 2 different ones, most often Ā é: to "
+        "give more of them a piece, raise --character_coverage=0.98, up to 1"
+    )
+    full = t5.train(texts, tmp_path / "full", 28, character_coverage=1.0)
+    told = f"all {full.of:,} characters of the text that are not blank have a piece"
+    assert full.line(1.0) == told
+    with pytest.raises(UserError, match="texts: give at least .* pieces, or lower --character_cov"):
+        t5.train(texts, tmp_path / "none", 8, character_coverage=1.0)
+
+
+def test_a_vocabulary_may_keep_line_breaks_and_indentation(tmp_path):
+    code = "def f(x):\n    if x:\n        return  x\n\n\ty = ﬁ\r\n"
+    texts = [code, *TEXTS]
+    t5.train(texts, tmp_path / "kept", 40, character_coverage=1.0, normalization="identity")
+    kept = seqio.SentencePieceVocabulary(str(tmp_path / "kept"), extra_ids=100)
+    assert kept.decode(kept.encode(code)) == code
+    # As a task tokenises.
+    assert kept.encode_tf(code).numpy().tolist() == kept.encode(code)
+    t5.train(texts, tmp_path / "plain", 32, character_coverage=1.0)
+    plain = seqio.SentencePieceVocabulary(str(tmp_path / "plain"), extra_ids=100)
+    assert plain.decode(plain.encode(code)) == "def f(x): if x: return x y = fi"
+
+
 def test_sentinels_added_to_those_of_a_model_are_told(tmp_path):
     t5.train(TEXTS, tmp_path / "plain", 24)
     twice = seqio.SentencePieceVocabulary(str(with_sentinels(tmp_path / "plain")), extra_ids=100)

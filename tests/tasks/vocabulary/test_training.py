@@ -33,7 +33,7 @@ def folder(tmp_path):
 def sampled(monkeypatch):
     """Trains nothing; returns the texts that a vocabulary would be trained on."""
     given = []
-    monkeypatch.setattr(t5, "train", lambda texts, path, size: given.extend(texts))
+    monkeypatch.setattr(t5, "train", lambda texts, path, size, **_: given.extend(texts))
 
     def sample(provider):
         given.clear()
@@ -64,7 +64,7 @@ TOKENIZE = functools.partial(functools.partial(seqio.preprocessors.tokenize, wit
 
 def test_a_trained_vocabulary_is_written_where_gin_says_and_used(folder):
     path = folder / "new" / "vocabulary.model"
-    assert training.train(LOCAL, 34) == path
+    assert training.train(LOCAL, 34)[0] == path
     found = LOCAL.output_features["targets"].vocabulary
     assert found.sentencepiece_model_file == str(path) and found.vocab_size == 134
     assert found.decode(found.encode("the red cat")) == "the red cat"
