@@ -10,8 +10,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 import types
+import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ _NOISE = re.compile(
     r"\{\{.*?\}\} ?| *\[Op:\w+\]( name: ?\S*)?"
     r"|Error in user-defined function passed to \S+ transformation with iterator: \S+: "
 )
+_GOOGLE = "storage.googleapis.com", 443
+_CONNECT_SECONDS = 10.0
 # The functions of `tf.io.gfile`, under the same names.
 _LOCAL = types.SimpleNamespace(
     exists=os.path.exists,
@@ -38,6 +42,20 @@ _LOCAL = types.SimpleNamespace(
 def is_remote(path: str | Path) -> bool:
     """Whether only TensorFlow can read the path, such as gs://bucket/folder."""
     return isinstance(path, str) and "://" in path
+
+
+def reaches_google() -> bool:
+    """Whether Google's storage can be reached; libraries that read from it would try for minutes.
+
+    A proxy is taken to lead there.
+    """
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.create_connection(_GOOGLE, timeout=_CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _system(path):

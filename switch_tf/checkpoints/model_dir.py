@@ -109,8 +109,12 @@ class ModelDir:
         return not storage.is_remote(self.path) or is_checkpoint(self.checkpoint(step))
 
 
-def find(path: str) -> str:
+def find(path: str, setting: str) -> str:
     """The checkpoint at `path`: the folder itself, or the newest checkpoint in a MODEL_DIR.
+
+    Args:
+      path: the folder.
+      setting: what gives it, for errors.
 
     Raises:
       UserError: there is none.
@@ -122,8 +126,8 @@ def find(path: str) -> str:
     there = folder.steps()
     if not there:
         raise UserError(
-            f"no checkpoint at '{path}': give a MODEL_DIR that holds checkpoints, or a "
-            "checkpoint_<step> folder"
+            f"{setting}='{path}': no checkpoint there: give a MODEL_DIR that holds checkpoints, or "
+            "a checkpoint_<step> folder"
         )
     return folder.checkpoint(there[-1])
 

@@ -99,7 +99,7 @@ def restore_initial(
       UserError: there is no checkpoint, it is damaged, a weight or a slot differs in shape, or a
         weight that no pattern allows would be fresh or skipped.
     """
-    path = find(path)
+    path = find(path, "INITIAL_CHECKPOINT_PATH")
     ours, saved = contents.weights(model), _read(path, lambda: contents.saved_weights(path))
     for name, variable in ours.items():
         if saved.get(name, tuple(variable.shape)) != tuple(variable.shape):

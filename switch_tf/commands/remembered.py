@@ -92,7 +92,7 @@ def remember(
         elif not remote:
             folder = folders[parameter].check(setting, path)
             if use == "restore":
-                model_dir.find(folder)
+                model_dir.find(folder, setting)
         # Who names a model file for a fine-tuning means its model.
         has_own = trains and any(given.model_files())
         with storage.told(f"{setting}='{path}' cannot be read"):

@@ -13,6 +13,8 @@ from switch_tf.stages import importing, telling
 _DEFAULT_LENGTHS = {"inputs": 128, "targets": 36}
 _STATISTICS_EXAMPLES = 1_000
 _TEXT_CHARACTERS = 500
+# T5's vocabulary sizes are its multiples, so that devices can share the embedding.
+_VOCAB_MULTIPLE = 128
 # Of a vocabulary that is trained; SentencePiece's own.
 _DEFAULTS = {"character_coverage": 0.9995, "normalization": "nmt_nfkc"}
 
@@ -128,7 +130,9 @@ def _list() -> None:
     from switch_tf.metrics.tables import table
 
     heading = ("name", "kind", "source", "splits", "data available", "metrics")
-    for line in table([heading, *map(_describe, registry.names())]):
+    # Last the many parts of a mixture, such as mc4.en.
+    names = sorted(registry.names(), key=lambda name: "." in name)
+    for line in table([heading, *map(_describe, names)]):
         print(line)
 
 
@@ -183,7 +187,7 @@ def _split_order(split: str) -> tuple[int, str]:
 
 def _train_vocabulary(args: argparse.Namespace) -> None:
     from switch_tf.data import registry
-    from switch_tf.tasks.vocabulary import training
+    from switch_tf.tasks.vocabulary import t5, training
 
     path, lacking = training.train(
         registry.find(args.name),
@@ -191,7 +195,11 @@ def _train_vocabulary(args: argparse.Namespace) -> None:
         character_coverage=args.character_coverage,
         normalization=args.normalization,
     )
-    print(f"wrote {path}: {args.train_vocabulary} pieces")
+    size = args.train_vocabulary + t5.EXTRA_IDS
+    print(
+        f"wrote {path}: {args.train_vocabulary:,} pieces; a model needs VOCAB_SIZE >= {size:,}, "
+        f"such as {-(-size // _VOCAB_MULTIPLE) * _VOCAB_MULTIPLE}"
+    )
     print(lacking.line(args.character_coverage))
 
 
@@ -207,7 +215,7 @@ def _prepared(args: argparse.Namespace):
     from switch_tf.data.reading import check_records
 
     provider = registry.find(args.name)
-    features.check_split(provider, args.split)
+    features.check_split(provider, args.split, "--split")
     with telling(f"reading {args.name}", at_once=False):
         registry.prepare(provider)
         tasks = [task for task in seqio.get_subtasks(provider) if args.split in task.splits]

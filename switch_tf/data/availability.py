@@ -99,8 +99,10 @@ def fetch(tfds_name: str, data_dir: str | None = None, otherwise: str = "") -> N
     mend = otherwise + f"prepare it where there is a network: tfds build {tfds_name}"
     if _TFDS_NAME.fullmatch(tfds_name)["name"] == _NOT_FETCHED:
         raise UserError(f"{absent}, and too large for a run to fetch it: {mend}")
+    if not storage.reaches_google():
+        raise UserError(f"{absent}, and there is no network to fetch it: {mend}")
     folder = data_dir or tfds.core.utils.file_utils.constants.DATA_DIR
-    runtime.tell(f"{absent}: fetching it to {folder}; without a network it gives up after minutes")
+    runtime.tell(f"{absent}: fetching it to {folder}")
     try:
         # As SeqIO does; `split=[]` reads no split of it.
         tfds.load(tfds_name, split=[], data_dir=data_dir, try_gcs=True)

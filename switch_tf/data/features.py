@@ -32,15 +32,21 @@ _SENTINEL_STEPS = re.compile(r"span_corruption|unsupervised|denois|fill_in_the_b
 _NUM_SENTINELS = 100
 
 
-def check_split(provider, split: str) -> None:
+def check_split(provider, split: str, setting: str = "TaskData.split") -> None:
     """Checks that a task or mixture has the split.
+
+    Args:
+      provider: the `seqio.Task` or `seqio.Mixture`.
+      split: the split.
+      setting: what gives it, for errors.
 
     Raises:
       UserError: it does not; the message lists the splits there are.
     """
     splits = sorted(provider.splits)
     if split not in splits:
-        raise UserError(f"'{provider.name}' has no split '{split}'; it has " + ", ".join(splits))
+        there = ", ".join(splits)
+        raise UserError(f"{setting}='{split}': '{provider.name}' has no such split; it has {there}")
 
 
 def prepare(data: TaskData, vocab_size: int, checkpoint: str | None = None) -> None:

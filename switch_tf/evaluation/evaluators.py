@@ -32,6 +32,8 @@ class Evaluators:
 
     def __init__(self, made: MeshModel, settings: Evaluation):
         self.data = settings.data(made.data, made.mesh)
+        if not self.data.use_cached:
+            features.check_split(self.data.provider(), self.data.split, "Evaluation.split")
         self.teacher_forced = TeacherForcedEvaluator(
             made.model, made.mesh, self.data, settings.batches, settings.dropless
         )

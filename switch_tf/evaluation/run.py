@@ -48,7 +48,7 @@ def evaluate(
       UserError: there is no checkpoint, it is of another model, or `train` would refuse the
         settings as well.
     """
-    path = model_dir.find(checkpoint_path)
+    path = model_dir.find(checkpoint_path, "CHECKPOINT_PATH")
     data, evaluation = data(), evaluation()
     default = model_dir.evaluation(path, data.mixture_or_task_name, evaluation.split)
     wanted = os.path.expanduser(output_path or default)
@@ -59,7 +59,7 @@ def evaluate(
         _removed(folder),
         setup().mesh_model(data, checkpoint=("CHECKPOINT_PATH", path)) as made,
     ):
-        with telling("opening the data"):
+        with telling("opening the data, and checking its records"):
             evaluators = Evaluators(made, evaluation)
             with mesh_lib.host():
                 check_records(evaluators.data)

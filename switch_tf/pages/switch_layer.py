@@ -31,7 +31,7 @@ def decide(model_dir: Path) -> tuple[list[str], object]:
     config.load([ModelDir(str(model_dir)).config])
     model = TransformerEncoderDecoder()
     model.build()
-    restore.restore_model(find(str(model_dir)), model)
+    restore.restore_model(find(str(model_dir), "MODEL_DIR"), model)
     name = config.macro("MIXTURE_OR_TASK_NAME", annotation=rules.Name)
     task = seqio.get_mixture_or_task(name)
     lengths = config.macro("TASK_FEATURE_LENGTHS", annotation=rules.Lengths)

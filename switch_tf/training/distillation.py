@@ -59,7 +59,8 @@ class Distillation:
           UserError: there is no checkpoint, its run does not say which model it holds, or it has
             another vocabulary.
         """
-        setting, path = "Distillation.teacher_path", model_dir.find(self._path)
+        setting = "Distillation.teacher_path"
+        path = model_dir.find(self._path, setting)
         run_facts.check_vocabulary(setting, path, made.vocabulary)
         config = run_facts.model_config(setting, path)
         with telling("restoring the teacher"):

@@ -188,7 +188,7 @@ def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[st
 
 def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, str, _Samples]:
     """What reads the data: evaluators, batches, a line on their order and rows, and samples."""
-    with telling("opening the data"):
+    with telling("opening the data, and checking its records"):
         evaluators = Evaluators(made, evaluation)
         _check_answers(made, evaluators)
         with mesh_lib.host():

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -166,9 +165,6 @@ def _holds_sentinels(path: str) -> bool:
     return any(piece.piece.removeprefix("▁") == "<extra_id_0>" for piece in model.pieces)
 
 
-_GCS = ("storage.googleapis.com", 443)
-
-
 def t5_vocabulary_path() -> str:
     """The path of T5's SentencePiece model.
 
@@ -185,14 +181,8 @@ def mt5_vocabulary_path() -> str:
 
 def _reachable(path: str) -> str:
     path = vocabulary_path.check(path)
-    if path.startswith("gs://"):
-        try:
-            # TensorFlow would retry for minutes.
-            socket.create_connection(_GCS, timeout=10).close()
-        except OSError as error:
-            raise UserError(
-                f"VOCABULARY_PATH='{path}' cannot be reached: {vocabulary_path.MEND}"
-            ) from error
+    if path.startswith("gs://") and not storage.reaches_google():
+        raise UserError(f"VOCABULARY_PATH='{path}' cannot be reached: {vocabulary_path.MEND}")
     return path
 
 

@@ -27,14 +27,14 @@ def test_a_checkpoint_is_found_by_its_own_folder_or_its_runs(tmp_path):
     for name in ("checkpoint_10", "checkpoint_9"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "state.index").write_text("")
-    assert find(str(tmp_path)) == str(tmp_path / "checkpoint_10")
-    assert find(str(tmp_path / "checkpoint_9")) == str(tmp_path / "checkpoint_9")
+    assert find(str(tmp_path), "CHECKPOINT_PATH") == str(tmp_path / "checkpoint_10")
+    assert find(str(tmp_path / "checkpoint_9"), "CHECKPOINT_PATH") == str(tmp_path / "checkpoint_9")
     nowhere = str(tmp_path / "nowhere")
     with pytest.raises(UserError) as told:
-        find(nowhere)
+        find(nowhere, "CHECKPOINT_PATH")
     assert str(told.value) == (
-        f"no checkpoint at '{nowhere}': give a MODEL_DIR that holds checkpoints, or a "
-        "checkpoint_<step> folder"
+        f"CHECKPOINT_PATH='{nowhere}': no checkpoint there: give a MODEL_DIR that holds "
+        "checkpoints, or a checkpoint_<step> folder"
     )
 
 

@@ -363,7 +363,7 @@ def test_a_checkpoint_without_a_configuration_gives_nothing(run):
 
 
 def test_a_folder_without_checkpoints_is_one_line(tmp_path):
-    with pytest.raises(UserError, match=f"^no checkpoint at '{tmp_path}': give a MODEL_DIR that"):
+    with pytest.raises(UserError, match=f"CHECKPOINT_PATH='{tmp_path}': no checkpoint there: "):
         evaluating(tmp_path)
 
 

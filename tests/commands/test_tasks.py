@@ -78,7 +78,10 @@ def shown(capsys):
 
 def test_without_a_name_tasks_and_mixtures_are_listed_with_what_they_read(shown):
     heading, *lines = shown()
-    assert [line.split()[0] for line in lines] == registry.names()
+    names = [line.split()[0] for line in lines]
+    assert sorted(names) == registry.names()
+    # Languages come last.
+    assert names[-1].startswith("mc4.") and not any("." in name for name in names[:40])
     cells = [re.split("  +", line) for line in lines if line.startswith(("command_", "pydocs_f"))]
     assert re.split("  +", heading) == [
         *("name", "kind", "source", "splits", "data available", "metrics"),
@@ -232,11 +235,11 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         (["pydocs_copa_"], r"no task or mixture 'pydocs_copa_' is registered.*pydocs_copa.*"),
         (
             ["command_first", "--split=validation"],
-            "'command_first' has no split 'validation'; it has test, train",
+            "--split='validation': 'command_first' has no such split; it has test, train",
         ),
         (
             ["command_mixture", "--split=dev"],
-            "'command_mixture' has no split 'dev'; it has test, train",
+            "--split='dev': 'command_mixture' has no such split; it has test, train",
         ),
         (["command_first", "--num_examples=0"], "--num_examples=0: give a number >= 1"),
         (
@@ -261,7 +264,10 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
         ),
         (["--statistics"], "--statistics needs a task or mixture: .*"),
         (["command_first", "--statistics=0"], "--statistics=0: give a number >= 1"),
-        (["command_first", "--statistics", "--split=dev"], "'command_first' has no split 'dev'.*"),
+        (
+            ["command_first", "--statistics", "--split=dev"],
+            "--split='dev': 'command_first' has no such split.*",
+        ),
         (
             ["command_first", "--train_vocabulary=40", "--character_coverage=1.5"],
             "--character_coverage=1.5: give a share from 0.98 to 1",
@@ -290,7 +296,8 @@ def files(tmp_path):
 
 def test_a_vocabulary_is_trained_and_then_used(shown, files, tmp_path):
     assert shown(LOCAL_TEXT, "--train_vocabulary=34", *files) == [
-        f"wrote {tmp_path}/vocabulary.model: 34 pieces",
+        f"wrote {tmp_path}/vocabulary.model: 34 pieces; a model needs VOCAB_SIZE >= 134, "
+        "such as 256",
         "all 1,510 characters of the text that are not blank have a piece",
     ]
     lines = shown(LOCAL_TEXT, "--num_examples=1", *files)

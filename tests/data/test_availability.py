@@ -6,6 +6,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from switch_tf import storage
 from switch_tf.data import availability, registry
 from switch_tf.errors import UserError
 
@@ -141,6 +142,7 @@ def test_a_dataset_that_cannot_be_fetched_is_one_line_that_says_where_else_to_ge
         raise ConnectionError("no network\nmore")
 
     monkeypatch.setattr(tfds, "load", offline)
+    monkeypatch.setattr(storage, "reaches_google", lambda: True)
     with pytest.raises(UserError) as told:
         registry.prepare(seqio.get_mixture_or_task("super_glue_boolq"))
     absent = f"{BOOLQ} is not prepared by TFDS"
@@ -149,11 +151,17 @@ def test_a_dataset_that_cannot_be_fetched_is_one_line_that_says_where_else_to_ge
         "folder of the published BoolQ (docs/tasks.md), or prepare it where there is a network: "
         f"tfds build {BOOLQ}"
     )
-    assert capsys.readouterr().out == (
-        f"{absent}: fetching it to {tfds_folder}; without a network it gives up after minutes\n"
-    )
+    assert capsys.readouterr().out == (f"{absent}: fetching it to {tfds_folder}\n")
     with pytest.raises(UserError, match="xsum:1.1.0 is not prepared by TFDS, and cannot be"):
         availability.prepare(seqio.TfdsDataSource("xsum:1.1.0", splits=["train"]))
+
+
+def test_without_a_network_a_dataset_is_not_tried_for_minutes(tfds_folder, monkeypatch, capsys):
+    monkeypatch.delattr(tfds, "load")
+    monkeypatch.setattr(storage, "reaches_google", lambda: False)
+    with pytest.raises(UserError, match=f"^{BOOLQ} is not prepared by TFDS, and there is no net"):
+        registry.prepare(seqio.get_mixture_or_task("super_glue_boolq"))
+    assert not capsys.readouterr().out
 
 
 def test_what_tfds_has_prepared_is_not_fetched(tfds_folder, monkeypatch, capsys):

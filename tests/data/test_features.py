@@ -165,7 +165,7 @@ def test_mixture_is_evaluated_as_its_tasks():
 
 
 def test_unknown_split_lists_the_splits():
-    with pytest.raises(UserError, match="no split 'test'; it has empty, train, validation"):
+    with pytest.raises(UserError, match="no such split; it has empty, train, validation"):
         features.train_dataset(task_data("features_copy", LENGTHS, 4, split="test"))
 
 
