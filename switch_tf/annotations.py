@@ -6,6 +6,7 @@ import ast
 import builtins
 import collections.abc
 import functools
+import re
 import typing
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from switch_tf import rules
 # Names from these modules are resolved to the real objects.
 _IMPORTED = {"typing": typing, "collections.abc": collections.abc, "switch_tf.rules": rules}
 _FOLDER = Path(__file__).parent.parent
+# What the text of each module has that declares something to gin.
+_DECLARES = re.compile(r"configurable|(gin|rules)\.(register|constant)|\bmacro\b")
 
 
 class StandIn(type):
@@ -32,6 +35,14 @@ class StandIn(type):
         return cls
 
 
+def declares(text: str) -> bool:
+    """Whether a module may declare something to gin.
+
+    Most do not, and parsing them would take a second at the start of each command.
+    """
+    return _DECLARES.search(text) is not None
+
+
 class _Module:
     """A project module whose members another module refers to."""
 
@@ -47,12 +58,16 @@ class Names(dict):
 
     A class of the project has the same stand-in wherever it is named.
 
-    Args:
+    Attributes:
       tree: the module's syntax tree.
+
+    Args:
+      tree: as above.
     """
 
     def __init__(self, tree: ast.Module):
         super().__init__()
+        self.tree = tree
         self._assigned = {
             node.targets[0].id: node.value
             for node in tree.body

@@ -77,9 +77,11 @@ def read_module(text: str, module: str) -> Source:
     Raises:
       SyntaxError: `text` is not valid Python.
     """
-    names = annotations.Names.of(text)
     configurables, constants, macros = [], set(), {}
-    for node in ast.walk(ast.parse(text)):
+    if not annotations.declares(text):
+        return Source((), frozenset(), {})
+    names = annotations.Names.of(text)
+    for node in ast.walk(names.tree):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             configurables += _decorated(node, module, names)
         elif not isinstance(node, ast.Call):

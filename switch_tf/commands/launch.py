@@ -238,7 +238,7 @@ def check_spans(given: Mapping) -> None:
     Raises:
       UserError: a setting is out of range; the message names it.
     """
-    spans.Spans(*(given.get(name, default) for name, default in _SPANS.items()))
+    spans.Spans(*(given.get(name, _SPANS[name]) for name in _MASK))
 
 
 def check_checkpoints(given: dict, remote: bool, trains: bool) -> None:
@@ -277,13 +277,15 @@ def check_checkpoints(given: dict, remote: bool, trains: bool) -> None:
                 )
 
 
-# Settings that determine the order and the noise of a run's batches.
+# Those of span corruption that determine the order and the noise of a run's batches.
 _SPANS = {
     "span_corruption.noise_density": spans.NOISE_DENSITY,
     "span_corruption.mean_noise_span_length": spans.MEAN_SPAN_LENGTH,
-    "span_corruption.random_chunk": False,
     "random_spans_noise_mask.random_roll": False,
+    "span_corruption.random_chunk": False,
 }
+# Those that say how text is masked, in the order of `spans.Spans`.
+_MASK = list(_SPANS)[:3]
 
 
 def _of_order() -> list[str]:

@@ -1,8 +1,10 @@
 """`switch-tf plan`: prints what a configuration needs and communicates."""
 
+import collections
 import functools
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 
 import gin
@@ -138,12 +140,16 @@ def _counted(counts: Counts, optimizer, mesh, lengths) -> Iterator[str]:
         f"on each of {mesh.size} devices: weights {size(counts.weight_bytes(mesh))}, optimizer "
         f"slots {size(counts.slot_bytes(mesh, optimizer))}"
     )
-    largest = sorted(counts.weights, key=lambda w: -math.prod(w.shape))
-    rows = [("largest weights", "axes", "shape", "split into")]
-    for weight in largest[:_SHOWN_WEIGHTS]:
-        axes = " ".join(axis or "-" for axis in weight.axes)
-        split = parts(weight.axes, mesh)
-        rows.append((weight.path, axes, "x".join(map(str, weight.shape)), split))
+    # Those of layers that differ only in their number are a row.
+    alike = collections.Counter(
+        (re.sub(r"\d+", "*", weight.path), tuple(weight.axes), tuple(weight.shape))
+        for weight in counts.weights
+    )
+    rows = [("largest weights", "count", "axes", "shape of each", "split into")]
+    for path, axes, shape in sorted(alike, key=lambda key: -math.prod(key[2]))[:_SHOWN_WEIGHTS]:
+        names = " ".join(axis or "-" for axis in axes)
+        count = alike[path, axes, shape]
+        rows.append((path, count, names, "x".join(map(str, shape)), parts(axes, mesh)))
     yield from table(rows)
 
 
