@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from switch_tf.tasks.docstrings.parse import Document
 
@@ -209,17 +209,27 @@ def _excerpts(documents: tuple[Document, ...], difficulty: Difficulty) -> list[l
     return rounds
 
 
-def _pairs(documents: Sequence[Document]) -> Iterator[tuple[_Excerpt, _Excerpt]]:
-    """Yields pairs of documents in which neither summary fits the other's passage."""
-    for shown in _excerpts(tuple(documents), DIFFICULTY):
+def _pairs(documents: Sequence[Document]) -> list[tuple[_Excerpt, _Excerpt]]:
+    return _pairs_of(tuple(documents), DIFFICULTY)
+
+
+# Cached, because two tasks use the same pairs.
+@functools.lru_cache(maxsize=2)
+def _pairs_of(
+    documents: tuple[Document, ...], difficulty: Difficulty
+) -> list[tuple[_Excerpt, _Excerpt]]:
+    """Pairs of documents in which neither summary fits the other's passage."""
+    found = []
+    for shown in _excerpts(documents, difficulty):
         waiting = []
         for one in shown:
             for i, other in enumerate(waiting[:_TRIES]):
                 if _differ(one, other):
-                    yield waiting.pop(i), one
+                    found.append((waiting.pop(i), one))
                     break
             else:
                 waiting.append(one)
+    return found
 
 
 def _differ(one: _Excerpt, other: _Excerpt) -> bool:
