@@ -83,7 +83,10 @@ def test_a_carriage_return_that_would_join_two_words_is_one_line(tmp_path, reade
             member("a", "b") + member() + member("c"),
             "2 of 3 records are read, or the last only in part, because TensorFlow's reader ends",
         ),
-        (gzip.compress(b"a\nb") + member() + gzip.compress(b"c"), "2 of 2 records are read, or"),
+        (
+            gzip.compress(b"a\nb", mtime=0) + member() + gzip.compress(b"c", mtime=0),
+            "2 of 2 records are read, or",
+        ),
         (member("a", "b")[:-9], "a gzip file that is cut off"),
         (member("a", "b")[:-4] + b"\1\0\0\0", r"damaged gzip file \(.*incorrect length check"),
         (member("a", "b") + b"tail", "damaged gzip file"),
