@@ -207,7 +207,7 @@ def test_an_interrupted_save_is_removed_and_never_restored(tmp_path, monkeypatch
         small_run(tmp_path, 2.0).checkpoints.save(2)
     assert (tmp_path / "checkpoint_2.partial/state.index").exists()
     assert ModelDir(str(tmp_path)).steps() == [1]
-    assert find(str(tmp_path)) == str(tmp_path / "checkpoint_1")
+    assert find(str(tmp_path), "CHECKPOINT_PATH") == str(tmp_path / "checkpoint_1")
     run = small_run(tmp_path)
     assert not (tmp_path / "checkpoint_2.partial").exists()
     assert run.checkpoints.restore_latest() == 1

@@ -25,7 +25,7 @@ def test_a_model_alone_is_restored_bit_equal_on_another_mesh(tmp_path):
     with using(("batch:8", "batch:batch,experts:batch")):
         save_model(path, tiny_model(seed=0, **sizes))
     saved, fresh = tiny_model(seed=0, **sizes), tiny_model(seed=1, **sizes)
-    restore.restore_model(find(path), fresh)
+    restore.restore_model(find(path, "CHECKPOINT_PATH"), fresh)
     for ours, theirs in zip(fresh.trainable_variables, saved.trainable_variables, strict=True):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
 
@@ -79,7 +79,7 @@ def test_a_model_that_is_there_already_or_cannot_be_written_is_one_line(tmp_path
 def test_the_home_folder_can_be_given_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     save_model("~/model", model_of(1.0))
-    assert find("~/model") == str(tmp_path / "model")
+    assert find("~/model", "CHECKPOINT_PATH") == str(tmp_path / "model")
     assert line_of(save_model, "~/model", model_of(2.0)).startswith(f"'{tmp_path}/model' already")
 
 
@@ -94,7 +94,7 @@ def test_a_model_is_written_to_a_remote_file_system_and_restored_from_it():
     path = "ram://saved-models/model"
     save_model(path, model_of(3.0), config="A = 1\n")
     fresh = model_of(0.0)
-    restore.restore_model(find(path), fresh)
+    restore.restore_model(find(path, "CHECKPOINT_PATH"), fresh)
     assert float(fresh.trainable_variables[0][0, 0]) == 3.0
     assert find_file(path, CONFIG) == f"{path}/config.gin"
     tf.io.gfile.rmtree("ram://saved-models")

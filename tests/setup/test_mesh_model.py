@@ -37,7 +37,7 @@ def toy_entry_point(
     setup: Callable[[], ModelSetup] = ModelSetup,
 ):
     """Logits of the first batch, by all that a command needs."""
-    path = model_dir.find(checkpoint_path)
+    path = model_dir.find(checkpoint_path, "CHECKPOINT_PATH")
     with setup().mesh_model(data(), checkpoint=("CHECKPOINT_PATH", path)) as made:
         made.restore(path)
         with mesh_lib.host():
