@@ -87,6 +87,12 @@ def passes(error: BaseException, packages: Sequence[str]) -> bool:
     return any(frame.package() in packages for frame in frames)
 
 
+def is_defect(error: BaseException) -> bool:
+    """Whether an error arose in this project's own code, by a mistake of its own."""
+    frames, told = _frames(error)
+    return bool(frames) and frames[-1].is_ours() and "UserError: " not in told
+
+
 def quotes_traceback(error: BaseException) -> bool:
     """Whether the message of an error has the traceback of another one."""
     return _QUOTED in str(error)

@@ -121,6 +121,8 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
             )
         raise UserError(f"{what}: {told}") from error
     except tf.errors.OpError as error:
+        if user_code.is_defect(error):
+            raise
         raise UserError(_told_of_pipeline(error, what)) from error
     except Exception as error:
         if isinstance(error, ValueError) and _UNFIT.match(str(error)):
