@@ -15,6 +15,8 @@ _LIBRARIES = [
     *map(Path, site.getsitepackages()),
 ]
 _PACKAGES = "site-packages"
+# Of files of code that it has rewritten.
+_AUTOGRAPH = "__autograph_generated_file"
 _QUOTED = "Traceback (most recent call last):"
 _FRAME = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 # The error itself follows its frames, which are indented.
@@ -43,7 +45,8 @@ class _Frame(NamedTuple):
     def is_of_library(self) -> bool:
         # What is not in a file is made by a library, or by Python.
         path = Path(self.file)
-        return not path.exists() or any(map(path.is_relative_to, _LIBRARIES))
+        is_rewritten = path.name.startswith(_AUTOGRAPH)
+        return is_rewritten or not path.exists() or any(map(path.is_relative_to, _LIBRARIES))
 
 
 def place_of(error: BaseException) -> str | None:
@@ -124,9 +127,10 @@ def _frames(error: BaseException) -> tuple[list[_Frame], str]:
     found = traceback.extract_tb(error.__traceback__)
     frames = [_Frame(frame.filename, frame.lineno or 0, frame.name) for frame in found]
     lines = [line for line in str(error).splitlines() if line.strip()]
-    # AutoGraph quotes the code first, gin adds where it was called.
+    # AutoGraph quotes the code first, as it was before it was rewritten.
     if lines and lines[0].startswith("in user code"):
-        return frames, lines[-1].strip()
+        quoted = [_Frame(file, int(n), name) for file, n, name in _FRAME.findall(str(error))]
+        return [*frames, *quoted], lines[-1].strip()
     return frames, " ".join("".join(traceback.format_exception_only(error)).split())
 
 

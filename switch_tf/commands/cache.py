@@ -167,6 +167,24 @@ def _cache(names: list[str], folder: str, setup, args: argparse.Namespace) -> No
         provenance.write(folder_of_task, made_with[name])
 
 
+def _read_all(names: list[str]) -> None:
+    """Reads tasks once more, outside of Beam.
+
+    Raises:
+      UserError: a record cannot be read, or the task's preprocessors refuse it.
+    """
+    import seqio
+
+    from switch_tf.data import records
+    from switch_tf.data.reading import TaskSplit, user_errors
+
+    for task in map(seqio.TaskRegistry.get, names):
+        for split in task.splits:
+            with user_errors(TaskSplit(task.name, split)):
+                for _ in records.examples_of(task, split):
+                    pass
+
+
 def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None:
     import apache_beam as beam
     import seqio
@@ -193,8 +211,10 @@ def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None
     except Exception as error:
         # Beam wraps an error raised by a source in many lines of its own.
         told = re.search(r"UserError: (.+)", str(error))
-        if told is None:
-            raise
-        raise UserError(told[1].strip().strip("'\"")) from error
+        if told is not None:
+            raise UserError(told[1].strip().strip("'\"")) from error
+        # It does not say which record was at fault.
+        _read_all(names)
+        raise
     finally:
         beam_utils.PreprocessTask = transform

@@ -45,9 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         # The reader, such as `head`, has closed the pipe; avoid an error from Python's last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(_READER_GONE)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        # This is also how a user's code ends with sys.exit.
         place = user_code.place_of(error)
-        # A defect of this project keeps its traceback.
+        # A defect of this project keeps its traceback, and a command ends with its status.
         if place is None:
             raise
         print(f"switch-tf: error: {place}", file=sys.stderr)

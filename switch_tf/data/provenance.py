@@ -8,6 +8,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,12 +18,14 @@ import tensorflow as tf
 
 import switch_tf
 from switch_tf import config, runtime, storage
+from switch_tf.data.skipping import POLICIES
 from switch_tf.errors import UserError
 
 FILE = "made_with.json"
 # Those that read, cut up and write what is cached.
 _PACKAGES = ("seqio", "t5", "tensorflow-text")
-_MACROS = ("DATA_DIR", "BAD_DATA")
+_LONGEST_SHOWN = 200
+_MACROS = {"DATA_DIR": None, "BAD_DATA": POLICIES[0]}
 
 
 def digest(vocabulary: seqio.Vocabulary) -> str:
@@ -43,7 +46,8 @@ def facts(task: seqio.Task) -> dict[str, Any]:
         "vocabularies": {name: digest(each) for name, each in vocabularies.items()},
         "vocabulary_paths": {name: _path_of(each) for name, each in vocabularies.items()},
         "files": {split: _stamps(task.source, split) for split in task.splits},
-        "macros": {name: config.macro(name, None) for name in _MACROS},
+        "macros": {name: config.macro(name, default) for name, default in _MACROS.items()},
+        "source": _source(task.source),
         "preprocessors": _steps(task),
         "versions": {"switch_tf": switch_tf.__version__}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -73,12 +77,14 @@ def check(provider) -> None:
             continue
         try:
             made = json.loads(storage.read_text(path))
-        except (ValueError, *storage.errors()) as error:
+            _check_vocabularies(task, made, what)
+            lines = [f"{what}: {line}" for line in _differences(task, made)]
+        # A file that is no JSON, or lacks something.
+        except (ValueError, KeyError, TypeError, AttributeError, *storage.errors()) as error:
             raise UserError(
                 f"{path}: cannot be read; cache the task again with --overwrite"
             ) from error
-        _check_vocabularies(task, made, what)
-        runtime.tell(*(f"{what}: {line}" for line in _differences(task, made)))
+        runtime.tell(*lines)
 
 
 def _check_vocabularies(task: seqio.Task, made: Mapping, what: str) -> None:
@@ -96,9 +102,13 @@ def _check_vocabularies(task: seqio.Task, made: Mapping, what: str) -> None:
 def _differences(task: seqio.Task, made: Mapping) -> Iterator[str]:
     """Yields what differs between a cache and the run, as far as the run says it."""
     for name, before in made["macros"].items():
-        now = config.macro(name, None)
+        now = config.macro(name, _MACROS.get(name))
+        # A run that reads a cache needs no DATA_DIR.
         if now is not None and now != before:
             yield f"made with {name}={before!r}, this run has {now!r}"
+    source = _source(task.source)
+    if source != made["source"]:
+        yield f"made from {made['source']}, this run has {source}"
     steps = _steps(task)
     if steps != made["preprocessors"]:
         pairs = zip(steps, made["preprocessors"], strict=False)
@@ -164,6 +174,19 @@ def _steps(task: seqio.Task) -> list[str]:
     return found
 
 
+def _source(source: seqio.DataSource) -> str:
+    """What a source reads and how, without its files."""
+    given: dict[str, Any] = {}
+    if isinstance(source, seqio.TfdsDataSource):
+        loader = source.tfds_dataset
+        given = {"name": loader.name, "splits": str(loader.tfds_splits or "")}
+    elif isinstance(source, seqio.FunctionDataSource):
+        given = {"function": source._dataset_fn}
+    elif isinstance(source, seqio.FileDataSource):
+        given = {"reader": source._reader}
+    return f"{type(source).__name__}({', '.join(f'{k}={_described(v)}' for k, v in given.items())})"
+
+
 def _described(value: Any) -> str:
     if isinstance(value, functools.partial):
         given = [_described(v) for v in value.args]
@@ -176,8 +199,21 @@ def _described(value: Any) -> str:
     if callable(value):
         function = inspect.unwrap(value)
         name = getattr(function, "__qualname__", type(function).__name__)
-        return f"{name}{_set_by_gin(name)}"
-    return repr(value)
+        return f"{name}{_set_by_gin(name)}{_held_by(function)}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _held_by(function: Any) -> str:
+    """The plain values that a closure or a callable object holds."""
+    if inspect.isfunction(function):
+        held = inspect.getclosurevars(function).nonlocals
+    else:
+        held = getattr(function, "__dict__", {})
+    plain = bool | int | float | str | bytes | tuple | list
+    given = ", ".join(f"{k}={v!r}" for k, v in sorted(held.items()) if isinstance(v, plain))
+    if len(given) > _LONGEST_SHOWN:
+        given = f"values {hashlib.sha256(given.encode()).hexdigest()[:12]}"
+    return f" of {given}" if given else ""
 
 
 def _set_by_gin(name: str) -> str:

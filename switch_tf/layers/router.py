@@ -100,7 +100,7 @@ class Router(Layer):
         eval_policy: Literal[POLICIES] = "argmax",
         jitter: NonNegative = 1e-2,
         input_dropout_rate: Rate = 0.1,
-        dtype: Literal["float32", "bfloat16"] | keras.DTypePolicy = "float32",
+        dtype: Literal["float32", "bfloat16", "float64"] | keras.DTypePolicy = "float32",
         **kwargs,
     ):
         super().__init__(dtype=dtype, **kwargs)

@@ -105,13 +105,58 @@ def test_each_difference_is_a_line(cached, capsys, monkeypatch):
     what, files = f"cache of '{NAME}'", "1 of the files of split 'train' are"
     assert capsys.readouterr().out.splitlines() == [
         f"{what}: made with DATA_DIR=None, this run has '{cached}'",
-        f"{what}: made with BAD_DATA=None, this run has 'skip'",
+        f"{what}: made with BAD_DATA='stop', this run has 'skip'",
         f"{what}: made with the preprocessors tokenize, this run has upper(of='targets')",
         f"{what}: made with switch_tf 0.1.0, this run has 9.9",
         f"{what}: {files} changed since, such as {cached}/a.txt",
         f"{what}: {files} not in it, such as {cached}/c.txt",
         f"{what}: {files} in it, but gone now, such as {cached}/b.txt",
     ]
+
+
+class _Every:
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self, dataset):
+        return dataset.shard(self.number, 0)
+
+
+def _every(number):
+    return lambda dataset: dataset.shard(number, 0)
+
+
+def _of_function(number):
+    return seqio.FunctionDataSource(lambda split, shuffle_files, seed=None: number, ["train"])
+
+
+@pytest.mark.parametrize("make", [_every, _Every])
+def test_what_closures_and_objects_hold_is_a_difference(make):
+    assert provenance._described(make(3)) == provenance._described(make(3))
+    assert provenance._described(make(3)) != provenance._described(make(300))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: seqio.TextLineDataSource({"train": "a"}, skip_header_lines=n),
+        lambda n: seqio.FileDataSource(_every(n), {"train": "a"}),
+        lambda n: seqio.TfdsDataSource(f"c4/en:{n}.0.0"),
+        _of_function,
+    ],
+)
+def test_another_source_is_a_difference(make):
+    assert provenance._source(make(3)) == provenance._source(make(3)) != provenance._source(make(5))
+
+
+def test_a_cache_that_left_out_bad_records_is_told_to_a_run_that_would_not(cached, capsys):
+    path = cached / "cache" / NAME / provenance.FILE
+    made = json.loads(path.read_text())
+    path.write_text(json.dumps(made | {"macros": made["macros"] | {"BAD_DATA": "skip"}}))
+    check()
+    assert capsys.readouterr().out == (
+        f"cache of '{NAME}': made with BAD_DATA='skip', this run has 'stop'\n"
+    )
 
 
 def test_a_run_that_reads_a_cache_need_not_have_its_files(cached, capsys):
@@ -123,9 +168,10 @@ def test_a_run_that_reads_a_cache_need_not_have_its_files(cached, capsys):
 
 def test_a_cache_that_does_not_say_what_it_was_made_with_is_told(cached, capsys):
     path = cached / "cache" / NAME / provenance.FILE
-    path.write_text("{")
-    with pytest.raises(UserError, match=f"^{path}: cannot be read; cache the task again with"):
-        check()
+    for text in ("{", "{}", "[1]", '{"vocabularies": 5}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"^{path}: cannot be read; cache the task again with"):
+            check()
     path.unlink()
     check()
     assert capsys.readouterr().out == (
