@@ -435,7 +435,7 @@ FORMATS = {
         members(st.just(b"one\ttwo\nthree\tfour\nfive\tsix\n")),
         functools.partial(read_own, kind="gzip"),
         lambda content: pairs_of(unzipped(content)),
-        limit="an empty member of a gzip file",
+        limit="at an empty member of a gzip file, or at zeros that fill one up",
     ),
     "own records": Format(
         "own.tfrecord",

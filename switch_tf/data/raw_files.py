@@ -99,7 +99,7 @@ def _check_end(path: str) -> None:
 
 def _check_members(source: seqio.FileDataSource, path: str) -> None:
     """Checks that a gzip file is whole, and that a reader comes to its end."""
-    if not _has_empty_member(path):
+    if not _has_empty_part(path):
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, os.path.basename(path))
@@ -107,17 +107,26 @@ def _check_members(source: seqio.FileDataSource, path: str) -> None:
             with gzip.open(copy, "wb", compresslevel=1) as after:
                 while block := before.read(_BLOCK):
                     after.write(block)
-        read, whole = (_summary(source._reader(each)) for each in (path, copy))
-    if read != whole:
-        raise UserError(
-            f"{path}: {read[0]:,} of {whole[0]:,} records are read, or the last only in part, "
-            "because TensorFlow's reader ends at an empty member of a gzip file: write it anew, "
-            "such as with zcat FILE | gzip > NEW"
-        )
+        whole = _summary(source._reader(copy))
+        try:
+            read = _summary(source._reader(path))
+        except tf.errors.OpError as error:
+            told = f"cannot be read: {storage.first_line(error)}, because TensorFlow's reader fails"
+        else:
+            if read == whole:
+                return
+            told = (
+                f"{read[0]:,} of {whole[0]:,} records are read, or the last only in part, because "
+                "TensorFlow's reader ends"
+            )
+    raise UserError(
+        f"{path}: {told} at an empty member of a gzip file, or at zeros that fill one up: write it "
+        "anew, such as with zcat FILE | gzip > NEW"
+    )
 
 
-def _has_empty_member(path: str) -> bool:
-    """Whether a member of a gzip file, but the last, is empty.
+def _has_empty_part(path: str) -> bool:
+    """Whether a member of a gzip file, but the last, is empty, or zeros fill the file up.
 
     Raises:
       UserError: the file is damaged.
@@ -127,6 +136,7 @@ def _has_empty_member(path: str) -> bool:
         while block:
             # Zeros may fill a file up to its last block.
             if member is None and not block.strip(b"\0"):
+                found = True
                 break
             if member is None:
                 member, has_content, found = (

@@ -167,8 +167,9 @@ def tsv(files: SplitFiles, columns: Sequence[str] | None = None) -> Records:
         if columns is None:
             columns = cells
             continue
-        yield (
-            place,
-            dict.fromkeys(columns) | dict(zip(columns, cells, strict=False)) | {"idx": index},
-        )
+        row = dict.fromkeys(columns) | dict(zip(columns, cells, strict=False)) | {"idx": index}
+        # A tab inside a text would move what follows to the next column.
+        if any(map(str.strip, cells[len(columns) :])):
+            row = BadRecord(f"{len(cells)} cells, but only {len(columns)} columns")
+        yield place, row
         index += 1

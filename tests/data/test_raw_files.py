@@ -90,6 +90,7 @@ def test_a_carriage_return_that_would_join_two_words_is_one_line(tmp_path, reade
         (member("a", "b")[:-9], "a gzip file that is cut off"),
         (member("a", "b")[:-4] + b"\1\0\0\0", r"damaged gzip file \(.*incorrect length check"),
         (member("a", "b") + b"tail", "damaged gzip file"),
+        (member("a", "b") + b"\0" * 512, r"cannot be read: inflate\(\) failed .*zeros that fill"),
     ],
 )
 def test_a_gzip_file_of_which_the_reader_would_lose_a_part_is_one_line(checked, content, told):
@@ -97,8 +98,8 @@ def test_a_gzip_file_of_which_the_reader_would_lose_a_part_is_one_line(checked, 
         checked(content, gzip_lines)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 512, member()])
-def test_an_empty_member_or_zeros_at_the_end_of_a_gzip_file_lose_nothing(checked, content):
+@pytest.mark.parametrize("content", [b"", member()])
+def test_an_empty_member_at_the_end_of_a_gzip_file_loses_nothing(checked, content):
     checked(member("a", "b") + content, gzip_lines)
 
 

@@ -114,6 +114,11 @@ BAD = {
     "a column": Bad(
         lambda: glue.source("sst2"), {SST: f"{HEAD}\nbore\n"}, f"{SST}:4: no field 'label'"
     ),
+    "a tab in a text": Bad(
+        lambda: glue.source("sst2"),
+        {SST: f"{HEAD}fine\t1\t0\n"},
+        f"{SST}:3: 3 cells, but only 2 columns",
+    ),
     "a label of a row": Bad(
         lambda: glue.source("sst2"),
         {SST: f"{HEAD}bore\tnone\n"},
