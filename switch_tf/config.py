@@ -293,8 +293,9 @@ def import_module(module: str, where: str) -> None:
         try:
             importlib.import_module(module)
         except SyntaxError as error:
-            place = f"{error.filename}:{error.lineno}"
-            raise UserError(f"{where}: cannot import '{module}': {place}: {error.msg}") from error
+            # Of a file with a NUL, Python says neither.
+            place = f"{error.filename}:{error.lineno}: " if error.filename else ""
+            raise UserError(f"{where}: cannot import '{module}': {place}{error.msg}") from error
         except (Exception, SystemExit) as error:
             place = user_code.place_of(error)
             if place is None and isinstance(error, ModuleNotFoundError):

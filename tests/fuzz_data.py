@@ -130,7 +130,7 @@ def documents_of_text(content: bytes) -> list[str]:
         if line.strip():
             block.append(line)
         elif block:
-            found.append(kept("\n".join(block)).strip())
+            found.append(kept("\n".join(block)).strip("\n").rstrip())
             block = []
     return found
 
@@ -144,9 +144,15 @@ def values_of(content: bytes) -> list[Any]:
     return [parsed(line) for line in lines_of(content) if line.strip()]
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a key twice: {pairs}")
+    return dict(pairs)
+
+
 def parsed(text: str) -> Any:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=once)
         json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise Bad(f"not JSON: {error}") from error

@@ -465,3 +465,11 @@ def test_no_value_of_gins_is_replaced_by_what_code_passes():
 
 def is_class_of_ours(configurable):
     return isinstance(configurable.declaration, ast.ClassDef) and configurable.parameters
+
+
+def test_a_module_with_a_nul_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "with_nul.py").write_bytes(b"a = 1\0\n")
+    told = "^--module: cannot import 'with_nul': source code string cannot contain null bytes$"
+    with pytest.raises(UserError, match=told):
+        config.import_module("with_nul", "--module")

@@ -1,6 +1,7 @@
 """The tasks' own metrics, through SeqIO's evaluator."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 
@@ -56,6 +57,7 @@ class TaskEvaluator:
         self._mesh = mesh
         self._what = TaskSplit(self._name, data.split)
         self._columns: dict[tf.data.Dataset, dict[str, int]] = {}
+        logging.getLogger("absl").addFilter(_is_not_raised_too)
         with mesh_lib.host(), user_errors(self._what):
             self._evaluator = without_autograph(
                 lambda: seqio.Evaluator(
@@ -181,6 +183,11 @@ class TaskEvaluator:
             multiple = math.lcm(_COLUMNS, self._mesh.ways("length"))
             self._columns[dataset] = longest(batches, multiple)
         return self._columns[dataset]
+
+
+def _is_not_raised_too(record: logging.LogRecord) -> bool:
+    """False for what SeqIO logs of an error that it raises then."""
+    return not str(record.msg).startswith("Failed to evaluate task")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 from switch_tf import storage
 from switch_tf.errors import UserError
+from switch_tf.tasks.sources import json_values
 
 
 class BadRecord(Exception):
@@ -76,7 +77,7 @@ def parse_json(text: str) -> Any:
       BadRecord: it is not JSON, or contains a lone surrogate, which UTF-8 cannot encode.
     """
     try:
-        value = json.loads(text)
+        value = json_values.parsed(text)
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"not JSON: {error}") from error
     if "\\u" in text:

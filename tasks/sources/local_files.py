@@ -4,7 +4,6 @@ import functools
 import gzip
 import io
 import itertools
-import json
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ import tensorflow as tf
 from switch_tf import storage
 from switch_tf.errors import UserError
 from switch_tf.stages import counting
+from switch_tf.tasks.sources import json_values
 
 JSON_SUFFIXES = (".json", ".jsonl")
 TEXT_SUFFIXES = (".txt",)
@@ -91,7 +91,7 @@ def text_of_line(path: str, number: int, line: str) -> str:
     if not line.strip():
         return ""
     try:
-        record = json.loads(line)
+        record = json_values.parsed(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}:{number}: not JSON: {error}; fix or remove the line") from error
     text = record.get("text") if isinstance(record, dict) else None
@@ -139,10 +139,10 @@ def _blocks(path: str, bad: Callable[[UserError], None]) -> Iterator[str]:
                 block.append(window)
                 length += len(window)
             if block and (is_blank or length >= MAX_CHARACTERS or len(window) < len(line)):
-                yield "".join(block).strip()
+                yield "".join(block).strip("\n").rstrip()
                 block, length = [], 0
     if block:
-        yield "".join(block).strip()
+        yield "".join(block).strip("\n").rstrip()
 
 
 def _windows(line: str) -> Iterator[str]:

@@ -1,3 +1,4 @@
+import functools
 import gzip
 import json
 import os
@@ -8,6 +9,7 @@ import gin
 import numpy as np
 import pytest
 import seqio
+from t5.data import preprocessors
 
 from switch_tf.commands import cache
 from switch_tf.commands import main as main_module
@@ -175,3 +177,21 @@ def test_bad_flags_are_told_in_a_line(folder, capsys, flags, told):
     cache._set_up.cache_clear()
     assert told in refused(capsys, folder, *flags)
     assert "apache_beam" in sys.modules
+
+
+def test_a_row_that_a_task_of_the_users_refuses_is_named(folder, capsys, monkeypatch):
+    (folder / "own.tsv").write_text("a\tb\nno tab\n")
+    parse = functools.partial(preprocessors.parse_tsv, field_names=["inputs", "targets"])
+    name = "cache_own_rows"
+    seqio.TaskRegistry.add(
+        name,
+        source=seqio.TextLineDataSource({"train": f"{folder}/own.tsv"}),
+        preprocessors=[
+            parse,
+            seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(),
+        ],
+        output_features=seqio.TaskRegistry.get(TASK).output_features,
+    )
+    line = refused(capsys, folder, f"--tasks={name}", f"--output_cache_dir={folder}/own")
+    assert f"'{name}', split 'train': {folder}/own.tsv:2: 'no tab': Expect 2 fields" in line

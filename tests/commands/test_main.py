@@ -259,3 +259,16 @@ def test_a_reader_that_has_enough_is_no_error():
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (141, "")
     assert done.stdout == "x" * 99 + "\n"
+
+
+def test_a_user_who_ends_a_command_by_sys_exit_is_told_where(subcommand, capsys, tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("import sys\n\n\ndef metric():\n    sys.exit('stop')\n")
+    code = compile(path.read_text(), str(path), "exec")
+    names = {}
+    exec(code, names)
+    subcommand(lambda argv: names["metric"]())
+    with pytest.raises(SystemExit) as end:
+        main_module.main(["tasks"])
+    assert end.value.code == 2
+    assert re.search(r"own\.py:5, in metric: SystemExit: stop$", capsys.readouterr().err.strip())

@@ -39,6 +39,16 @@ def broken(dataset):
     return dataset.map(example)
 
 
+def by_function(dataset):
+    """A step of the user's own, in Python, which TensorFlow takes to have a state."""
+
+    def example(x):
+        text = tf.numpy_function(lambda text: text.upper(), [x["targets"]], tf.string)
+        return {name: tf.ensure_shape(text, []) for name in ("inputs", "targets")}
+
+    return dataset.map(example)
+
+
 def add_task(name, first, vocabulary=BYTES, last=seqio.preprocessors.append_eos_after_trim):
     if name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add(
@@ -52,6 +62,7 @@ def add_task(name, first, vocabulary=BYTES, last=seqio.preprocessors.append_eos_
 
 SPANS = add_task("features_spans", [seqio.preprocessors.tokenize, preprocessors.span_corruption])
 COPY = add_task("features_copy", [copies, seqio.preprocessors.tokenize])
+add_task("features_function", [by_function, seqio.preprocessors.tokenize])
 add_task("features_broken", [broken, seqio.preprocessors.tokenize])
 if "features_mixture" not in seqio.MixtureRegistry.names():
     seqio.MixtureRegistry.add("features_mixture", [("features_spans", 1), ("features_copy", 2)])
@@ -99,7 +110,7 @@ def test_training_data_never_end():
     assert len(rows) == 180 and 40 < len(set(rows)) <= 60
 
 
-@pytest.mark.parametrize("name, pack", KINDS)
+@pytest.mark.parametrize("name, pack", [*KINDS, ("features_function", False)])
 def test_restored_iterator_gives_the_next_batches(name, pack, tmp_path):
     iterator = iter(train(name, pack))
     passed = numpy(next(iterator) for _ in range(7))

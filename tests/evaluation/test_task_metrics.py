@@ -78,7 +78,7 @@ def returns_no_number(targets, predictions):
         (returns_no_number, "metric 'accuracy' of task 'toy_copy' is <object object at "),
     ],
 )
-def test_an_error_of_a_metric_is_one_line_with_its_place(metric, told, monkeypatch):
+def test_an_error_of_a_metric_is_one_line_with_its_place(metric, told, monkeypatch, caplog):
     monkeypatch.setattr(GreedyDecoder, "__call__", lambda self, x: np.ones((len(x), 8), np.int32))
     own = seqio.metrics.PassthroughLegacyMetric.from_metric_fn(metric)
     task = seqio.get_mixture_or_task("toy_copy")
@@ -88,3 +88,4 @@ def test_an_error_of_a_metric_is_one_line_with_its_place(metric, told, monkeypat
         evaluator = TaskEvaluator(tiny_model(vocab_size=384, built=False), mesh, data)
         with pytest.raises(UserError, match=f"^{told}"):
             evaluator.run(0)
+    assert "Failed to evaluate" not in caplog.text

@@ -114,6 +114,14 @@ BAD = {
     "a column": Bad(
         lambda: glue.source("sst2"), {SST: f"{HEAD}\nbore\n"}, f"{SST}:4: no field 'label'"
     ),
+    "a key that occurs twice": Bad(
+        lambda: super_glue.source("boolq"),
+        {
+            "BoolQ/train.jsonl": '{"question": "q", "passage": "p", "idx": 0, "label": true}\n'
+            '{"question": "q", "question": "r", "passage": "p", "idx": 1, "label": true}\n'
+        },
+        "BoolQ/train.jsonl:2: not JSON: key 'question' occurs twice in an object",
+    ),
     "a tab in a text": Bad(
         lambda: glue.source("sst2"),
         {SST: f"{HEAD}fine\t1\t0\n"},

@@ -39,8 +39,9 @@ def documents(path):
     "content, expected",
     [
         ("one\n\ntwo\n", ["one", "two"]),
-        ("one\nstill one\n\n\n \t\n  two\n\u00a0\nthree", ["one\nstill one", "two", "three"]),
+        ("one\nstill one\n\n\n \t\n  two\n\u00a0\nthree", ["one\nstill one", "  two", "three"]),
         ("\n\none", ["one"]),
+        ("    if x:\n        y\n\n\n    z\n", ["    if x:\n        y", "    z"]),
         ("windows\r\nlines\r\n\r\ntwo\r\n", ["windows\nlines", "two"]),
         ("\ufeffa byte order mark\n\n\ufefftwo", ["a byte order mark", "\ufefftwo"]),
         ("é\u2028è\x0b\n\n\0", ["é\u2028è", "\0"]),
@@ -68,7 +69,7 @@ def test_a_text_without_blank_lines_is_cut_at_the_end_of_a_line(write, monkeypat
         ("a line of more than ten", ["a line of", "more than", "ten"]),
         ("no blanks in it", ["no blanks", "in it"]),
         ("noblanksinthisone", ["noblanksin", "thisone"]),
-        ("           then a word", ["then a", "word"]),
+        ("           then a word", [" then a", "word"]),
         ("\u3000".join(["\u4e00" * 4] * 4), ["\u3000".join(["\u4e00" * 4] * 2)] * 2),
     ],
 )
