@@ -325,7 +325,7 @@ def test_the_logged_balance_is_one_for_balanced_tokens_whatever_padding_chooses(
             {"load_balancing_over": "experts"},
             "SwitchRouter.load_balancing_over='experts': give 'tokens' or 'positions'",
         ),
-        ({"dtype": "float16"}, "Router.dtype='float16': give 'float32' or 'bfloat16'"),
+        ({"dtype": "float16"}, "Router.dtype='float16': give 'float32', 'bfloat16' or 'float64'"),
     ],
 )
 def test_a_number_that_cannot_be_is_told(options, line):

@@ -65,7 +65,7 @@ def test_a_parameter_has_its_values_its_default_and_a_sentence():
         "Share of the tokens that are masked.",
     ]
     assert row("warmup_steps", SECTIONS["linear_decay"])[1] == "required"
-    assert row("dtype", SECTIONS["Router"])[0] == "'float32' or 'bfloat16'"
+    assert row("dtype", SECTIONS["Router"])[0] == "'float32', 'bfloat16' or 'float64'"
     assert row("num_experts", SECTIONS["SwitchFFN"])[1] == "required"
     assert row("num_experts", SECTIONS["SwitchRouter"])[1] == (
         "from `SwitchFFN.num_experts` or `SwitchProjection.num_experts`"
