@@ -102,7 +102,10 @@ def test_macros_that_python_reads_are_walked_too():
         ),
         ("drop_noise_tokens.tokens=[1]", "'drop_noise_tokens' has no parameter 'tokens'; it has "),
         ("denoise.noise_density=15", "noise_density=15: give a share of the tokens, above 0 and "),
-        ("Router.dtype='float16'", "Router.dtype='float16': give 'float32' or 'bfloat16'"),
+        (
+            "Router.dtype='float16'",
+            "Router.dtype='float16': give 'float32', 'bfloat16' or 'float64'",
+        ),
         ("CACHE_DIR='a[1]'", "CACHE_DIR='a[1]': give a path in quotes without *, ? and [, which "),
         ("MIXTURE_OR_TASK_MODULE=''", "--gin.MIXTURE_OR_TASK_MODULE='': give a name in quotes"),
         ("MIXTURE_OR_TASK_MODULE=5", "--gin.MIXTURE_OR_TASK_MODULE=5: give a name in quotes"),
