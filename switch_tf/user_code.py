@@ -92,8 +92,8 @@ def passes(error: BaseException, packages: Sequence[str]) -> bool:
 
 def is_defect(error: BaseException) -> bool:
     """Whether an error arose in this project's own code, by a mistake of its own."""
-    frames, told = _frames(error)
-    return bool(frames) and frames[-1].is_ours() and "UserError: " not in told
+    frames, _ = _frames(error)
+    return bool(frames) and frames[-1].is_ours()
 
 
 def quotes_traceback(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ import argparse
 import functools
 import logging
 import os
-import re
+import time
 from collections.abc import Sequence
 
 from switch_tf import config, runtime, storage
@@ -129,6 +129,7 @@ def _tasks(names: Sequence[str]) -> list[str]:
 
     from switch_tf.data import registry
     from switch_tf.data.availability import ABSENT
+    from switch_tf.data.reading import check_records
 
     found = {}
     for name in names:
@@ -144,6 +145,7 @@ def _tasks(names: Sequence[str]) -> list[str]:
             # SeqIO lists the files of every split, but only after it has deleted the old cache.
             for split in task.splits:
                 task.source.list_shards(split)
+                check_records([task], split)
     for task in found.values():
         if not task.supports_caching:
             raise UserError(
@@ -167,8 +169,8 @@ def _cache(names: list[str], folder: str, setup, args: argparse.Namespace) -> No
         provenance.write(folder_of_task, made_with[name])
 
 
-def _read_all(names: list[str]) -> None:
-    """Reads tasks once more, outside of Beam.
+def _find_culprit(names: list[str]) -> None:
+    """Reads tasks once more, outside of Beam, for at most a minute.
 
     Raises:
       UserError: a record cannot be read, or the task's preprocessors refuse it.
@@ -176,13 +178,15 @@ def _read_all(names: list[str]) -> None:
     import seqio
 
     from switch_tf.data import records
-    from switch_tf.data.reading import TaskSplit, user_errors
+    from switch_tf.data.reading import SEARCH_SECONDS, TaskSplit, user_errors
 
+    until = time.monotonic() + SEARCH_SECONDS
     for task in map(seqio.TaskRegistry.get, names):
         for split in task.splits:
             with user_errors(TaskSplit(task.name, split)):
                 for _ in records.examples_of(task, split):
-                    pass
+                    if time.monotonic() > until:
+                        return
 
 
 def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None:
@@ -190,6 +194,8 @@ def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None
     import seqio
     from seqio import beam_utils
     from seqio.scripts import cache_tasks_main
+
+    from switch_tf.data.reading import told_by_user_error
 
     seqio.add_global_cache_dirs([folder])
     there = [name for name in names if seqio.TaskRegistry.get(name).cache_dir]
@@ -210,11 +216,10 @@ def _run(names: list[str], folder: str, setup, args: argparse.Namespace) -> None
             cache_tasks_main.run_pipeline(pipeline, names, folder, overwrite=args.overwrite)
     except Exception as error:
         # Beam wraps an error raised by a source in many lines of its own.
-        told = re.search(r"UserError: (.+)", str(error))
-        if told is not None:
-            raise UserError(told[1].strip().strip("'\"")) from error
+        if told := told_by_user_error(str(error)):
+            raise UserError(told.strip("'\"")) from error
         # It does not say which record was at fault.
-        _read_all(names)
+        _find_culprit(names)
         raise
     finally:
         beam_utils.PreprocessTask = transform

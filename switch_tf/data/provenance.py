@@ -18,14 +18,13 @@ import tensorflow as tf
 
 import switch_tf
 from switch_tf import config, runtime, storage
-from switch_tf.data.skipping import POLICIES
+from switch_tf.data.skipping import bad_data
 from switch_tf.errors import UserError
 
 FILE = "made_with.json"
 # Those that read, cut up and write what is cached.
 _PACKAGES = ("seqio", "t5", "tensorflow-text")
 _LONGEST_SHOWN = 200
-_MACROS = {"DATA_DIR": None, "BAD_DATA": POLICIES[0]}
 
 
 def digest(vocabulary: seqio.Vocabulary) -> str:
@@ -41,12 +40,18 @@ def facts(task: seqio.Task) -> dict[str, Any]:
     Its vocabularies by feature; files by split, each with size and time; macros of gin;
     preprocessors before the cache, with their settings; and versions.
     """
+    return _settings(task) | {
+        "files": {split: _stamps(task.source, split) for split in task.splits}
+    }
+
+
+def _settings(task: seqio.Task) -> dict[str, Any]:
+    """All of `facts` but the files."""
     vocabularies = {name: f.vocabulary for name, f in task.output_features.items()}
     return {
         "vocabularies": {name: digest(each) for name, each in vocabularies.items()},
         "vocabulary_paths": {name: _path_of(each) for name, each in vocabularies.items()},
-        "files": {split: _stamps(task.source, split) for split in task.splits},
-        "macros": {name: config.macro(name, default) for name, default in _MACROS.items()},
+        "macros": {"DATA_DIR": config.macro("DATA_DIR", None), "BAD_DATA": bad_data()},
         "source": _source(task.source),
         "preprocessors": _steps(task),
         "versions": {"switch_tf": switch_tf.__version__}
@@ -75,10 +80,11 @@ def check(provider) -> None:
         if not storage.exists(path):
             runtime.tell(f"{what} in {task.cache_dir} does not say what it was made with")
             continue
+        now = _settings(task)
         try:
             made = json.loads(storage.read_text(path))
-            _check_vocabularies(task, made, what)
-            lines = [f"{what}: {line}" for line in _differences(task, made)]
+            _check_vocabularies(task, made, now, what)
+            lines = [f"{what}: {line}" for line in _differences(task, made, now)]
         # A file that is no JSON, or lacks something.
         except (ValueError, KeyError, TypeError, AttributeError, *storage.errors()) as error:
             raise UserError(
@@ -87,9 +93,9 @@ def check(provider) -> None:
         runtime.tell(*lines)
 
 
-def _check_vocabularies(task: seqio.Task, made: Mapping, what: str) -> None:
+def _check_vocabularies(task: seqio.Task, made: Mapping, now: Mapping, what: str) -> None:
     for name, feature in task.output_features.items():
-        if made["vocabularies"].get(name) != digest(feature.vocabulary):
+        if made["vocabularies"].get(name) != now["vocabularies"][name]:
             path = made["vocabulary_paths"].get(name)
             mend = f"set VOCABULARY_PATH='{path}'" if path else "give it the same vocabulary"
             raise UserError(
@@ -99,26 +105,24 @@ def _check_vocabularies(task: seqio.Task, made: Mapping, what: str) -> None:
             )
 
 
-def _differences(task: seqio.Task, made: Mapping) -> Iterator[str]:
+def _differences(task: seqio.Task, made: Mapping, now: Mapping) -> Iterator[str]:
     """Yields what differs between a cache and the run, as far as the run says it."""
-    for name, before in made["macros"].items():
-        now = config.macro(name, _MACROS.get(name))
+    for name, value in now["macros"].items():
+        before = made["macros"][name]
         # A run that reads a cache needs no DATA_DIR.
-        if now is not None and now != before:
-            yield f"made with {name}={before!r}, this run has {now!r}"
-    source = _source(task.source)
-    if source != made["source"]:
-        yield f"made from {made['source']}, this run has {source}"
-    steps = _steps(task)
-    if steps != made["preprocessors"]:
-        pairs = zip(steps, made["preprocessors"], strict=False)
-        first = next(((now, old) for now, old in pairs if now != old), None)
-        now, old = first or (f"{len(steps)} steps", f"{len(made['preprocessors'])} steps")
-        yield f"made with the preprocessors {old}, this run has {now}"
-    for name, before in made["versions"].items():
-        now = switch_tf.__version__ if name == "switch_tf" else importlib.metadata.version(name)
-        if now != before:
-            yield f"made with {name} {before}, this run has {now}"
+        if value is not None and value != before:
+            yield f"made with {name}={before!r}, this run has {value!r}"
+    if now["source"] != made["source"]:
+        yield f"made from {made['source']}, this run has {now['source']}"
+    steps, before = now["preprocessors"], made["preprocessors"]
+    if steps != before:
+        pairs = zip(steps, before, strict=False)
+        first = next(((new, old) for new, old in pairs if new != old), None)
+        new, old = first or (f"{len(steps)} steps", f"{len(before)} steps")
+        yield f"made with the preprocessors {old}, this run has {new}"
+    for name, version in now["versions"].items():
+        if version != made["versions"][name]:
+            yield f"made with {name} {made['versions'][name]}, this run has {version}"
     for split, before in made["files"].items():
         yield from _changed_files(task, split, {path: stamp for path, *stamp in before})
 

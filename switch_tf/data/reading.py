@@ -15,7 +15,7 @@ from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
 # Seconds for which an error's record is looked for. It may be anywhere in a corpus.
-_SEARCH_SECONDS = 60.0
+SEARCH_SECONDS = 60.0
 # Records that are tried together.
 _FIRST_RECORDS = 1024
 # Seconds for which the data of tasks are read before a run, so that errors come before its work.
@@ -52,7 +52,7 @@ class TaskSplit(NamedTuple):
         import seqio
         import tensorflow as tf
 
-        until = time.monotonic() + _SEARCH_SECONDS
+        until = time.monotonic() + SEARCH_SECONDS
         with telling(f"{self}: looking for the record at fault", at_once=False):
             for task in seqio.get_subtasks(seqio.get_mixture_or_task(self.name)):
                 # The files may be gone since, or need another process.
@@ -121,9 +121,10 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
             )
         raise UserError(f"{what}: {told}") from error
     except tf.errors.OpError as error:
-        if user_code.is_defect(error):
+        told = told_by_user_error(error.message)
+        if told is None and user_code.is_defect(error):
             raise
-        raise UserError(_told_of_pipeline(error, what)) from error
+        raise UserError(told or _told_of_pipeline(error, what)) from error
     except Exception as error:
         if isinstance(error, ValueError) and _UNFIT.match(str(error)):
             told = f"{storage.first_line(error)}: see the task's preprocessors and output_features"
@@ -134,11 +135,14 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
         raise UserError(f"{what}: {told}") from error
 
 
+def told_by_user_error(text: str) -> str | None:
+    """What a UserError says that another error quotes; None if it quotes none."""
+    told = re.search(r"UserError: (.+)", text)
+    return told[1].strip() if told else None
+
+
 def _told_of_pipeline(error, what: TaskSplit | str) -> str:
     """What to tell of an error that TensorFlow raised while a dataset was read."""
-    told = re.search(r"UserError: (.+)", error.message)
-    if told is not None:
-        return told[1].strip()
     culprit = what.culprit() if isinstance(what, TaskSplit) else None
     where, is_readable = culprit or (what, True)
     if user_code.quotes_traceback(error):

@@ -13,7 +13,7 @@ from t5.data import preprocessors
 
 from switch_tf.commands import cache
 from switch_tf.commands import main as main_module
-from switch_tf.data import features, windows
+from switch_tf.data import features, reading, windows
 from switch_tf.errors import UserError
 from switch_tf.tasks.sources import local_files
 from switch_tf.tasks.vocabulary import t5
@@ -179,10 +179,14 @@ def test_bad_flags_are_told_in_a_line(folder, capsys, flags, told):
     assert "apache_beam" in sys.modules
 
 
-def test_a_row_that_a_task_of_the_users_refuses_is_named(folder, capsys, monkeypatch):
+@pytest.mark.parametrize("meets_it", ["the check", "Beam"])
+def test_a_row_that_a_task_of_the_users_refuses_is_named(folder, capsys, monkeypatch, meets_it):
+    if meets_it == "Beam":
+        # Only the first seconds of the data are checked before.
+        monkeypatch.setattr(reading, "check_records", lambda *_: None)
     (folder / "own.tsv").write_text("a\tb\nno tab\n")
     parse = functools.partial(preprocessors.parse_tsv, field_names=["inputs", "targets"])
-    name = "cache_own_rows"
+    name = f"cache_own_rows_{meets_it.replace(' ', '_')}"
     seqio.TaskRegistry.add(
         name,
         source=seqio.TextLineDataSource({"train": f"{folder}/own.tsv"}),

@@ -78,7 +78,7 @@ def test_where_no_file_is_read_the_task_is_named(register):
 
 
 def test_a_search_that_takes_too_long_is_given_up(tmp_path, register, monkeypatch):
-    monkeypatch.setattr(reading, "_SEARCH_SECONDS", 0.0)
+    monkeypatch.setattr(reading, "SEARCH_SECONDS", 0.0)
     (tmp_path / "1.tsv").write_text("no tab\n")
     register(seqio.TextLineDataSource({"train": f"{tmp_path}/1.tsv"}))
     assert error_of("reading") == UNPLACED
