@@ -14,7 +14,7 @@ from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForc
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.stages import telling
 
-# Of each task, before a run; its first evaluation looks at what is left.
+# Before a run; its first evaluation looks at what is left.
 _LOOK_SECONDS = 10.0
 
 
@@ -45,7 +45,7 @@ class Evaluators:
         most = self._examples and self._examples + features.EVAL_SHUFFLE_EXAMPLES
         with mesh_lib.host():
             self._looks = answers.looks(features.tasks(self.data), self.data, most)
-        lacking = self._without_answers(_LOOK_SECONDS)
+        lacking = self._without_answers(_LOOK_SECONDS / max(len(self._looks), 1))
         self.teacher_forced = TeacherForcedEvaluator(
             *(made.model, made.mesh, self.data, settings.batches, settings.dropless),
             without=lacking,
