@@ -1,6 +1,5 @@
 """All figures of an evaluation: teacher-forced ones, and the tasks' own metrics."""
 
-import math
 from collections.abc import Callable, Mapping
 
 from switch_tf import mesh as mesh_lib
@@ -14,7 +13,7 @@ from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForc
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.stages import telling
 
-# Before a run; its first evaluation looks at what is left.
+# Before a run, and at once in its first evaluation, which looks at what is left.
 _LOOK_SECONDS = 10.0
 
 
@@ -45,7 +44,7 @@ class Evaluators:
         most = self._examples and self._examples + features.EVAL_SHUFFLE_EXAMPLES
         with mesh_lib.host():
             self._looks = answers.looks(features.tasks(self.data), self.data, most)
-        lacking = self._without_answers(_LOOK_SECONDS / max(len(self._looks), 1))
+        lacking = self._without_answers()
         self.teacher_forced = TeacherForcedEvaluator(
             *(made.model, made.mesh, self.data, settings.batches, settings.dropless),
             without=lacking,
@@ -58,9 +57,9 @@ class Evaluators:
             )
             self.task_metrics.leave_out(self._unlabelled)
 
-    def _without_answers(self, seconds: float = math.inf) -> list[str]:
-        """Names of the tasks whose examples are found to have no answers, in some seconds each."""
-        found = []
+    def _without_answers(self) -> list[str]:
+        """Names of the tasks whose examples are found to have no answers, in some seconds."""
+        found, seconds = [], _LOOK_SECONDS / max(len(self._looks), 1)
         for task, look in list(self._looks.items()):
             with mesh_lib.host(), user_errors(TaskSplit(task, self.data.split)):
                 if not look.are_there(seconds):
@@ -117,7 +116,10 @@ class Evaluators:
         """
         if self._looks:
             with telling("looking for examples without answers", at_once=False):
-                self._leave_out(self._without_answers())
+                while self._looks:
+                    if stop():
+                        raise EvaluationInterrupt()
+                    self._leave_out(self._without_answers())
         results = self.teacher_forced.run(stop)
         for task, of_task in self._count_lost(stop).items():
             if any(of_task.figures().values()):
