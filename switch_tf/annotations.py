@@ -5,17 +5,22 @@ from __future__ import annotations
 import ast
 import builtins
 import collections.abc
+import contextlib
 import functools
+import inspect
+import itertools
 import re
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from switch_tf import rules
 
 # Names from these modules are resolved to the real objects.
 _IMPORTED = {"typing": typing, "collections.abc": collections.abc, "switch_tf.rules": rules}
 _FOLDER = Path(__file__).parent.parent
+# Other libraries' classes of values, which no class of the project is.
+_VALUES = ("Tensor", "DTypePolicy", "Path")
 # What the text of each module has that declares something to gin.
 _DECLARES = re.compile(r"configurable|(gin|rules)\.(register|constant)|\bmacro\b")
 
@@ -29,7 +34,10 @@ class StandIn(type):
     def __getattr__(cls, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return cls
+        found = StandIn(name, (), {"is_known": False})
+        # The same at the next look-up, so that equal annotations are equal.
+        setattr(cls, name, found)
+        return found
 
     def __getitem__(cls, item):
         return cls
@@ -138,6 +146,21 @@ class Names(dict):
         takes_none = isinstance(default, ast.Constant) and default.value is None
         return typing.Optional[found] if takes_none and found is not Any else found  # noqa: UP045
 
+    def parameter(self, node: ast.expr | None, default: ast.expr | None) -> Any:
+        """What a parameter may be, by its annotation or, without one, by its default.
+
+        A truth value takes no number, a number no text, and so on; None is let through, and so are
+        `@references`. A default of another kind says nothing.
+
+        Args:
+          node, default: see `annotation`.
+        """
+        kind = None if node is not None else _of_default(default)
+        if kind is None:
+            return self.annotation(node, default)
+        wanted = f"{rules.wanted(kind)}, as the default is, or annotate the parameter"
+        return Annotated[typing.Optional[kind], rules.Rule(wanted), rules.Inferred()]  # noqa: UP045
+
     def full_name(self, node: ast.expr, module: str) -> str:
         """The full name of an expression `a.b.c`, by the module's imports; empty if not a name.
 
@@ -158,6 +181,40 @@ def is_class(value: Any) -> bool:
     return isinstance(value, StandIn) and value.is_known
 
 
+def may_be(made: Any, wanted: Any) -> bool:
+    """Whether what a function or class makes may be what is wanted; True if that is not known.
+
+    Args:
+      made: what it makes, as annotated, or the stand-in of a class of the project.
+      wanted: the annotation of what is wanted.
+    """
+    kinds = [(m, w) for m in rules.alternatives(made) for w in rules.alternatives(wanted)]
+    return not kinds or any(_may_be(*kind) for kind in kinds)
+
+
+def _may_be(made: Any, wanted: Any) -> bool:
+    parts = typing.get_args(made), typing.get_args(wanted)
+    made, wanted = (typing.get_origin(kind) or kind for kind in (made, wanted))
+    if made is wanted is dict and all(parts):
+        return all(itertools.starmap(may_be, zip(*parts, strict=True)))
+    if not (_is_told_apart(made) and _is_told_apart(wanted)):
+        return True
+    if wanted is Literal:
+        return made in (str, int, bool)
+    if not (inspect.isclass(made) and inspect.isclass(wanted)):
+        return False
+    # Stand-ins of another library's class may be several.
+    same = made.__name__ == wanted.__name__ or (made, wanted) == (int, float)
+    return same or issubclass(made, wanted)
+
+
+def _is_told_apart(kind: Any) -> bool:
+    """Whether it is known what a kind is not."""
+    if isinstance(kind, StandIn) and not kind.is_known:
+        return kind.__name__ in _VALUES
+    return kind is not Any and not isinstance(kind, typing.TypeVar)
+
+
 def _find(full_name: str, otherwise: Any) -> Any:
     """The object of an imported name; `otherwise` if it is not of the project."""
     if full_name in _IMPORTED:
@@ -176,24 +233,55 @@ def _find(full_name: str, otherwise: Any) -> Any:
 
 # Of numbers a whole one may be the default of one that need not be.
 _OF_DEFAULT = {bool: bool, int: float, float: float, str: str}
+_SHARE = Annotated[float, rules.Rule("a number from 0 to 1", lambda x: 0 <= x <= 1)]
+_FUNCTION = collections.abc.Callable[..., Any]
+# T5's functions annotate few parameters, and none with its range.
 _OF_T5 = {
     "noise_density": rules.NoiseDensity,
     "mean_noise_span_length": rules.SpanLength,
     "inputs_length": rules.Count,
     "extra_tokens_per_span_inputs": rules.Whole,
     "extra_tokens_per_span_targets": rules.Whole,
+    "max_length": rules.Count,
+    "min_length": rules.Whole,
+    "batch_size": rules.Count,
+    "max_tokens_per_segment": rules.Count,
+    "min_tokens_per_segment": rules.Count,
+    "max_span_length": rules.Count,
+    "min_span_length": rules.Count,
+    "num_reserved_tokens": rules.Whole,
+    "random_prob": _SHARE,
+    "return_value": rules.Whole,
+    "maximum": rules.Positive,
+    "temperature": rules.Positive,
+    "scale": rules.Positive,
+    "value": rules.NonNegative,
+    "feature_key": rules.Name,
+    "input_feature_key": rules.Name,
+    "noise_mask_fn": _FUNCTION,
+    "inputs_fn": _FUNCTION,
+    "targets_fn": _FUNCTION,
+    "preprocessors": collections.abc.Sequence[_FUNCTION],
+    "sequence_length": collections.abc.Mapping[str, rules.Count],
 }
+_TYPING = Names.of("from typing import Any, Callable, Mapping, Optional, Sequence, Union")
+
+
+def _of_default(default: ast.expr | None) -> type | None:
+    """The type of what a parameter with a default takes; None if that does not say it."""
+    with contextlib.suppress(ValueError, TypeError, SyntaxError):
+        return _OF_DEFAULT.get(type(ast.literal_eval(default)))
+    return None
 
 
 def of_t5(name: str, node: ast.expr | None, default: ast.expr | None) -> Any:
-    """What a parameter of one of T5's functions may be, by its name and default if not annotated.
+    """What a parameter of one of T5's functions may be, by its name, annotation or default.
 
     Args:
       name: the parameter's name.
       node, default: see `Names.annotation`.
     """
-    found = Names.of("").annotation(node, default)
-    if found is not Any:
-        return found
-    value = default.value if isinstance(default, ast.Constant) else None
-    return _OF_T5.get(name, _OF_DEFAULT.get(type(value), Any))
+    if name in _OF_T5:
+        takes_none = isinstance(default, ast.Constant) and default.value is None
+        return typing.Optional[_OF_T5[name]] if takes_none else _OF_T5[name]  # noqa: UP045
+    return _of_default(default) or _TYPING.annotation(node, default)

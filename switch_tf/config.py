@@ -219,6 +219,8 @@ def _checked(files: Sequence[str], bindings: Sequence[str]) -> _Resolution:
     gin_checks.check_macros(checked.settings, checked.source)
     gin_checks.check_required(checked.settings, checked.source, checked.known)
     gin_checks.check_values(checked.settings, checked.source, checked.known)
+    # Last: what is no valid reference needs no values.
+    gin_checks.check_needed(checked.settings, checked.known)
     return checked
 
 

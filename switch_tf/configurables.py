@@ -354,7 +354,7 @@ def _parameters(
         return None if any_keyword else {}
     if init is not None and init.args.kwarg and any_keyword:
         return None
-    return {n: names.annotation(kind, default) for n, kind, default in declared(node)}
+    return {n: names.parameter(kind, default) for n, kind, default in declared(node)}
 
 
 def _required(node, names: annotations.Names, module: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 Nothing is imported, so a wrong setting is reported before TensorFlow starts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gin.selector_map import SelectorMap
@@ -138,10 +138,7 @@ def check_macros(settings: Settings, source: Source) -> None:
 
 
 def check_required(settings: Settings, source: Source, known: SelectorMap) -> None:
-    """Checks that everything required has a value.
-
-    That is what a file marks `%gin.REQUIRED`, and what the source says of each function or class
-    that another setting refers to.
+    """Checks that what a file marks `%gin.REQUIRED` has a value.
 
     Raises:
       UserError: something has none; the message says what to pass.
@@ -153,6 +150,14 @@ def check_required(settings: Settings, source: Source, known: SelectorMap) -> No
         if value == REQUIRED:
             name = gin_files.written(key)
             raise UserError(f"{where}: {name} is required: {_pass(name, annotation_of.get(name))}")
+
+
+def check_needed(settings: Settings, known: SelectorMap) -> None:
+    """Checks that what another setting refers to has all values that it needs.
+
+    Raises:
+      UserError: it lacks one; the message says what to pass.
+    """
     named = ((_look_up(known, name), parameter) for _, name, parameter in settings.bindings)
     bound = {(found.selector, parameter) for found, parameter in named if found}
     for value, where in settings.all():
@@ -252,22 +257,27 @@ _FUNCTION, _OBJECT = print, object()
 def _may_be(referred: Configurable, is_called: bool, annotation: Any) -> bool:
     """Whether `@name`, or `@name()` if `is_called`, is valid for an annotation."""
     makes = referred.makes if _is_ours(referred) else Any
+    if annotation is Any or rules.mark(annotation, rules.Inferred):
+        return True
     if not is_called:
         # A schedule and a factory of schedules are both functions.
-        is_function = makes != annotation and rules.fits(_FUNCTION, annotation)
-        return annotation is Any or is_function and _is_a(makes, rules.made(annotation))
+        is_function = makes != annotation and _takes_function(annotation)
+        return is_function and annotations.may_be(makes, rules.made(annotation))
+    if makes is None:
+        # A command, for example.
+        return False
     if rules.fits(_FUNCTION, makes) and not rules.fits(_OBJECT, makes):
-        return rules.fits(_FUNCTION, annotation)
+        is_function = _takes_function(annotation)
+        return is_function and annotations.may_be(rules.made(makes), rules.made(annotation))
     is_object = isinstance(makes, annotations.StandIn)
-    return not is_object or rules.fits(_OBJECT, annotation) and _is_a(makes, annotation)
+    return (not is_object or rules.fits(_OBJECT, annotation)) and annotations.may_be(
+        makes, annotation
+    )
 
 
-def _is_a(makes: Any, wanted: Any) -> bool:
-    """Whether what is made may be what is wanted; True if either is no class of the project."""
-    kinds = rules.alternatives(wanted)
-    if not annotations.is_class(makes) or not all(map(annotations.is_class, kinds)):
-        return True
-    return issubclass(makes, tuple(kinds))
+def _takes_function(annotation: Any) -> bool:
+    fits = rules.fits(_FUNCTION, annotation)
+    return fits and annotations.may_be(Callable[..., Any], annotation)
 
 
 def _look_up(known: SelectorMap, name: str) -> Configurable | None:

@@ -62,6 +62,11 @@ class SetBy:
     setting: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Inferred:
+    """Marks what is only guessed by a default, which `@references` need not match."""
+
+
 def of_model(parameter: str) -> SetBy:
     """Marks a layer's parameter that is the model's parameter of the given name."""
     return SetBy(f"TransformerEncoderDecoder.{parameter}")
@@ -248,7 +253,7 @@ def wanted(annotation: Any) -> str:
         return f"a dict, each key {wanted(parts[0])}, each value {wanted(parts[1])}"
     if kind in _LISTS:
         return f"a list, each {wanted(parts[0])}"
-    if kind is Callable and inspect.isclass(made(annotation)):
+    if kind is Callable and made(annotation) is not Any and inspect.isclass(made(annotation)):
         return f"a function or a class that makes `{made(annotation).__name__}`, written @NAME"
     return _WORDS.get(kind) or getattr(kind, "__name__", str(kind))
 

@@ -298,7 +298,7 @@ def test_a_scoped_binding_gets_the_macro_that_a_flag_set(project):
         import gin
 
         @gin.configurable
-        def scoped_function(a=0, b=0):
+        def scoped_function(a=0, b=()):
             return a, b
 
         @gin.configurable

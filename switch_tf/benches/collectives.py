@@ -17,7 +17,7 @@ from switch_tf.checkpoints import run_facts
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import size, table
-from switch_tf.rules import Count, configurable
+from switch_tf.rules import Count, Path, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.stages import telling
 
@@ -30,7 +30,7 @@ def bench_collectives(
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 11,
     sizes: Sequence[Count] = (1 << 14, 1 << 18, 1 << 22),
-    output_path: str | None = None,
+    output_path: Path | None = None,
 ) -> None:
     """Prints the time of each collective along each dimension of the mesh, at several sizes.
 

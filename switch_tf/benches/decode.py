@@ -16,7 +16,7 @@ from switch_tf.errors import UserError
 from switch_tf.inference.decoding import EOS_ID, GreedyDecoder
 from switch_tf.metrics.tables import size, table
 from switch_tf.planner.memory import peak_bytes
-from switch_tf.rules import Count, configurable
+from switch_tf.rules import Count, Path, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.stages import telling
 
@@ -27,7 +27,7 @@ def bench_decode(
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 5,
-    output_path: str | None = None,
+    output_path: Path | None = None,
 ) -> None:
     """Prints the rate at which a batch is decoded, to the length of the targets.
 

@@ -23,7 +23,7 @@ from switch_tf.data.features import describe_order, train_batches
 from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
-from switch_tf.rules import Count, configurable
+from switch_tf.rules import Count, Path, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.training.step import TrainStep, build_step
 
@@ -90,7 +90,7 @@ def bench_input(
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 5,
     seconds: Count = 3,
-    output_path: str | None = None,
+    output_path: Path | None = None,
 ) -> None:
     """Prints the rates of a run's input on one core and of its step on a fixed batch.
 

@@ -27,7 +27,7 @@ from switch_tf.layers.routing import layer_figures
 from switch_tf.layers.switch_layer import SwitchLayer
 from switch_tf.metrics.tables import table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.rules import Count, NonNegative, configurable
+from switch_tf.rules import Count, NonNegative, Path, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 
 # Routers whose load does not depend on the tokens, by their names in the table.
@@ -74,7 +74,7 @@ def bench_layer(
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 11,
     capacity_factors: Sequence[NonNegative] = (1.0, 1.25, 1.5, 2.0),
-    output_path: str | None = None,
+    output_path: Path | None = None,
 ) -> None:
     """Prints the time of a model's first Switch layer, forward and backward, and its drop rate.
 

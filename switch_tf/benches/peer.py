@@ -18,7 +18,7 @@ from switch_tf.errors import UserError
 from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.metrics.tables import size, table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
-from switch_tf.rules import configurable
+from switch_tf.rules import Name, configurable
 
 _FOLDER = Path(__file__).parent / "peers"
 _REQUIREMENTS = "requirements-bench.txt"
@@ -61,7 +61,7 @@ class Peer:
 
 @configurable(denylist=["name", "sizes"])
 @contextlib.contextmanager
-def peer(name: str, sizes: Mapping, python: str = ".venv-bench/bin/python") -> Iterator[Peer]:
+def peer(name: str, sizes: Mapping, python: Name = ".venv-bench/bin/python") -> Iterator[Peer]:
     """Context with a peer whose model is set up and has taken its first steps.
 
     Args:

@@ -12,7 +12,7 @@ from switch_tf.checkpoints import run_facts
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import table
 from switch_tf.planner.plan import training_step
-from switch_tf.rules import Count, configurable
+from switch_tf.rules import Count, Path, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.training.step import TrainStep
 
@@ -24,7 +24,7 @@ def bench_precision(
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 11,
-    output_path: str | None = None,
+    output_path: Path | None = None,
 ) -> None:
     """Prints the time of a training step with and without each float32 part.
 

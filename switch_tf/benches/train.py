@@ -24,7 +24,7 @@ from switch_tf.metrics.tables import size, table
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder, parameter_count
 from switch_tf.planner.memory import peak_bytes
 from switch_tf.planner.plan import training_step
-from switch_tf.rules import Count, configurable
+from switch_tf.rules import Count, Path, configurable
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.stages import telling
 
@@ -64,7 +64,7 @@ def bench_train(
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 11,
-    output_path: str | None = None,
+    output_path: Path | None = None,
 ) -> None:
     """Prints the time of a training step, and its share of what this machine can do.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Collection
 
 from switch_tf import rules
 from switch_tf.data import reading, spans
@@ -312,17 +313,19 @@ def eval_dataset(data: TaskData, num_batches: int | None = None, host: int = 0, 
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
-def eval_datasets(data: TaskData, *args, **kwargs) -> dict:
+def eval_datasets(data: TaskData, *args, without: Collection[str] = (), **kwargs) -> dict:
     """Task -> `eval_dataset`, for a task or for each task of a mixture that has the split.
 
     Args:
       data: a task or mixture.
+      without: names of tasks to leave out.
       *args, **kwargs: further arguments of `eval_dataset`.
 
     Raises:
       UserError: see `eval_dataset`; or no task of the mixture has the split.
     """
-    each = {t.name: dataclasses.replace(data, mixture_or_task_name=t.name) for t in tasks(data)}
+    names = [task.name for task in tasks(data) if task.name not in without]
+    each = {name: dataclasses.replace(data, mixture_or_task_name=name) for name in names}
     return {name: eval_dataset(of_task, *args, **kwargs) for name, of_task in each.items()}
 
 

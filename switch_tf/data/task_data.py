@@ -8,7 +8,7 @@ from switch_tf import config
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.mesh import Mesh
-from switch_tf.rules import BatchSize, Lengths, Seed, configurable
+from switch_tf.rules import BatchSize, Lengths, Name, Seed, configurable
 
 
 @configurable
@@ -35,14 +35,14 @@ class TaskData:
       module: the module whose import registers the task or mixture; None if it is already imported.
     """
 
-    mixture_or_task_name: str | None = None
+    mixture_or_task_name: Name | None = None
     task_feature_lengths: Lengths
     batch_size: BatchSize
-    split: str = "train"
+    split: Name = "train"
     pack: bool = False
     seed: Seed = 0
     use_cached: bool = False
-    module: str | None = None
+    module: Name | None = None
 
     def provider(self):
         """The registered `seqio.Task` or `seqio.Mixture`.

@@ -5,12 +5,16 @@ from collections.abc import Callable, Mapping
 from switch_tf import mesh as mesh_lib
 from switch_tf import runtime
 from switch_tf.data import answers, features, lost
+from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.errors import UserError
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForcedEvaluator
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.stages import telling
+
+# Before a run, and at once in its first evaluation, which looks at what is left.
+_LOOK_SECONDS = 10.0
 
 
 class Evaluators:
@@ -34,25 +38,52 @@ class Evaluators:
         self.data = settings.data(made.data, made.mesh)
         if not self.data.use_cached:
             features.check_split(self.data.provider(), self.data.split, "Evaluation.split")
-        self.teacher_forced = TeacherForcedEvaluator(
-            made.model, made.mesh, self.data, settings.batches, settings.dropless
-        )
-        with mesh_lib.host():
-            self._unlabelled = answers.unlabelled(features.tasks(self.data), self.data)
-        if self._unlabelled:
-            self._leave_out_unlabelled(settings)
+        self._settings, self._unlabelled, self.task_metrics = settings, [], None
         self._examples = settings.batches and settings.batches * self.data.batch_size
+        # Those of a limited number of batches are drawn from these.
+        most = self._examples and self._examples + features.EVAL_SHUFFLE_EXAMPLES
+        with mesh_lib.host():
+            self._looks = answers.looks(features.tasks(self.data), self.data, most)
+        lacking = self._without_answers()
+        self.teacher_forced = TeacherForcedEvaluator(
+            *(made.model, made.mesh, self.data, settings.batches, settings.dropless),
+            without=lacking,
+        )
+        self._leave_out(lacking)
         self._lost: dict[str, lost.Lost] | None = None
-        self.task_metrics = None
         if settings.decode:
             self.task_metrics = TaskEvaluator(
                 made.model, made.mesh, self.data, settings.decode_examples
             )
+            self.task_metrics.leave_out(self._unlabelled)
 
-    def _leave_out_unlabelled(self, settings: Evaluation) -> None:
-        self.teacher_forced.leave_out(self._unlabelled)
-        predicts = settings.decode and settings.predictions
-        what = f"split '{self.data.split}' of {', '.join(self._unlabelled)}"
+    def _without_answers(self) -> list[str]:
+        """Names of the tasks whose examples are found to have no answers, in some seconds."""
+        found, seconds = [], _LOOK_SECONDS / max(len(self._looks), 1)
+        for task, look in list(self._looks.items()):
+            with mesh_lib.host(), user_errors(TaskSplit(task, self.data.split)):
+                if not look.are_there(seconds):
+                    found.append(task)
+            if look.is_done or task in found:
+                del self._looks[task]
+            if look.note:
+                runtime.tell(look.note)
+        return found
+
+    def _leave_out(self, lacking: list[str]) -> None:
+        """Leaves out tasks without answers.
+
+        Raises:
+          UserError: there is nothing else to evaluate, and nothing is predicted.
+        """
+        if not lacking:
+            return
+        self._unlabelled += lacking
+        self.teacher_forced.leave_out(lacking)
+        if self.task_metrics is not None:
+            self.task_metrics.leave_out(lacking)
+        predicts = self._settings.decode and self._settings.predictions
+        what = f"split '{self.data.split}' of {', '.join(lacking)}"
         told = f"{what} has no labels, as published test files have none: it gives no figures"
         if not predicts and not self.teacher_forced.datasets:
             raise UserError(
@@ -83,6 +114,12 @@ class Evaluators:
         Raises:
           EvaluationInterrupt: `stop` returned True.
         """
+        if self._looks:
+            with telling("looking for examples without answers", at_once=False):
+                while self._looks:
+                    if stop():
+                        raise EvaluationInterrupt()
+                    self._leave_out(self._without_answers())
         results = self.teacher_forced.run(stop)
         for task, of_task in self._count_lost(stop).items():
             if any(of_task.figures().values()):

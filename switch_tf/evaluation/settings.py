@@ -5,7 +5,7 @@ from typing import Literal
 
 from switch_tf.data.task_data import TaskData
 from switch_tf.mesh import Mesh
-from switch_tf.rules import BatchSize, Count, Whole, configurable
+from switch_tf.rules import BatchSize, Count, Name, Whole, configurable
 
 
 @configurable
@@ -48,7 +48,7 @@ class Evaluation:
     """
 
     period: Count = 1000
-    split: str = "validation"
+    split: Name = "validation"
     batches: Count | None = None
     batch_size: BatchSize | None = None
     dropless: bool = True

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import numpy as np
 import seqio
@@ -43,7 +43,7 @@ class TaskEvaluator:
       num_examples: maximum number of examples per task; None for the whole split.
 
     Raises:
-      UserError: the data cannot be read, or see `answers.are_there`.
+      UserError: the data cannot be read, or see `answers.Look`.
     """
 
     def __init__(self, model, mesh: mesh_lib.Mesh, data: TaskData, num_examples: int | None = None):
@@ -69,17 +69,22 @@ class TaskEvaluator:
                     num_examples=num_examples,
                 )
             )
-            self._unlabelled = self._set_apart()
+            self._unlabelled: list[seqio.Task] = []
+            self.leave_out(self._without_answers())
 
-    def _set_apart(self) -> list[seqio.Task]:
+    def leave_out(self, tasks: Collection[str]) -> None:
         """Takes tasks whose examples have no answers from those of which there are metrics."""
+        every = self._evaluator.eval_tasks
+        self._unlabelled += [task for task in every if task.name in tasks]
+        self._evaluator._eval_tasks = [task for task in every if task.name not in tasks]
+
+    def _without_answers(self) -> list[str]:
         evaluator, found = self._evaluator, []
         for task in evaluator.eval_tasks:
             examples = evaluator.cached_task_datasets[task.name].as_numpy_iterator()
             are_all = self._num_examples is None
             if not are_there(task, self._what.split, examples, are_all):
-                found.append(task)
-        evaluator._eval_tasks = [task for task in evaluator.eval_tasks if task not in found]
+                found.append(task.name)
         return found
 
     @property

@@ -32,6 +32,7 @@ class TeacherForcedEvaluator:
         filled up with padding.
       num_batches: maximum number of batches per task; None for the whole split.
       dropless: whether dropless NLP is computed too; see `Evaluation.dropless`.
+      without: names of tasks to leave out.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class TeacherForcedEvaluator:
         data: TaskData,
         num_batches: int | None = None,
         dropless: bool = True,
+        without: Collection[str] = (),
     ):
         self._mesh = mesh
         self._split = data.split
         self._step = EvalStep(model, dropless)
         with mesh_lib.host():
-            self._datasets = features_lib.eval_datasets(data, num_batches)
+            self._datasets = features_lib.eval_datasets(data, num_batches, without=without)
 
     @property
     def datasets(self) -> Mapping:

@@ -112,9 +112,10 @@ class Layer(keras.layers.Layer):
     initial value, is the same however the layer is used.
 
     Args:
-      seed: seeds the initial weights of the layer and of those in it. If None, that of an outer
-        layer does; if none has one, they are drawn as Keras draws them, so that
-        `keras.utils.set_random_seed` seeds them, and on a mesh from seed 0.
+      seed: seeds the initial weights of the layer and of those in it, so that layers of the same
+        kind and seed start equal, as Keras's own do. If None, that of an outer layer does; if none
+        has one, they are drawn as Keras draws them, so that `keras.utils.set_random_seed` seeds
+        them, and on a mesh from seed 0.
       **kwargs: arguments of Keras's layer.
     """
 
@@ -132,6 +133,13 @@ class Layer(keras.layers.Layer):
     def get_config(self):
         """Constructor arguments."""
         return super().get_config() | ({} if self.seed is None else {"seed": self.seed})
+
+    def add_loss(self, loss):
+        """Adds a loss as `keras.config.floatx()`, the type in which `fit` adds losses up.
+
+        It adds them to that of `compile`, which has this type whatever the layers' policies.
+        """
+        super().add_loss(tf.nest.map_structure(_as_keras_adds_up, loss))
 
     def compute_output_spec(self, *args, **kwargs):
         """Calls the layer, so that what it refuses is refused, in the message's single line."""
@@ -196,6 +204,10 @@ class Layer(keras.layers.Layer):
     def read(self, variable):
         """The variable's value in the layer's compute dtype."""
         return tf.cast(variable.value, self.compute_dtype)
+
+
+def _as_keras_adds_up(loss):
+    return tf.cast(loss, keras.config.floatx())
 
 
 def _seeded(build):

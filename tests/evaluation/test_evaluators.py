@@ -16,14 +16,17 @@ def asked(monkeypatch):
     """Puts evaluators that evaluate nothing in place; returns the limits that they are given."""
     limits = []
 
-    def teacher_forced(model, mesh, data, *args):
+    def teacher_forced(model, mesh, data, *args, without):
+        assert not without
         limits.append(args)
         return types.SimpleNamespace(run=lambda stop: {"a": {"nlp": -1.0}, "b": {"nlp": -2.0}})
 
     def task_metrics(model, mesh, data, *args):
         limits.append(args)
         found = {"a": {"accuracy": 50.0}, "mixture": {"average": 50.0}}
-        return types.SimpleNamespace(run=lambda step, stop, folder: found)
+        return types.SimpleNamespace(
+            run=lambda step, stop, folder: found, leave_out=lambda tasks: None
+        )
 
     monkeypatch.setattr(evaluators, "TeacherForcedEvaluator", teacher_forced)
     monkeypatch.setattr(evaluators, "TaskEvaluator", task_metrics)

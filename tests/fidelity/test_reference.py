@@ -2,10 +2,11 @@
 
 float32: decisions are the same, and logits differ by at most 8e-7 of the largest one.
 
-bfloat16: the reference rounds where the package does, so most logits are the same to float32's
+bfloat16: the reference rounds where the package does, so many logits are the same to float32's
 precision. Sums in another order now and then round to the other neighbour, which moves the rest of
 that sequence: over a batch by up to 0.6% (root mean square), where bfloat16's own error is 1%.
-The limits leave room for another processor's order of sums.
+How many rows stay the same depends on the processor's order of sums; that there are some separates
+another order from a rounding in another place, which leaves none.
 """
 
 import gin
@@ -14,7 +15,7 @@ import pytest
 
 from switch_tf import gin_files
 from tests.fidelity import batches, scaled
-from tests.fidelity.reference import bucket
+from tests.fidelity.reference import Reference, bucket, rms_norm
 from tests.helpers import error, using
 
 FILES = sorted(f"models/{path.name}" for path in (gin_files.GIN_FOLDER / "models").glob("*.gin"))
@@ -26,7 +27,12 @@ MESHES = (
 FLOAT32 = 1e-5
 # Of bfloat16: largest root mean square and single error; least share of rows that are the same;
 # largest share of tokens routed otherwise.
-BFLOAT16 = (0.007, 0.02, 0.5, 0.03)
+#
+# Processors differ: 18% of the rows of a model were the same on one, most of them on another. With
+# noise of 1e-7 to 1e-6 in every product before it is rounded, 43% to 94% are, and the root mean
+# square is 0.0054 at most. With one rounding left out, that of norms, no row of any model is the
+# same, and the root mean square is 0.008 to 0.011.
+BFLOAT16 = (0.0078, 0.02, 0.05, 0.03)
 # Each file in all four forms, two in either precision, and two files in all of them.
 FORMS = {
     "float32": [("unpacked", False), ("packed", True)],
@@ -101,11 +107,8 @@ def test_a_float32_model_is_the_reference(file, batch, training):
     assert overflowed(expected) > 0 or not training or not expected.decisions
 
 
-@pytest.mark.parametrize("batch, training", FORMS["bfloat16"])
-@pytest.mark.parametrize("file", FILES)
-def test_a_bfloat16_model_is_the_reference_but_for_rounding(file, batch, training):
-    model = scaled.built(file, DTYPE="bfloat16")
-    mean_limit, limit, same_share, most_otherwise = BFLOAT16
+def bfloat16_rows(model, batch, training, most_otherwise):
+    """Logits [rows, V] of what is routed alike in three batches: the model's, the reference's."""
     found, right = [], []
     for seed in range(3):
         features, actual, expected = compare(model, batch, training, seed)
@@ -116,13 +119,38 @@ def test_a_bfloat16_model_is_the_reference_but_for_rounding(file, batch, trainin
         right.append(expected.logits_BLV[comparable_BL])
         assert actual.logits_BLV.dtype == np.float32
         assert actual.loss == pytest.approx(expected.loss, rel=1e-2 if share else 1e-3)
-    found, right = np.concatenate(found), np.concatenate(right)
+    return np.concatenate(found), np.concatenate(right)
+
+
+def share_of_same(found, right):
+    """The share of rows that are the same to float32's precision."""
+    return np.mean(np.abs(found - right).max(axis=-1) < FLOAT32 * np.abs(right).max())
+
+
+@pytest.mark.parametrize("batch, training", FORMS["bfloat16"])
+@pytest.mark.parametrize("file", FILES)
+def test_a_bfloat16_model_is_the_reference_but_for_rounding(file, batch, training):
+    mean_limit, limit, least_same, most_otherwise = BFLOAT16
+    model = scaled.built(file, DTYPE="bfloat16")
+    found, right = bfloat16_rows(model, batch, training, most_otherwise)
     # Most rows are comparable: three batches have about a hundred targets.
     assert len(found) >= 60
     difference = np.abs(found - right)
     assert np.sqrt(np.mean(difference**2)) < mean_limit * right.std()
     assert difference.max() < limit * np.abs(right).max()
-    assert np.mean(difference.max(axis=-1) < FLOAT32 * np.abs(right).max()) >= same_share
+    assert share_of_same(found, right) >= least_same
+
+
+def test_a_rounding_in_another_place_leaves_no_row_the_same(monkeypatch):
+    model = scaled.built("models/switch_tiny.gin", DTYPE="bfloat16")
+
+    def unrounded(reference, path, x):
+        return rms_norm(x, model.weights[f"{path}/scale"])
+
+    monkeypatch.setattr(Reference, "_norm", unrounded)
+    found, right = bfloat16_rows(model, "unpacked", True, most_otherwise=1.0)
+    assert len(found) >= 60
+    assert share_of_same(found, right) < BFLOAT16[2]
 
 
 @pytest.mark.parametrize("file", ["models/switch_base.gin", "models/moe_base.gin"])

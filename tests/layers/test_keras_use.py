@@ -276,7 +276,29 @@ def test_under_a_policy_of_float64_weights_and_outputs_are_float64(make):
     # Of the same values, which float32 rounds.
     narrow = make(seed=0)
     np.testing.assert_allclose(layer(x), narrow(x.astype(np.float32)), atol=1e-5)
-    assert all(loss.dtype == "float64" for loss in layer.losses)
+    # As Keras's loss, to which they are added.
+    assert all(loss.dtype == "float32" for loss in layer.losses)
+
+
+@pytest.mark.parametrize("floatx", ["float32", "float64"])
+def test_a_layer_of_float64_is_fitted_with_its_losses(floatx):
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        inputs = keras.Input((6, 16), dtype="float64")
+        layer = SwitchFFN(4, 32, dtype="float64", seed=0)
+        outputs = keras.layers.Dense(1, dtype="float64")(layer(inputs))
+        model = keras.Model(inputs, outputs)
+        model.compile("sgd", "mse")
+        x = np.random.default_rng(0).normal(size=(8, 6, 16))
+        before_fit = layer.router.weights[0].numpy()
+        history = model.fit(x, x.mean(axis=-1, keepdims=True), verbose=0).history
+    finally:
+        keras.config.set_floatx(before)
+    of_targets = np.mean((model.predict(x, verbose=0) - x.mean(axis=-1, keepdims=True)) ** 2)
+    assert np.isfinite(history["loss"]).all() and np.isfinite(of_targets)
+    assert layer.router.weights[0].dtype == "float64"
+    assert not np.array_equal(layer.router.weights[0].numpy(), before_fit)
 
 
 def test_groups_of_a_size_need_a_batch_of_known_size():
