@@ -42,7 +42,7 @@ def run(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
     runs = _runs(experiment, folder, results_dir)
     own = in_order(runs)
     left = _left(own)
-    at_once = len(os.sched_getaffinity(0)) if experiment.is_shared else 1
+    at_once = experiment.at_once(len(os.sched_getaffinity(0)))
     places = {run.model_dir for run in own}
     needed = [run for run in left if run.model_dir not in places]
     display = Display([*needed, *own], at_once)

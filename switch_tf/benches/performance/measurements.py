@@ -104,8 +104,8 @@ def all_measurements(python: str) -> dict[str, Measurement]:
         found[_name("layers", layers)] = _train(8, **deep)
     for batch in BATCHES:
         found[_name("batch", batch)] = _train(8, BATCH_SIZE=batch)
-    found["quickstart_dense"] = _quickstart("t5_tiny", "data")
-    found["quickstart_switch"] = _quickstart("switch_tiny", "expert_data")
+    found["quickstart_dense"] = _quickstart("t5_micro", "data")
+    found["quickstart_switch"] = _quickstart("switch_micro", "expert_data")
     found["switch_base"] = Measurement(
         "train",
         ["models/switch_base.gin"],
