@@ -106,7 +106,8 @@ def _against_dense(found: Results) -> Iterator[Target]:
             what = f"{_model(experts)}, {dtype}: examples/s over those of dense"
             yield Target(what, dense / sparse, bound)
     dense, sparse = (found[f"tiny_{m}"]["step_seconds"] for m in ("dense", "switch"))
-    yield Target("switch_tiny on eight devices: examples/s over those of dense", dense / sparse, 0.9)
+    what = "switch_tiny on eight devices: examples/s over those of dense"
+    yield Target(what, dense / sparse, 0.9)
 
 
 def _routing(found: Results) -> Iterator[Target]:
