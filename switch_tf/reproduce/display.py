@@ -53,7 +53,7 @@ class Display:
         beside = f", {self._at_once} at a time" if self._at_once > 1 else ""
         print(
             f"{len(self._runs)} runs{beside}, {len(self._runs) - len(left)} of them done; about "
-            f"{total} on two idle cores with AVX512, up to three times as long with AVX2 only:",
+            f"{total} on idle cores with AVX2, less with AVX512:",
             file=self._stream,
         )
         rows = (

@@ -27,8 +27,7 @@ class Arm:
       gin_files: values of `--gin_file`.
       bindings: macro or `configurable.parameter` -> value, for `--gin.NAME`.
       seeds: one run for each seed; if empty, a single run with the gin files' SEED.
-      minutes: about how long a run takes on two idle cores with AVX512; on one of them where the
-        experiment trains two at a time.
+      minutes: about how long a run takes on an idle core with AVX2, beside another run on another.
       starts_from: the arm whose checkpoint is trained further, that of the same seed if it has it,
         else of its first run; None starts from initial values.
       teacher: the arm whose checkpoint is distilled, likewise.
@@ -86,9 +85,13 @@ class Arm:
 
 
 def in_order(runs: Runs) -> list[TrainingRun]:
-    """The first seed of each arm, then the second: an interrupted experiment has some of each."""
+    """The first seed of each arm, then the second: an interrupted experiment has some of each.
+
+    Runs that start from others come last: they are shorter, so that several cores end together.
+    """
     of_seeds = itertools.zip_longest(*runs.values())
-    return list(filter(None, itertools.chain.from_iterable(of_seeds)))
+    found = filter(None, itertools.chain.from_iterable(of_seeds))
+    return sorted(found, key=lambda run: bool(run.needs))
 
 
 def with_needed(
@@ -125,14 +128,14 @@ class Experiment:
     Attributes:
       name: the argument of `switch-tf reproduce`.
       reproduces: the table or figure it reproduces.
-      arms: the arms in running order: the first seed of each, then the second, so that an
-        interrupted experiment already has results to show. An arm comes after the one it starts
-        from.
+      arms: the arms in running order (see `in_order`). An arm comes after the one it starts from.
       metrics: the metrics of each model, one column of the table each.
       paper: model -> metric name -> the paper's figure.
       claims: the paper's claims, each with the rule that judges it.
       folder: the folder in `runs/` for its runs, if other than its name: experiments of one folder
         share the runs of the arms that they share, and keep all results in `docs/results`.
+      has_core_each: whether a run has one core, and as many train at a time as there are cores: for
+        small models, on which several cores gain little. So it is where a folder is shared.
       times_dtype: whether all runs use the dtype that is faster on this machine; otherwise gin's.
       pretraining: the task whose NLP pictures show.
       picture: the picture of the report, of `pictures.draw`; "" for none.
@@ -151,6 +154,7 @@ class Experiment:
     paper: Mapping[str, Mapping[str, float]]
     claims: Sequence[Claim]
     folder: str = ""
+    has_core_each: bool = False
     times_dtype: bool = False
     pretraining: str = "pydocs_span_corruption"
     picture: str = ""
@@ -175,8 +179,12 @@ class Experiment:
 
     @property
     def is_shared(self) -> bool:
-        """Whether it shares arms and results with others; then runs have a core each."""
+        """Whether it shares arms and results with others."""
         return bool(self.folder)
+
+    def at_once(self, cores: int) -> int:
+        """How many of its runs train at a time on so many cores."""
+        return cores if self.has_core_each or self.is_shared else 1
 
     def runs(self, folder: Path, bindings: Mapping[str, Any], results: Path) -> Runs:
         """Arm -> its runs in the order of its seeds; see `Arm.runs`."""

@@ -12,8 +12,8 @@ from switch_tf.reproduce.metrics import Curve
 # Model -> one curve per seed.
 Curves = Mapping[str, Sequence[Curve]]
 _GRAY = "tab:gray"
-# Curves leave out the first steps, in which all models learn the same.
-_SHOWN_FROM = 0.15
+# Curves leave out the first steps, in which all models learn the same, so that the rest is large.
+_SHOWN_FROM = 0.35
 
 
 def draw_curves(by_step, by_second, curves: Curves, base: str) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -42,18 +43,22 @@ def run(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
     runs = _runs(experiment, folder, results_dir)
     own = in_order(runs)
     left = _left(own)
-    at_once = len(os.sched_getaffinity(0)) if experiment.is_shared else 1
+    at_once = experiment.at_once(len(os.sched_getaffinity(0)))
     places = {run.model_dir for run in own}
     needed = [run for run in left if run.model_dir not in places]
     display = Display([*needed, *own], at_once)
     display.plan()
     _prepare_data(left)
+    started = time.monotonic()
     try:
         sittings.train(left, at_once, display.watch, lambda run: display.end(_took(run)))
     except BaseException:
         display.leave()
         raise
-    print(f"all runs together: {duration(sum(map(_seconds, own)))}", flush=True)
+    together = f"all runs together: {duration(sum(map(_seconds, own)))}"
+    if at_once > 1:
+        together += f" of one core each; this time {duration(time.monotonic() - started)}"
+    print(together, flush=True)
     return _make_report(experiment, _results(runs))
 
 

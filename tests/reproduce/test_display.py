@@ -69,7 +69,7 @@ def test_first_it_says_what_will_run_and_how_long(runs):
     stream = io.StringIO()
     Display(runs, stream=stream).plan()
     first, *rows = stream.getvalue().splitlines()
-    assert first.startswith("2 runs, 1 of them done; about 2 min 0 s on two idle cores")
+    assert first.startswith("2 runs, 1 of them done; about 2 min 0 s on idle cores with AVX2")
     assert [row.split() for row in rows] == [
         ["run", "1", "10", "steps", "done"],
         ["run", "2", "10", "steps", "2", "min", "0", "s"],

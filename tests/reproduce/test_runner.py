@@ -75,9 +75,9 @@ def test_the_first_seed_of_each_arm_runs_first_and_nothing_twice(trained, tmp_pa
     assert trained == [
         "dense/pretrain_seed0",
         "switch_8/pretrain_seed0",
-        "dense/finetune",
         "dense/pretrain_seed1",
         "switch_8/pretrain_seed1",
+        "dense/finetune",
     ]
     capsys.readouterr()
     run(TOY, tmp_path)

@@ -62,11 +62,21 @@ def test_its_result_is_kept_outside_of_its_folder_without_any_path(tmp_path):
 
 
 def test_the_result_of_a_shorter_run_is_not_taken_for_that_of_a_longer_one(tmp_path):
+    # A schedule that does not depend on how long the run is.
+    constant = {"schedules.linear_decay.total_steps": 1000}
+    run = make_run(tmp_path, **constant)
+    log(run, 10)
+    run.keep()
+    assert not make_run(tmp_path, TRAIN_STEPS=20, **constant).is_done()
+    assert make_run(tmp_path, TRAIN_STEPS=5, **constant).is_done()
+
+
+def test_a_schedule_that_ends_with_the_run_is_another_in_a_longer_run(tmp_path):
     run = make_run(tmp_path)
     log(run, 10)
     run.keep()
-    assert not make_run(tmp_path, TRAIN_STEPS=20).is_done()
-    assert make_run(tmp_path, TRAIN_STEPS=5).is_done()
+    with pytest.raises(UserError, match="made with linear_decay.total_steps=10, but this .* 20"):
+        make_run(tmp_path, TRAIN_STEPS=20).is_done()
 
 
 def test_a_run_that_diverged_is_done(tmp_path):

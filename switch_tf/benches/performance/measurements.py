@@ -68,7 +68,7 @@ def _name(*parts) -> str:
     return "_".join(str(part) for part in parts)
 
 
-def _quickstart(model: str, layout: str) -> Measurement:
+def _tiny(model: str, layout: str) -> Measurement:
     files = [f"models/{model}.gin", f"layouts/{layout}.gin"]
     return Measurement("train", files, {"BATCH_SIZE": 256, "TASK_FEATURE_LENGTHS": _SHORT})
 
@@ -104,8 +104,8 @@ def all_measurements(python: str) -> dict[str, Measurement]:
         found[_name("layers", layers)] = _train(8, **deep)
     for batch in BATCHES:
         found[_name("batch", batch)] = _train(8, BATCH_SIZE=batch)
-    found["quickstart_dense"] = _quickstart("t5_tiny", "data")
-    found["quickstart_switch"] = _quickstart("switch_tiny", "expert_data")
+    found["tiny_dense"] = _tiny("t5_tiny", "data")
+    found["tiny_switch"] = _tiny("switch_tiny", "expert_data")
     found["switch_base"] = Measurement(
         "train",
         ["models/switch_base.gin"],

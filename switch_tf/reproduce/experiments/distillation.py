@@ -15,7 +15,7 @@ from switch_tf.reproduce.experiments.mini import (
 )
 from switch_tf.reproduce.verdict import Claim, ahead, keeps
 
-_STUDENT = "models/t5_tiny.gin"
+_STUDENT = "models/t5_micro.gin"
 # A dense student has all weights of the teacher but for those of the experts and routers; its own
 # feed-forward layers are fresh.
 _FROM_TEACHER = {

@@ -36,7 +36,7 @@ PLUS = switch(
     "Switch, wider (+)",
     {
         "CAPACITY_FACTOR": 1.0,
-        "TransformerEncoderDecoder.d_model": 80,
+        "TransformerEncoderDecoder.d_model": 40,
         "TransformerEncoderDecoder.num_heads": 5,
     },
     8.0,

@@ -1,14 +1,13 @@
 """The quickstart: a dense T5 and FLOP-matched Switch models on the same batches of real text.
 
-They are pre-trained on `pydocs_span_corruption` over a mesh of eight devices and compared as in the
-paper (Sec. 3.1, 3.2): quality by step and by second, and when the Switch model has the dense
-model's quality. Texts are short, so that each seed learns the same at the same step: otherwise the
-seeds of a model differ by more than the models do. The short size fine-tunes its models, too (Sec.
-4.2); the long one has more experts, and more seeds (Fig. 4).
+They are pre-trained on `pydocs_span_corruption`, each on one core, and compared as in the paper
+(Sec. 3.1, 3.2): quality by step and by second, and when the Switch model has the dense model's
+quality. Texts are short, so that each seed learns the same at the same step: otherwise the seeds of
+a model differ by more than the models do. The short size fine-tunes its models, too (Sec. 4.2); the
+long one has more experts, and more seeds (Fig. 4).
 """
 
 import itertools
-from typing import Any
 
 from switch_tf.reproduce.experiment import Arm, Experiment
 from switch_tf.reproduce.metrics import Metric, evaluated
@@ -17,15 +16,14 @@ from switch_tf.reproduce.verdict import Claim, ahead, ahead_by, every
 DENSE, SWITCH = "dense T5", "Switch"
 PRETRAINING = "pydocs_span_corruption"
 NLP = Metric("validation NLP", evaluated(PRETRAINING, "nlp"), unit="nats")
-_DENSE_FILES = ("models/t5_tiny.gin", "layouts/data.gin")
-_SWITCH_FILES = ("models/switch_tiny.gin", "layouts/expert_data.gin")
+_T5_MICRO, _SWITCH_MICRO = "models/t5_micro.gin", "models/switch_micro.gin"
 _PRETRAIN, _FINETUNE = "tables/quickstart.gin", "tables/quickstart_finetune.gin"
 _LONG = "tables/quickstart_long.gin"
 # The paper's figures for T5-Base and Switch-Base (Table 1), at the same capacity factor.
 _PAPER = {DENSE: {NLP.name: -1.731}, SWITCH: {NLP.name: -1.553}}
 
-_dense = Arm(DENSE, (*_DENSE_FILES, _PRETRAIN), seeds=(0, 1), minutes=3.0)
-_switch = Arm(SWITCH, (*_SWITCH_FILES, _PRETRAIN), seeds=(0,), minutes=4.0)
+_dense = Arm(DENSE, (_T5_MICRO, _PRETRAIN), seeds=(0, 1), minutes=6.5)
+_switch = Arm(SWITCH, (_SWITCH_MICRO, _PRETRAIN), seeds=(0,), minutes=7.0)
 _SEEDS = (0, 1, 2)
 _EXPERTS = {4: 5.0, 16: 6.0, 64: 7.0}
 
@@ -34,18 +32,13 @@ def _of(num_experts: int) -> str:
     return f"{SWITCH}, {num_experts} experts"
 
 
-def _experts(num_experts: int) -> dict[str, Any]:
-    # At most one device an expert.
-    return {"NUM_EXPERTS": num_experts, "MESH_SHAPE": f"batch:{min(num_experts, 8)}"}
-
-
 LONG = Experiment(
     "quickstart_long",
     reproduces="Figures 1 and 4, at a small size",
     arms=(
-        Arm(DENSE, (*_DENSE_FILES, _LONG), seeds=_SEEDS, minutes=4.0),
+        Arm(DENSE, (_T5_MICRO, _LONG), seeds=_SEEDS, minutes=10.0),
         *(
-            Arm(_of(n), (*_SWITCH_FILES, _LONG), _experts(n), _SEEDS, minutes)
+            Arm(_of(n), (_SWITCH_MICRO, _LONG), {"NUM_EXPERTS": n}, _SEEDS, minutes)
             for n, minutes in _EXPERTS.items()
         ),
     ),
@@ -67,6 +60,7 @@ LONG = Experiment(
             ),
         ),
     ),
+    has_core_each=True,
     times_dtype=True,
     report="quickstart_report",
     size="more steps; 4, 16 and 64 experts; three seeds of each model: about an hour",
@@ -77,8 +71,8 @@ SHORT = Experiment(
     arms=(
         _dense,
         _switch,
-        Arm(DENSE, (*_DENSE_FILES, _FINETUNE), starts_from=_dense, minutes=1.5),
-        Arm(SWITCH, (*_SWITCH_FILES, _FINETUNE), starts_from=_switch, minutes=2.0),
+        Arm(DENSE, (_T5_MICRO, _FINETUNE), starts_from=_dense, minutes=3.0),
+        Arm(SWITCH, (_SWITCH_MICRO, _FINETUNE), starts_from=_switch, minutes=3.0),
     ),
     metrics=(NLP,),
     paper=_PAPER,
@@ -90,6 +84,7 @@ SHORT = Experiment(
             ahead_by(SWITCH, DENSE, NLP, times=3),
         ),
     ),
+    has_core_each=True,
     times_dtype=True,
     report="quickstart_report",
     variants={"long": LONG},

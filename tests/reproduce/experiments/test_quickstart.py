@@ -1,9 +1,10 @@
+from switch_tf.reproduce import experiment
 from switch_tf.reproduce.experiments import quickstart
 
 
-def pretraining(experiment, folder):
+def pretraining(of, folder):
     """Model -> its pre-training runs by seed."""
-    found = experiment.runs(folder, {"DTYPE": "bfloat16"}, folder).items()
+    found = of.runs(folder, {"DTYPE": "bfloat16"}, folder).items()
     return {arm.model: runs for arm, runs in found if arm.starts_from is None}
 
 
@@ -24,15 +25,27 @@ def test_all_models_see_the_same_batches(tmp_path):
         assert others and all(other == first for other in others)
 
 
-def test_experts_are_spread_over_eight_devices_or_one_an_expert(tmp_path):
+def test_a_run_has_one_core_and_models_differ_in_their_experts(tmp_path):
+    assert quickstart.SHORT.at_once(2) == quickstart.LONG.at_once(2) == 2
     short = pretraining(quickstart.SHORT, tmp_path)["Switch"][0], finetuning(tmp_path)["Switch"]
     long = [of_seeds[0] for of_seeds in pretraining(quickstart.LONG, tmp_path).values()]
-    found = [(r.settings.get("NUM_EXPERTS"), r.settings["MESH_SHAPE"]) for r in (*short, *long)]
-    assert found == [
-        *[(8, "batch:8")] * 2,
-        (None, "batch:8"),
-        *[(4, "batch:4"), (16, "batch:8"), (64, "batch:8")],
+    found = [(r.settings.get("NUM_EXPERTS"), r.settings.get("MESH_SHAPE")) for r in (*short, *long)]
+    assert found == [(number, None) for number in (8, 8, None, 4, 16, 64)]
+
+
+def test_two_cores_end_together(tmp_path):
+    runs = experiment.in_order(quickstart.SHORT.runs(tmp_path, {}, tmp_path))
+    assert [run.name for run in runs] == [
+        "pre-training dense T5, seed 0",
+        "pre-training Switch, seed 0",
+        "pre-training dense T5, seed 1",
+        "fine-tuning dense T5",
+        "fine-tuning Switch",
     ]
+    # One core takes the pre-trainings of dense T5, the other one the rest.
+    one, other = runs[0:3:2], [runs[1], *runs[3:]]
+    difference = sum(run.minutes for run in one) - sum(run.minutes for run in other)
+    assert abs(difference) < 1
 
 
 def test_the_long_size_has_three_seeds_of_each_model(tmp_path):
