@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from switch_tf import storage, user_code
-from switch_tf.data import records
+from switch_tf.data import counts, records
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
@@ -40,6 +40,12 @@ class TaskSplit(NamedTuple):
     def __str__(self) -> str:
         return f"'{self.name}', split '{self.split}'"
 
+    def tasks(self) -> list:
+        """The `seqio.Task`s that are read."""
+        import seqio
+
+        return list(seqio.get_subtasks(seqio.get_mixture_or_task(self.name)))
+
     def culprit(self) -> tuple[str, bool] | None:
         """The first record that cannot be read or that the preprocessors of a task refuse.
 
@@ -49,12 +55,11 @@ class TaskSplit(NamedTuple):
           Its task, file and line, such as "'my_task', split 'train': train.tsv:21: 'no tab'", and
           whether it can be read; None if no record is found, as in sources that do not read files.
         """
-        import seqio
         import tensorflow as tf
 
         until = time.monotonic() + SEARCH_SECONDS
         with telling(f"{self}: looking for the record at fault", at_once=False):
-            for task in seqio.get_subtasks(seqio.get_mixture_or_task(self.name)):
+            for task in self.tasks():
                 # The files may be gone since, or need another process.
                 with contextlib.suppress(tf.errors.OpError, OSError, UserError):
                     left = until - time.monotonic()
@@ -88,7 +93,7 @@ def check_records(tasks: Sequence, split: str) -> None:
         with user_errors(TaskSplit(task.name, split)):
             raw = task.source.get_dataset(split, shuffle=False)
             files = task.source.list_shards(split)
-            of_lines = bool(files) and records.are_lines(raw, files[0])
+            of_lines = bool(files) and records.are_lines(task.source._reader(files[0]), files[0])
             for _ in records.checked_examples(task, raw, of_lines):
                 if time.monotonic() > until:
                     break
@@ -143,6 +148,11 @@ def told_by_user_error(text: str) -> str | None:
 
 def _told_of_pipeline(error, what: TaskSplit | str) -> str:
     """What to tell of an error that TensorFlow raised while a dataset was read."""
+    if isinstance(what, TaskSplit) and counts.is_other_number(error):
+        with telling(f"{what}: looking for the file at fault", at_once=False):
+            told = counts.told(error, what.tasks(), what.split, SEARCH_SECONDS)
+        if told is not None:
+            return told
     culprit = what.culprit() if isinstance(what, TaskSplit) else None
     where, is_readable = culprit or (what, True)
     if user_code.quotes_traceback(error):
