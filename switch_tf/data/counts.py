@@ -26,12 +26,6 @@ def keep(path: str, kind: str, number: int) -> None:
     _counted[path, kind] = number
 
 
-def forget(path: str) -> None:
-    """Forgets what was counted in a file, which is about to be counted again."""
-    for kind in (readers.LINES, readers.RECORDS):
-        _counted.pop((path, kind), None)
-
-
 def install(task) -> None:
     """Makes a task compare what an epoch reads with what was counted, if all of it was.
 

@@ -1,6 +1,10 @@
 """Control characters, which the normalisation of SentencePiece drops as if they were not there."""
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 _BYTES = bytes([*range(0x01, 0x09), 0x0B, *range(0x0E, 0x20), 0x7F])
 # In UTF-8, U+008F and U+009F.
@@ -16,6 +20,19 @@ def in_text(text: str) -> int:
 def in_bytes(text: bytes) -> int:
     """Number of control characters in a text in UTF-8."""
     return len(text) - len(text.translate(None, _BYTES)) + sum(map(text.count, _PAIRS))
+
+
+def in_value(value: Any) -> int:
+    """Number of control characters in all texts of a value, such as an example."""
+    if isinstance(value, str):
+        return in_text(value)
+    if isinstance(value, bytes):
+        return in_bytes(value)
+    if isinstance(value, Mapping):
+        return sum(map(in_value, value.values()))
+    if isinstance(value, list | tuple) or isinstance(value, np.ndarray) and value.dtype == object:
+        return sum(map(in_value, value))
+    return 0
 
 
 def told(where: str, number: int) -> str:

@@ -8,7 +8,6 @@ records are counted, and `counts` compares them with what an epoch reads.
 
 from __future__ import annotations
 
-import collections
 import os
 import sys
 import tempfile
@@ -63,7 +62,6 @@ def check(source: seqio.FileDataSource) -> None:
             form = _form(source, path)
             stamp = path, *form, stat.length, stat.mtime_nsec, bad_data()
             if stamp not in _checked:
-                counts.forget(path)
                 _check(source, path, *form)
                 _checked.add(stamp)
             add(1)
@@ -92,14 +90,11 @@ def _check(source: seqio.FileDataSource, path: str, kind: str | None, compressio
         elif kind == RECORDS:
             _check_end(path, content)
         else:
-            # Raises if it is damaged.
-            collections.deque(content.blocks(), maxlen=0)
+            length = sum(map(len, content.blocks()))
+            if 0 < length < tfrecords.HEADER and not _summary(source._reader(path))[0]:
+                raise UserError(f"{path}: no record in it: write the file again, or remove it")
         if content.is_parted:
             _check_parts(source, path, content)
-        size = tf.io.gfile.stat(path).length
-        if kind not in (LINES, RECORDS) and 0 < size < tfrecords.HEADER:
-            if not _summary(source._reader(path))[0]:
-                raise UserError(f"{path}: no record in it: write the file again, or remove it")
 
 
 def _form(source: seqio.FileDataSource, path: str) -> tuple[str | None, str]:

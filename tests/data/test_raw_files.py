@@ -37,6 +37,8 @@ def checked(tmp_path):
     """Checks a file with these bytes, which a source of a reader reads."""
 
     def checked(content, reader=tf.data.TextLineDataset, name="a"):
+        # Files that follow each other this fast may have the same time.
+        raw_files._checked.clear()
         (tmp_path / name).write_bytes(content)
         availability.prepare(seqio.FileDataSource(reader, {"train": f"{tmp_path}/*"}))
 
@@ -150,7 +152,7 @@ def test_a_compressed_file_is_read_as_a_whole_or_is_one_line(checked, of, kind, 
         with pytest.raises(UserError, match=r"/a: a (gzip file|ZLIB stream) that is cut off; wri"):
             checked(pack(first)[:cut], reads)
     with pytest.raises(UserError, match="/a: damaged (gzip file|ZLIB stream)"):
-        checked(pack(first)[:-5] + b"abcde", reads)
+        checked(pack(first)[:-4] + b"abcd", reads)
     with pytest.raises(UserError, match="/a: damaged (gzip file|ZLIB stream)"):
         checked(pack(first) + b"tail", reads)
     if kind == "GZIP":
