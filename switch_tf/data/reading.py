@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from switch_tf import storage, user_code
-from switch_tf.data import counts, records
+from switch_tf.data import counts, dropped, records
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
@@ -70,9 +71,9 @@ class TaskSplit(NamedTuple):
 
 
 def check_records(tasks: Sequence, split: str) -> None:
-    """Reads the files of tasks for some seconds, so that most errors in them come before a run.
+    """Reads the data of tasks for some seconds, so that most errors in them come before a run.
 
-    Sources with `prepare` check their files themselves.
+    It tells of control characters in them. Sources with `prepare` check their files themselves.
 
     Args:
       tasks: `seqio.Task`s.
@@ -83,20 +84,22 @@ def check_records(tasks: Sequence, split: str) -> None:
     """
     import seqio
 
-    own = [
-        task
-        for task in tasks
-        if isinstance(task.source, seqio.FileDataSource) and not hasattr(task.source, "prepare")
-    ]
+    kinds = seqio.FileDataSource | seqio.FunctionDataSource
+    own = [t for t in tasks if isinstance(t.source, kinds) and not hasattr(t.source, "prepare")]
     for task in own:
         until = time.monotonic() + _CHECK_SECONDS / len(own)
-        with user_errors(TaskSplit(task.name, split)):
+        what = TaskSplit(task.name, split)
+        with user_errors(what):
             raw = task.source.get_dataset(split, shuffle=False)
             files = task.source.list_shards(split)
-            of_lines = bool(files) and records.are_lines(task.source._reader(files[0]), files[0])
-            for _ in records.checked_examples(task, raw, of_lines):
+            is_of_files = bool(files) and isinstance(task.source, seqio.FileDataSource)
+            of_lines = is_of_files and records.are_lines(task.source._reader(files[0]), files[0])
+            noted = dropped.Noted(task)
+            for _ in records.checked_examples(noted.task, raw, of_lines):
                 if time.monotonic() > until:
                     break
+        if noted.number and not any(map(dropped.was_told, files)):
+            print(dropped.told(str(what), noted.number), file=sys.stderr)
 
 
 @contextlib.contextmanager
