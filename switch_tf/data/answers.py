@@ -102,7 +102,7 @@ def unlabelled(tasks: Iterable, data) -> list[str]:
     for task in tasks:
         if not task.metric_objs:
             continue
-        with user_errors(TaskSplit(task.name, data.split)):
+        with user_errors(TaskSplit.of(data, task.name)):
             dataset = examples_of(task, data.split, data.task_feature_lengths, data.use_cached)
             sample = list(dataset.take(_SAMPLE).as_numpy_iterator())
         if not are_there(task, data.split, sample):

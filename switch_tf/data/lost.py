@@ -60,7 +60,7 @@ def count(data: TaskData, examples: int | None = None) -> Iterator[tuple[str, Lo
     most = max(min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks)), 1)
     most = min(most, examples or most)
     for task in tasks:
-        with user_errors(TaskSplit(task.name, data.split)):
+        with user_errors(TaskSplit.of(data, task.name)):
             found = _count(task, data, most)
         yield task.name, found
 

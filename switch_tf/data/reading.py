@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from switch_tf import storage, user_code
 from switch_tf.data import counts, dropped, records
+from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
@@ -33,10 +34,17 @@ class TaskSplit(NamedTuple):
     Attributes:
       name: the name of the task or mixture.
       split: the name of the split.
+      is_cached: whether caches of tasks are read in place of their sources.
     """
 
     name: str
     split: str
+    is_cached: bool = False
+
+    @classmethod
+    def of(cls, data: TaskData, name: str | None = None) -> TaskSplit:
+        """What is read of data, or of one task of them."""
+        return cls(name or data.mixture_or_task_name, data.split, data.use_cached)
 
     def __str__(self) -> str:
         return f"'{self.name}', split '{self.split}'"
@@ -55,12 +63,20 @@ class TaskSplit(NamedTuple):
         Returns:
           Its task, file and line, such as "'my_task', split 'train': train.tsv:21: 'no tab'", and
           whether it can be read; None if no record is found, as in sources that do not read files.
+
+        Raises:
+          UserError: caches are read, and one of them is damaged.
         """
         import tensorflow as tf
+
+        from switch_tf.data import task_cache
 
         until = time.monotonic() + SEARCH_SECONDS
         with telling(f"{self}: looking for the record at fault", at_once=False):
             for task in self.tasks():
+                if self.is_cached:
+                    task_cache.check_records(task, self.split, until)
+                    continue
                 # The files may be gone since, or need another process.
                 with contextlib.suppress(tf.errors.OpError, OSError, UserError):
                     left = until - time.monotonic()

@@ -218,6 +218,23 @@ def key(record):
     return tf.strings.to_hash_bucket_fast(tf.strings.join(parts), _KEYS)
 
 
+def mend_of(task) -> str:
+    """What to do about a record of a task that cannot be read."""
+    import seqio
+
+    if isinstance(task.source, seqio.FileDataSource):
+        return "the file may be damaged; write it again"
+    return f"mend what the source reads, {_name_of(task.source)}: it ends there"
+
+
+def _name_of(source) -> str:
+    import seqio
+
+    if isinstance(source, seqio.FunctionDataSource):
+        return f"function {seqio.utils.function_name(source._dataset_fn)}"
+    return type(source).__name__
+
+
 def told(error: Exception) -> str:
     """What TensorFlow says of a record, without what it says of its parts."""
     told = storage.first_line(error).removesuffix(" in record 0")
