@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import time
 import zipfile
 from typing import IO
@@ -81,8 +82,11 @@ class TaskCache:
         self._ends = np.cumsum([len(offsets) for offsets in self._offsets])
         written = self._read_json(seqio.get_cached_stats_path(task.cache_dir, split))["examples"]
         if len(self) != written:
+            names = os.path.basename(self._paths[0])
+            if len(self._paths) > 1:
+                names += f" to {os.path.basename(self._paths[-1])}"
             raise UserError(
-                f"{self._what}: split '{split}' has {len(self):,} examples in its files, but "
+                f"{self._what}: split '{split}' has {len(self):,} examples in {names}, but "
                 f"{written:,} were written; cache the task again with --overwrite"
             )
 
