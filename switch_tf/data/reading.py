@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from switch_tf import storage, user_code
 from switch_tf.data import counts, dropped, records
-from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
@@ -42,8 +41,8 @@ class TaskSplit(NamedTuple):
     is_cached: bool = False
 
     @classmethod
-    def of(cls, data: TaskData, name: str | None = None) -> TaskSplit:
-        """What is read of data, or of one task of them."""
+    def of(cls, data, name: str | None = None) -> TaskSplit:
+        """What is read of `TaskData`, or of one task of them."""
         return cls(name or data.mixture_or_task_name, data.split, data.use_cached)
 
     def __str__(self) -> str:
