@@ -192,7 +192,7 @@ def test_a_cache_with_fewer_examples_than_were_written_is_one_line(cached, split
     with pytest.raises(UserError) as told:
         split_of(task_data(NAME, LENGTHS, 2, use_cached=True))
     assert re.search(
-        r"split 'train' has 80 examples in train.tfrecord-0\S*( to train.tfrecord-0\S*)?, but 90 were "
-        "written; cache the task again with --overwrite$",
+        r"split 'train' has 80 examples in train.tfrecord-0\S*( to train.tfrecord-0\S*)?, but 90 "
+        "were written; cache the task again with --overwrite$",
         str(told.value),
     )
