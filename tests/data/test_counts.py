@@ -8,7 +8,7 @@ import seqio
 import tensorflow as tf
 from t5.data import preprocessors
 
-from switch_tf.data import counts, registry
+from switch_tf.data import counts, raw_files, registry
 from switch_tf.data.reading import TaskSplit, elements
 from switch_tf.errors import UserError
 from tests.tasks.official_files import set_macros
@@ -110,6 +110,8 @@ def test_a_file_that_changes_between_its_check_and_an_epoch_is_named(
     write(tmp_path, 6, to_file, "b.tsv")
     with pytest.raises(UserError, match="b.tsv: 6 records are read, but 5 were counted before"):
         read(shuffle=shuffle)
+    # Files that follow each other within a second may have the same time, and size.
+    raw_files._checked.clear()
     registry.prepare(seqio.get_mixture_or_task(NAME))
     assert read(shuffle=shuffle) == 9
 
