@@ -115,6 +115,21 @@ def unzipped(content: bytes) -> bytes:
         raise Bad(f"gzip says: {error}") from error
 
 
+def inflated(content: bytes) -> bytes:
+    """The content of ZLIB streams, one behind another, perhaps filled up with zeros."""
+    found = b""
+    while content.strip(b"\0"):
+        stream = zlib.decompressobj()
+        try:
+            found += stream.decompress(content)
+        except zlib.error as error:
+            raise Bad(f"zlib says: {error}") from error
+        if not stream.eof:
+            raise Bad("a stream that is cut off")
+        content = stream.unused_data
+    return found
+
+
 def lines_of(content: bytes, mark: str = "\ufeff") -> list[str]:
     """The lines of a UTF-8 text, without a byte order mark."""
     try:
@@ -186,8 +201,13 @@ def not_empty(found: list) -> list:
     return found
 
 
-def sst2_of(content: bytes) -> list[tuple]:
-    heading, found = None, []
+def glue_of(
+    content: bytes, texts: tuple[str, ...], label: str, labels: tuple[str, ...], heading=None
+) -> list[tuple]:
+    """The texts and labels of a table of GLUE, whose labels are names or numbers."""
+    numbers = dict(zip(labels, range(len(labels)), strict=True))
+    numbers |= {str(number): number for number in numbers.values()}
+    found = []
     for line in lines_of(content):
         cells = line.split("\t")
         if cells == [""]:
@@ -197,13 +217,30 @@ def sst2_of(content: bytes) -> list[tuple]:
             continue
         extra = [cell for cell in cells[len(heading) :] if cell.strip()]
         row = dict(zip(heading, cells, strict=False))
-        if extra or "sentence" not in row or row.get("label") not in _SST2:
+        if extra or not {*texts, label} <= row.keys() or row[label] not in numbers:
             raise Bad(f"a row {cells} under {heading}")
-        found.append((row["sentence"], _SST2[row["label"]]))
+        found.append((*(row[name] for name in texts), numbers[row[label]]))
     return not_empty(found)
 
 
-_SST2 = {"0": 0, "1": 1, "negative": 0, "positive": 1}
+# Configuration of TFDS -> folder, columns of the texts and of the label, and the labels; CoLA's
+# files have no heading.
+_ENTAILED = ("entailment", "not_entailment")
+_COLA = ("source", "is_acceptable", "mark", "sentence")
+GLUE = {
+    "sst2": ("SST-2", ("sentence",), "label", ("negative", "positive"), None),
+    "cola": ("CoLA", ("sentence",), "is_acceptable", ("unacceptable", "acceptable"), _COLA),
+    "rte": ("RTE", ("sentence1", "sentence2"), "label", _ENTAILED, None),
+    "qnli": ("QNLI", ("question", "sentence"), "label", _ENTAILED, None),
+    "mnli": (
+        "MNLI",
+        ("sentence1", "sentence2"),
+        "gold_label",
+        ("entailment", "neutral", "contradiction"),
+        None,
+    ),
+}
+_TEXTS_OF_MNLI = {"sentence1": "premise", "sentence2": "hypothesis"}
 
 
 def squad_of(content: bytes) -> list[tuple]:
@@ -259,14 +296,31 @@ def texts(draw, line):
     return (mark + "".join(parts)).encode()
 
 
+def zipped(content: bytes) -> bytes:
+    return gzip.compress(content, mtime=0)
+
+
 @st.composite
-def members(draw, contents):
-    """A gzip file of some members, of which some may be empty, perhaps filled up with zeros."""
+def members(draw, contents, pack=zipped):
+    """A compressed file of some parts, of which some may be empty, perhaps filled up with zeros."""
     content = draw(contents)
     cuts = sorted(draw(st.lists(st.integers(0, len(content)), max_size=4)))
     parts = [content[a:b] for a, b in zip([0, *cuts], [*cuts, len(content)], strict=True)]
-    zipped = b"".join(gzip.compress(part, mtime=0) for part in parts)
-    return zipped + bytes(draw(st.sampled_from([0, 0, 100])))
+    return b"".join(map(pack, parts)) + bytes(draw(st.sampled_from([0, 0, 100])))
+
+
+@st.composite
+def tables(draw, config):
+    """A table of GLUE in its official form."""
+    _, texts, label, labels, heading = GLUE[config]
+    columns = heading or ["index", *texts, label]
+    rows = [] if heading else [columns]
+    for _ in range(draw(st.integers(1, 5))):
+        row = {name: draw(WORDS) for name in texts} | {label: draw(st.sampled_from(labels))}
+        if config in ("cola", "sst2"):
+            row[label] = str(labels.index(row[label]))
+        rows.append([row.get(name, "0") for name in columns])
+    return "".join("\t".join(row) + "\n" for row in rows).encode()
 
 
 def as_json(value: dict) -> str:
@@ -275,9 +329,6 @@ def as_json(value: dict) -> str:
 
 BOOLQ = st.fixed_dictionaries(
     {"question": WORDS, "passage": TEXT, "idx": st.integers(0, 99), "label": st.booleans()}
-)
-SST2 = st.lists(st.tuples(WORDS, st.sampled_from("01")), min_size=1, max_size=5).map(
-    lambda rows: "".join(f"{a}\t{b}\n" for a, b in [("sentence", "label"), *rows]).encode()
 )
 ANSWER = st.fixed_dictionaries({"text": WORDS, "answer_start": st.integers(0, 99)})
 QUESTION = st.fixed_dictionaries(
@@ -329,11 +380,67 @@ def read_boolq(path: Path) -> list[tuple]:
     ]
 
 
-def read_sst2(path: Path) -> list[tuple]:
+def read_glue(path: Path, config: str) -> list[tuple]:
     from switch_tf.tasks import glue
 
-    rows = _official(glue.source("sst2"), path.parent.parent)
-    return [(text(row["sentence"]), int(row["label"])) for row in rows]
+    names = GLUE[config][1]
+    if config == "mnli":
+        names = [_TEXTS_OF_MNLI[name] for name in names]
+    rows = _official(glue.source(config), path.parent.parent)
+    return [(*(text(row[name]) for name in names), int(row["label"])) for row in rows]
+
+
+def read_shards(path: Path, name: str) -> list[str]:
+    """As a run does: the check of all shards, then an epoch."""
+    import seqio
+
+    from switch_tf.data.reading import user_errors
+    from switch_tf.tasks import c4, mc4  # noqa: F401 - registers their tasks
+    from switch_tf.tasks.sources import local_files
+    from tests.tasks.official_files import set_macros
+
+    local_files._count.cache_clear()
+    set_macros(DATA_DIR=str(path.parent.parent))
+    source = seqio.TaskRegistry.get(name).source
+    with user_errors("data"):
+        source.prepare()
+        dataset = source.get_dataset("train", shuffle=False)
+        return [example["text"].decode() for example in dataset.as_numpy_iterator()]
+
+
+CACHED = 3
+
+
+def read_cache(path: Path) -> list[bytes]:
+    """All records of a cache of so many, without an index of other files."""
+    import numpy as np
+    import seqio
+
+    from switch_tf.data.task_cache import TaskCache
+
+    name, folder = "fuzz_cache", path.parent
+    if name not in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(lambda split, shuffle_files: None, ["train"]),
+            preprocessors=[seqio.CacheDatasetPlaceholder()],
+            output_features={"targets": seqio.Feature(seqio.ByteVocabulary())},
+        )
+    task = seqio.TaskRegistry.get(name)
+    info = {"num_shards": 1, "features": {"targets": {"shape": [None], "dtype": "int32"}}}
+    (folder / "info.train.json").write_text(json.dumps(info))
+    (folder / "stats.train.json").write_text(json.dumps({"examples": CACHED}))
+    (folder / "train.tfrecord.offsets.npz").unlink(missing_ok=True)
+    task._cache_dir = str(folder)
+    return TaskCache(task, "train").records(np.arange(CACHED))
+
+
+def cached_of(content: bytes) -> list[bytes]:
+    """The records of a cache, each with its checksums."""
+    found = records_of(content)
+    if len(found) != CACHED or _records(found) != content:
+        raise Bad("other records, or damaged ones")
+    return found
 
 
 def read_squad(path: Path) -> list[tuple]:
@@ -370,7 +477,10 @@ def _task(name: str, path: str, kind: str):
     readers = {
         "tsv": tf.data.TextLineDataset,
         "gzip": lambda file: tf.data.TextLineDataset(file, "GZIP"),
+        "zlib": lambda file: tf.data.TextLineDataset(file, "ZLIB"),
         "records": tf.data.TFRecordDataset,
+        "records_gzip": lambda file: tf.data.TFRecordDataset(file, "GZIP"),
+        "records_zlib": lambda file: tf.data.TFRecordDataset(file, "ZLIB"),
     }
     parse = functools.partial(preprocessors.parse_tsv, field_names=["inputs", "targets"])
     as_text = seqio.map_over_dataset(lambda record: {"inputs": record, "targets": record})
@@ -379,7 +489,7 @@ def _task(name: str, path: str, kind: str):
         n: seqio.Feature(seqio.PassThroughVocabulary(1), rank=0, dtype=tf.string)
         for n in ("inputs", "targets")
     }
-    steps = [as_text if kind == "records" else parse]
+    steps = [as_text if kind.startswith("records") else parse]
     return seqio.TaskRegistry.add(
         name, source=source, preprocessors=steps, output_features=features
     )
@@ -403,7 +513,7 @@ def read_own(path: Path, kind: str) -> list:
         (example["inputs"], example["targets"])
         for example in elements(dataset, TaskSplit(name, "train"))
     ]
-    return [one for one, _ in found] if kind == "records" else found
+    return [one for one, _ in found] if kind.startswith("records") else found
 
 
 def _records(contents: list[bytes]) -> bytes:
@@ -416,6 +526,12 @@ def _records(contents: list[bytes]) -> bytes:
     return found
 
 
+# With what even whole files are refused, because TensorFlow's readers would end there.
+_GAP = "at an empty member of a gzip file, or at zeros that fill one up"
+_STREAMS = "at the end of the first of several ZLIB streams"
+PAIRS = st.just(b"one\ttwo\nthree\tfour\nfive\tsix\n")
+RECORDS = st.lists(st.binary(max_size=9), min_size=1, max_size=4).map(_records)
+
 FORMATS = {
     "text": Format("a.txt", PLAIN, read_documents, documents_of_text),
     "text in gzip": Format(
@@ -426,7 +542,27 @@ FORMATS = {
         "a.json.gz", members(JSON_TEXTS), read_documents, lambda c: documents_of_json(unzipped(c))
     ),
     "BoolQ": Format("BoolQ/train.jsonl", texts(BOOLQ.map(as_json)), read_boolq, boolq_of),
-    "SST-2": Format("SST-2/train.tsv", SST2, read_sst2, sst2_of),
+    **{
+        of[0]: Format(
+            f"{of[0]}/train.tsv",
+            tables(config),
+            functools.partial(read_glue, config=config),
+            functools.partial(glue_of, texts=of[1], label=of[2], labels=of[3], heading=of[4]),
+        )
+        for config, of in GLUE.items()
+    },
+    "C4": Format(
+        "en/c4-train.00000-of-00001.json.gz",
+        members(JSON_TEXTS),
+        functools.partial(read_shards, name="c4_span_corruption"),
+        lambda c: documents_of_json(unzipped(c)),
+    ),
+    "mC4": Format(
+        "multilingual/c4-af.tfrecord-00000.json.gz",
+        members(JSON_TEXTS),
+        functools.partial(read_shards, name="mc4.af"),
+        lambda c: documents_of_json(unzipped(c)),
+    ),
     "SQuAD": Format("squad/train-v1.1.json", SQUAD.map(str.encode), read_squad, squad_of),
     "own TSV": Format(
         "own.tsv",
@@ -438,16 +574,43 @@ FORMATS = {
     ),
     "own TSV in gzip": Format(
         "own.tsv.gz",
-        members(st.just(b"one\ttwo\nthree\tfour\nfive\tsix\n")),
+        members(PAIRS),
         functools.partial(read_own, kind="gzip"),
         lambda content: pairs_of(unzipped(content)),
-        limit="at an empty member of a gzip file, or at zeros that fill one up",
+        limit=_GAP,
+    ),
+    "own TSV in ZLIB": Format(
+        "own.tsv.z",
+        members(PAIRS, zlib.compress),
+        functools.partial(read_own, kind="zlib"),
+        lambda content: pairs_of(inflated(content)),
+        limit=_STREAMS,
     ),
     "own records": Format(
         "own.tfrecord",
-        st.lists(st.binary(max_size=9), min_size=1, max_size=4).map(_records),
+        RECORDS,
         functools.partial(read_own, kind="records"),
         records_of,
+    ),
+    "own records in gzip": Format(
+        "own.tfrecord.gz",
+        members(RECORDS),
+        functools.partial(read_own, kind="records_gzip"),
+        lambda content: records_of(unzipped(content)),
+        limit=_GAP,
+    ),
+    "own records in ZLIB": Format(
+        "own.tfrecord.z",
+        members(RECORDS, zlib.compress),
+        functools.partial(read_own, kind="records_zlib"),
+        lambda content: records_of(inflated(content)),
+        limit=_STREAMS,
+    ),
+    "cache": Format(
+        "cache/train.tfrecord-00000-of-00001",
+        st.lists(st.binary(max_size=9), min_size=CACHED, max_size=CACHED).map(_records),
+        read_cache,
+        cached_of,
     ),
 }
 

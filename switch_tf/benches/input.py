@@ -114,9 +114,7 @@ def bench_input(
         with one_core(), mesh_lib.host():
             batches = train_batches(data)
             print(describe_order(batches), flush=True)
-            delivered, batch = _time_input(
-                iter(batches), rounds, seconds, TaskSplit(data.mixture_or_task_name, data.split)
-            )
+            delivered, batch = _time_input(iter(batches), rounds, seconds, TaskSplit.of(data))
         # Deleting the iterator stops its prefetching.
         del batches
         gc.collect()

@@ -89,7 +89,8 @@ class Look:
         are_all: bool = False,
         use_cached: bool = False,
     ):
-        self._task, self._what, self._use_cached = task, TaskSplit(task.name, split), use_cached
+        self._task, self._use_cached = task, use_cached
+        self._what = TaskSplit(task.name, split, use_cached)
         self._left = _by_question(examples, are_all)
         self._are_all, self.is_done = are_all, False
         self._total = self._lacking = self._empty = self._trivial = 0
@@ -202,7 +203,7 @@ def unlabelled(tasks: Iterable, data) -> list[str]:
     """
     found = []
     for task, look in looks(tasks, data, _SAMPLE, are_all=False).items():
-        with user_errors(TaskSplit(task, data.split)):
+        with user_errors(TaskSplit.of(data, task)):
             if not look.are_there():
                 found.append(task)
     return found
@@ -222,7 +223,7 @@ def looks(tasks: Iterable, data, most: int | None, are_all: bool = True) -> dict
     """
     found = {}
     for task in tasks:
-        with user_errors(TaskSplit(task.name, data.split)):
+        with user_errors(TaskSplit.of(data, task.name)):
             dataset = examples_of(task, data.split, data.task_feature_lengths, data.use_cached)
         has_metrics = bool(task.metric_objs)
         if not has_metrics and "targets_pretokenized" not in dataset.element_spec:

@@ -193,7 +193,7 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
 
 
 def _errors_of(data: TaskData):
-    return user_errors(TaskSplit(data.mixture_or_task_name, data.split))
+    return user_errors(TaskSplit.of(data))
 
 
 def _check_not_empty(examples, data: TaskData) -> None:
@@ -205,7 +205,7 @@ def _check_not_empty(examples, data: TaskData) -> None:
     with _errors_of(data):
         if next(iter(examples), None) is None:
             raise UserError(
-                f"{TaskSplit(data.mixture_or_task_name, data.split)}, has no examples: its source "
+                f"{TaskSplit.of(data)}, has no examples: its source "
                 "is empty or its preprocessors drop them all"
             )
 

@@ -13,6 +13,7 @@ from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.batch_shape import FEATURE_LENGTHS, LOST_SHARES, TASK_FEATURES
 from switch_tf.data.reading import TaskSplit, user_errors
+from switch_tf.data.task_cache import TaskCache
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
@@ -60,7 +61,7 @@ def count(data: TaskData, examples: int | None = None) -> Iterator[tuple[str, Lo
     most = max(min(_SAMPLE_OF_TASK, _SAMPLE // len(tasks)), 1)
     most = min(most, examples or most)
     for task in tasks:
-        with user_errors(TaskSplit(task.name, data.split)):
+        with user_errors(TaskSplit.of(data, task.name)):
             found = _count(task, data, most)
         yield task.name, found
 
@@ -125,6 +126,9 @@ def untrimmed_lengths(
     """
     steps = [_without_trim(step) for step in task.preprocessors]
     whole = seqio.Task(task.name, task.source, task.output_features, steps)
+    if use_cached:
+        # SeqIO's reader would not notice that examples are missing.
+        TaskCache(task, split)
     source = whole._get_cached_source(split) if use_cached else task.source
     dataset = source.get_dataset(split, shuffle=False)
     if not use_cached:

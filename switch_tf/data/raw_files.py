@@ -1,33 +1,37 @@
 """Checks the files of SeqIO's own sources for what TensorFlow's readers lose without an error.
 
 They drop carriage returns, so that the words on both sides become one. They end without an error
-where a gzip file or a TFRecord file is cut off, and at an empty member of a gzip file, as
-concatenated files may have one.
+where a compressed file or a TFRecord file is cut off, at an empty member of a gzip file, as
+concatenated files may have one, and at the end of the first of several ZLIB streams. Lines and
+records are counted, and `counts` compares them with what an epoch reads.
 """
 
 from __future__ import annotations
 
-import gzip
-import itertools
 import os
+import sys
 import tempfile
-import zlib
-from collections.abc import Iterator
 
 import seqio
 import tensorflow as tf
 
 from switch_tf import runtime, storage
+from switch_tf.data import contents, counts, dropped, readers, tfrecords
 from switch_tf.data import records as records_lib
-from switch_tf.data import tfrecords
+from switch_tf.data.contents import Content
+from switch_tf.data.readers import GZIP, LINES, PLAIN, RECORDS, ZLIB
 from switch_tf.data.skipping import bad_data
 from switch_tf.errors import UserError
 from switch_tf.stages import counting
 
 # Up to this many bytes of a source are looked through, in seconds.
 CHECKED_BYTES = 1_000_000_000
-_GZIP = b"\x1f\x8b"
-_BLOCK = 1 << 20
+# Why a reader may end before a file does, and the mend.
+_WHERE_IT_ENDS = {
+    GZIP: "at an empty member of a gzip file, or at zeros that fill one up: write it anew, such as "
+    "with zcat FILE | gzip > NEW",
+    ZLIB: "at the end of the first of several ZLIB streams: write it anew as one stream",
+}
 # Lines among which a reader's first record is looked for, to tell whether it reads lines.
 _FIRST_LINES = 10
 # Files that were checked, by path, size and time.
@@ -50,13 +54,15 @@ def check(source: seqio.FileDataSource) -> None:
             if done + stat.length > CHECKED_BYTES:
                 runtime.tell(
                     f"of {total:,} bytes of {path} and the other files of its task, the first "
-                    f"{done:,} were checked for carriage returns and empty gzip members"
+                    f"{done:,} were checked for what TensorFlow's readers lose, such as carriage "
+                    "returns"
                 )
                 return
             done += stat.length
-            stamp = path, stat.length, stat.mtime_nsec, bad_data()
+            form = _form(source, path)
+            stamp = path, *form, stat.length, stat.mtime_nsec, bad_data()
             if stamp not in _checked:
-                _check(source, path)
+                _check(source, path, *form)
                 _checked.add(stamp)
             add(1)
 
@@ -76,37 +82,55 @@ def _files(source: seqio.FileDataSource) -> list[tuple]:
     return list(found.items())
 
 
-def _check(source: seqio.FileDataSource, path: str) -> None:
+def _check(source: seqio.FileDataSource, path: str, kind: str | None, compression: str) -> None:
     with storage.told(f"{path}: cannot be read"):
+        content = Content(path, compression)
+        if kind == LINES:
+            _check_lines(path, content)
+        elif kind == RECORDS:
+            _check_end(path, content)
+        else:
+            length = sum(map(len, content.blocks()))
+            if 0 < length < tfrecords.HEADER and not _summary(source._reader(path))[0]:
+                raise UserError(f"{path}: no record in it: write the file again, or remove it")
+        if content.is_parted:
+            _check_parts(source, path, content)
+
+
+def _form(source: seqio.FileDataSource, path: str) -> tuple[str | None, str]:
+    """What a source reads a file as, LINES, RECORDS or neither, and how it is compressed."""
+    reader = readers.of_source(source, path)
+    if reader.kind is not None:
+        return reader.kind, reader.compression
+    if _reads_lines(source, path, PLAIN):
+        return LINES, PLAIN
+    compression = readers.compression_of(path)
+    if readers.has_records(path, compression):
+        return RECORDS, compression
+    if compression != PLAIN and _reads_lines(source, path, compression):
+        return LINES, compression
+    return None, compression
+
+
+def _check_end(path: str, content: Content) -> None:
+    if content.compression == PLAIN:
+        # From the lengths alone, without what is between them.
         with storage.opened(path, "rb") as file:
-            header = file.read(tfrecords.HEADER)
-        if header.startswith(_GZIP):
-            _check_members(source, path)
-        elif tfrecords.is_header(header):
-            _check_end(path)
-        elif _reads_lines(source, path):
-            _check_carriage_returns(path)
-        elif 0 < len(header) < tfrecords.HEADER and not _summary(source._reader(path))[0]:
-            raise UserError(f"{path}: no record in it: write the file again, or remove it")
-
-
-def _check_end(path: str) -> None:
-    with storage.opened(path, "rb") as file:
-        _, cut_off = tfrecords.scan(file, tf.io.gfile.stat(path).length)
+            offsets, cut_off = tfrecords.scan(file, tf.io.gfile.stat(path).length)
+        count, where = len(offsets), "byte"
+    else:
+        count, cut_off = contents.records_of(content)
+        where = "its uncompressed byte"
     if cut_off is not None:
-        raise UserError(f"{path}: cut off at byte {cut_off}: write the file again")
+        raise UserError(f"{path}: cut off at {where} {cut_off}: write the file again")
+    counts.keep(path, RECORDS, count)
 
 
-def _check_members(source: seqio.FileDataSource, path: str) -> None:
-    """Checks that a gzip file is whole, and that a reader comes to its end."""
-    if not _has_empty_part(path):
-        return
+def _check_parts(source: seqio.FileDataSource, path: str, content: Content) -> None:
+    """Checks that a reader comes to the end of a compressed file of several parts."""
     with tempfile.TemporaryDirectory() as folder:
         copy = os.path.join(folder, os.path.basename(path))
-        with storage.opened(path, "rb") as plain, gzip.open(plain) as before:
-            with gzip.open(copy, "wb", compresslevel=1) as after:
-                while block := before.read(_BLOCK):
-                    after.write(block)
+        content.pack(copy)
         whole = _summary(source._reader(copy))
         try:
             read = _summary(source._reader(path))
@@ -119,50 +143,7 @@ def _check_members(source: seqio.FileDataSource, path: str) -> None:
                 f"{read[0]:,} of {whole[0]:,} records are read, or the last only in part, because "
                 "TensorFlow's reader ends"
             )
-    raise UserError(
-        f"{path}: {told} at an empty member of a gzip file, or at zeros that fill one up: write it "
-        "anew, such as with zcat FILE | gzip > NEW"
-    )
-
-
-def _has_empty_part(path: str) -> bool:
-    """Whether a member of a gzip file, but the last, is empty, or zeros fill the file up.
-
-    Raises:
-      UserError: the file is damaged.
-    """
-    member, has_content, after_empty, found = None, False, False, False
-    for block in _blocks(path):
-        while block:
-            # Zeros may fill a file up to its last block.
-            if member is None and not block.strip(b"\0"):
-                found = True
-                break
-            if member is None:
-                member, has_content, found = (
-                    zlib.decompressobj(wbits=31),
-                    False,
-                    found | after_empty,
-                )
-            try:
-                has_content |= bool(member.decompress(block))
-            except zlib.error as error:
-                raise UserError(f"{path}: damaged gzip file ({error}); write it again") from error
-            block = member.unused_data
-            if member.eof:
-                member, after_empty = None, not has_content
-    if member is not None:
-        raise UserError(f"{path}: a gzip file that is cut off; write it again")
-    return found
-
-
-def _blocks(path: str) -> Iterator[bytes]:
-    if storage.is_remote(path):
-        with storage.opened(path, "rb") as file:
-            yield from iter(lambda: file.read(_BLOCK), b"")
-        return
-    with open(path, "rb") as file:
-        yield from iter(lambda: file.read(_BLOCK), b"")
+    raise UserError(f"{path}: {told} {_WHERE_IT_ENDS[content.compression]}")
 
 
 def _summary(records: tf.data.Dataset) -> tuple[int, int]:
@@ -179,40 +160,34 @@ def _summary(records: tf.data.Dataset) -> tuple[int, int]:
     return int(count), int(key)
 
 
-def _reads_lines(source: seqio.FileDataSource, path: str) -> bool:
-    """Whether the records of a file are its lines."""
-    if isinstance(source, seqio.TextLineDataSource):
-        return True
+def _reads_lines(source: seqio.FileDataSource, path: str, compression: str) -> bool:
+    """Whether the records of a file are lines of its content."""
     records = source._reader(path)
     if records.element_spec != tf.TensorSpec([], tf.string):
         return False
     try:
         first = next(records.take(1).as_numpy_iterator(), None)
-    except tf.errors.OpError:
+        block = next(Content(path, compression).blocks(), b"")
+    except (UserError, tf.errors.OpError):
         return False
-    lines = itertools.islice(_lines(path), _FIRST_LINES)
-    return first in [line.replace(b"\r", b"").removesuffix(b"\n") for line in lines]
+    lines = block.split(b"\n", _FIRST_LINES)[:_FIRST_LINES]
+    return first in [line.replace(b"\r", b"") for line in lines]
 
 
-def _lines(path: str) -> Iterator[bytes]:
-    rest = b""
-    for block in _blocks(path):
-        *lines, rest = (rest + block).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
-
-
-def _check_carriage_returns(path: str) -> None:
-    inside = [n for n, line in enumerate(_lines(path), 1) if b"\r" in line.rstrip(b"\r")]
-    if not inside:
+def _check_lines(path: str, content: Content) -> None:
+    found = contents.lines_of(content)
+    counts.keep(path, LINES, found.count)
+    if found.dropped:
+        print(dropped.told(path, found.dropped), file=sys.stderr)
+    if not found.inside:
         return
+    first = found.inside[0]
     what = "a carriage return inside, which TensorFlow's reader drops, so that two words become one"
     if bad_data() == "skip":
-        told = f"{path}: {len(inside):,} lines have {what} (BAD_DATA='skip')"
-        runtime.tell(f"{told}, the first: {inside[0]}")
+        told = f"{path}: {len(found.inside):,} lines have {what} (BAD_DATA='skip')"
+        runtime.tell(f"{told}, the first: {first}")
         return
     raise UserError(
-        f"{path}:{inside[0]}: {what}: end lines in \\n or \\r\\n, such as by "
+        f"{path}:{first}: {what}: end lines in \\n or \\r\\n, such as by "
         "tr '\\r' '\\n' < FILE > NEW, or set BAD_DATA='skip'"
     )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from switch_tf import storage, user_code
-from switch_tf.data import records
+from switch_tf.data import counts, dropped, records
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
@@ -32,13 +33,26 @@ class TaskSplit(NamedTuple):
     Attributes:
       name: the name of the task or mixture.
       split: the name of the split.
+      is_cached: whether caches of tasks are read in place of their sources.
     """
 
     name: str
     split: str
+    is_cached: bool = False
+
+    @classmethod
+    def of(cls, data, name: str | None = None) -> TaskSplit:
+        """What is read of `TaskData`, or of one task of them."""
+        return cls(name or data.mixture_or_task_name, data.split, data.use_cached)
 
     def __str__(self) -> str:
         return f"'{self.name}', split '{self.split}'"
+
+    def tasks(self) -> list:
+        """The `seqio.Task`s that are read."""
+        import seqio
+
+        return list(seqio.get_subtasks(seqio.get_mixture_or_task(self.name)))
 
     def culprit(self) -> tuple[str, bool] | None:
         """The first record that cannot be read or that the preprocessors of a task refuse.
@@ -48,13 +62,20 @@ class TaskSplit(NamedTuple):
         Returns:
           Its task, file and line, such as "'my_task', split 'train': train.tsv:21: 'no tab'", and
           whether it can be read; None if no record is found, as in sources that do not read files.
+
+        Raises:
+          UserError: caches are read, and one of them is damaged.
         """
-        import seqio
         import tensorflow as tf
+
+        from switch_tf.data import task_cache
 
         until = time.monotonic() + SEARCH_SECONDS
         with telling(f"{self}: looking for the record at fault", at_once=False):
-            for task in seqio.get_subtasks(seqio.get_mixture_or_task(self.name)):
+            for task in self.tasks():
+                if self.is_cached:
+                    task_cache.check_records(task, self.split, until)
+                    continue
                 # The files may be gone since, or need another process.
                 with contextlib.suppress(tf.errors.OpError, OSError, UserError):
                     left = until - time.monotonic()
@@ -65,9 +86,9 @@ class TaskSplit(NamedTuple):
 
 
 def check_records(tasks: Sequence, split: str) -> None:
-    """Reads the files of tasks for some seconds, so that most errors in them come before a run.
+    """Reads the data of tasks for some seconds, so that most errors in them come before a run.
 
-    Sources with `prepare` check their files themselves.
+    It tells of control characters in them. Sources with `prepare` check their files themselves.
 
     Args:
       tasks: `seqio.Task`s.
@@ -78,20 +99,22 @@ def check_records(tasks: Sequence, split: str) -> None:
     """
     import seqio
 
-    own = [
-        task
-        for task in tasks
-        if isinstance(task.source, seqio.FileDataSource) and not hasattr(task.source, "prepare")
-    ]
+    kinds = seqio.FileDataSource | seqio.FunctionDataSource
+    own = [t for t in tasks if isinstance(t.source, kinds) and not hasattr(t.source, "prepare")]
     for task in own:
         until = time.monotonic() + _CHECK_SECONDS / len(own)
-        with user_errors(TaskSplit(task.name, split)):
+        what = TaskSplit(task.name, split)
+        with user_errors(what):
             raw = task.source.get_dataset(split, shuffle=False)
             files = task.source.list_shards(split)
-            of_lines = bool(files) and records.are_lines(raw, files[0])
-            for _ in records.checked_examples(task, raw, of_lines):
+            is_of_files = bool(files) and isinstance(task.source, seqio.FileDataSource)
+            of_lines = is_of_files and records.are_lines(task.source._reader(files[0]), files[0])
+            noted = dropped.Noted(task)
+            for _ in records.checked_examples(noted.task, raw, of_lines):
                 if time.monotonic() > until:
                     break
+        if noted.number and not any(map(dropped.was_told, files)):
+            print(dropped.told(str(what), noted.number), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -143,6 +166,11 @@ def told_by_user_error(text: str) -> str | None:
 
 def _told_of_pipeline(error, what: TaskSplit | str) -> str:
     """What to tell of an error that TensorFlow raised while a dataset was read."""
+    if isinstance(what, TaskSplit) and counts.is_other_number(error):
+        with telling(f"{what}: looking for the file at fault", at_once=False):
+            told = counts.told(error, what.tasks(), what.split, SEARCH_SECONDS)
+        if told is not None:
+            return told
     culprit = what.culprit() if isinstance(what, TaskSplit) else None
     where, is_readable = culprit or (what, True)
     if user_code.quotes_traceback(error):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import gzip
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from switch_tf import storage
-from switch_tf.data import tfrecords
+from switch_tf.data import readers
 from switch_tf.data.autograph import without_autograph
 
 # The attribute with the source that one was made of which leaves records out.
 BARE = "with_all_records"
 _LONGEST_SHOWN = 100
-_GZIP = b"\x1f\x8b"
 # What TensorFlow says of text that is not UTF-8.
 _NOT_UTF8 = "Invalid formatting on input string"
 # Number of keys of records.
@@ -65,6 +62,11 @@ def examples_of(
       lengths: feature -> length in tokens; None for any.
       use_cached: whether to read the task's cache in place of its source.
     """
+    if use_cached:
+        from switch_tf.data.task_cache import TaskCache
+
+        # SeqIO's reader would not notice that examples are missing.
+        TaskCache(task, split)
     source = task._get_cached_source(split) if use_cached else task.source
 
     def build():
@@ -100,23 +102,21 @@ def checked_examples(task, records, are_lines: bool):
 
 
 def are_lines(records, path: str) -> bool:
-    """Whether the records of a file are strings, and the file is not one of TFRecords.
+    """Whether the records of a file are strings, and those of a text rather than of TFRecords.
 
     Args:
-      records: a `tf.data.Dataset`.
+      records: what a reader makes of the file, a `tf.data.Dataset`.
       path: the path of the file.
     """
     import tensorflow as tf
 
     if records.element_spec != tf.TensorSpec([], tf.string):
         return False
-    with contextlib.suppress(EOFError, zlib.error, *storage.errors()):
-        with storage.opened(path, "rb") as file:
-            header = file.read(tfrecords.HEADER)
-        if header.startswith(_GZIP):
-            with storage.opened(path, "rb") as file:
-                header = gzip.open(file).read(tfrecords.HEADER)
-        return not tfrecords.is_header(header)
+    kind = readers.of(records).kind
+    if kind is not None:
+        return kind == readers.LINES
+    with contextlib.suppress(*storage.errors()):
+        return not readers.has_records(path, readers.compression_of(path))
     return True
 
 
@@ -221,6 +221,23 @@ def key(record):
 
     parts = [tf.io.serialize_tensor(p) for p in tf.nest.flatten(record, expand_composites=True)]
     return tf.strings.to_hash_bucket_fast(tf.strings.join(parts), _KEYS)
+
+
+def mend_of(task) -> str:
+    """What to do about a record of a task that cannot be read."""
+    import seqio
+
+    if isinstance(task.source, seqio.FileDataSource):
+        return "the file may be damaged; write it again"
+    return f"mend what the source reads, {_name_of(task.source)}: it ends there"
+
+
+def _name_of(source) -> str:
+    import seqio
+
+    if isinstance(source, seqio.FunctionDataSource):
+        return f"function {seqio.utils.function_name(source._dataset_fn)}"
+    return type(source).__name__
 
 
 def told(error: Exception) -> str:

@@ -57,10 +57,11 @@ def prepare(provider, use_cached: bool = False) -> None:
     Raises:
       UserError: data or a vocabulary is missing or malformed.
     """
-    from switch_tf.data import availability, skipping
+    from switch_tf.data import availability, counts, skipping
 
     for task in getattr(provider, "tasks", [provider]):
         if not use_cached:
+            counts.install(task)
             skipping.install(task)
             availability.prepare(task.source)
         for feature in task.output_features.values():

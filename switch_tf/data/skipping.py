@@ -7,7 +7,7 @@ import functools
 import math
 from typing import Literal
 
-from switch_tf import config, runtime
+from switch_tf import config, runtime, user_code
 from switch_tf.data import records
 from switch_tf.data.reading import TaskSplit
 from switch_tf.errors import UserError
@@ -68,10 +68,13 @@ def _refused(task, split: str) -> tuple[int, ...]:
     what, found = TaskSplit(task.name, split), []
     with telling(f"{what}: trying all records (BAD_DATA='skip')", at_once=False):
         for one in records.refused(task, split, math.inf, _AT_ONCE, everywhere=True):
-            why = records.told(one.error)
+            if user_code.quotes_traceback(one.error):
+                why = user_code.place_of(one.error) or user_code.innermost(one.error)
+            else:
+                why = records.told(one.error)
             if one.record is None:
                 told = f"{what}: {one.place}: cannot be read: {why}"
-                raise UserError(f"{told}: the file may be damaged; write it again")
+                raise UserError(f"{told}: {records.mend_of(task)}")
             found.append((int(records.key(one.record)), f"{one.place}: {why}"))
     if found:
         first = found[0][1]

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import os
+import time
 import zipfile
 from typing import IO
 
@@ -15,10 +17,33 @@ from switch_tf.data import tfrecords
 from switch_tf.errors import UserError
 from switch_tf.stages import counting
 
+# Records that are read at a time to find a damaged one.
+_AT_A_TIME = 1024
+
 
 def _open(path: str) -> IO[bytes]:
     # Buffering is off because TensorFlow's reader fetches half a megabyte after each seek.
     return storage.opened(path, "rb") if storage.is_remote(path) else open(path, "rb", buffering=0)
+
+
+def check_records(task: seqio.Task, split: str, until: float) -> None:
+    """Reads the cached records of a task, if there are any, to name the file that is damaged.
+
+    Args:
+      task: the task.
+      split: the split.
+      until: the time, by `time.monotonic`, after which no more are read.
+
+    Raises:
+      UserError: a record or a file is damaged.
+    """
+    if not task.cache_dir or split not in task.splits:
+        return
+    cache = TaskCache(task, split)
+    for first in range(0, len(cache), _AT_A_TIME):
+        cache.records(np.arange(first, min(first + _AT_A_TIME, len(cache))))
+        if time.monotonic() > until:
+            return
 
 
 class TaskCache:
@@ -57,8 +82,11 @@ class TaskCache:
         self._ends = np.cumsum([len(offsets) for offsets in self._offsets])
         written = self._read_json(seqio.get_cached_stats_path(task.cache_dir, split))["examples"]
         if len(self) != written:
+            names = os.path.basename(self._paths[0])
+            if len(self._paths) > 1:
+                names += f" to {os.path.basename(self._paths[-1])}"
             raise UserError(
-                f"{self._what}: split '{split}' has {len(self):,} examples in its files, but "
+                f"{self._what}: split '{split}' has {len(self):,} examples in {names}, but "
                 f"{written:,} were written; cache the task again with --overwrite"
             )
 

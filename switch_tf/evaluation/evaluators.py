@@ -61,7 +61,7 @@ class Evaluators:
         """Names of the tasks whose examples are found to have no answers, in some seconds."""
         found, seconds = [], _LOOK_SECONDS / max(len(self._looks), 1)
         for task, look in list(self._looks.items()):
-            with mesh_lib.host(), user_errors(TaskSplit(task, self.data.split)):
+            with mesh_lib.host(), user_errors(TaskSplit.of(self.data, task)):
                 if not look.are_there(seconds):
                     found.append(task)
             if look.is_done or task in found:

@@ -55,7 +55,7 @@ class TaskEvaluator:
         self._decoder = GreedyDecoder(model, mesh, lengths["targets"], pieces)
         self._scorer = Scorer(model, mesh)
         self._mesh = mesh
-        self._what = TaskSplit(self._name, data.split)
+        self._what = TaskSplit.of(data)
         self._columns: dict[tf.data.Dataset, dict[str, int]] = {}
         logging.getLogger("absl").addFilter(_is_not_raised_too)
         with mesh_lib.host(), user_errors(self._what):

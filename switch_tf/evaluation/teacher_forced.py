@@ -45,7 +45,7 @@ class TeacherForcedEvaluator:
         without: Collection[str] = (),
     ):
         self._mesh = mesh
-        self._split = data.split
+        self._data = data
         self._step = EvalStep(model, dropless)
         with mesh_lib.host():
             self._datasets = features_lib.eval_datasets(data, num_batches, without=without)
@@ -85,7 +85,7 @@ class TeacherForcedEvaluator:
         return -sums["cross_entropy"] / max(sums["tokens"], 1.0)
 
     def _evaluate(self, task, stop, tell):
-        what = TaskSplit(task, self._split)
+        what = TaskSplit.of(self._data, task)
         feed, sums = Feed(self._datasets[task], self._mesh, what), {}
         for number in itertools.count(1):
             tell(number)

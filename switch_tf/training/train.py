@@ -159,7 +159,7 @@ def _read_samples(made: MeshModel, evaluators: Evaluators) -> _Samples:
     with mesh_lib.host(), telling("counting the tokens to evaluate on"):
         entropy = {
             task: unigram_entropy(
-                batches, made.model.vocab_size, what=TaskSplit(task, evaluators.data.split)
+                batches, made.model.vocab_size, what=TaskSplit.of(evaluators.data, task)
             )
             for task, batches in evaluators.teacher_forced.datasets.items()
         }
@@ -193,7 +193,7 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
         _check_answers(made, evaluators)
         with mesh_lib.host():
             batches = train_batches(made.data)
-        what = TaskSplit(made.data.mixture_or_task_name, made.data.split)
+        what = TaskSplit.of(made.data)
         feed = Feed(batches, made.mesh, what)
         runtime.keep(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"

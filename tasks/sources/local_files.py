@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import tensorflow as tf
 
 from switch_tf import storage
+from switch_tf.data import dropped
 from switch_tf.errors import UserError
 from switch_tf.stages import counting
 from switch_tf.tasks.sources import json_values
@@ -25,8 +26,6 @@ MAX_CHARACTERS = 65_536
 # Line ends beside those of files (\n, \r\n and \r) that SentencePiece's normalisation does not make
 # blanks of, as it does of \f and U+2028: it would join the words on both sides.
 _DROPPED_ENDS = re.compile("[\v\x1c-\x1f\x85]")
-# Characters that it drops.
-_DROPPED = re.compile("[\x01-\x08\v\x0e-\x1f\x7f]")
 # Bytes that are read at a time.
 _BLOCK = 1 << 16
 # Up to this many bytes, files are read completely before a run, so that errors stop it at its
@@ -290,16 +289,12 @@ def _count(path: str, limit: int | None, policy: str, size: int, modified: int) 
     """Number of documents up to `limit`; `size` and `modified` reveal when a file changes."""
     bad: list[UserError] = []
     leave_out = _stop if policy == "stop" else bad.append
-    found, dropped = 0, 0
+    found, number = 0, 0
     for text in itertools.islice(documents(path, leave_out), limit):
         found += 1
-        dropped += len(_DROPPED.findall(text))
+        number += dropped.in_text(text)
     if bad:
         print(f"{path}: {len(bad)} lines skipped (BAD_DATA='skip'), the first: {bad[0]}")
-    if dropped:
-        print(
-            f"{path}: {dropped} control characters, such as U+0001 or U+007F, which vocabularies "
-            "drop without a blank in their place",
-            file=sys.stderr,
-        )
+    if number:
+        print(dropped.told(path, number), file=sys.stderr)
     return found

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -21,7 +22,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import hashing
 
 from switch_tf import config, storage
-from switch_tf.data import availability
+from switch_tf.data import availability, dropped
 from switch_tf.data.availability import ABSENT
 from switch_tf.data.records import BARE
 from switch_tf.data.skipping import bad_data
@@ -278,6 +279,9 @@ class OfficialSource(IndexedSource):
                 print(f"{files.path}: {len(told)} records skipped ({why}), the first: {told[0]}")
         if not found:
             raise UserError(f"{files.path}: no examples in it")
+        lost = sum(dropped.in_value(placed.example) for placed in found)
+        if lost:
+            print(dropped.told(files.path, lost), file=sys.stderr)
         if files.split in self._parted:
             hashed = hashing.Hasher(files.split).hash_key
             pairs = zip(numbers, found, strict=True)

@@ -10,7 +10,7 @@ import seqio
 import tensorflow as tf
 
 from switch_tf import config, rules, storage
-from switch_tf.data import availability
+from switch_tf.data import availability, records, skipping
 from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import t5
@@ -57,8 +57,7 @@ def train(
         _check(task)
         _prepare(task)
     try:
-        with user_errors(TaskSplit(provider.name, SPLIT)):
-            lacking = t5.train(_sample(tasks), path, size, **settings)
+        lacking = t5.train(_sample([_to_text(task) for task in tasks]), path, size, **settings)
     except OSError as error:
         raise UserError(
             f"VOCABULARY_PATH='{path}' cannot be written: {error.strerror or error}"
@@ -107,20 +106,47 @@ def _unwrapped(step: Callable) -> Callable:
 
 
 def _sample(tasks: list[seqio.Task]) -> Iterator[str]:
-    """Yields texts from the start of each file of each task, equally many characters of each."""
+    """Yields texts from the start of each file of each task, equally many characters of each.
+
+    Args:
+      tasks: what `_to_text` makes of tasks.
+
+    Raises:
+      UserError: a record is refused, or cannot be read; its place is named.
+    """
     for task in tasks:
-        # SeqIO runs the steps before the placeholder, with the task's features and seeds.
-        to_text = seqio.Task(
-            task.name,
-            source=task.source,
-            output_features=task.output_features,
-            preprocessors=[*_steps_before_tokenize(task), seqio.CacheDatasetPlaceholder()],
-        )
-        parts = _parts(task.source)
-        share = t5.TRAINING_CHARACTERS // (len(tasks) * len(parts)) + 1
-        for part in parts:
-            raw = task.source.get_dataset(SPLIT, shuffle=False, shard_info=part)
-            yield from _cut(_texts(to_text.preprocess_precache(raw, seed=0), task), share)
+        with user_errors(_Texts(task)):
+            parts = _parts(task.source)
+            share = t5.TRAINING_CHARACTERS // (len(tasks) * len(parts)) + 1
+            for part in parts:
+                raw = task.source.get_dataset(SPLIT, shuffle=False, shard_info=part)
+                yield from _cut(_texts(task.preprocess_precache(raw, seed=0), task), share)
+
+
+def _to_text(task: seqio.Task) -> seqio.Task:
+    """A task of the steps that make text, which leaves out what they refuse if BAD_DATA says so."""
+    # SeqIO runs the steps before the placeholder, with the task's features and seeds.
+    made = seqio.Task(
+        task.name,
+        source=getattr(task.source, records.BARE, task.source),
+        output_features=task.output_features,
+        preprocessors=[*_steps_before_tokenize(task), seqio.CacheDatasetPlaceholder()],
+    )
+    skipping.install(made)
+    return made
+
+
+class _Texts(TaskSplit):
+    """A task of `_to_text`, which is not the one that is registered under its name."""
+
+    def __new__(cls, task: seqio.Task):
+        made = super().__new__(cls, task.name, SPLIT)
+        made._task = task
+        return made
+
+    def tasks(self) -> list[seqio.Task]:
+        """The task."""
+        return [self._task]
 
 
 def _parts(source: seqio.DataSource) -> list[seqio.ShardInfo | None]:

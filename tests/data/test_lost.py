@@ -1,9 +1,12 @@
+import re
+
 import pytest
 import seqio
 import tensorflow as tf
 
 from switch_tf.data import lost
 from switch_tf.data.lost import Lost
+from switch_tf.data.task_cache import TaskCache
 from switch_tf.errors import UserError
 from tests.data import cached_tasks
 from tests.helpers import task_data
@@ -108,3 +111,27 @@ def test_an_example_that_cannot_be_read_is_one_line_that_names_task_and_split(mo
     with pytest.raises(UserError) as told:
         dict(lost.count(task_data("lost_short", LENGTHS, 2)))
     assert str(told.value).startswith("'lost_short', split 'train': Integer division by zero")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "damaged"])
+def test_a_cached_file_that_is_damaged_beside_an_old_index_is_named(tmp_path, damage):
+    """SeqIO's reader, which is used here, does not name it."""
+    cached_tasks.forget()
+    cached_tasks.write(tmp_path, "cached_pairs", ("train",))
+    seqio.add_global_cache_dirs([str(tmp_path)])
+    try:
+        TaskCache(seqio.TaskRegistry.get("cached_pairs"), "train")
+        (path,) = (tmp_path / "cached_pairs").glob("train.tfrecord-00000-*")
+        content = bytearray(path.read_bytes())
+        content[700] ^= 1
+        path.write_bytes(content[:700] if damage == "cut off" else content)
+        data = task_data("cached_pairs", {"inputs": 2, "targets": 64}, 2, use_cached=True)
+        with pytest.raises(UserError) as told:
+            dict(lost.count(data, 1300))
+    finally:
+        cached_tasks.forget()
+    assert re.search(
+        rf"^cache of task 'cached_pairs' in .*/{path.name} is {damage} at byte \d+; cache the task "
+        r"again with --overwrite$",
+        str(told.value),
+    )

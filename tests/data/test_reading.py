@@ -8,6 +8,7 @@ from t5.data import preprocessors
 from switch_tf.data import reading
 from switch_tf.data.reading import TaskSplit, elements, user_errors
 from switch_tf.errors import UserError
+from switch_tf.tasks.vocabulary import t5
 
 FEATURES = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
 PARSE = functools.partial(preprocessors.parse_tsv, field_names=["inputs", "targets"])
@@ -107,6 +108,32 @@ def test_a_check_of_records_ends_after_its_time(tmp_path, register, monkeypatch)
         reading.check_records(tasks, "train")
     monkeypatch.setattr(reading, "_CHECK_SECONDS", 0.0)
     reading.check_records(tasks, "train")
+
+
+def test_control_characters_in_what_no_file_shows_are_told(tmp_path, capsys):
+    """As in a function, in records, and in the escapes of JSON."""
+    t5.train(["ab ba aab bba"] * 9, tmp_path / "drops.model", 8)
+    t5.train(["ab ba aab bba"] * 9, tmp_path / "keeps.model", 9, normalization="identity")
+
+    def read(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices(["a\x01a\x85\tb", "a\ta\x9f\vb"])
+
+    def told_with(vocabulary):
+        task = seqio.Task(
+            "told",
+            seqio.FunctionDataSource(read, ["train"]),
+            {name: seqio.Feature(vocabulary) for name in FEATURES},
+            STEPS,
+        )
+        reading.check_records([task], "train")
+        return capsys.readouterr().err
+
+    assert told_with(seqio.SentencePieceVocabulary(f"{tmp_path}/drops.model")) == (
+        "'told', split 'train': 3 control characters, such as U+0001 or U+007F, which vocabularies "
+        "drop without a blank in their place\n"
+    )
+    assert told_with(seqio.SentencePieceVocabulary(f"{tmp_path}/keeps.model")) == ""
+    assert told_with(seqio.ByteVocabulary()) == ""
 
 
 def test_other_errors_pass():

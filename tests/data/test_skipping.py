@@ -123,3 +123,27 @@ def test_a_record_that_cannot_be_read_is_one_line(tmp_path, register):
     registry.prepare(task)
     with pytest.raises(UserError, match="record 3: cannot be read: corrupted record"):
         inputs(task, shuffle=False)
+
+
+def one_good_text():
+    yield "q\ta"
+    raise ValueError("no such text")
+
+
+def generated(split, shuffle_files, seed=None):
+    spec = tf.TensorSpec([], tf.string)
+    return tf.data.Dataset.from_generator(one_good_text, output_signature=spec)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_generator_that_raises_is_named_with_its_place_and_the_mend(register, policy):
+    set_macros(BAD_DATA=policy)
+    task = register(seqio.FunctionDataSource(generated, ["train"]))
+    with pytest.raises(UserError) as told:
+        inputs(task, shuffle=False)
+    line = str(told.value)
+    assert line.startswith("'skipping', split 'train': ") and "\n" not in line
+    assert "test_skipping.py:" in line and "in one_good_text: ValueError: no such text" in line
+    if policy == "skip":
+        assert "record 2: cannot be read" in line
+        assert line.endswith(": mend what the source reads, function generated: it ends there")

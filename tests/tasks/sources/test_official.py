@@ -277,3 +277,20 @@ def test_splits_are_asked_of_tfds_by_its_names(name, splits):
         for split in source.splits:
             source.get_dataset(split)
     assert asked == splits
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_control_characters_that_vocabularies_drop_are_told(tmp_path, capsys, escaped):
+    lost = "\x7f\x9f" + "\x01\v\x1c" * escaped
+    record = {"question": f"a{lost}b", "passage": "c\x85", "idx": 0, "label": True}
+    text = json.dumps(record, ensure_ascii=escaped)
+    official_files.write_file(tmp_path, "BoolQ/train.jsonl", text)
+    set_macros(DATA_DIR=str(tmp_path))
+    assert len(super_glue.source("boolq").examples("train")) == 1
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/BoolQ/train.jsonl: {len(lost)} control characters, such as U+0001 or U+007F, "
+        "which vocabularies drop without a blank in their place\n"
+    )
+    official_files.write_file(tmp_path, "SST-2/train.tsv", f"sentence\tlabel\na{lost}b\t1\n")
+    glue.source("sst2").examples("train")
+    assert f"SST-2/train.tsv: {len(lost)} control characters" in capsys.readouterr().err

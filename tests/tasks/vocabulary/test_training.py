@@ -212,3 +212,26 @@ def test_a_bad_line_is_named_by_file_and_line(folder, monkeypatch):
         gin.bind_parameter("local_text.train", f"{folder}/c.jsonl")
     with pytest.raises(UserError, match=r"c.jsonl:2: not JSON: .*; fix or remove the line$"):
         training.train(LOCAL, 4)
+
+
+@pytest.mark.parametrize("bad_data", ["stop", "skip"])
+def test_a_row_that_the_task_refuses_is_named_or_left_out(tmp_path, sampled, capsys, bad_data):
+    """Also where there is no vocabulary yet, without which the whole task cannot be tried."""
+    (tmp_path / "a.tsv").write_text("one\ttwo\nno tab\nthree\tfour\n")
+    set_macros(VOCABULARY_PATH=f"{tmp_path}/new.model", BAD_DATA=bad_data)
+    parse = functools.partial(t5_preprocessors.parse_tsv, field_names=["inputs", "targets"])
+    source = seqio.TextLineDataSource({"train": f"{tmp_path}/a.tsv"})
+    own = seqio.Task("own", source, T5_OUTPUT_FEATURES, [parse, TOKENIZE])
+    where = f"'own', split 'train': {tmp_path}/a.tsv:2: 'no tab': Expect 2 fields but have 1"
+    try:
+        if bad_data == "skip":
+            assert sampled(own) == ["one", "two", "three", "four"]
+            skipped = "'own', split 'train': 1 records skipped (BAD_DATA='skip'), the first: "
+            assert where.replace("'own', split 'train': ", skipped) in capsys.readouterr().out
+            return
+        with pytest.raises(UserError) as told:
+            sampled(own)
+        mend = "fix or remove the record, or change the task's preprocessors"
+        assert str(told.value) == f"{where}: {mend}"
+    finally:
+        gin.clear_config()
