@@ -6,8 +6,19 @@ import signal
 class UserError(Exception):
     """Invalid input. The message is one line: what is wrong, where, and how to fix it.
 
-    `switch-tf` prints it without a traceback and exits with status 2.
+    `switch-tf` prints it without a traceback and exits with its status.
     """
+
+    status = 2
+
+
+class HostLost(UserError):
+    """Another host of the run has ended or does not answer. A rerun on all hosts resumes.
+
+    The status is that of a temporary failure (EX_TEMPFAIL), so that a scheduler can try again.
+    """
+
+    status = 75
 
 
 class Interruption(KeyboardInterrupt):

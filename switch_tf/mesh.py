@@ -296,16 +296,45 @@ def local_shards(value) -> list[tuple[tuple[slice, ...], object]]:
     return list(shards.values())
 
 
+def own_shards(value) -> list[tuple[tuple[slice, ...], object]]:
+    """Those of `local_shards` that this process is to save: each shard is of one process only.
+
+    Copies are of the first device that holds one, and what is on no mesh is of the chief.
+    """
+    from tensorflow.experimental import dtensor
+
+    tensor = _tensor(value)
+    if not dtensor.is_dtensor(tensor):
+        return local_shards(tensor) if runtime.is_chief() else []
+    layout = dtensor.fetch_layout(tensor)
+    first = {}
+    for device, place in enumerate(_mesh_of(layout).global_places(*_named(tensor))):
+        first.setdefault(str(place), device)
+    local = set(layout.mesh.local_device_ids())
+    return [shard for shard in local_shards(tensor) if first[str(shard[0])] in local]
+
+
 def local_places(value) -> list[tuple[slice, ...]]:
     """The slices of a DTensor or DVariable that each device of this process holds."""
     from tensorflow.experimental import dtensor
 
     layout = getattr(value, "layout", None) or dtensor.fetch_layout(value)
+    return _mesh_of(layout).local_places(*_named(value))
+
+
+def _mesh_of(layout) -> Mesh:
+    """The mesh of a layout, with a rule for each axis that it shards, by the axis's number."""
+    from tensorflow.experimental import dtensor
+
     sizes = {name: layout.mesh.dim_size(name) for name in layout.mesh.dim_names}
     specs = enumerate(layout.sharding_specs)
     rules = {str(i): name for i, name in specs if name != dtensor.UNSHARDED}
-    axes = [str(i) for i in range(len(value.shape))]
-    return Mesh(sizes, rules, layout.mesh).local_places(axes, value.shape)
+    return Mesh(sizes, rules, layout.mesh)
+
+
+def _named(value) -> tuple[list[str], Sequence[int]]:
+    """The axes of `_mesh_of`, and the shape of a value."""
+    return [str(i) for i in range(len(value.shape))], value.shape
 
 
 def to_numpy(value) -> np.ndarray:

@@ -193,6 +193,11 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
     _started_devices, _device_type = num_devices, device_type
 
 
+def is_started() -> bool:
+    """Whether `start` has been called."""
+    return _started_devices is not None
+
+
 def _collect_seldom() -> None:
     """Collects garbage seldom, and not among what the imports made.
 
@@ -256,9 +261,14 @@ def _features() -> frozenset[str]:
     return frozenset()
 
 
+def host_index() -> int:
+    """Which of the run's hosts this process is; 0 where it is alone."""
+    return int(os.environ.get("DTENSOR_CLIENT_ID", "0"))
+
+
 def is_chief() -> bool:
     """Whether this is the one process that shows progress and writes logs."""
-    return os.environ.get("DTENSOR_CLIENT_ID", "0") == "0"
+    return host_index() == 0
 
 
 def tell(*lines: str) -> None:

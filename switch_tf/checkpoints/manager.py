@@ -4,12 +4,13 @@ They hold the model, the optimizer and the position in the data. Tensors are nam
 paths, and `tf.train.load_checkpoint` reads them unsharded.
 """
 
-from collections.abc import Callable, Collection
+import json
+from collections.abc import Callable, Collection, Mapping
 
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
-from switch_tf import storage
+from switch_tf import runtime, storage
 from switch_tf.checkpoints import contents, tensor_files
 from switch_tf.checkpoints.model_dir import (
     ModelDir,
@@ -20,6 +21,7 @@ from switch_tf.checkpoints.model_dir import (
 )
 from switch_tf.checkpoints.restore import DAMAGED, PASSING
 from switch_tf.errors import UserError
+from switch_tf.hosts import agreement
 
 _OTHER_DATA = "Failed to restore dataset iterator"
 _OTHER_RUN = "another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
@@ -61,8 +63,10 @@ class Checkpoints:
         self.protected: Collection[int] = ()
         self.optimizer_offset = 0
         with self._disk_errors():
-            storage.make_folder(self._dir.path)
-            self._dir.remove_interrupted()
+            if runtime.is_chief():
+                storage.make_folder(self._dir.path)
+                self._dir.remove_interrupted()
+            agreement.barrier("MODEL_DIR is made")
 
     def _disk_errors(self):
         return storage.told(f"cannot write to MODEL_DIR '{self._dir.path}'")
@@ -85,14 +89,20 @@ class Checkpoints:
           UserError: writing fails; older checkpoints are kept.
         """
         with self._disk_errors():
-            if step in self._dir.steps():
+            if step in self._steps():
                 return
             with writing(self._dir.checkpoint(step)) as folder:
-                with mesh_lib.host():
-                    self._data.write(data_prefix(folder))
+                # All hosts have the same position in the data.
+                if runtime.is_chief():
+                    with mesh_lib.host():
+                        self._data.write(data_prefix(folder))
                 write_as_chief(self._dir.config, self._config())
                 tensor_files.write(state_prefix(folder), self._tensors(step))
         self.prune()
+
+    def _steps(self) -> list[int]:
+        """The steps of all whole checkpoints, as the chief sees them."""
+        return json.loads(agreement.from_chief("checkpoints", json.dumps(self._dir.steps())))
 
     def prune(self) -> None:
         """Removes the checkpoints that are neither among the newest nor protected.
@@ -100,6 +110,8 @@ class Checkpoints:
         Raises:
           UserError: the folder cannot be written to.
         """
+        if not runtime.is_chief():
+            return
         with self._disk_errors():
             for old in self._dir.steps()[: -self._keep]:
                 if old not in self.protected:
@@ -115,33 +127,13 @@ class Checkpoints:
           UserError: the newest belongs to another model, optimizer or data, or all are damaged;
             none is then renamed.
         """
-        there, damaged = self._dir.steps(), {}
+        there, damaged = self._steps(), {}
         for step in reversed(there):
-            path = self._dir.checkpoint(step)
-            try:
-                contents.check_model(path, self._model)
-                contents.check_optimizer(path, self._optimizer, _OTHER_RUN, all_saved=True)
-                offset = contents.saved_optimizer_step(path) - step
-                tensor_files.read(state_prefix(path), self._variables)
-                self._check_order(path)
-                with mesh_lib.host():
-                    self._data.read(data_prefix(path)).assert_consumed()
-            except PASSING:
-                raise
-            except (*DAMAGED, AssertionError) as error:
-                if _OTHER_DATA in str(error):
-                    raise UserError(
-                        f"checkpoint '{path}' belongs to a run on other data: use its "
-                        f"MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or {_OTHER_RUN}"
-                    ) from error
-                damaged[step] = storage.first_line(error)
+            why = self._restore(step)
+            if agreement.any_of("a checkpoint is damaged", why is not None):
+                damaged[step] = why or "another host cannot read its part"
                 continue
-            for other, why in damaged.items():
-                path = self._dir.checkpoint(other)
-                with self._disk_errors():
-                    aside = self._dir.set_aside(other)
-                print(f"{path} cannot be read and was renamed to {aside}: {why}")
-            self.optimizer_offset = offset
+            self._set_aside(damaged)
             return step
         if there:
             step, why = next(iter(damaged.items()))
@@ -151,6 +143,46 @@ class Checkpoints:
                 "MODEL_DIR"
             )
         return None
+
+    def _restore(self, step: int) -> str | None:
+        """Restores a checkpoint, and sets `optimizer_offset`; returns what is damaged, if anything.
+
+        Raises:
+          UserError: it belongs to another model, optimizer or data.
+        """
+        path = self._dir.checkpoint(step)
+        try:
+            contents.check_model(path, self._model)
+            contents.check_optimizer(path, self._optimizer, _OTHER_RUN, all_saved=True)
+            offset = contents.saved_optimizer_step(path) - step
+            tensor_files.read(state_prefix(path), self._variables)
+            self._check_order(path)
+            with mesh_lib.host():
+                self._data.read(data_prefix(path)).assert_consumed()
+        except PASSING:
+            raise
+        except (*DAMAGED, AssertionError) as error:
+            if _OTHER_DATA in str(error):
+                raise UserError(
+                    f"checkpoint '{path}' belongs to a run on other data: use its "
+                    f"MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or {_OTHER_RUN}"
+                ) from error
+            return storage.first_line(error)
+        self.optimizer_offset = offset
+        return None
+
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        """Renames damaged checkpoints, and tells of it.
+
+        Args:
+          damaged: step -> why it cannot be read.
+        """
+        for step, why in damaged.items() if runtime.is_chief() else ():
+            with self._disk_errors():
+                aside = self._dir.set_aside(step)
+            path = self._dir.checkpoint(step)
+            print(f"{path} cannot be read and was renamed to {aside}: {why}")
+        agreement.barrier("damaged checkpoints are renamed")
 
     def _check_order(self, path: str) -> None:
         """Checks that the saved position and this run's data are both cached or both not."""

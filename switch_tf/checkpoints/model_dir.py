@@ -34,6 +34,7 @@ from collections.abc import Iterator, Mapping
 
 from switch_tf import runtime, storage
 from switch_tf.errors import UserError
+from switch_tf.hosts import agreement
 
 CONFIG = "config.gin"
 FACTS = "run.json"
@@ -218,13 +219,19 @@ def writing(folder: str) -> Iterator[str]:
 
     The files under `state_prefix` must be written last.
 
+    Of several hosts, all write to the folder, and the chief makes and renames it.
+
     Args:
       folder: the checkpoint's folder.
     """
     place = folder if storage.is_remote(folder) else folder + _PARTIAL
-    if storage.exists(place):
-        storage.remove_folder(place)
-    storage.make_folder(place)
+    if runtime.is_chief():
+        if storage.exists(place):
+            storage.remove_folder(place)
+        storage.make_folder(place)
+    agreement.barrier("a checkpoint's folder is made")
     yield place
-    if place != folder:
+    agreement.barrier("a checkpoint is written")
+    if place != folder and runtime.is_chief():
         storage.move_folder(place, folder)
+    agreement.barrier("a checkpoint is whole")

@@ -2,9 +2,11 @@
 
 Each shard of a variable is a slice of one named tensor in the file, so nothing is gathered, a mesh
 of another shape reads just the slices it needs, and `tf.train.load_checkpoint` reads the tensors
-unsharded, without DTensor.
+unsharded, without DTensor. Of several hosts, each writes the shards of its devices to a file of its
+own, and the chief merges the lists of what is in them.
 """
 
+import os
 from collections.abc import Mapping
 
 import tensorflow as tf
@@ -12,25 +14,40 @@ from tensorflow.experimental import dtensor
 from tensorflow.python.training import py_checkpoint_reader
 
 from switch_tf import mesh as mesh_lib
+from switch_tf import runtime, storage
+from switch_tf.hosts import agreement
 
 
 def write(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
-    """Writes the values of variables.
+    """Writes the values of variables; of several hosts, all call it.
 
     Args:
       prefix: the path of the file, without TensorFlow's suffixes.
-      variables: name in the file -> variable, on a mesh or not.
+      variables: name in the file -> variable, on a mesh or not; what is on none is the chief's.
     """
     names, slices, tensors = [], [], []
     for name, variable in variables.items():
-        for place, part in mesh_lib.local_shards(variable):
+        for place, part in mesh_lib.own_shards(variable):
             names.append(name)
             slices.append(_slice(variable.shape, place))
             tensors.append(part)
+    parts = [prefix]
+    if not agreement.is_alone():
+        number = len(os.environ["DTENSOR_JOBS"].split(","))
+        parts = [f"{prefix}.part-{host:05d}-of-{number:05d}" for host in range(number)]
     with mesh_lib.host():
-        tf.raw_ops.SaveV2(
-            prefix=prefix, tensor_names=names, shape_and_slices=slices, tensors=tensors
-        )
+        if names:
+            own = parts[runtime.host_index()]
+            tf.raw_ops.SaveV2(
+                prefix=own, tensor_names=names, shape_and_slices=slices, tensors=tensors
+            )
+        agreement.barrier("the parts of a checkpoint are written")
+        if len(parts) > 1 and runtime.is_chief():
+            # A host whose devices hold only copies has written nothing.
+            written = [part for part in parts if storage.exists(f"{part}.index")]
+            tf.raw_ops.MergeV2Checkpoints(
+                checkpoint_prefixes=written, destination_prefix=prefix, delete_old_dirs=False
+            )
 
 
 def read(prefix: str, variables: Mapping[str, tf.Variable]) -> None:

@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from switch_tf import config, configurables, gin_files, rules, runtime, storage
+from switch_tf import __version__, config, configurables, gin_files, rules, runtime, storage
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints.lock import check_free
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
@@ -17,7 +18,11 @@ from switch_tf.commands.resumed import changes
 from switch_tf.data import spans
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
-from switch_tf.stages import importing
+from switch_tf.hosts import agreement
+from switch_tf.hosts.cluster import Cluster, settle
+from switch_tf.hosts.meeting import meet
+from switch_tf.hosts.settings import TIMEOUT, Hosts
+from switch_tf.stages import importing, telling
 from switch_tf.tasks.vocabulary import vocabulary_path
 
 # What the gin files of every command give.
@@ -38,6 +43,7 @@ class Launch:
       devices: number of devices in the mesh.
       lines: what is taken from runs, to be printed; see `remembered`.
       trains: whether the command trains.
+      cluster: the hosts of the run; None if this process is alone.
     """
 
     args: argparse.Namespace
@@ -46,6 +52,7 @@ class Launch:
     devices: int
     lines: list[str]
     trains: bool
+    cluster: Cluster | None = None
 
     def start(self, devices: int | None = None, shows_lowered: bool = False) -> None:
         """Prints what is taken from runs, starts TensorFlow and loads gin.
@@ -63,10 +70,12 @@ class Launch:
         if devices is None:
             devices, device_type = self.devices, self.given.get("DEVICE_TYPE", "CPU")
             runtime.check_devices(devices, device_type)
+        _meet(self.cluster, self.given)
         with importing("starting TensorFlow"):
             runtime.start(devices, device_type, shows_lowered)
             config.load(self.args.gin_file, self.bindings)
         # Reading it as a macro records it in the operative config, which needs it to run again.
+        agreement.begin(Hosts().timeout)
         config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])
         check_checkpoints(self.given, remote=True, trains=self.trains)
         runtime.tell(*self._changes())
@@ -112,7 +121,8 @@ def check(
     if not args.gin_file:
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
     trains = command == "train"
-    remembered = remember(args.gin_file, bindings, trains, _start)
+    cluster = settle(args.hosts, args.host) if "hosts" in args else None
+    remembered = remember(args.gin_file, bindings, trains, functools.partial(_start, cluster))
     args.gin_file, bindings = remembered.files, [*remembered.statements, *bindings]
     if not trains:
         there = gin_files.read(args.gin_file, bindings).macros
@@ -126,7 +136,7 @@ def check(
     if trains:
         check_optimizer(given)
     check_checkpoints(given, remote=False, trains=trains)
-    return Launch(args, bindings, given, devices, remembered.lines, trains)
+    return Launch(args, bindings, given, devices, remembered.lines, trains, cluster)
 
 
 def _example(command: str, run_file: str) -> str:
@@ -137,12 +147,21 @@ def _example(command: str, run_file: str) -> str:
     return f"switch-tf {command} {files}{flag}"
 
 
-def _start(given: config.Values) -> None:
+def _start(cluster: Cluster | None, given: config.Values) -> None:
     """Starts TensorFlow before the checks are done, which then read a remote checkpoint."""
     devices, device_type = check_mesh(given), given.get("DEVICE_TYPE", "CPU")
     runtime.check_devices(devices, device_type)
+    _meet(cluster, given)
     with importing("starting TensorFlow"):
         runtime.start(devices, device_type)
+
+
+def _meet(cluster: Cluster | None, given: config.Values) -> None:
+    """Waits for the other hosts, if there are any, unless TensorFlow has started with them."""
+    if cluster is not None and not runtime.is_started():
+        said = {name: repr(value) for name, value in given.items()} | {"version": __version__}
+        with telling("waiting for the other hosts", at_once=False):
+            meet(cluster, said, given.get("Hosts.timeout", TIMEOUT))
 
 
 def check_files(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from switch_tf.commands.launch import TASK, check
 from switch_tf.errors import UserError
+from switch_tf.hosts import agreement
+from switch_tf.hosts.cluster import FLAGS
 
 NEEDS, RUN_FILE = (*TASK, "train.train_steps"), "pretrain.gin"
 
@@ -18,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
         "Trains a model. Ctrl-C or SIGTERM saves a checkpoint and ends with status 130 or 143; "
         "rerun the command to resume."
     )
-    launch = check("train", description, argv, NEEDS, RUN_FILE)
+    launch = check("train", description, argv, NEEDS, RUN_FILE, FLAGS)
     folder = launch.given.get("train.model_dir", "")
     if folder.startswith("ram://"):
         raise UserError(
@@ -27,4 +29,5 @@ def main(argv: Sequence[str]) -> None:
     launch.start()
     from switch_tf.training.train import train
 
-    train()
+    with agreement.losses_told():
+        train()

@@ -5,17 +5,20 @@ import signal
 
 from switch_tf import runtime
 from switch_tf.errors import Interruption
+from switch_tf.hosts import agreement
 
 
 class StopSignals:
     """Context in which SIGINT or SIGTERM asks the loop to stop; a second one interrupts it.
 
-    A signal that came before, but that a library swallowed, counts as the first.
+    A signal that came before, but that a library swallowed, counts as the first. Of several hosts,
+    a signal to one stops all.
     """
 
     def __init__(self):
         self.number = runtime.interrupted_by()
         self._before = {}
+        self._is_stopped = False
 
     def __enter__(self):
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -27,7 +30,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _receive(self, number, _):
-        if self.stopped():
+        if self.number is not None:
             raise Interruption(number)
         self.number = number
         if runtime.is_chief():
@@ -37,5 +40,8 @@ class StopSignals:
             os.write(2, told.encode())
 
     def stopped(self) -> bool:
-        """Whether a signal has been received."""
-        return self.number is not None
+        """Whether a signal has been received, on any host; all call it at the same places."""
+        if not self._is_stopped and agreement.stops(self.number is not None):
+            self._is_stopped = True
+            self.number = self.number or signal.SIGTERM
+        return self._is_stopped

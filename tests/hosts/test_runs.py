@@ -1,0 +1,181 @@
+"""Runs of several hosts beside those of one: the same losses, checkpoints, stops."""
+
+import functools
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import gin
+import numpy as np
+import pytest
+
+from switch_tf.checkpoints import tensor_files
+from switch_tf.checkpoints.model_dir import ModelDir, state_prefix
+from switch_tf.metrics.writer import read_metrics
+from tests.training.test_train import FILES, RUN, SMALL, losses, pretrain
+
+SETTINGS = SMALL | RUN | {"BATCH_SIZE": 8, "GROUPS_MULTIPLE": 4, "MESH_SHAPE": "batch:4"}
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_left():
+    yield
+    gin.clear_config()
+
+
+def command(folder, **settings):
+    flags = [f"--gin_file={file}" for file in (*FILES, "runs/pretrain.gin")]
+    given = SETTINGS | {"MODEL_DIR": str(folder)} | settings
+    flags += [f"--gin.{name}={value!r}" for name, value in given.items()]
+    return [sys.executable, "-m", "switch_tf.commands.main", "train", *flags]
+
+
+class Hosts:
+    """The processes of a run, with their output."""
+
+    def __init__(self, number, logs, arguments):
+        ports = itertools.islice(_free_ports(), number)
+        jobs = ",".join(f"localhost:{port}" for port in ports)
+        self.logs = [logs / f"host_{index}.log" for index in range(number)]
+        self.processes = []
+        for index, log in enumerate(self.logs):
+            with open(log, "wb") as output:
+                own = {"DTENSOR_JOBS": jobs, "DTENSOR_CLIENT_ID": str(index)}
+                self.processes.append(
+                    subprocess.Popen(
+                        arguments, env=os.environ | own, stdout=output, stderr=subprocess.STDOUT
+                    )
+                )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait(self):
+        """Their statuses."""
+        return [process.wait(timeout=300) for process in self.processes]
+
+    def said(self):
+        return [log.read_text() for log in self.logs]
+
+
+def _free_ports():
+    import socket
+
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield server.getsockname()[1]
+
+
+def until(condition, hosts):
+    """Waits for something that a run does."""
+    end = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < end and None in [p.poll() for p in hosts.processes], hosts.said()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """The MODEL_DIR of a run of one process with four devices."""
+    folder = tmp_path_factory.mktemp("one")
+    settings = {name: value for name, value in SETTINGS.items() if name not in RUN}
+    pretrain(folder, **settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The MODEL_DIR of three steps of two hosts, and what each host said."""
+    folder, logs = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("logs")
+    # The learning rate does not depend on how long a run is.
+    with Hosts(2, logs, command(folder, TRAIN_STEPS=3)) as hosts:
+        assert hosts.wait() == [0, 0], hosts.said()
+        return folder, hosts.said()
+
+
+def test_two_hosts_have_the_losses_of_one(one, two):
+    found, expected = losses(two[0]), losses(one)
+    assert list(found) == [1, 2, 3]
+    np.testing.assert_allclose(
+        [found[step] for step in found], [expected[step] for step in found], rtol=1e-5
+    )
+
+
+def test_the_chief_alone_speaks_and_logs(two):
+    folder, (chief, other) = two
+    assert "done: step 3 of TRAIN_STEPS=3" in chief
+    assert other == ""
+    kinds = [record["kind"] for record in read_metrics(str(folder))]
+    assert kinds.count("train") == 3 and kinds.count("evaluation") == 1
+
+
+def test_their_evaluation_is_that_of_one(one, two):
+    def nlp(folder):
+        (record,) = [
+            r for r in read_metrics(str(folder)) if r["kind"] == "evaluation" and r["step"] == 3
+        ]
+        return record["nlp"], record["tokens"]
+
+    assert nlp(two[0]) == pytest.approx(nlp(one), rel=1e-5)
+
+
+def test_each_host_wrote_its_part_of_a_checkpoint_that_reads_as_one(one, two):
+    parts, whole = (ModelDir(str(folder)).checkpoint(3) for folder in (two[0], one))
+    files = [name for name in os.listdir(parts) if name.startswith("state")]
+    assert len([name for name in files if ".data-" in name]) == 2
+    assert "state.index" in files and len(files) == 3
+    found, expected = (tensor_files.reader(state_prefix(path)) for path in (parts, whole))
+    shapes = expected.get_variable_to_shape_map()
+    assert found.get_variable_to_shape_map() == shapes
+    for name in shapes:
+        np.testing.assert_allclose(
+            found.get_tensor(name), expected.get_tensor(name), rtol=1e-3, atol=1e-5, err_msg=name
+        )
+
+
+def test_one_process_goes_on_with_what_two_hosts_saved(one, two, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(two[0], folder)
+    settings = {name: value for name, value in SETTINGS.items() if name not in RUN}
+    pretrain(folder, **settings)
+    found, expected = losses(folder), losses(one)
+    assert list(found) == list(expected) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+
+
+def test_a_signal_to_one_host_stops_all_and_they_save_the_same_step(one, tmp_path):
+    """Beginning with what one process saved."""
+    folder = tmp_path / "run"
+    shutil.copytree(one, folder)
+    steps = functools.partial(losses, folder)
+    with Hosts(2, tmp_path, command(folder, TRAIN_STEPS=10**6, EVAL_PERIOD=10**6)) as hosts:
+        until(lambda: len(steps()) > 7, hosts)
+        hosts.processes[1].send_signal(signal.SIGTERM)
+        assert hosts.wait() == [143, 143], hosts.said()
+        saved = int(re.search(r"interrupted by SIGTERM: saved step (\d+) in", hosts.said()[0])[1])
+    assert ModelDir(str(folder)).steps()[-1] == saved == max(steps())
+
+
+def test_when_a_host_is_killed_the_other_ends_and_names_it(tmp_path):
+    folder = tmp_path / "run"
+    endless = {"TRAIN_STEPS": 10**6, "EVAL_PERIOD": 10**6, "CHECKPOINT_PERIOD": 10**6}
+    with Hosts(2, tmp_path, command(folder, **endless)) as hosts:
+        until(lambda: (folder / "metrics.jsonl").exists() and len(losses(folder)) > 2, hosts)
+        hosts.processes[1].kill()
+        assert hosts.wait() == [75, -9], hosts.said()
+        line = hosts.said()[0].splitlines()[-1]
+    assert re.fullmatch(
+        r"switch-tf: error: host 1 \(localhost:\d+\) has ended or does not answer \(.*\): see its "
+        "output; rerun the command on all hosts to resume",
+        line,
+    )
