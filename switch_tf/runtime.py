@@ -180,7 +180,7 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
     if shows_lowered:
         os.environ["TF_CPP_VMODULE"] = _DUMPS
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with _quiet_import():
+    with _quiet_start():
         import keras
         import tensorflow as tf
 
@@ -296,7 +296,8 @@ def _make_devices(device_type: str, num_devices: int) -> None:
             f"MESH_SHAPE needs {local_devices} {device_type} devices, but this machine has "
             f"{len(physical)}: make MESH_SHAPE smaller"
         )
-    dtensor.initialize_accelerator_system(device_type)
+    with _quiet_start():
+        dtensor.initialize_accelerator_system(device_type)
 
 
 def _split_cpu(cpu, num_devices: int) -> None:
@@ -343,7 +344,7 @@ def lowered_functions():
 
 
 @contextlib.contextmanager
-def _quiet_import():
+def _quiet_start():
     """Discards what TensorFlow's libraries write to stderr before their log levels apply."""
     sys.stderr.flush()
     kept = os.dup(2)

@@ -102,8 +102,8 @@ def _parser() -> Parser:
         description=f"Switch Transformers on TensorFlow.\n\ncommands:\n  {listing}",
         epilog="switch-tf COMMAND --help shows the flags of a command.\n\n"
         "exit status: 0 if all is done, 1 for a defect of switch-tf, 2 for invalid input or an "
-        "error in your own code, 75 if another host of the run was lost, 130 after Ctrl-C, 143 after "
-        "SIGTERM",
+        "error in your own code, 75 if another host of the run was lost, 130 after Ctrl-C, 143 "
+        "after SIGTERM",
     )
     parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")

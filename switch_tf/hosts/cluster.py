@@ -1,6 +1,6 @@
 """Which processes make up a run, and which of them this one is; needs no TensorFlow.
 
-A *host* is a process of `switch-tf` that has a part of the mesh's devices: one a machine, as a rule.
+A *host* is a process of `switch-tf` that has a part of the mesh's devices, as a rule one a machine.
 All are started with the same command. Who is who comes, in this order, from the flags `--hosts` and
 `--host`; from DTensor's variables DTENSOR_JOBS and DTENSOR_CLIENT_ID; from those of a TPU pod,
 TPU_WORKER_HOSTNAMES and TPU_WORKER_ID; and from SLURM's, of a step that `srun` started.

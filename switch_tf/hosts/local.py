@@ -1,4 +1,4 @@
-"""Runs a command as several hosts on this machine: `python -m switch_tf.hosts.local N COMMAND...`."""
+"""Runs a command as several hosts on this machine: `python -m switch_tf.hosts.local N COMMAND`."""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ def test_when_one_ends_badly_the_others_are_ended(tmp_path, capsys):
     assert time.monotonic() - started < 50
     told = capsys.readouterr().out
     assert "local_cluster: host 1 ended with status 7\n" in told
-    assert told.endswith(f"local_cluster: status 7; the output of each host is in {tmp_path}/logs\n")
+    assert told.endswith(
+        f"local_cluster: status 7; the output of each host is in {tmp_path}/logs\n"
+    )
 
 
 def test_a_host_that_is_killed_has_the_shells_status(tmp_path):

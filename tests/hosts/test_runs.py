@@ -6,26 +6,20 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
-import gin
 import numpy as np
 import pytest
 
 from switch_tf.checkpoints import tensor_files
 from switch_tf.checkpoints.model_dir import ModelDir, state_prefix
 from switch_tf.metrics.writer import read_metrics
-from tests.training.test_train import FILES, RUN, SMALL, losses, pretrain
+from tests.training.test_train import FILES, RUN, SMALL, losses
 
 SETTINGS = SMALL | RUN | {"BATCH_SIZE": 8, "GROUPS_MULTIPLE": 4, "MESH_SHAPE": "batch:4"}
-
-
-@pytest.fixture(autouse=True)
-def no_configuration_left():
-    yield
-    gin.clear_config()
 
 
 def command(folder, **settings):
@@ -45,7 +39,7 @@ class Hosts:
         self.processes = []
         for index, log in enumerate(self.logs):
             with open(log, "wb") as output:
-                own = {"DTENSOR_JOBS": jobs, "DTENSOR_CLIENT_ID": str(index)}
+                own = {"DTENSOR_JOBS": jobs, "DTENSOR_CLIENT_ID": str(index)} if number > 1 else {}
                 self.processes.append(
                     subprocess.Popen(
                         arguments, env=os.environ | own, stdout=output, stderr=subprocess.STDOUT
@@ -69,8 +63,6 @@ class Hosts:
 
 
 def _free_ports():
-    import socket
-
     while True:
         with socket.create_server(("127.0.0.1", 0)) as server:
             yield server.getsockname()[1]
@@ -84,12 +76,17 @@ def until(condition, hosts):
         time.sleep(0.1)
 
 
+def alone(folder, logs):
+    """Trains to the last step in one process, which has all devices."""
+    with Hosts(1, logs, command(folder)) as process:
+        assert process.wait() == [0], process.said()
+
+
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """The MODEL_DIR of a run of one process with four devices."""
     folder = tmp_path_factory.mktemp("one")
-    settings = {name: value for name, value in SETTINGS.items() if name not in RUN}
-    pretrain(folder, **settings)
+    alone(folder, tmp_path_factory.mktemp("logs"))
     return folder
 
 
@@ -146,8 +143,7 @@ def test_each_host_wrote_its_part_of_a_checkpoint_that_reads_as_one(one, two):
 def test_one_process_goes_on_with_what_two_hosts_saved(one, two, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(two[0], folder)
-    settings = {name: value for name, value in SETTINGS.items() if name not in RUN}
-    pretrain(folder, **settings)
+    alone(folder, tmp_path)
     found, expected = losses(folder), losses(one)
     assert list(found) == list(expected) == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
