@@ -46,7 +46,6 @@ MESH = "the same numbers on every mesh"
 RATE = "there is none by default; the page has the schedules"
 # Parameters with a default, and why the page need not have them.
 OFF_PAGE = {
-    "Hosts.timeout": "how long hosts wait for each other",
     "Attention.dropout_rate": MODEL,
     "Attention.init_scale": MODEL,
     "Attention.float32_logits": MODEL,
