@@ -1,13 +1,15 @@
 """The quickstart: a dense T5 and FLOP-matched Switch models on the same batches of real text.
 
-They are pre-trained on `pydocs_span_corruption`, each on one core, and compared as in the paper
-(Sec. 3.1, 3.2): quality by step and by second, and when the Switch model has the dense model's
-quality. Texts are short, so that each seed learns the same at the same step: otherwise the seeds of
-a model differ by more than the models do. The short size fine-tunes its models, too (Sec. 4.2); the
-long one has more experts, and more seeds (Fig. 4).
+They are pre-trained on `pydocs_span_corruption` and compared as in the paper (Sec. 3.1, 3.2):
+quality by step and by second, and when the Switch model has the dense model's quality. Texts are
+short, so that each seed learns the same at the same step: otherwise the seeds of a model differ by
+more than the models do. The short size has models of width 32, each on one core, and fine-tunes
+them, too (Sec. 4.2); the long one has models of width 64 on meshes of up to eight devices, more
+experts, and more seeds (Fig. 4).
 """
 
 import itertools
+from typing import Any
 
 from switch_tf.reproduce.experiment import Arm, Experiment
 from switch_tf.reproduce.metrics import Metric, evaluated
@@ -25,20 +27,27 @@ _PAPER = {DENSE: {NLP.name: -1.731}, SWITCH: {NLP.name: -1.553}}
 _dense = Arm(DENSE, (_T5_MICRO, _PRETRAIN), seeds=(0, 1), minutes=6.5)
 _switch = Arm(SWITCH, (_SWITCH_MICRO, _PRETRAIN), seeds=(0,), minutes=7.0)
 _SEEDS = (0, 1, 2)
-_EXPERTS = {4: 5.0, 16: 6.0, 64: 7.0}
+_T5_TINY = ("models/t5_tiny.gin", "layouts/data.gin", _LONG)
+_SWITCH_TINY = ("models/switch_tiny.gin", "layouts/expert_data.gin", _LONG)
+_EXPERTS = {4: 8.0, 16: 9.0, 64: 10.0}
 
 
 def _of(num_experts: int) -> str:
     return f"{SWITCH}, {num_experts} experts"
 
 
+def _experts(num_experts: int) -> dict[str, Any]:
+    # At most one device an expert.
+    return {"NUM_EXPERTS": num_experts, "MESH_SHAPE": f"batch:{min(num_experts, 8)}"}
+
+
 LONG = Experiment(
     "quickstart_long",
     reproduces="Figures 1 and 4, at a small size",
     arms=(
-        Arm(DENSE, (_T5_MICRO, _LONG), seeds=_SEEDS, minutes=10.0),
+        Arm(DENSE, _T5_TINY, seeds=_SEEDS, minutes=7.0),
         *(
-            Arm(_of(n), (_SWITCH_MICRO, _LONG), {"NUM_EXPERTS": n}, _SEEDS, minutes)
+            Arm(_of(n), _SWITCH_TINY, _experts(n), _SEEDS, minutes)
             for n, minutes in _EXPERTS.items()
         ),
     ),
@@ -60,10 +69,9 @@ LONG = Experiment(
             ),
         ),
     ),
-    has_core_each=True,
     times_dtype=True,
     report="quickstart_report",
-    size="more steps; 4, 16 and 64 experts; three seeds of each model: about an hour",
+    size="more steps; 4, 16 and 64 experts; three seeds of each model: one to two hours",
 )
 SHORT = Experiment(
     "quickstart",
