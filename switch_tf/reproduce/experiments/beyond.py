@@ -5,7 +5,7 @@ from switch_tf.reproduce.experiments.mini import EXAMPLES, FOLDER, NLP, SWITCH, 
 from switch_tf.reproduce.verdict import Claim, ahead, alike
 
 Z_LOSS = switch("router z-loss 0.001", {"Router.z_loss_coef": 1e-3})
-DROPLESS = switch("dropless", {"Router.dropless": True}, 9.0)
+DROPLESS = switch("dropless", {"Router.dropless": True}, 14.0)
 UNBALANCED = switch("no load balancing loss", {"Router.load_balancing_coef": 0.0})
 NO_TOKEN_LEFT = switch(
     "No-Token-Left-Behind", {"SwitchLayer.router": "@NoTokenLeftBehindRouter"}, 8.0

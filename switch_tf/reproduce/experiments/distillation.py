@@ -15,7 +15,7 @@ from switch_tf.reproduce.experiments.mini import (
 )
 from switch_tf.reproduce.verdict import Claim, ahead, keeps
 
-_STUDENT = "models/t5_micro.gin"
+_STUDENT = "models/t5_tiny.gin"
 # A dense student has all weights of the teacher but for those of the experts and routers; its own
 # feed-forward layers are fresh.
 _FROM_TEACHER = {
@@ -31,7 +31,7 @@ def _student(model: str, teacher: Arm, hard_weight: float, is_started: bool) -> 
         (_STUDENT, DISTILL),
         bindings | (_FROM_TEACHER if is_started else {}),
         SEEDS,
-        minutes=8.0,
+        minutes=12.0,
         starts_from=teacher if is_started else None,
         teacher=teacher,
     )
@@ -45,7 +45,7 @@ START = Arm(
     (_STUDENT, PRETRAIN),
     _FROM_TEACHER,
     SEEDS,
-    minutes=5.0,
+    minutes=8.0,
     starts_from=SWITCH,
 )
 TABLE6 = Experiment(

@@ -22,7 +22,7 @@ _TOP2 = {"SwitchLayer.router": "@Top2Router"}
 
 
 def _moe(factor: float):
-    return switch(f"MoE top-2, capacity {factor}", _TOP2 | {"CAPACITY_FACTOR": factor}, 8.0)
+    return switch(f"MoE top-2, capacity {factor}", _TOP2 | {"CAPACITY_FACTOR": factor}, 13.0)
 
 
 def _switch(factor: float):
@@ -36,10 +36,10 @@ PLUS = switch(
     "Switch, wider (+)",
     {
         "CAPACITY_FACTOR": 1.0,
-        "TransformerEncoderDecoder.d_model": 40,
+        "TransformerEncoderDecoder.d_model": 80,
         "TransformerEncoderDecoder.num_heads": 5,
     },
-    8.0,
+    13.0,
 )
 _HOURS = MINUTES.name
 
@@ -227,7 +227,7 @@ FIGURE12 = Experiment(
     folder=FOLDER,
     picture="curves",
 )
-SWITCH_LARGE = switch("Switch, 8 experts, 3.5 times the FLOPs", LARGE.bindings, 18.0)
+SWITCH_LARGE = switch("Switch, 8 experts, 3.5 times the FLOPs", LARGE.bindings, 29.0)
 _TABLE9 = (T5, LARGE, SWITCH, SWITCH_LARGE, EXPERTS[64])
 
 
