@@ -1,7 +1,7 @@
 """What the paper's tables and figures share at mini scale: models, recipe, seeds and metrics.
 
-Models are those of the long quickstart, trained in its way (`tables/mini.gin`): one device a run, two
-runs at a time on two cores. Three seeds each, so that a difference has an interval.
+Models are those of the long quickstart, trained in its way (`tables/mini.gin`): one device a run,
+two runs at a time on two cores. Three seeds each, so that a difference has an interval.
 """
 
 from collections.abc import Mapping
