@@ -1,0 +1,69 @@
+import pytest
+import tensorflow as tf
+
+from switch_tf.errors import HostLost
+from switch_tf.hosts import agreement
+
+HOSTS = {"DTENSOR_JOBS": "a:1,b:2,c:3", "DTENSOR_CLIENT_ID": "0"}
+
+
+@pytest.fixture
+def hosts(monkeypatch):
+    for name, value in HOSTS.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_process_alone_agrees_with_itself_at_once():
+    assert agreement.is_alone()
+    agreement.barrier("here")
+    assert [agreement.any_of("flag", flag) for flag in (False, True)] == [False, True]
+    assert [agreement.stops(wanted) for wanted in (False, True)] == [False, True]
+    assert agreement.from_chief("text", "mine") == "mine"
+
+
+@pytest.mark.parametrize(
+    "kind, text, named",
+    [
+        (
+            tf.errors.DeadlineExceededError,
+            "Barrier timed out.\nThe first task at the barrier: /job:worker/replica:0/task:0. Some "
+            "timed out task names:\n/job:worker/replica:0/task:1\n/job:worker/replica:0/task:2\n",
+            "host 1 (b:2) and host 2 (c:3)",
+        ),
+        (
+            tf.errors.InternalError,
+            "Barrier failed because: UNAVAILABLE: Task /job:worker/replica:0/task:2 heartbeat "
+            "timeout.",
+            "host 2 (c:3)",
+        ),
+        (
+            tf.errors.UnavailableError,
+            "Collective ops is aborted by: failed to connect to all addresses; last error: "
+            "UNKNOWN: ipv4:127.0.0.1:2: Failed to connect to remote host",
+            "host 1 (b:2)",
+        ),
+        (tf.errors.UnavailableError, "Socket closed", "another host"),
+    ],
+)
+def test_what_tensorflow_says_of_a_lost_host_is_one_line_that_names_it(hosts, kind, text, named):
+    with pytest.raises(HostLost) as told, agreement.losses_told():
+        raise kind(None, None, text)
+    assert str(told.value) == (
+        f"{named} has ended or does not answer (a host of the run has ended): see its output; "
+        "rerun the command on all hosts to resume"
+    )
+    assert told.value.status == 75
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("Socket closed"), tf.errors.InvalidArgumentError(None, None, "shapes differ")],
+)
+def test_other_errors_stay_what_they_are(hosts, error):
+    with pytest.raises(type(error)), agreement.losses_told():
+        raise error
+
+
+def test_alone_no_error_is_of_another_host():
+    with pytest.raises(tf.errors.UnavailableError), agreement.losses_told():
+        raise tf.errors.UnavailableError(None, None, "Socket closed")
