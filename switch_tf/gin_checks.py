@@ -133,7 +133,9 @@ def check_macros(settings: Settings, source: Source) -> None:
     for name, where in settings.flags.items():
         if name not in read and name not in settings.declared:
             known = read | settings.declared
-            hint = gin_files.read_by(name) or nearest(name, known) or owned_by(name, source)
+            files = gin_files.read_by(name)
+            hint = f"{files}: add one by --gin_file" if files else ""
+            hint = hint or nearest(name, known) or owned_by(name, source)
             raise UserError(f"{where}: nothing loaded reads the macro '{name}'{hint}")
 
 

@@ -22,10 +22,16 @@ def changes(files: Sequence[str], bindings: Sequence[str], path: str) -> list[st
         return []
     saved = gin_files.read_text(storage.read_text(file), file)
     given = Given(files, bindings)
-    of_checkpoints = {name for name, _ in configurables.marked(rules.Checkpoint)}
+    # Of these, MODEL_DIR may have moved, and a run that resumes is not started again.
+    of_checkpoints = dict(configurables.marked(rules.Checkpoint))
     keys = {name_of(key): key for key in saved.bindings}
     lines: list[str] = []
-    for name in keys.keys() - of_checkpoints:
+    for name in keys:
+        checkpoint = of_checkpoints.get(name)
+        if checkpoint is not None and checkpoint.use == "start" and name in given.keys:
+            lines += _not_used(saved, keys[name], given.settings, given.keys[name])
+        if checkpoint is not None:
+            continue
         before = saved.origin(keys[name])[1]
         if name not in given.keys:
             lines += _from_default(saved, keys[name])
@@ -35,6 +41,17 @@ def changes(files: Sequence[str], bindings: Sequence[str], path: str) -> list[st
     # Several parameters may have their value from one macro.
     lines = sorted(set(lines))
     return [f"settings of this run that are new since {file}:", *lines] if lines else []
+
+
+def _not_used(saved: Settings, key: Key, given: Settings, now: Key) -> Iterator[str]:
+    """Yields a line on a checkpoint to start from that is not the one that the run started from."""
+    if plain(given, now) not in (None, plain(saved, key)):
+        called, (value, where) = given.origin(now)
+        before = gin_files.text(saved.origin(key)[1][0])
+        yield (
+            f"  {called}={gin_files.text(value)} ({where}) is not used: the run resumes, and began "
+            f"with {before}; to begin with this one, give another MODEL_DIR"
+        )
 
 
 def _from_default(saved: Settings, key: Key) -> Iterator[str]:

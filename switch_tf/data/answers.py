@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ import numpy as np
 from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.records import examples_of
 from switch_tf.errors import UserError
+from switch_tf.storage import first_line
 
 # Examples in which answers are looked for before a run.
 _SAMPLE = 100
@@ -209,6 +211,27 @@ def unlabelled(tasks: Iterable, data) -> list[str]:
     return found
 
 
+def metrics_of(task) -> list:
+    """The metrics of a `seqio.Task`.
+
+    Raises:
+      UserError: SeqIO cannot tell what one of its functions wants, by the names of its arguments.
+    """
+    try:
+        return task.metric_objs
+    except ValueError as error:
+        places = (_place(function) for function in task.metric_fns)
+        raise UserError(
+            f"metric_fns of task '{task.name}' ({', '.join(places)}): {first_line(error)}"
+        ) from error
+
+
+def _place(function: Callable) -> str:
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__name__", repr(function))
+    return f"{name}, {os.path.relpath(code.co_filename)}:{code.co_firstlineno}" if code else name
+
+
 def looks(tasks: Iterable, data, most: int | None, are_all: bool = True) -> dict[str, Look]:
     """Task -> a `Look` through its examples, of tasks that have answers to look for.
 
@@ -225,7 +248,7 @@ def looks(tasks: Iterable, data, most: int | None, are_all: bool = True) -> dict
     for task in tasks:
         with user_errors(TaskSplit.of(data, task.name)):
             dataset = examples_of(task, data.split, data.task_feature_lengths, data.use_cached)
-        has_metrics = bool(task.metric_objs)
+        has_metrics = bool(metrics_of(task))
         if not has_metrics and "targets_pretokenized" not in dataset.element_spec:
             continue
         number = most if has_metrics else _SAMPLE

@@ -97,7 +97,7 @@ def verdicts(
       chance: the scores of answers that ignore the input.
     """
     above = min(c.nlp[-1] for of_seeds in curves.values() for c in of_seeds) + unigram_entropy
-    lines = [f"the worst run is {above:+.2f} nats relative to the unigram entropy", compared]
+    lines = [f"the worst pre-training is {above:+.2f} nats ahead of the unigram entropy", compared]
     if not scores:
         return lines
     below = [

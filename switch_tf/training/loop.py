@@ -83,8 +83,8 @@ class TrainLoop:
             evaluation.write_best(ended=True)
             if stopped:
                 done = not self._is_over(train_steps) or evaluation.is_done(self.step)
-                missing = "" if done else ", not evaluated"
-                saved = f"saved step {self.step}{missing} in {self._checkpoints.path}"
+                missing = "" if done else ", which is not evaluated yet"
+                saved = f"saved step {self.step} in {self._checkpoints.path}{missing}"
                 raise Interruption(signals.number, f"{saved}; rerun the command to resume")
             place = f"done: step {self.step} of TRAIN_STEPS={train_steps}, in "
             place += self._checkpoints.path
@@ -108,6 +108,8 @@ class TrainLoop:
         except Exception as error:
             if not isinstance(error, EvaluationInterrupt):
                 self._save(batch)
+                saved = f"step {self.step} is saved in {self._checkpoints.path}"
+                runtime.tell(f"{saved}: once this is mended, rerun the command to evaluate it")
             raise
         # best.json names only what is there: the new is saved, then named, and then the old goes.
         self._checkpoints.protected = {*before, *evaluation.kept}

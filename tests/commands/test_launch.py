@@ -161,7 +161,7 @@ BEFORE_TENSORFLOW = {
     "a mesh without a layout": (
         [MODEL, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:8'"],
         "nothing loaded reads the macro 'MESH_SHAPE'; layouts/data.gin, layouts/expert_data.gin "
-        "and 3 more files read it",
+        "and 3 more files read it: add one by --gin_file",
     ),
     "a mesh dimension that shards nothing": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:4,model:2'"],

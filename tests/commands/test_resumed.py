@@ -54,6 +54,25 @@ def test_each_setting_that_differs_is_told_with_both_places(told):
     ]
 
 
+def test_another_checkpoint_to_start_from_is_not_used_and_that_is_told(tmp_path):
+    saved = (
+        "INITIAL_CHECKPOINT_PATH = '/a'\ntrain.initial_checkpoint_path = %INITIAL_CHECKPOINT_PATH\n"
+    )
+    (tmp_path / "config.gin").write_text(saved)
+
+    def lines(path):
+        files = ["models/switch_tiny.gin", "runs/finetune.gin"]
+        bindings = [f"MODEL_DIR='{tmp_path}'", f"INITIAL_CHECKPOINT_PATH={path}"]
+        found = changes(files, [*bindings, "TRAIN_STEPS=1"], str(tmp_path))
+        return [line for line in found if "INITIAL" in line]
+
+    assert lines("'/a'") == []
+    assert lines("'/b'") == [
+        "  INITIAL_CHECKPOINT_PATH='/b' (--gin.INITIAL_CHECKPOINT_PATH) is not used: the run "
+        "resumes, and began with '/a'; to begin with this one, give another MODEL_DIR"
+    ]
+
+
 def test_a_flag_that_is_left_out_is_told_with_what_holds_now(told):
     heading, *lines = told(*SAME[:3], SAME[4])
     assert lines == ["  Adafactor.beta1=0.0 (its default), not 0.5 (config.gin:6)"]

@@ -6,7 +6,7 @@ import tensorflow as tf
 from t5.data import postprocessors
 from t5.evaluation import metrics
 
-from switch_tf.data.answers import Look, are_there, looks, right_answers, unlabelled
+from switch_tf.data.answers import Look, are_there, looks, metrics_of, right_answers, unlabelled
 from switch_tf.errors import UserError
 from tests.helpers import task_data
 
@@ -206,3 +206,17 @@ def test_a_look_goes_on_where_its_time_ended():
     assert look.are_there(seconds=0) and not look.is_done
     with pytest.raises(UserError, match="1 of 3 examples"):
         look.are_there()
+
+
+def test_a_metric_whose_arguments_seqio_does_not_know_is_one_line():
+    def own(golds, answers): ...
+
+    examples = {"inputs": ["a"], "targets": ["b"]}
+    task = task_of(None, examples, metric_fns=(metrics.accuracy, own))
+    message = (
+        rf"^metric_fns of task '{task.name}' \(accuracy, .*metrics.py:\d+, own, "
+        r"tests/data/test_answers.py:\d+\): Metric functions must have positional arguments .* "
+        r"Got: \('golds', 'answers'\)$"
+    )
+    with pytest.raises(UserError, match=message):
+        metrics_of(task)

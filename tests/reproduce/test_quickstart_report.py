@@ -107,7 +107,7 @@ def test_a_load_of_others_is_told_under_the_table_of_speeds(found, tmp_path):
 
 def test_the_verdict_weighs_the_lead_against_what_seeds_do(found):
     learned, compared, above = found.verdicts
-    assert learned == "the worst run is +1.90 nats relative to the unigram entropy"
+    assert learned == "the worst pre-training is +1.90 nats ahead of the unigram entropy"
     assert compared == (
         "supports the claim: Switch is 0.550 nats ahead of dense T5, 5.5 times the difference of "
         "0.100 between the seeds of dense T5; at least 3 times is required"
