@@ -220,7 +220,8 @@ def metrics_of(task) -> list:
     try:
         return task.metric_objs
     except ValueError as error:
-        places = (_place(function) for function in task.metric_fns)
+        # `metric_fns` looks at their arguments, too.
+        places = map(_place, task._metric_fn_constructor_args)
         raise UserError(
             f"metric_fns of task '{task.name}' ({', '.join(places)}): {first_line(error)}"
         ) from error
