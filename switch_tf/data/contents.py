@@ -44,15 +44,15 @@ class Content:
             return
         name = _NAMES[self.compression]
         # What is unpacked, whether it had content, and whether the next one is lost.
-        member, has_content, is_end = None, False, False
+        member, has_content, is_end, is_begun = None, False, False, False
         for block in _stored(self._path):
             while block:
-                # Zeros may fill a file up to its last block.
-                if member is None and not block.strip(b"\0"):
+                # Zeros may fill a file up to its last block, but not be all that it has.
+                if member is None and is_begun and not block.strip(b"\0"):
                     self.is_parted = True
                     break
                 if member is None:
-                    member = zlib.decompressobj(wbits=_WBITS[self.compression])
+                    member, is_begun = zlib.decompressobj(wbits=_WBITS[self.compression]), True
                     has_content, self.is_parted = False, self.is_parted or is_end
                 try:
                     unpacked = member.decompress(block)

@@ -95,6 +95,8 @@ def test_a_carriage_return_that_would_join_two_words_is_one_line(tmp_path, reade
         (member("a", "b")[:-4] + b"\1\0\0\0", r"damaged gzip file \(.*incorrect length check"),
         (member("a", "b") + b"tail", "damaged gzip file"),
         (member("a", "b") + b"\0" * 512, r"cannot be read: inflate\(\) failed .*zeros that fill"),
+        (b"\0" * 512, "damaged gzip file"),
+        (b"\0", "a gzip file that is cut off"),
     ],
 )
 def test_a_gzip_file_of_which_the_reader_would_lose_a_part_is_one_line(checked, content, told):
