@@ -16,7 +16,7 @@ from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.commands.remembered import is_resumed, remember
 from switch_tf.commands.resumed import changes
 from switch_tf.data import spans
-from switch_tf.data.batch_shape import check_batch
+from switch_tf.data.batch_shape import check_batch, check_parts
 from switch_tf.errors import UserError
 from switch_tf.hosts import agreement
 from switch_tf.hosts.cluster import Cluster, settle
@@ -350,4 +350,6 @@ def check_mesh(given: config.Values) -> int:
     if lengths and given.get("TaskData.batch_size"):
         called = given.called["TaskData.batch_size"]
         check_batch(given["TaskData.batch_size"], lengths, layout, shape, called)
+        ways = shape.get(layout.get("batch", ""), 1)
+        check_parts(given["TaskData.batch_size"], given.get("TrainStep.microbatches", 1), ways)
     return math.prod(shape.values())

@@ -53,6 +53,24 @@ def check_batch(
         mesh_lib.check_divides(rules, mesh_shape, {"length": (length, of_feature)})
 
 
+def check_parts(batch_size: int, count: int, ways: int) -> None:
+    """Checks that a batch divides into parts with the same number of whole examples per device.
+
+    Args:
+      batch_size: examples in a global batch.
+      count: number of micro-batches.
+      ways: number of devices that the batch is split over.
+
+    Raises:
+      UserError: it does not.
+    """
+    if batch_size % (count * ways):
+        raise UserError(
+            f"BATCH_SIZE={batch_size} cannot be divided into {count} micro-batches of whole "
+            f"examples on {ways} device{'s' * (ways > 1)}: change BATCH_SIZE or TrainStep.microbatches"
+        )
+
+
 def host_rows(batch_size: int, host: int, num_hosts: int) -> range:
     """The rows of a global batch that a host produces.
 

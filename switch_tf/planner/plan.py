@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import gin
 import numpy as np
 
+from switch_tf.data.batch_shape import check_parts
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import size, table
@@ -21,7 +22,6 @@ from switch_tf.rules import configurable
 from switch_tf.setup.describe import switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.stages import telling
-from switch_tf.training.microbatches import check_parts
 from switch_tf.training.step import TrainStep
 
 _SHOWN_WEIGHTS = 8

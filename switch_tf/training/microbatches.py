@@ -5,23 +5,10 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from switch_tf.errors import UserError
+from switch_tf.data.batch_shape import check_parts
 from switch_tf.layers.base import lay_out
 from switch_tf.mesh import Mesh
 from switch_tf.optimizers.base import zeros_like
-
-
-def check_parts(batch_size: int, count: int, ways: int) -> None:
-    """Checks that a batch divides into parts with the same number of whole examples per device.
-
-    Raises:
-      UserError: it does not.
-    """
-    if batch_size % (count * ways):
-        raise UserError(
-            f"BATCH_SIZE={batch_size} cannot be divided into {count} micro-batches of whole "
-            f"examples on {ways} devices: change BATCH_SIZE or TrainStep.microbatches"
-        )
 
 
 class Microbatches:

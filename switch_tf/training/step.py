@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.data.batch_shape import check_parts
 from switch_tf.errors import UserError
 from switch_tf.layers.context import collect, step_seed, watch
 from switch_tf.layers.figures import Figures
@@ -33,7 +34,7 @@ from switch_tf.rules import (
 )
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.training.distillation import Distillation, Teacher
-from switch_tf.training.microbatches import Microbatches, check_parts
+from switch_tf.training.microbatches import Microbatches
 from switch_tf.training.norms import Norms
 
 # Seeds of parts are this far apart, so that they do not collide with the seeds of other runs.

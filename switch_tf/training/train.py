@@ -218,7 +218,8 @@ def _check_answers(made: MeshModel, evaluators: Evaluators) -> None:
     if not evaluators.teacher_forced.datasets:
         raise UserError(
             f"split '{evaluators.data.split}' of {evaluators.data.mixture_or_task_name} has no "
-            "labels to evaluate by: set Evaluation.split to another one"
+            "labels to evaluate by: set Evaluation.split to one that has, such as a part of the "
+            "training data that the task keeps for it"
         )
 
 

@@ -158,6 +158,11 @@ BEFORE_TENSORFLOW = {
         + ["--gin.BATCH_SIZE=8192", "--gin.NUM_EXPERTS=8192"],
         "MESH_SHAPE has 8192 devices, too many CPU devices for ",
     ),
+    "micro-batches that do not divide": (
+        [MODEL, PRETRAIN, DIR, "--gin.TrainStep.microbatches=7"],
+        "BATCH_SIZE=64 cannot be divided into 7 micro-batches of whole examples on 1 device: "
+        "change BATCH_SIZE or TrainStep.microbatches",
+    ),
     "a mesh without a layout": (
         [MODEL, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:8'"],
         "nothing loaded reads the macro 'MESH_SHAPE'; layouts/data.gin, layouts/expert_data.gin "
