@@ -65,9 +65,10 @@ def check_parts(batch_size: int, count: int, ways: int) -> None:
       UserError: it does not.
     """
     if batch_size % (count * ways):
+        devices = f"{ways} device{'s' * (ways > 1)}"
         raise UserError(
             f"BATCH_SIZE={batch_size} cannot be divided into {count} micro-batches of whole "
-            f"examples on {ways} device{'s' * (ways > 1)}: change BATCH_SIZE or TrainStep.microbatches"
+            f"examples on {devices}: change BATCH_SIZE or TrainStep.microbatches"
         )
 
 
