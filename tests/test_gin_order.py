@@ -158,7 +158,7 @@ def test_a_value_settles_what_another_file_requires_for_gin_too(tmp_path, monkey
     value = value.replace("function", "order_function")
     write(
         tmp_path / "order_module.py",
-        "import gin\n@gin.configurable\ndef order_function(a=0, b=0): return a\n",
+        "import gin\n@gin.configurable\ndef order_function(a=None, b=0): return a\n",
     )
     module = "MIXTURE_OR_TASK_MODULE = 'order_module'\nB = 5\n"
     write(tmp_path / "a.gin", f"{module}{name} = {value}\n")

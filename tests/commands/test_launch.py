@@ -141,9 +141,9 @@ BEFORE_TENSORFLOW = {
         "--gin.TransformerEncoderDecoder.d_ff=VALUE, or let one file include the other",
     ),
     "a file that another one includes": (
-        [MODEL, "--gin_file=tables/quickstart.gin", PRETRAIN, DIR],
+        [MODEL, "--gin_file=tables/quickstart_long.gin", PRETRAIN, DIR],
         "--gin.BATCH_SIZE=VALUE, or remove --gin_file=runs/pretrain.gin, which "
-        "tables/quickstart.gin includes",
+        "tables/quickstart_long.gin includes",
     ),
     "a mesh that cannot be read": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch=8'"],
