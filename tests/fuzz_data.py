@@ -532,6 +532,19 @@ _STREAMS = "at the end of the first of several ZLIB streams"
 PAIRS = st.just(b"one\ttwo\nthree\tfour\nfive\tsix\n")
 RECORDS = st.lists(st.binary(max_size=9), min_size=1, max_size=4).map(_records)
 
+
+def own_in_gzip(file: str, contents, kind: str, meant) -> Format:
+    """A format of users' own files, in members of gzip; the arguments as of `Format`."""
+    read = functools.partial(read_own, kind=kind)
+    return Format(f"{file}.gz", members(contents), read, lambda c: meant(unzipped(c)), limit=_GAP)
+
+
+def own_in_zlib(file: str, contents, kind: str, meant) -> Format:
+    """Like `own_in_gzip`, in streams of ZLIB."""
+    packed, read = members(contents, zlib.compress), functools.partial(read_own, kind=kind)
+    return Format(f"{file}.z", packed, read, lambda c: meant(inflated(c)), limit=_STREAMS)
+
+
 FORMATS = {
     "text": Format("a.txt", PLAIN, read_documents, documents_of_text),
     "text in gzip": Format(
@@ -572,40 +585,16 @@ FORMATS = {
         functools.partial(read_own, kind="tsv"),
         pairs_of,
     ),
-    "own TSV in gzip": Format(
-        "own.tsv.gz",
-        members(PAIRS),
-        functools.partial(read_own, kind="gzip"),
-        lambda content: pairs_of(unzipped(content)),
-        limit=_GAP,
-    ),
-    "own TSV in ZLIB": Format(
-        "own.tsv.z",
-        members(PAIRS, zlib.compress),
-        functools.partial(read_own, kind="zlib"),
-        lambda content: pairs_of(inflated(content)),
-        limit=_STREAMS,
-    ),
+    "own TSV in gzip": own_in_gzip("own.tsv", PAIRS, "gzip", pairs_of),
+    "own TSV in ZLIB": own_in_zlib("own.tsv", PAIRS, "zlib", pairs_of),
     "own records": Format(
         "own.tfrecord",
         RECORDS,
         functools.partial(read_own, kind="records"),
         records_of,
     ),
-    "own records in gzip": Format(
-        "own.tfrecord.gz",
-        members(RECORDS),
-        functools.partial(read_own, kind="records_gzip"),
-        lambda content: records_of(unzipped(content)),
-        limit=_GAP,
-    ),
-    "own records in ZLIB": Format(
-        "own.tfrecord.z",
-        members(RECORDS, zlib.compress),
-        functools.partial(read_own, kind="records_zlib"),
-        lambda content: records_of(inflated(content)),
-        limit=_STREAMS,
-    ),
+    "own records in gzip": own_in_gzip("own.tfrecord", RECORDS, "records_gzip", records_of),
+    "own records in ZLIB": own_in_zlib("own.tfrecord", RECORDS, "records_zlib", records_of),
     "cache": Format(
         "cache/train.tfrecord-00000-of-00001",
         st.lists(st.binary(max_size=9), min_size=CACHED, max_size=CACHED).map(_records),

@@ -1,7 +1,6 @@
 import contextlib
 import dataclasses
 import os
-import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
+from switch_tf.hosts.local import free_addresses
 from switch_tf.mesh import Mesh
 from tests.helpers import using
 
@@ -190,10 +190,7 @@ os._exit(0)
 
 
 def test_two_processes_hold_their_own_parts_of_one_mesh():
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        ports = [server.getsockname()[1] for server in servers]
-    jobs = ",".join(f"localhost:{port}" for port in ports)
+    jobs = ",".join(free_addresses(2))
     started = []
     for client in range(2):
         own = {"DTENSOR_CLIENT_ID": str(client), "DTENSOR_JOBS": jobs}

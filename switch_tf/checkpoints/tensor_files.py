@@ -6,7 +6,6 @@ unsharded, without DTensor. Of several hosts, each writes the shards of its devi
 own, and the chief merges the lists of what is in them.
 """
 
-import os
 from collections.abc import Mapping
 
 import tensorflow as tf
@@ -31,10 +30,7 @@ def write(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
             names.append(name)
             slices.append(_slice(variable.shape, place))
             tensors.append(part)
-    parts = [prefix]
-    if not agreement.is_alone():
-        number = len(os.environ["DTENSOR_JOBS"].split(","))
-        parts = [f"{prefix}.part-{host:05d}-of-{number:05d}" for host in range(number)]
+    parts = agreement.parts(prefix)
     with mesh_lib.host():
         if names:
             own = parts[runtime.host_index()]

@@ -22,7 +22,6 @@ COMMANDS = {
     "tasks": "list tasks and mixtures, or show examples of one",
     "reproduce": "run an experiment of several runs, and make its table and picture",
 }
-_USAGE_ERROR = 2
 # The exit status that shells report for a process ended by SIGPIPE: 128 + 13.
 _READER_GONE = 141
 
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if place is None:
             raise
         print(f"switch-tf: error: {place}", file=sys.stderr)
-        sys.exit(_USAGE_ERROR)
+        sys.exit(UserError.status)
 
 
 def entry() -> None:

@@ -8,12 +8,11 @@ from typing import NamedTuple
 import seqio
 import tensorflow as tf
 
-from switch_tf.data import features
+from switch_tf.data import features, task_cache
 from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.batch_shape import FEATURE_LENGTHS, LOST_SHARES, TASK_FEATURES
 from switch_tf.data.reading import TaskSplit, user_errors
-from switch_tf.data.task_cache import TaskCache
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
@@ -126,10 +125,7 @@ def untrimmed_lengths(
     """
     steps = [_without_trim(step) for step in task.preprocessors]
     whole = seqio.Task(task.name, task.source, task.output_features, steps)
-    if use_cached:
-        # SeqIO's reader would not notice that examples are missing.
-        TaskCache(task, split)
-    source = whole._get_cached_source(split) if use_cached else task.source
+    source = task_cache.checked_source(whole, split) if use_cached else task.source
     dataset = source.get_dataset(split, shuffle=False)
     if not use_cached:
         dataset = whole.preprocess_precache(dataset, seed=0)

@@ -62,12 +62,9 @@ def examples_of(
       lengths: feature -> length in tokens; None for any.
       use_cached: whether to read the task's cache in place of its source.
     """
-    if use_cached:
-        from switch_tf.data.task_cache import TaskCache
+    from switch_tf.data import task_cache
 
-        # SeqIO's reader would not notice that examples are missing.
-        TaskCache(task, split)
-    source = task._get_cached_source(split) if use_cached else task.source
+    source = task_cache.checked_source(task, split) if use_cached else task.source
 
     def build():
         dataset = source.get_dataset(split, shuffle=False)

@@ -26,6 +26,16 @@ def _open(path: str) -> IO[bytes]:
     return storage.opened(path, "rb") if storage.is_remote(path) else open(path, "rb", buffering=0)
 
 
+def checked_source(task: seqio.Task, split: str):
+    """SeqIO's source of a task's cache, which would not notice by itself that examples are missing.
+
+    Raises:
+      UserError: see `TaskCache`.
+    """
+    TaskCache(task, split)
+    return task._get_cached_source(split)
+
+
 def check_records(task: seqio.Task, split: str, until: float) -> None:
     """Reads the cached records of a task, if there are any, to name the file that is damaged.
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 
 from switch_tf.errors import HostLost
 from switch_tf.hosts.cluster import Cluster
+from switch_tf.hosts.settings import TIMEOUT
 
 # Answers to `stops` are kept this long, for hosts that are behind the chief.
 _KEPT_ANSWERS = 1000
 _WANTED = "a host stops"
-_timeout = 300.0
+_timeout = TIMEOUT
 _uses: collections.Counter[str] = collections.Counter()
 
 
@@ -36,6 +37,15 @@ def _cluster() -> Cluster | None:
 def is_alone() -> bool:
     """Whether this process is the only host of its run."""
     return _cluster() is None
+
+
+def parts(name: str) -> list[str]:
+    """What each host calls its part of something: one name a host; the name itself where alone."""
+    cluster = _cluster()
+    if cluster is None:
+        return [name]
+    number = len(cluster.addresses)
+    return [f"{name}.part-{host:05d}-of-{number:05d}" for host in range(number)]
 
 
 def barrier(name: str) -> None:

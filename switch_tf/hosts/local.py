@@ -49,9 +49,8 @@ def run(number: int, command: Sequence[str], logs: Path, grace: float = _GRACE) 
       grace: seconds that the others have to end when one has ended badly.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    addresses = tuple(f"localhost:{port}" for port in _free_ports(number))
+    addresses, processes = free_addresses(number), []
     with contextlib.ExitStack() as stack:
-        processes, shown = [], None
         for index in range(number):
             path = logs / f"host_{index}.log"
             output = stack.enter_context(open(path, "wb"))
@@ -78,17 +77,16 @@ def _wait(processes: Sequence[subprocess.Popen], shown, grace: float) -> int:
     """Shows the chief's output until all have ended; ends those left when one ended badly."""
     first, end = 0, None
     while True:
+        # Before the output, so that what a process wrote last is shown, too.
+        codes = [process.poll() for process in processes]
         sys.stdout.write(shown.read().decode("utf-8", "replace"))
         sys.stdout.flush()
-        codes = [process.poll() for process in processes]
         for index, code in enumerate(codes):
             if code and not first:
                 first = code if code > 0 else 128 - code
                 end = time.monotonic() + grace
                 print(f"local_cluster: host {index} ended with status {first}", flush=True)
         if None not in codes:
-            sys.stdout.write(shown.read().decode("utf-8", "replace"))
-            sys.stdout.flush()
             return first
         if end is not None and time.monotonic() > end:
             for process in processes:
@@ -117,12 +115,13 @@ def _forwarding(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
                 process.kill()
 
 
-def _free_ports(number: int) -> list[int]:
+def free_addresses(number: int) -> tuple[str, ...]:
+    """As many addresses of this machine, with ports that nothing has now."""
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
         ]
-        return [server.getsockname()[1] for server in servers]
+        return tuple(f"localhost:{server.getsockname()[1]}" for server in servers)
 
 
 if __name__ == "__main__":

@@ -6,16 +6,13 @@ import gin
 import pytest
 import seqio
 import tensorflow as tf
-from t5.data import preprocessors
 
 from switch_tf.data import counts, raw_files, registry
 from switch_tf.data.reading import TaskSplit, elements
 from switch_tf.errors import UserError
+from tests.data.pairs import FEATURES, STEPS
 from tests.tasks.official_files import set_macros
 
-FEATURES = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
-PARSE = functools.partial(preprocessors.parse_tsv, field_names=["inputs", "targets"])
-STEPS = [PARSE, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
 NAME = "counting"
 
 

@@ -1,18 +1,12 @@
-import functools
-
 import pytest
 import seqio
 import tensorflow as tf
-from t5.data import preprocessors
 
 from switch_tf.data import reading
 from switch_tf.data.reading import TaskSplit, elements, user_errors
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import t5
-
-FEATURES = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
-PARSE = functools.partial(preprocessors.parse_tsv, field_names=["inputs", "targets"])
-STEPS = [PARSE, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
+from tests.data.pairs import FEATURES, STEPS
 
 
 @pytest.fixture

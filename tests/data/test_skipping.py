@@ -1,20 +1,15 @@
-import functools
-
 import gin
 import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
-from t5.data import preprocessors
 
 from switch_tf.data import registry
 from switch_tf.data.reading import TaskSplit, elements
 from switch_tf.errors import UserError
+from tests.data.pairs import FEATURES, STEPS
 from tests.tasks.official_files import set_macros
 
-FEATURES = {name: seqio.Feature(seqio.ByteVocabulary()) for name in ("inputs", "targets")}
-PARSE = functools.partial(preprocessors.parse_tsv, field_names=["inputs", "targets"])
-STEPS = [PARSE, seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim]
 NAME = "skipping"
 
 

@@ -7,13 +7,8 @@ import pytest
 
 from switch_tf.errors import UserError
 from switch_tf.hosts.cluster import Cluster
+from switch_tf.hosts.local import free_addresses
 from switch_tf.hosts.meeting import meet
-
-
-def addresses(number):
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("", 0))) for _ in range(number)]
-        return tuple(f"localhost:{server.getsockname()[1]}" for server in servers)
 
 
 def outcomes(number, said, come=None, timeout=20.0):
@@ -25,7 +20,7 @@ def outcomes(number, said, come=None, timeout=20.0):
       come: those that come; None for all.
       timeout: seconds.
     """
-    named, found = addresses(number), {}
+    named, found = free_addresses(number), {}
 
     def take_part(index):
         try:
@@ -79,7 +74,7 @@ def test_a_port_that_is_taken_is_named():
 
 
 def test_what_is_no_host_is_not_taken_for_one():
-    (named, _), found = (addresses(2), None), {}
+    named, found = free_addresses(2), {}
     chief = Cluster(named, 0, "a test")
     thread = threading.Thread(target=lambda: found.setdefault(0, meet(chief, {}, 20.0)))
     thread.start()

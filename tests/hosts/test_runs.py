@@ -1,12 +1,10 @@
 """Runs of several hosts beside those of one: the same losses, checkpoints, stops."""
 
 import functools
-import itertools
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,8 @@ import pytest
 
 from switch_tf.checkpoints import tensor_files
 from switch_tf.checkpoints.model_dir import ModelDir, state_prefix
+from switch_tf.hosts.cluster import Cluster
+from switch_tf.hosts.local import free_addresses
 from switch_tf.metrics.writer import read_metrics
 from tests.training.test_train import FILES, RUN, SMALL, losses
 
@@ -33,13 +33,12 @@ class Hosts:
     """The processes of a run, with their output."""
 
     def __init__(self, number, logs, arguments):
-        ports = itertools.islice(_free_ports(), number)
-        jobs = ",".join(f"localhost:{port}" for port in ports)
+        addresses = free_addresses(number)
         self.logs = [logs / f"host_{index}.log" for index in range(number)]
         self.processes = []
         for index, log in enumerate(self.logs):
             with open(log, "wb") as output:
-                own = {"DTENSOR_JOBS": jobs, "DTENSOR_CLIENT_ID": str(index)} if number > 1 else {}
+                own = Cluster(addresses, index, "a test").variables() if number > 1 else {}
                 self.processes.append(
                     subprocess.Popen(
                         arguments, env=os.environ | own, stdout=output, stderr=subprocess.STDOUT
@@ -60,12 +59,6 @@ class Hosts:
 
     def said(self):
         return [log.read_text() for log in self.logs]
-
-
-def _free_ports():
-    while True:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            yield server.getsockname()[1]
 
 
 def until(condition, hosts):
