@@ -25,8 +25,8 @@ from switch_tf import configurables, runtime  # noqa: E402
 # The lowered steps are looked at in tests of the planner.
 runtime.start(num_devices=8, shows_lowered=True)
 
-import seqio  # noqa: E402 - after TensorFlow's start
-import tensorflow as tf  # noqa: E402
+import keras  # noqa: E402 - after TensorFlow's start
+import seqio  # noqa: E402
 
 # The files that take longest go first, so that no process is left with one of them at the end.
 _LONGEST = (
@@ -48,8 +48,8 @@ def pytest_collection_finish():
 
 
 def pytest_runtest_setup():
-    """Noise that no call seeds is the same in every run, whatever ran before in the process."""
-    tf.random.set_seed(0)
+    """What no call seeds, initial weights too, is the same in every run, whatever ran before."""
+    keras.utils.set_random_seed(0)
 
 
 _DECLARED = """

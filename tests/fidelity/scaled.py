@@ -9,6 +9,7 @@ import dataclasses
 import functools
 
 import gin
+import keras
 import numpy as np
 
 from switch_tf import config, gin_files
@@ -162,6 +163,8 @@ class Scaled:
     """
 
     def __init__(self, settings):
+        # Models of the same shapes have the same weights, so that their losses can be compared.
+        keras.utils.set_random_seed(0)
         self._model = TransformerEncoderDecoder()
         self._model.build()
         weights = {}
