@@ -50,9 +50,10 @@ def was_told(where: str) -> bool:
 def told(where: str, number: int) -> str:
     """A line that says how many there are in a file, or in what else is read."""
     _told.add(where)
+    what, whose = ("characters", "their") if number > 1 else ("character", "its")
     return (
-        f"{where}: {number:,} control characters, such as U+0001 or U+007F, which vocabularies "
-        "drop without a blank in their place"
+        f"{where}: {number:,} control {what}, such as U+0001 or U+007F, which vocabularies drop "
+        f"without a blank in {whose} place"
     )
 
 

@@ -127,12 +127,16 @@ def refused(
     Args:
       task: a `seqio.Task`.
       split: the split.
-      seconds: the time after which no more are looked for.
+      seconds: the time after which no more are looked for, beyond the first ones of all.
       at_once: how many records are tried together.
       everywhere: whether to look in sources whose records have no place, such as functions, too.
     """
-    until = time.monotonic() + seconds
+    until, is_first = time.monotonic() + seconds, True
     for part in _parts(task, split, everywhere) if split in task.splits else ():
+        # A machine that stands still for a while shall not hide what is wrong at the very start.
+        if not is_first and time.monotonic() > until:
+            return
+        is_first = False
         yield from _refused_of(task, part, until, at_once)
 
 
@@ -172,7 +176,7 @@ def _refused_of(task, part: _Part, until: float, at_once: int) -> Iterator[Refus
         return errors[0] if errors else None
 
     first, remaining = 0, iter(part.records)
-    while time.monotonic() < until:
+    while True:
         chunk: list = []
         with _caught(tf.errors.OpError) as errors:
             while len(chunk) < at_once and (record := next(remaining, None)) is not None:
@@ -182,7 +186,7 @@ def _refused_of(task, part: _Part, until: float, at_once: int) -> Iterator[Refus
             yield Refused(place, chunk[number], error)
         if errors:
             yield Refused(part.place(first + len(chunk)), None, errors[0])
-        if errors or len(chunk) < at_once:
+        if errors or len(chunk) < at_once or time.monotonic() > until:
             return
         first += len(chunk)
 

@@ -72,11 +72,18 @@ def test_where_no_file_is_read_the_task_is_named(register):
     assert error_of("reading") == UNPLACED
 
 
-def test_a_search_that_takes_too_long_is_given_up(tmp_path, register, monkeypatch):
+@pytest.mark.parametrize("good, is_found", [(0, True), (1, True), (2, False)])
+def test_a_search_that_takes_too_long_is_given_up_behind_the_first_records(
+    tmp_path, register, monkeypatch, good, is_found
+):
     monkeypatch.setattr(reading, "SEARCH_SECONDS", 0.0)
-    (tmp_path / "1.tsv").write_text("no tab\n")
-    register(seqio.TextLineDataSource({"train": f"{tmp_path}/1.tsv"}))
-    assert error_of("reading") == UNPLACED
+    monkeypatch.setattr(reading, "_FIRST_RECORDS", 2)
+    (tmp_path / "1.tsv").write_text("a\tb\n" * good + "no tab\n")
+    (tmp_path / "2.tsv").write_text("no tab\n")
+    register(seqio.TextLineDataSource({"train": f"{tmp_path}/*.tsv"}))
+    found = error_of("reading")
+    assert (f"{tmp_path}/1.tsv:{good + 1}: 'no tab'" in found) == is_found
+    assert (found == UNPLACED) != is_found
 
 
 def test_a_long_record_is_cut(tmp_path, register):
