@@ -204,7 +204,8 @@ def _train_vocabulary(args: argparse.Namespace) -> None:
 
 
 def _lengths() -> dict[str, int]:
-    return config.macro("TASK_FEATURE_LENGTHS", _DEFAULT_LENGTHS, annotation=rules.Lengths)
+    given = config.macro("TASK_FEATURE_LENGTHS", None, annotation=rules.Lengths)
+    return _DEFAULT_LENGTHS if given is None else given
 
 
 def _prepared(args: argparse.Namespace):
@@ -239,6 +240,9 @@ def _show_statistics(args: argparse.Namespace) -> None:
         )
     count = len(next(iter(found.values())))
     print(f"{args.name} {args.split}: the first {count:,} examples, in tokens before trimming")
+    if lengths is _DEFAULT_LENGTHS:
+        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        print(f"TASK_FEATURE_LENGTHS is not set; taken as {shown}")
     for rows in (statistics.length_rows(found, lengths), statistics.padding_rows(found, lengths)):
         print()
         for line in table(rows):

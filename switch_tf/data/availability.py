@@ -12,6 +12,7 @@ For SeqIO's own sources, it is done here.
 import glob
 import os
 import re
+from collections.abc import Iterable
 
 import seqio
 import tensorflow as tf
@@ -21,6 +22,8 @@ from switch_tf import runtime, storage
 from switch_tf.data import raw_files
 from switch_tf.errors import UserError
 
+# Sources that a message names.
+_FEW = 3
 # SeqIO requires a split for each task; mixtures leave out tasks that lack the split being read.
 ABSENT = ("absent",)
 # Its builder in TFDS reads all of Common Crawl, which takes a cluster.
@@ -39,6 +42,16 @@ def describe(source: seqio.DataSource) -> str:
     if isinstance(source, seqio.FunctionDataSource):
         return f"function {seqio.utils.function_name(source._dataset_fn)}"
     return type(source).__name__
+
+
+def read_by(tasks: Iterable[seqio.Task], split: str) -> list[str]:
+    """What a few of these tasks read of a split: their files, where they have some."""
+    found = []
+    for task in tasks:
+        if split in task.splits:
+            of_files = isinstance(task.source, seqio.FileDataSource)
+            found += task.source.list_shards(split) if of_files else [describe(task.source)]
+    return found[:_FEW] + ["..."] * (len(found) > _FEW)
 
 
 def state(source: seqio.DataSource) -> str:

@@ -204,9 +204,13 @@ def _check_not_empty(examples, data: TaskData) -> None:
     """
     with _errors_of(data):
         if next(iter(examples), None) is None:
+            from switch_tf.data import availability
+
+            what = TaskSplit.of(data)
+            read = ", ".join(availability.read_by(what.tasks(), data.split))
             raise UserError(
-                f"{TaskSplit.of(data)}, has no examples: its source "
-                "is empty or its preprocessors drop them all"
+                f"{what}, has no examples: its source ({read}) is empty or its preprocessors drop "
+                "them all"
             )
 
 

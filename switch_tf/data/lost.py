@@ -1,7 +1,9 @@
 """What a model does not see of a task: what is truncated, and what its vocabulary lacks."""
 
+import collections
 import functools
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -18,6 +20,8 @@ from switch_tf.errors import UserError
 
 # Examples whose lengths are counted: of a task, and of all tasks together.
 _SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
+# Characters that a message names.
+_FEW = 3
 
 
 class Lost(NamedTuple):
@@ -29,6 +33,7 @@ class Lost(NamedTuple):
         row.
       unknown_inputs, unknown_targets: share of the tokens, before truncation, that are the
         vocabulary's unknown token: text that the vocabulary lacks pieces for.
+      lacking: the characters that most often become it, where the texts are kept.
     """
 
     examples: int
@@ -36,6 +41,7 @@ class Lost(NamedTuple):
     truncated_targets: float = 0.0
     unknown_inputs: float = 0.0
     unknown_targets: float = 0.0
+    lacking: tuple[str, ...] = ()
 
     def figures(self) -> dict[str, float]:
         """The shares as they are logged."""
@@ -77,27 +83,41 @@ def lines(found: Mapping[str, Lost]) -> Iterator[str]:
         if lost.unknown_inputs or lost.unknown_targets:
             shares = lost.unknown_inputs, lost.unknown_targets
             inputs, targets = (f"{100 * share:.2g}%" for share in shares)
+            such = f", such as {' '.join(map(repr, lost.lacking))}" if lost.lacking else ""
             yield (
                 f"{task}: the vocabulary lacks {inputs} of the tokens of inputs and {targets} of "
-                f"targets, which become its unknown token {of}"
+                f"targets{such}, which become its unknown token {of}"
             )
 
 
 def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
     lengths = data.task_feature_lengths
     dataset = without_autograph(
-        lambda: untrimmed_lengths(task, data.split, lengths, data.use_cached)
+        lambda: untrimmed_lengths(task, data.split, lengths, data.use_cached, with_texts=True)
     )
     total = 0
     tokens, longer, unknown = (dict.fromkeys(TASK_FEATURES, 0) for _ in range(3))
+    lacking = collections.Counter()
     for batch in dataset.take(examples).batch(examples).as_numpy_iterator():
         total += len(batch[TASK_FEATURES[0]])
         for name in TASK_FEATURES:
             tokens[name] += int(batch[name].sum())
             longer[name] += int((batch[name] > lengths[name]).sum())
             unknown[name] += int(batch[unknown_of(name)].sum())
+            texts = batch.get(_text_of(name), ())
+            lacking.update(_unknown_characters(texts, task.output_features[name].vocabulary))
     truncated = (longer[name] / max(total, 1) for name in TASK_FEATURES)
-    return Lost(total, *truncated, *(unknown[n] / max(tokens[n], 1) for n in TASK_FEATURES))
+    shares = (unknown[name] / max(tokens[name], 1) for name in TASK_FEATURES)
+    few = tuple(character for character, _ in lacking.most_common(_FEW))
+    return Lost(total, *truncated, *shares, few)
+
+
+def _unknown_characters(texts: Iterable[bytes], vocabulary: seqio.Vocabulary) -> Iterator[str]:
+    """Yields the characters in texts that have no piece, each as often as it is there."""
+    characters = collections.Counter(b"".join(texts).decode("utf-8", "replace"))
+    for character, number in characters.items():
+        if vocabulary.unk_id in vocabulary.encode(character):
+            yield from itertools.repeat(character, number)
 
 
 def unknown_of(feature: str) -> str:
@@ -105,8 +125,17 @@ def unknown_of(feature: str) -> str:
     return f"unknown_{feature}"
 
 
+def _text_of(feature: str) -> str:
+    """The key of a feature's text in `untrimmed_lengths`."""
+    return f"text_{feature}"
+
+
 def untrimmed_lengths(
-    task: seqio.Task, split: str, lengths: Mapping[str, int], use_cached: bool = False
+    task: seqio.Task,
+    split: str,
+    lengths: Mapping[str, int],
+    use_cached: bool = False,
+    with_texts: bool = False,
 ) -> tf.data.Dataset:
     """The lengths of a task's examples in tokens, with the end of sequence, before trimming.
 
@@ -115,10 +144,12 @@ def untrimmed_lengths(
       split: the split to read, in the order of its source.
       lengths: feature -> length in tokens, to which span corruption cuts its text.
       use_cached: whether to read the cache in place of the source.
+      with_texts: whether texts that have unknown tokens are wanted, too.
 
     Returns:
       A dataset of feature -> its number of tokens, and `unknown_of` the feature -> how many of them
-      are the vocabulary's unknown token.
+      are the vocabulary's unknown token. If they are wanted and SeqIO keeps texts, `_text_of` the
+      feature -> the text if it has such tokens, else an empty one.
 
     Raises:
       UserError: see `check_features`.
@@ -135,12 +166,20 @@ def untrimmed_lengths(
 
     def count(example):
         sizes = {name: tf.size(example[name]) for name in lengths}
-        return sizes | {
-            unknown_of(name): tf.math.count_nonzero(example[name] == token, dtype=tf.int32)
+        numbers = {
+            name: tf.math.count_nonzero(example[name] == token, dtype=tf.int32)
             for name, token in unknown.items()
         }
+        texts = {
+            _text_of(name): tf.where(number > 0, example[f"{name}_pretokenized"], "")
+            for name, number in numbers.items()
+            if with_texts and spec.get(f"{name}_pretokenized") == tf.TensorSpec([], tf.string)
+        }
+        return sizes | {unknown_of(name): number for name, number in numbers.items()} | texts
 
-    return right_answers(dataset).map(count)
+    dataset = right_answers(dataset)
+    spec = dataset.element_spec
+    return dataset.map(count)
 
 
 def check_features(name: str, wanted: Iterable[str], given: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
 """All figures of an evaluation: teacher-forced ones, and the tasks' own metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from switch_tf import mesh as mesh_lib
 from switch_tf import runtime
@@ -28,17 +28,20 @@ class Evaluators:
     Args:
       made: the model on its mesh, with the data of its run.
       settings: an `Evaluation`.
+      in_training: whether a run is to be compared by the figures, so that predictions alone are not
+        enough.
 
     Raises:
-      UserError: data are missing or do not fit the mesh, or no split has labels and nothing is
-        predicted, either.
+      UserError: data are missing or do not fit the mesh; no split has labels and nothing is
+        predicted, either; or a task's metric fails on right answers.
     """
 
-    def __init__(self, made: MeshModel, settings: Evaluation):
+    def __init__(self, made: MeshModel, settings: Evaluation, in_training: bool = False):
         self.data = settings.data(made.data, made.mesh)
         if not self.data.use_cached:
             features.check_split(self.data.provider(), self.data.split, "Evaluation.split")
         self._settings, self._unlabelled, self.task_metrics = settings, [], None
+        self._in_training = in_training
         self._examples = settings.batches and settings.batches * self.data.batch_size
         # Those of a limited number of batches are drawn from these.
         most = self._examples and self._examples + features.EVAL_SHUFFLE_EXAMPLES
@@ -56,6 +59,7 @@ class Evaluators:
                 made.model, made.mesh, self.data, settings.decode_examples
             )
             self.task_metrics.leave_out(self._unlabelled)
+            self.task_metrics.check()
 
     def _without_answers(self) -> list[str]:
         """Names of the tasks whose examples are found to have no answers, in some seconds."""
@@ -74,7 +78,7 @@ class Evaluators:
         """Leaves out tasks without answers.
 
         Raises:
-          UserError: there is nothing else to evaluate, and nothing is predicted.
+          UserError: there is nothing else to evaluate, and predictions alone are not wanted.
         """
         if not lacking:
             return
@@ -85,6 +89,11 @@ class Evaluators:
         predicts = self._settings.decode and self._settings.predictions
         what = f"split '{self.data.split}' of {', '.join(lacking)}"
         told = f"{what} has no labels, as published test files have none: it gives no figures"
+        if self._in_training and not self.teacher_forced.datasets:
+            raise UserError(
+                f"{told} to compare the steps of the run by: set Evaluation.split to one that has "
+                "labels, such as a part of the training data that the task keeps for it"
+            )
         if not predicts and not self.teacher_forced.datasets:
             raise UserError(
                 f"{told}: set Evaluation.split to another one, or Evaluation.decode and "
@@ -146,12 +155,3 @@ class Evaluators:
             runtime.tell(*(f"split '{split}' of {line}" for line in lost.lines(found)))
             self._lost = found
         return self._lost
-
-
-def figures_line(task: str, metrics: Mapping[str, float]) -> str:
-    """Formats the figures of a task in one line; counts have all their digits."""
-    return task + "  " + "  ".join(f"{name} {_shown(value)}" for name, value in metrics.items())
-
-
-def _shown(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 and float(value).is_integer() else f"{value:.4g}"

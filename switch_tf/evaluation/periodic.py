@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from switch_tf import runtime
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.evaluation import ranking
-from switch_tf.evaluation.evaluators import Evaluators, figures_line
+from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.teacher_forced import TEACHER_FORCED
-from switch_tf.metrics import best
+from switch_tf.metrics import best, figures
 from switch_tf.metrics.writer import MetricsWriter
 
 
@@ -83,7 +83,9 @@ class PeriodicEvaluation:
         results = self._evaluators.run(step, decodes, stop, folder)
         for task, metrics in results.items():
             self._writer.evaluation(step, task, metrics, split)
-            runtime.tell(f"\nstep {step}  {figures_line(task, metrics)}")
+            runtime.tell(f"\nstep {step}  {figures.line(task, metrics)}")
+        if folder and decodes and self._evaluators.task_metrics:
+            runtime.tell(f"predictions of step {step}: {folder}")
         self._rank([*self._dir.steps(), step])
 
     def write_best(self, ended: bool = False) -> None:

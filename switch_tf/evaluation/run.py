@@ -13,8 +13,9 @@ from switch_tf.checkpoints import model_dir
 from switch_tf.data.features import check_records
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
-from switch_tf.evaluation.evaluators import Evaluators, figures_line
+from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.metrics import figures
 from switch_tf.rules import CheckpointPath, Path, configurable
 from switch_tf.setup.describe import mesh_line, model_line, settings, switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
@@ -72,7 +73,7 @@ def evaluate(
         results = evaluators.run(
             step=0, task_metrics=True, predictions=folder if evaluation.predictions else None
         )
-        runtime.tell(*(figures_line(*of_task) for of_task in results.items()))
+        runtime.tell(*(figures.line(*of_task) for of_task in results.items()))
         if runtime.is_chief():
             _keep(results, folder, wanted)
     return results

@@ -1,6 +1,8 @@
 """The tasks' own metrics, through SeqIO's evaluator."""
 
+import collections
 import contextlib
+import copy
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,6 +29,8 @@ from switch_tf.stages import telling
 _TYPES = seqio.metrics.ModelOutputType
 # Lengths are rounded up to it: it suits accelerators, and similar splits share a compiled function.
 _COLUMNS = 8
+# Examples on whose right answers metrics are tried.
+_TRIED = 100
 
 
 class TaskEvaluator:
@@ -91,6 +95,40 @@ class TaskEvaluator:
     def tasks(self) -> list[str]:
         """Names of the tasks that have metrics and the split."""
         return [task.name for task in self._evaluator.eval_tasks]
+
+    def check(self) -> None:
+        """Computes the metrics of right answers, so that one that cannot work is told at once.
+
+        Raises:
+          UserError: see `run`.
+        """
+        own = f"trying the metrics of {self._name} on right answers"
+        with mesh_lib.host(), telling(own, at_once=False), _told(self._what):
+            try:
+                self._try(_TRIED)
+            except Exception:
+                # A measure of two classes, for one, may need more examples.
+                self._try(tf.data.INFINITE_CARDINALITY)
+
+    def _try(self, examples: int) -> None:
+        def of_examples(dataset, function):
+            pairs = elements(dataset.batch(self._batch_size), self._what)
+            return [pair for i, batch in pairs for pair in zip(i, function(batch), strict=True)]
+
+        def right(dataset, *_):
+            return of_examples(dataset, lambda batch: batch["decoder_target_tokens"].tolist())
+
+        def equal(dataset, *_):
+            return of_examples(dataset, lambda batch: [0.0] * len(batch["decoder_target_tokens"]))
+
+        few = copy.copy(self._evaluator)
+        few._cached_targets, few._metrics_executor = collections.defaultdict(list), None
+        for cached in ("_cached_model_datasets", "_cached_task_datasets"):
+            whole = getattr(self._evaluator, cached)
+            setattr(few, cached, {name: of.take(examples) for name, of in whole.items()})
+        metrics, _ = few.evaluate(compute_metrics=True, predict_fn=right, score_fn=equal)
+        for task, values in metrics.result().items():
+            _numbers(task, values)
 
     def run(
         self,

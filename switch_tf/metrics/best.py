@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.data import registry
 from switch_tf.data.batch_shape import LOST_SHARES
+from switch_tf.metrics import figures
 from switch_tf.metrics.writer import KEYS
 
 # Fields of an evaluation record that are not scores.
@@ -49,7 +50,10 @@ def lines(mixture_or_task_name: str, found: Mapping[str, Mapping[str, Peak]]) ->
       found: the result of `peaks`.
     """
     for task, metrics in found.items():
-        shown = (f"{name} {p.value:.4g} at step {p.step}" for name, p in sorted(metrics.items()))
+        shown = (
+            f"{name} {figures.shown(name, peak.value)} at step {peak.step}"
+            for name, peak in sorted(metrics.items())
+        )
         yield f"best of {task}: " + ", ".join(shown)
     values = {task: {n: p.value for n, p in metrics.items()} for task, metrics in found.items()}
     average = registry.average(mixture_or_task_name, values)

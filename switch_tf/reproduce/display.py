@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-from switch_tf.evaluation.evaluators import figures_line
+from switch_tf.metrics import figures
 from switch_tf.metrics.tables import table
 from switch_tf.reproduce.training_run import TrainingRun
 
@@ -104,9 +104,9 @@ class Display:
                 yield f"{heading}: {self._stage(run, started, first, last, later)}"
 
     def _evaluation(self, run: TrainingRun, record: dict) -> str:
-        figures = {k: v for k, v in record.items() if isinstance(v, float)}
+        found = {k: v for k, v in record.items() if isinstance(v, float)}
         of_run = f"{run.name}, " if self._at_once > 1 else ""
-        return f"  {of_run}step {record['step']:,}  {figures_line(record['task'], figures)}"
+        return f"  {of_run}step {record['step']:,}  {figures.line(record['task'], found)}"
 
     def end(self, text: str) -> None:
         """Ends the live line of a run with a line that stays."""

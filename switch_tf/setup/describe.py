@@ -99,23 +99,24 @@ def _router(router) -> str:
     )
 
 
-def describe_optimizer(optimizer, step: int, offset: int) -> str:
+def describe_optimizer(optimizer, step: int, offset: int, is_done: bool = False) -> str:
     """A line on the learning rate schedule, the step it depends on, and the first learning rate.
 
     Args:
       optimizer: a built optimizer.
       step: step at which the run starts or resumes.
       offset: how far the optimizer's step is ahead of the run's.
+      is_done: whether no step is left, so that there is no first learning rate.
     """
     counts = "the run's step"
     if offset:
         counts = f"the optimizer's step, {offset} ahead of the run's"
+    told = f"learning rate: {schedules.describe(optimizer.learning_rate)} of {counts}"
+    if is_done:
+        return f"{told}; no step is left"
     with mesh_lib.host():
         rate = float(optimizer.learning_rate(step + offset))
-    return (
-        f"learning rate: {schedules.describe(optimizer.learning_rate)} of {counts}: {rate:.6g} at "
-        f"the first update (step {step + offset})"
-    )
+    return f"{told}: {rate:.6g} at the first update (step {step + offset})"
 
 
 def _weights(model, mesh):

@@ -101,7 +101,8 @@ def train(
         step, restored = _restore(checkpoints, train_step, *initial, *may_differ)
         lines = [*overview(made.model, optimizer, made.mesh), order, restored]
         lines.append(f"{evaluation.describe()}; a checkpoint every {checkpoint_period:,} steps")
-        lines.append(describe_optimizer(optimizer, step, checkpoints.optimizer_offset))
+        offset, is_done = checkpoints.optimizer_offset, step >= train_steps
+        lines.append(describe_optimizer(optimizer, step, offset, is_done))
         _tell(train_steps, checkpoints.path, made, lines, train_step)
         writer = _log(model_dir, step, data, samples.lost)
         _keep_facts(model_dir, made, setup, samples.entropy)
@@ -189,8 +190,8 @@ def _weights_of(model_dir: str, initial_checkpoint_path: str | None) -> tuple[st
 def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, str, _Samples]:
     """What reads the data: evaluators, batches, a line on their order and rows, and samples."""
     with telling("opening the data, and checking its records"):
-        evaluators = Evaluators(made, evaluation)
-        _check_answers(made, evaluators)
+        evaluators = Evaluators(made, evaluation, in_training=True)
+        _check_answers(made.data)
         with mesh_lib.host():
             batches = train_batches(made.data)
         what = TaskSplit.of(made.data)
@@ -201,25 +202,18 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
     return evaluators, feed, f"{describe_order(batches)}; {packed}", samples
 
 
-def _check_answers(made: MeshModel, evaluators: Evaluators) -> None:
-    """Checks that there is something to learn and, where the run evaluates itself, to compare with.
+def _check_answers(data: TaskData) -> None:
+    """Checks that there is something to learn.
 
     Raises:
-      UserError: a split has no labels.
+      UserError: the split has no labels.
     """
-    data = made.data
     with mesh_lib.host():
         unlabelled = answers.unlabelled(features.tasks(data), data)
     if unlabelled:
         raise UserError(
             f"split '{data.split}' of {', '.join(unlabelled)} has no labels to learn from: set "
             "TaskData.split to another one"
-        )
-    if not evaluators.teacher_forced.datasets:
-        raise UserError(
-            f"split '{evaluators.data.split}' of {evaluators.data.mixture_or_task_name} has no "
-            "labels to evaluate by: set Evaluation.split to one that has, such as a part of the "
-            "training data that the task keeps for it"
         )
 
 

@@ -357,6 +357,12 @@ def test_statistics_are_of_the_lengths_that_gin_gives(shown):
     assert first == "command_mixture test: the first 1 examples, in tokens before trimming"
 
 
+def test_lengths_that_are_not_given_are_told(shown):
+    lines = shown("command_first", "--statistics", "--split=test")
+    assert lines[1] == "TASK_FEATURE_LENGTHS is not set; taken as inputs 128, targets 36"
+    assert lines[4].split()[:2] == ["inputs", "128"]
+
+
 @pytest.mark.parametrize("checked_bytes", [1_000_000, 0])
 def test_a_bad_line_of_a_file_is_one_line_and_status_2(
     shown, refused, files, tmp_path, monkeypatch, checked_bytes

@@ -80,10 +80,10 @@ def test_tokens_that_the_vocabulary_lacks_are_counted(monkeypatch):
     monkeypatch.setattr(seqio.get_mixture_or_task("lost_long"), "_output_features", features)
     # 16 of 19 tokens, since "a" * 7 and "a" * 8 end with one more.
     found = dict(lost.count(task_data("lost_long", {"inputs": 9, "targets": 4}, 2)))
-    assert found["lost_long"] == Lost(3, unknown_inputs=16 / 19)
+    assert found["lost_long"] == Lost(3, unknown_inputs=16 / 19, lacking=("a",))
     assert list(lost.lines(found)) == [
-        "lost_long: the vocabulary lacks 84% of the tokens of inputs and 0% of targets, which "
-        "become its unknown token (of 3 examples)"
+        "lost_long: the vocabulary lacks 84% of the tokens of inputs and 0% of targets, such "
+        "as 'a', which become its unknown token (of 3 examples)"
     ]
 
 

@@ -25,7 +25,9 @@ def asked(monkeypatch):
         limits.append(args)
         found = {"a": {"accuracy": 50.0}, "mixture": {"average": 50.0}}
         return types.SimpleNamespace(
-            run=lambda step, stop, folder: found, leave_out=lambda tasks: None
+            run=lambda step, stop, folder: found,
+            leave_out=lambda tasks: None,
+            check=lambda: None,
         )
 
     monkeypatch.setattr(evaluators, "TeacherForcedEvaluator", teacher_forced)
@@ -83,8 +85,3 @@ def test_a_process_that_is_not_the_chief_knows_what_is_truncated_and_prints_noth
     results = evaluators_of(Evaluation()).run(step=3, task_metrics=False)
     assert results["a"]["truncated_inputs"] == 0.5
     assert capsys.readouterr().out == ""
-
-
-def test_figures_of_a_task_are_one_line():
-    line = evaluators.figures_line("a", {"nlp": -1.23456, "tokens": 123456.0})
-    assert line == "a  nlp -1.235  tokens 123,456"

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
+from switch_tf.evaluation import task_metrics
 from switch_tf.evaluation.task_metrics import TaskEvaluator, _numbers
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
 from switch_tf.inference.decoding import GreedyDecoder
@@ -49,6 +50,43 @@ def test_batches_of_a_split_are_as_long_as_its_longest_example_and_hold_each_onc
         assert np.pad(output, (0, 12)).tolist() == features["decoder_target_tokens"].tolist()
 
 
+@pytest.fixture
+def metric_is(monkeypatch):
+    """Gives the toy task a metric."""
+
+    def give(function):
+        own = seqio.metrics.PassthroughLegacyMetric.from_metric_fn(function)
+        task = seqio.get_mixture_or_task("toy_copy")
+        monkeypatch.setattr(type(task), "metric_objs", property(lambda self: [own]))
+
+    return give
+
+
+def same_of_ten(targets, predictions):
+    if len(targets) < 10:
+        raise ValueError("too few")
+    assert targets == predictions
+    return {"same": 100.0}
+
+
+def wants_numbers(targets, predictions):
+    return {"same": targets[0] / 2}
+
+
+@pytest.mark.parametrize("few", [4, 100])
+def test_metrics_are_tried_on_right_answers_and_on_all_where_few_do_not_do(
+    metric_is, monkeypatch, few
+):
+    monkeypatch.setattr(task_metrics, "_TRIED", few)
+    data = task_data("toy_copy", {"inputs": 8, "targets": 8}, 4, split="validation")
+    with using(("batch:2", "batch:batch")) as mesh:
+        metric_is(same_of_ten)
+        TaskEvaluator(None, mesh, data).check()
+        metric_is(wants_numbers)
+        with pytest.raises(UserError, match=r"test_task_metrics.py:\d+, in wants_numbers: TypeErr"):
+            TaskEvaluator(None, mesh, data).check()
+
+
 def raises(targets, predictions):
     raise KeyError("an answer")
 
@@ -78,11 +116,11 @@ def returns_no_number(targets, predictions):
         (returns_no_number, "metric 'accuracy' of task 'toy_copy' is <object object at "),
     ],
 )
-def test_an_error_of_a_metric_is_one_line_with_its_place(metric, told, monkeypatch, caplog):
+def test_an_error_of_a_metric_is_one_line_with_its_place(
+    metric, told, metric_is, monkeypatch, caplog
+):
     monkeypatch.setattr(GreedyDecoder, "__call__", lambda self, x: np.ones((len(x), 8), np.int32))
-    own = seqio.metrics.PassthroughLegacyMetric.from_metric_fn(metric)
-    task = seqio.get_mixture_or_task("toy_copy")
-    monkeypatch.setattr(type(task), "metric_objs", property(lambda self: [own]))
+    metric_is(metric)
     data = task_data("toy_copy", {"inputs": 8, "targets": 8}, 4, split="validation")
     with using(("batch:2", "batch:batch")) as mesh:
         evaluator = TaskEvaluator(tiny_model(vocab_size=384, built=False), mesh, data)

@@ -143,11 +143,17 @@ def test_what_is_not_looked_at_before_a_run_is_before_its_figures(made, monkeypa
 def test_a_run_neither_learns_from_such_a_split_nor_evaluates_itself_by_it(made):
     def check(data, settings):
         of_run = dataclasses.replace(made, data=data)
-        train._check_answers(of_run, Evaluators(of_run, settings))
+        Evaluators(of_run, settings, in_training=True)
+        train._check_answers(data)
 
     with pytest.raises(UserError, match="'validation' of toy_unlabelled has no labels to learn"):
         check(ALONE, dataclasses.replace(DECODES, split="train"))
     trains = dataclasses.replace(ALONE, split="train")
-    with pytest.raises(UserError, match="'validation' of toy_unlabelled has no labels to evaluate"):
+    with pytest.raises(UserError) as told:
         check(trains, DECODES)
+    assert str(told.value) == (
+        "split 'validation' of toy_unlabelled has no labels, as published test files have none: it "
+        "gives no figures to compare the steps of the run by: set Evaluation.split to one that has "
+        "labels, such as a part of the training data that the task keeps for it"
+    )
     check(trains, dataclasses.replace(DECODES, split="train"))
