@@ -81,12 +81,12 @@ def _draw(
             va="top",
             arrowprops={"arrowstyle": "->"},
         )
-    axes.set_xlabel(label)
+    axes.set_xlabel(f"{label}, without the first {_SHOWN_FROM:.0%}")
     axes.grid(alpha=0.3)
 
 
 def _legend(model: str, seeds: int) -> str:
-    return f"{model}, mean of {seeds} seeds" if seeds > 1 else model
+    return f"{model}, mean of {seeds} seeds" if seeds > 1 else f"{model}, one seed"
 
 
 def curves_figure(curves: Curves, base: str) -> matplotlib.figure.Figure:

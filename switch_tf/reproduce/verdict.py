@@ -243,12 +243,13 @@ def ahead_by(model: str, of: str, metric: Metric, times: float) -> Rule:
             return Verdict(None, f"this needs {metric.name} of {model} and of two seeds of {of}")
         gain = metric.sign * (statistics.mean(ours) - statistics.mean(theirs))
         spread = max(theirs) - min(theirs)
+        alone = f"; {model} has one seed, whose own spread is not known" if len(ours) == 1 else ""
         ratio = f"{abs(gain) / spread:.1f} times " if spread else ""
         return Verdict(
             gain > 0 if abs(gain) >= times * spread else None,
             f"{model} is {metric.lead(gain)} {of}, {ratio}the difference of "
             f"{spread:.{metric.digits}f} between the seeds of {of}; at least {times:g} times is "
-            "required",
+            f"required{alone}",
         )
 
     return rule

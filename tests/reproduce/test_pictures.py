@@ -31,8 +31,8 @@ def test_the_base_model_is_gray_and_no_other_model_is():
 def test_curves_are_drawn_by_step_and_by_second():
     curves = {"base": [curve(-5.0, -4.0), curve(-5.0, -4.0)], "Switch": [curve(-4.5, -3.5)]}
     by_step, by_second = pictures.curves_figure(curves, "base").axes
-    assert by_step.get_xlabel() == "steps"
-    assert by_second.get_xlabel() == "seconds of training steps"
+    assert by_step.get_xlabel() == "steps, without the first 35%"
+    assert by_second.get_xlabel() == "seconds of training steps, without the first 35%"
     assert max(by_second.lines[0].get_xdata()) == 40.0
     assert [text.get_text() for text in by_step.texts] == ["Switch: after 15 steps\nbase: 20 steps"]
 

@@ -110,7 +110,8 @@ def test_the_verdict_weighs_the_lead_against_what_seeds_do(found):
     assert learned == "the worst pre-training is +1.90 nats ahead of the unigram entropy"
     assert compared == (
         "supports the claim: Switch is 0.550 nats ahead of dense T5, 5.5 times the difference of "
-        "0.100 between the seeds of dense T5; at least 3 times is required"
+        "0.100 between the seeds of dense T5; at least 3 times is required; Switch has one "
+        "seed, whose own spread is not known"
     )
     assert above == "every fine-tuned figure is above chance"
 
@@ -157,7 +158,7 @@ def test_the_picture_draws_mean_and_seeds_by_step_and_second_and_where_switch_ha
         (text,) = (text.get_text() for text in axes.texts)
         assert reached in text
     labels = [text.get_text() for text in by_step.get_legend().get_texts()]
-    assert labels == ["dense T5, mean of 2 seeds", "Switch"]
+    assert labels == ["dense T5, mean of 2 seeds", "Switch, one seed"]
     assert [text.get_text() for text in load.get_yticklabels()] == ["encoder 0", "decoder 0"]
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -113,9 +114,11 @@ def test_a_lead_may_have_to_be_several_times_the_distance_of_the_others_seeds(sp
     rule = ahead_by("Switch", "dense", NLP, times=3)
     found = rule(measured(Switch=[sparse], dense=[-4.0, -4.4]))
     assert found.holds is holds
-    assert found.reason.endswith(
-        "the difference of 0.4 between the seeds of dense; at least 3 times is required"
-    )
+    required = "the difference of 0.4 between the seeds of dense; at least 3 times is required"
+    alone = "; Switch has one seed, whose own spread is not known"
+    assert found.reason.endswith(required + alone)
+    two = rule(measured(Switch=[sparse, sparse], dense=[-4.0, -4.4]))
+    assert two == dataclasses.replace(found, reason=found.reason.removesuffix(alone))
     assert rule(measured(Switch=[-3.0], dense=[-4.0])).holds is None
 
 
@@ -128,7 +131,7 @@ def test_a_lead_may_have_to_be_several_times_the_distance_of_the_others_seeds(sp
 )
 def test_a_lead_is_told_in_words(sparse, told):
     rule = ahead_by("Switch", "dense", NLP, times=3)
-    found = rule(measured(Switch=[sparse], dense=[-4.0, -4.4]))
+    found = rule(measured(Switch=[sparse, sparse], dense=[-4.0, -4.4]))
     required = "the difference of 0.4 between the seeds of dense; at least 3 times is required"
     assert found.reason == f"{told} {required}"
 
