@@ -6,6 +6,7 @@ from switch_tf.commands.launch import TASK, check
 from switch_tf.errors import UserError
 from switch_tf.hosts import agreement
 from switch_tf.hosts.cluster import FLAGS
+from switch_tf.metrics import goodput
 
 NEEDS, RUN_FILE = (*TASK, "train.train_steps"), "pretrain.gin"
 
@@ -16,6 +17,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: a flag or setting is invalid, or nothing of the run would be left.
     """
+    goodput.command_begins()
     description = (
         "Trains a model. Ctrl-C or SIGTERM saves a checkpoint and ends with status 130 or 143; "
         "rerun the command to resume."

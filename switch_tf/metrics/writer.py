@@ -8,13 +8,14 @@ from typing import Any
 
 from switch_tf import runtime, storage
 from switch_tf.checkpoints.model_dir import ModelDir, claim
+from switch_tf.metrics import goodput
 from switch_tf.metrics.events import Events, ScalarWriter
 from switch_tf.metrics.load_picture import load_picture
 from switch_tf.metrics.load_watch import load_entropy
 from switch_tf.metrics.means import Means
 from switch_tf.rules import Count, configurable
 
-_TRAIN, _EVALUATION, _DATA = "train", "evaluation", "data"
+_TRAIN, _EVALUATION, _DATA, _GOODPUT = "train", "evaluation", "data", "goodput"
 # Fields of a record other than its metrics.
 KEYS = frozenset(("step", "kind", "task", "split"))
 # Seconds between two writes of new records to a remote file system.
@@ -22,7 +23,7 @@ _REMOTE_EVERY = 60.0
 
 
 def read_metrics(model_dir: str) -> list[dict]:
-    """The records of a run in order, with `step`, `kind` (train, evaluation or data) and metrics.
+    """The records of a run in order, with `step`, `kind` and metrics; see docs/logging.md.
 
     Skips a last line left incomplete by an interrupted process.
     """
@@ -68,6 +69,8 @@ class MetricsWriter:
 
     Attributes:
       evaluations: the records of all evaluations so far, including those of earlier processes.
+      earlier: kind of time -> seconds that earlier processes took until the restored step.
+      lost_seconds: seconds of the steps that they made beyond it.
     """
 
     def __init__(
@@ -94,6 +97,13 @@ class MetricsWriter:
         old = [record for record in read_metrics(model_dir) if record["kind"] != _DATA]
         kept = [record for record in old if record["step"] <= restored_step]
         self.evaluations = [record for record in kept if record["kind"] == _EVALUATION]
+        spent = [record for record in kept if record["kind"] == _GOODPUT]
+        self.earlier = {k: v for k, v in (spent or [{}])[-1].items() if k not in KEYS}
+        self.lost_seconds = sum(
+            record["seconds"] * record["steps"]
+            for record in old
+            if record["kind"] == _TRAIN and record["step"] > restored_step
+        )
         self._is_chief = runtime.is_chief()
         if not self._is_chief:
             return
@@ -186,6 +196,14 @@ class MetricsWriter:
         if self._is_chief:
             self._write_scalars(self._step, {f"data/{task}/{n}": v for n, v in figures.items()})
             self._record({"step": self._step, "kind": _DATA, "task": task} | figures)
+
+    def goodput(self, step: int, seconds: Mapping[str, float]) -> None:
+        """Logs where the time went until a step: kind -> seconds; see `goodput.Goodput`."""
+        if self._is_chief:
+            found = goodput.shares(seconds)
+            self._write_scalars(step, {f"goodput/{kind}": share for kind, share in found.items()})
+            self._record({"step": step, "kind": _GOODPUT} | dict(seconds))
+            self.flush()
 
     def start(self, config: str, settings: Mapping[str, Any]) -> None:
         """Logs what the run is made with.

@@ -11,6 +11,7 @@ from switch_tf.data.feed import Feed
 from switch_tf.errors import Interruption, UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
+from switch_tf.metrics.goodput import Goodput
 from switch_tf.metrics.load_watch import LoadWatch
 from switch_tf.metrics.progress import Progress
 from switch_tf.metrics.writer import MetricsWriter
@@ -29,6 +30,7 @@ class TrainLoop:
       checkpoints: saves the run's checkpoints.
       writer: writes the run's log.
       evaluation: evaluates the run periodically.
+      goodput: adds up where the run's time goes.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class TrainLoop:
         checkpoints: Checkpoints,
         writer: MetricsWriter,
         evaluation: PeriodicEvaluation,
+        goodput: Goodput,
     ):
         self.step = step
         self._train_step = train_step
@@ -46,6 +49,7 @@ class TrainLoop:
         self._checkpoints = checkpoints
         self._writer = writer
         self._evaluation = evaluation
+        self._goodput = goodput
         self._load_watch = LoadWatch()
         self._is_first = True
 
@@ -57,29 +61,15 @@ class TrainLoop:
             be read any further; the step is saved.
           Interruption: a signal stopped it before the last step; the step is saved.
         """
-        batch, evaluation = None, self._evaluation
+        evaluation = self._evaluation
         self._checkpoints.protected = evaluation.kept
         # A process that was killed after an evaluation may not have come to it.
         evaluation.write_best()
+        self._goodput.started()
         with StopSignals() as signals, Progress(train_steps, self.step) as progress:
-            try:
-                if evaluation.is_due(self.step) and not evaluation.is_done(self.step):
-                    self._evaluate(batch, signals)
-                while not self._is_over(train_steps) and not signals.stopped():
-                    batch = self._advance(progress, batch)
-                    if self.step % checkpoint_period == 0 or self.step == train_steps:
-                        # Records up to a checkpoint's step must survive whatever comes next.
-                        self._writer.flush()
-                        self._save(batch)
-                    if evaluation.is_due(self.step):
-                        self._evaluate(batch, signals)
-                stopped = signals.stopped() and not self._is_over(train_steps)
-            except EvaluationInterrupt:
-                stopped = True
-            finally:
-                self._writer.close()
-            if stopped:
-                self._save(batch)
+            with contextlib.closing(self._writer):
+                stopped = self._train(train_steps, checkpoint_period, signals, progress)
+                self._writer.goodput(self.step, self._goodput.seconds())
             evaluation.write_best(ended=True)
             if stopped:
                 done = not self._is_over(train_steps) or evaluation.is_done(self.step)
@@ -92,7 +82,31 @@ class TrainLoop:
                 progress.say(f"{place}; {evaluation.early_line()}")
             else:
                 progress.say(f"{place}; raise TRAIN_STEPS to continue")
-            runtime.tell(*evaluation.best_lines())
+            runtime.tell(*evaluation.best_lines(), self._goodput.line())
+
+    def _train(
+        self, train_steps: int, checkpoint_period: int, signals: StopSignals, progress: Progress
+    ) -> bool:
+        """Makes the steps, and what is due between them; returns whether a signal stopped it."""
+        batch, evaluation = None, self._evaluation
+        try:
+            if evaluation.is_due(self.step) and not evaluation.is_done(self.step):
+                self._evaluate(batch, signals)
+            while not self._is_over(train_steps) and not signals.stopped():
+                batch = self._advance(progress, batch)
+                if self.step % checkpoint_period == 0 or self.step == train_steps:
+                    # Records up to a checkpoint's step must survive whatever comes next.
+                    self._writer.flush()
+                    self._save(batch)
+                if evaluation.is_due(self.step):
+                    self._evaluate(batch, signals)
+            stopped = signals.stopped() and not self._is_over(train_steps)
+        except EvaluationInterrupt:
+            stopped = True
+        if stopped:
+            self._writer.flush()
+            self._save(batch)
+        return stopped
 
     def _is_over(self, train_steps: int) -> bool:
         return self.step >= train_steps or self._evaluation.stops_early
@@ -104,7 +118,8 @@ class TrainLoop:
         """
         evaluation, before = self._evaluation, self._checkpoints.protected
         try:
-            evaluation.run(self.step, signals.stopped)
+            with self._goodput.within("evaluation"):
+                evaluation.run(self.step, signals.stopped)
         except Exception as error:
             if not isinstance(error, EvaluationInterrupt):
                 self._save(batch)
@@ -127,8 +142,9 @@ class TrainLoop:
                 f"step {self.step} produced weights whose loss is {-nlp}: they are not saved, and "
                 + self._what_is_left()
             )
-        with telling("saving a checkpoint", at_once=False):
+        with telling("saving a checkpoint", at_once=False), self._goodput.within("saving"):
             self._checkpoints.save(self.step)
+        self._writer.goodput(self.step, self._goodput.seconds())
 
     def _next(self, before):
         """The next batch; if it cannot be read, saves the step, of which `before` was the batch."""
@@ -148,13 +164,16 @@ class TrainLoop:
           before: the batch of the last step; None if no step was made.
         """
         started = time.perf_counter()
-        stage = contextlib.nullcontext()
+        stage, kind = contextlib.nullcontext(), "steps"
         if self._is_first:
-            stage, self._is_first = telling("compiling the first step"), False
+            stage, kind = telling("compiling the first step"), "compiling"
+            self._is_first = False
         with stage:
             batch = self._next(before)
             metrics = self._train_step(batch, self.step)
         seconds = time.perf_counter() - started
+        self._goodput.add("input", self._feed.wait_seconds)
+        self._goodput.add(kind, seconds - self._feed.wait_seconds)
         self._check_finite(metrics)
         self.step += 1
         rates = {

@@ -29,6 +29,7 @@ from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.metrics.goodput import Goodput
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
 from switch_tf.rules import (
@@ -86,6 +87,7 @@ def train(
       UserError: settings that do not fit, before any step; a loss that is not finite.
       Interruption: a signal came; the step is saved, and the same call resumes.
     """
+    goodput = Goodput()
     data, setup, evaluation = data(), setup(), evaluation()
     weights = _weights_of(model_dir, initial_checkpoint_path)
     with contextlib.ExitStack() as stack, setup.mesh_model(data, seed, weights) as made:
@@ -107,7 +109,8 @@ def train(
         writer = _log(model_dir, step, data, samples.lost)
         _keep_facts(model_dir, made, setup, samples.entropy)
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
-        loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic)
+        goodput.resume(writer.earlier, writer.lost_seconds)
+        loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic, goodput)
         loop.run(train_steps, checkpoint_period)
 
 

@@ -289,6 +289,25 @@ def test_records_beyond_the_restored_step_are_dropped(tmp_path, capsys):
     assert steps_of(tmp_path) == [*expected, (5, "train"), (6, "train")]
 
 
+def test_what_time_went_on_is_logged_and_known_to_the_process_that_resumes(tmp_path):
+    writer = MetricsWriter(str(tmp_path), log_period=1)
+    assert writer.earlier == {} and writer.lost_seconds == 0
+    for step in range(1, 8):
+        writer.train(step, metrics_of(step), RATES)
+        if step in (2, 4, 6):
+            writer.goodput(step, {"steps": 3.0 * step, "start": 1.0 * step})
+    writer.close()
+    events = events_of(tmp_path)["scalars"]
+    assert [(e.step, e.value) for e in events["goodput/steps"]] == [(2, 0.75), (4, 0.75), (6, 0.75)]
+    assert {"step": 4, "kind": "goodput", "steps": 12.0, "start": 4.0} in read_metrics(
+        str(tmp_path)
+    )
+    writer = MetricsWriter(str(tmp_path), restored_step=4)
+    # Steps 5 to 7 took half a second each.
+    assert writer.earlier == {"steps": 12.0, "start": 4.0} and writer.lost_seconds == 1.5
+    writer.close()
+
+
 def test_a_run_that_starts_anew_keeps_the_old_files_under_other_names(tmp_path, capsys):
     write_run(tmp_path, [1, 2, 3])
     log = (tmp_path / "metrics.jsonl").read_bytes()

@@ -5,6 +5,7 @@ from unittest import mock
 import pytest
 
 from switch_tf.errors import UserError
+from switch_tf.metrics.goodput import Goodput
 from switch_tf.training import loop
 
 METRICS = {"loss": 1.0, "routing": {}, "not_finite": []}
@@ -19,7 +20,8 @@ def run(monkeypatch, batches, step=7):
     evaluation.nlp.return_value = -1.0
     checkpoints = mock.Mock(path="folder")
     train_step = mock.Mock(return_value=METRICS)
-    runs = loop.TrainLoop(step, train_step, feed, checkpoints, mock.Mock(), evaluation)
+    others = mock.Mock(), evaluation, Goodput()
+    runs = loop.TrainLoop(step, train_step, feed, checkpoints, *others)
     try:
         runs.run(train_steps=20, checkpoint_period=100)
     finally:

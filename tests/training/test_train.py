@@ -98,6 +98,14 @@ def test_a_run_logs_each_step_evaluates_each_period_and_keeps_checkpoints(whole)
     assert ModelDir(str(whole)).steps() == [3, 6]
 
 
+def test_a_run_logs_what_its_time_went_on(whole):
+    *_, last = records(whole, "goodput")
+    spent = ("start", "compiling", "steps", "input", "evaluation", "saving")
+    assert last["step"] == STEPS and all(last[kind] > 0 for kind in spent) and last["lost"] == 0
+    seconds = sum(r["seconds"] * r["steps"] for r in records(whole, "train"))
+    assert last["compiling"] + last["steps"] + last["input"] == pytest.approx(seconds)
+
+
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory):
     """The MODEL_DIR of a run whose examples are truncated, and what it prints."""
