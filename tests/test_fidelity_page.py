@@ -89,6 +89,7 @@ OFF_PAGE = {
     "TaskData.use_cached": "the page has USE_CACHED_TASKS",
     "train.checkpoint_period": TIMES,
     "train.keep_checkpoints": TIMES,
+    "train.keep_period": TIMES,
     "train.initial_checkpoint_path": DATA,
     "train.initial_checkpoint_fresh": DATA,
     "train.initial_checkpoint_skipped": DATA,

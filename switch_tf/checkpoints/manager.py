@@ -37,6 +37,7 @@ class Checkpoints:
       model, optimizer: the built model and optimizer.
       iterator: the iterator of the training data, whose position is saved.
       config: returns the operative gin config, saved next to the checkpoints as `config.gin`.
+      keep_period: those of its multiples are kept, too; None for none.
 
     Attributes:
       path: their folder.
@@ -49,11 +50,19 @@ class Checkpoints:
     """
 
     def __init__(
-        self, model_dir: str, keep: int, model, optimizer, iterator, config: Callable[[], str]
+        self,
+        model_dir: str,
+        keep: int,
+        model,
+        optimizer,
+        iterator,
+        config: Callable[[], str],
+        keep_period: int | None = None,
     ):
         self._dir = ModelDir(model_dir)
         self.path = self._dir.path
         self._keep = keep
+        self._keep_period = keep_period
         self._model = model
         self._optimizer = optimizer
         self._config = config
@@ -105,7 +114,7 @@ class Checkpoints:
         return json.loads(agreement.from_chief("checkpoints", json.dumps(self._dir.steps())))
 
     def prune(self) -> None:
-        """Removes the checkpoints that are neither among the newest nor protected.
+        """Removes the checkpoints that are not among the newest, nor protected, nor periodic.
 
         Raises:
           UserError: the folder cannot be written to.
@@ -114,7 +123,8 @@ class Checkpoints:
             return
         with self._disk_errors():
             for old in self._dir.steps()[: -self._keep]:
-                if old not in self.protected:
+                is_periodic = self._keep_period is not None and old % self._keep_period == 0
+                if old not in self.protected and not is_periodic:
                     storage.remove_folder(self._dir.checkpoint(old))
 
     def restore_latest(self) -> int | None:

@@ -58,6 +58,7 @@ def train(
     seed: Seed = 0,
     checkpoint_period: Count = 1000,
     keep_checkpoints: Count = 3,
+    keep_period: Count | None = None,
     initial_checkpoint_path: InitialCheckpoint | None = None,
     restore_optimizer: bool = False,
     initial_checkpoint_fresh: VariablePatterns = (),
@@ -75,6 +76,8 @@ def train(
         loses at most this many steps; choose a period of ten minutes or more.
       keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
         and slots. Keep at least 2, so that there is one to fall back on.
+      keep_period: checkpoints at multiples of it are kept, too, such as every 10,000 steps to study
+        how a model learns; a multiple of `checkpoint_period`. None keeps none.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
       restore_optimizer: restores its optimizer slots and step, too, as T5 and T5X do: the first
         updates are scaled well, and the schedule continues.
@@ -88,6 +91,11 @@ def train(
       Interruption: a signal came; the step is saved, and the same call resumes.
     """
     goodput = Goodput()
+    if keep_period is not None and keep_period % checkpoint_period:
+        raise UserError(
+            f"train.keep_period={keep_period} is no multiple of train.checkpoint_period="
+            f"{checkpoint_period}: checkpoints are made at multiples of the latter"
+        )
     data, setup, evaluation = data(), setup(), evaluation()
     weights = _weights_of(model_dir, initial_checkpoint_path)
     with contextlib.ExitStack() as stack, setup.mesh_model(data, seed, weights) as made:
@@ -97,7 +105,7 @@ def train(
         with telling("building the model"):
             train_step = build_step(made, optimizer, seed, distillation)
         saved = keep_checkpoints, made.model, optimizer, feed.iterator, config.operative_config
-        checkpoints = Checkpoints(model_dir, *saved)
+        checkpoints = Checkpoints(model_dir, *saved, keep_period)
         initial = initial_checkpoint_path, made.model, optimizer, restore_optimizer
         may_differ = initial_checkpoint_fresh, initial_checkpoint_skipped
         step, restored = _restore(checkpoints, train_step, *initial, *may_differ)

@@ -32,7 +32,9 @@ def fill(slots):
             slot.assign(value)
 
 
-def small_run(folder, value=0.0, keep=3, beta1=0.0, dataset=None, config=str, **more):
+def small_run(
+    folder, value=0.0, keep=3, beta1=0.0, dataset=None, config=str, keep_period=None, **more
+):
     """A run whose weights, `wi` and `more`, are all of one value."""
     shapes = {"wi": (4, 3)} | more
     weights = [
@@ -43,7 +45,7 @@ def small_run(folder, value=0.0, keep=3, beta1=0.0, dataset=None, config=str, **
     optimizer = Adafactor(constant(0.1), beta1=beta1)
     optimizer.build(weights)
     iterator = iter(numbers() if dataset is None else dataset)
-    run = Checkpoints(str(folder), keep, model, optimizer, iterator, config)
+    run = Checkpoints(str(folder), keep, model, optimizer, iterator, config, keep_period)
     return types.SimpleNamespace(
         model=model, optimizer=optimizer, iterator=iterator, checkpoints=run, weights=weights
     )

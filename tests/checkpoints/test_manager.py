@@ -273,6 +273,13 @@ def test_protected_checkpoints_are_kept_beside_the_newest(tmp_path):
     assert ModelDir(str(tmp_path)).steps() == [4, 5]
 
 
+def test_every_so_many_steps_a_checkpoint_stays(tmp_path):
+    run = small_run(tmp_path, keep=1, keep_period=4)
+    for step in range(2, 12, 2):
+        run.checkpoints.save(step)
+    assert ModelDir(str(tmp_path)).steps() == [4, 8, 10]
+
+
 def test_a_weight_more_or_less_is_one_line(tmp_path):
     save_steps(tmp_path, [1])
     path = tmp_path / "checkpoint_1"
