@@ -109,6 +109,12 @@ WRITTEN = (
     | VALUES.map(repr)
     | st.sampled_from(
         ["%SEED", "%NO", "@fuzzed", "@fuzzed()", "@Adafactor", "@a/b", "[@fuzzed, 1]", "{1: %SEED}"]
+        + [
+            "{'a': @fuzzed}",
+            "{'inputs': @fuzzed(), 'targets': 8}",
+            "{@fuzzed: 1}",
+            "{'a': [@fuzzed]}",
+        ]
         + ["-%SEED", "-@fuzzed", "1e999", "0x" + "f" * 4000, "1j", "{1}", "f'x'", "'a' 'b'"]
         + ["[" * 400 + "]" * 400, "1_0", "0o7", "--1", "yes", "true", "None # no", "(1)", "(1,)"]
     )

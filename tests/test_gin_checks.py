@@ -121,6 +121,28 @@ TAKEN = {
 
 
 @pytest.mark.parametrize("found, parameter, annotation", parameters())
+def test_no_parameter_takes_references_in_lists_and_dicts_in_place_of_values(
+    found, parameter, annotation
+):
+    if not found.selector.startswith("switch_tf.") or annotation is Any:
+        return
+    if rules.mark(annotation, rules.SetBy) or rules.mark(annotation, rules.Inferred):
+        return
+    name = f"{found.selector}.{parameter}"
+    accepted = set()
+    for text in (
+        *("{'a': @Adafactor}", "{'inputs': @rsqrt(), 'targets': 8}", "{@rsqrt: 1}"),
+        *("{'a': [{'b': @Adafactor()}]}", "[@Adafactor]", "(1, {'a': @rsqrt})"),
+    ):
+        line = told(f"{name}={text}")
+        if line is None:
+            accepted.add(text)
+        else:
+            assert line.startswith(f"--gin.{name}={text}: give ")
+    assert not accepted
+
+
+@pytest.mark.parametrize("found, parameter, annotation", parameters())
 def test_each_parameter_takes_references_of_no_other_kind(found, parameter, annotation):
     if not found.selector.startswith("switch_tf.") or rules.mark(annotation, rules.SetBy):
         return

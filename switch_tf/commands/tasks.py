@@ -298,8 +298,12 @@ def _prepared_examples(provider, split: str):
 
 
 def _show_prepared(provider, split: str, dataset) -> None:
+    from switch_tf.data.lost import check_sentinels, is_beyond_sentinels
+
     for number, example in enumerate(dataset.as_numpy_iterator(), 1):
         print(f"--- {provider.name} {split}: tokenised {number}")
+        if "inputs" in example:
+            check_sentinels(provider.name, is_beyond_sentinels(example, provider.output_features))
         for key, feature in provider.output_features.items():
             ids = example[key].tolist()
             print(f"{key} ids ({len(ids)}): {' '.join(map(str, ids))}")

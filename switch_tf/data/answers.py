@@ -122,7 +122,7 @@ class Look:
     def _add(self, example: Mapping) -> None:
         texts, is_trivial = _texts(example), _is_trivial(self._task, example)
         self._total += 1
-        self._empty += bool(texts) and not any(texts)
+        self._empty += bool(texts) and not any(map(str.strip, texts))
         self._trivial += is_trivial
         if _lacks_answer(self._task, example, is_trivial):
             self._lacking += 1
@@ -293,7 +293,7 @@ def _is_none(value: Any) -> bool:
 def _mark(example: Mapping, texts: list[str]) -> str | None:
     """What an example has in place of an answer, if it looks like that."""
     label = example.get("label")
-    if np.ndim(label) == 0 and isinstance(label, np.integer) and label == -1:
+    if np.ndim(label) == 0 and isinstance(label, np.integer | np.floating) and label == -1:
         return "-1"
     marks = {_MARKS.get(text.strip().lower()) for text in texts}
     return marks.pop() if len(marks) == 1 else None

@@ -92,7 +92,23 @@ def prepare(source: seqio.DataSource) -> None:
         for name, folder in _tfds_datasets(source):
             fetch(name, folder)
     elif isinstance(source, seqio.FileDataSource):
+        for pattern in _patterns(source):
+            _check_literal(pattern)
         raw_files.check(source)
+
+
+def _check_literal(pattern: str) -> None:
+    """Checks that a file's name is not taken for a pattern of others.
+
+    Raises:
+      UserError: it is.
+    """
+    is_pattern = any(sign in pattern for sign in "[*?")
+    if is_pattern and storage.exists(pattern) and pattern not in tf.io.gfile.glob(pattern):
+        raise UserError(
+            f"{pattern}: this file's name is a pattern to SeqIO, which reads other files: rename "
+            f"it, or write '{glob.escape(pattern)}'"
+        )
 
 
 def fetch(tfds_name: str, data_dir: str | None = None, otherwise: str = "") -> None:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -15,11 +16,14 @@ from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
 from switch_tf.data.batch_shape import FEATURE_LENGTHS, LOST_SHARES, TASK_FEATURES
 from switch_tf.data.reading import TaskSplit, user_errors
+from switch_tf.data.spans import num_sentinels
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 
 # Examples whose lengths are counted: of a task, and of all tasks together.
 _SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
+# The key of `is_beyond_sentinels` in `untrimmed_lengths`.
+BEYOND = "beyond_sentinels"
 # Characters that a message names.
 _FEW = 3
 
@@ -100,6 +104,7 @@ def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
     lacking = collections.Counter()
     for batch in dataset.take(examples).batch(examples).as_numpy_iterator():
         total += len(batch[TASK_FEATURES[0]])
+        check_sentinels(task.name, batch[BEYOND])
         for name in TASK_FEATURES:
             tokens[name] += int(batch[name].sum())
             longer[name] += int((batch[name] > lengths[name]).sum())
@@ -118,6 +123,56 @@ def _unknown_characters(texts: Iterable[bytes], vocabulary: seqio.Vocabulary) ->
     for character, number in characters.items():
         if vocabulary.unk_id in vocabulary.encode(character):
             yield from itertools.repeat(character, number)
+
+
+def is_beyond_sentinels(example: Mapping, features: Mapping[str, seqio.Feature]) -> tf.Tensor:
+    """Whether all sentinels of an example are used up, and ordinary pieces stand for more.
+
+    T5's functions number the spans of any length downwards from the last id of the vocabulary: see
+    `spans`. Whoever composes them is not seen by the lengths. It is so if inputs and targets have
+    all sentinels in their order, and behind them the piece that comes next.
+
+    Args:
+      example: feature -> tokens, int [length].
+      features: the task's.
+
+    Returns:
+      bool scalar.
+    """
+    found = []
+    for name in TASK_FEATURES:
+        vocabulary = features[name].vocabulary
+        sentinels = num_sentinels(vocabulary)
+        if not sentinels:
+            return tf.constant(False)
+        last = vocabulary.vocab_size - 1
+        ids_S = tf.range(last, last - sentinels, -1, tf.int64)
+        tokens_L = tf.cast(example[name], tf.int64)
+        is_there_SL = ids_S[:, None] == tokens_L
+        first_S = tf.argmax(tf.cast(is_there_SL, tf.int32), axis=1)
+        is_whole = tf.reduce_all(tf.reduce_any(is_there_SL, axis=1))
+        is_ordered = tf.reduce_all(first_S[1:] > first_S[:-1])
+        is_next = tf.reduce_any(tokens_L[first_S[-1] + 1 :] == last - sentinels)
+        found.append(is_whole & is_ordered & is_next)
+    return tf.reduce_all(found)
+
+
+def check_sentinels(name: str, beyond: Iterable[bool]) -> None:
+    """Checks that a task's examples have sentinels for all their spans.
+
+    Args:
+      name: the task's.
+      beyond: of each example, the result of `is_beyond_sentinels`.
+
+    Raises:
+      UserError: one has not.
+    """
+    if np.any(beyond):
+        raise UserError(
+            f"task '{name}': an example has more masked spans than its vocabulary has sentinels, "
+            f"and ordinary pieces are used for the rest: lower {FEATURE_LENGTHS}['inputs'], mask "
+            "less or in longer spans, or use a vocabulary with more sentinels"
+        )
 
 
 def unknown_of(feature: str) -> str:
@@ -149,7 +204,8 @@ def untrimmed_lengths(
     Returns:
       A dataset of feature -> its number of tokens, and `unknown_of` the feature -> how many of them
       are the vocabulary's unknown token. If they are wanted and SeqIO keeps texts, `_text_of` the
-      feature -> the text if it has such tokens, else an empty one.
+      feature -> the text if it has such tokens, else an empty one. Also `BEYOND` -> see
+      `is_beyond_sentinels`.
 
     Raises:
       UserError: see `check_features`.
@@ -175,7 +231,8 @@ def untrimmed_lengths(
             for name, number in numbers.items()
             if with_texts and spec.get(f"{name}_pretokenized") == tf.TensorSpec([], tf.string)
         }
-        return sizes | {unknown_of(name): number for name, number in numbers.items()} | texts
+        beyond = {BEYOND: is_beyond_sentinels(example, task.output_features)}
+        return sizes | {unknown_of(name): n for name, n in numbers.items()} | texts | beyond
 
     dataset = right_answers(dataset)
     spec = dataset.element_spec

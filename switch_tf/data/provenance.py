@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import difflib
 import importlib.metadata
-import inspect
+import itertools
 import json
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import gin
 import seqio
 import tensorflow as tf
 
 import switch_tf
 from switch_tf import config, runtime, storage
+from switch_tf.data.described import described, digest
 from switch_tf.data.skipping import bad_data
 from switch_tf.errors import UserError
 
 FILE = "made_with.json"
 # Those that read, cut up and write what is cached.
 _PACKAGES = ("seqio", "t5", "tensorflow-text")
-_LONGEST_SHOWN = 200
-
-
-def digest(vocabulary: seqio.Vocabulary) -> str:
-    """A digest of a vocabulary, which differs if its pieces do."""
-    model = getattr(vocabulary, "sp_model", None)
-    name = f"{type(vocabulary).__name__} of {vocabulary.vocab_size}".encode()
-    return hashlib.sha256(model or name).hexdigest()
 
 
 def facts(task: seqio.Task) -> dict[str, Any]:
@@ -114,17 +104,27 @@ def _differences(task: seqio.Task, made: Mapping, now: Mapping) -> Iterator[str]
             yield f"made with {name}={before!r}, this run has {value!r}"
     if now["source"] != made["source"]:
         yield f"made from {made['source']}, this run has {now['source']}"
-    steps, before = now["preprocessors"], made["preprocessors"]
-    if steps != before:
-        pairs = zip(steps, before, strict=False)
-        first = next(((new, old) for new, old in pairs if new != old), None)
-        new, old = first or (f"{len(steps)} steps", f"{len(before)} steps")
-        yield f"made with the preprocessors {old}, this run has {new}"
+    yield from _changed_steps(made["preprocessors"], now["preprocessors"])
     for name, version in now["versions"].items():
         if version != made["versions"][name]:
             yield f"made with {name} {made['versions'][name]}, this run has {version}"
     for split, before in made["files"].items():
         yield from _changed_files(task, split, {path: stamp for path, *stamp in before})
+
+
+def _changed_steps(before: Sequence[str], now: Sequence[str]) -> Iterator[str]:
+    matcher = difflib.SequenceMatcher(None, before, now, autojunk=False)
+    for kind, *ends in matcher.get_opcodes():
+        first, last, begin, end = ends
+        for old, new in itertools.zip_longest(before[first:last], now[begin:end]):
+            if kind == "equal":
+                continue
+            if old is None:
+                yield f"made without the preprocessor {new}, which this run has"
+            elif new is None:
+                yield f"made with the preprocessor {old}, which this run has not"
+            else:
+                yield f"made with the preprocessor {old}, this run has {new}"
 
 
 def _changed_files(task: seqio.Task, split: str, before: Mapping) -> Iterator[str]:
@@ -174,7 +174,7 @@ def _steps(task: seqio.Task) -> list[str]:
     for step in task.preprocessors:
         if isinstance(step, seqio.CacheDatasetPlaceholder):
             break
-        found.append(_described(step))
+        found.append(described(step))
     return found
 
 
@@ -188,43 +188,4 @@ def _source(source: seqio.DataSource) -> str:
         given = {"function": source._dataset_fn}
     elif isinstance(source, seqio.FileDataSource):
         given = {"reader": source._reader}
-    return f"{type(source).__name__}({', '.join(f'{k}={_described(v)}' for k, v in given.items())})"
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, functools.partial):
-        given = [_described(v) for v in value.args]
-        given += [f"{k}={_described(v)}" for k, v in sorted(value.keywords.items())]
-        return f"{_described(value.func)}({', '.join(given)})"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_described, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{k}: {_described(v)}' for k, v in value.items())}}}"
-    if callable(value):
-        function = inspect.unwrap(value)
-        name = getattr(function, "__qualname__", type(function).__name__)
-        return f"{name}{_set_by_gin(name)}{_held_by(function)}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-
-
-def _held_by(function: Any) -> str:
-    """The plain values that a closure or a callable object holds."""
-    if inspect.isfunction(function):
-        held = inspect.getclosurevars(function).nonlocals
-    else:
-        held = getattr(function, "__dict__", {})
-    plain = bool | int | float | str | bytes | tuple | list
-    given = ", ".join(f"{k}={v!r}" for k, v in sorted(held.items()) if isinstance(v, plain))
-    if len(given) > _LONGEST_SHOWN:
-        given = f"values {hashlib.sha256(given.encode()).hexdigest()[:12]}"
-    return f" of {given}" if given else ""
-
-
-def _set_by_gin(name: str) -> str:
-    """What gin sets of a configurable, if it is one."""
-    try:
-        bindings = gin.get_bindings(name)
-    except ValueError:
-        return ""
-    given = ", ".join(f"{key}={value!r}" for key, value in sorted(bindings.items()))
-    return f" with {given}" if given else ""
+    return f"{type(source).__name__}({', '.join(f'{k}={described(v)}' for k, v in given.items())})"

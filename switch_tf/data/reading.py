@@ -27,6 +27,18 @@ _PIPELINES = ("seqio", "t5", "tensorflow_datasets")
 _UNFIT = re.compile("(Task d|D)ataset (is missing|has incorrect)")
 
 
+class Culprit(NamedTuple):
+    """A record at fault.
+
+    Attributes:
+      place: its task, file and line, such as "'my_task', split 'train': train.tsv:21: 'no tab'".
+      mend: what to do about one that cannot be read; empty if the preprocessors refuse it.
+    """
+
+    place: str
+    mend: str
+
+
 class TaskSplit(NamedTuple):
     """A split of a task or mixture, as what is read.
 
@@ -54,14 +66,13 @@ class TaskSplit(NamedTuple):
 
         return list(seqio.get_subtasks(seqio.get_mixture_or_task(self.name)))
 
-    def culprit(self) -> tuple[str, bool] | None:
+    def culprit(self) -> Culprit | None:
         """The first record that cannot be read or that the preprocessors of a task refuse.
 
         Looks through what the tasks read, for at most a minute.
 
         Returns:
-          Its task, file and line, such as "'my_task', split 'train': train.tsv:21: 'no tab'", and
-          whether it can be read; None if no record is found, as in sources that do not read files.
+          None if no record is found.
 
         Raises:
           UserError: caches are read, and one of them is damaged.
@@ -81,7 +92,8 @@ class TaskSplit(NamedTuple):
                     left = until - time.monotonic()
                     for found in records.refused(task, self.split, left, _FIRST_RECORDS):
                         place = f"{TaskSplit(task.name, self.split)}: {found.place}"
-                        return place, found.record is not None
+                        mend = records.mend_of(task) if found.record is None else ""
+                        return Culprit(place, mend)
         return None
 
 
@@ -172,12 +184,12 @@ def _told_of_pipeline(error, what: TaskSplit | str) -> str:
         if told is not None:
             return told
     culprit = what.culprit() if isinstance(what, TaskSplit) else None
-    where, is_readable = culprit or (what, True)
+    where = culprit.place if culprit else what
     if user_code.quotes_traceback(error):
         return f"{where}: {user_code.place_of(error) or user_code.innermost(error)}"
     told = records.told(error)
-    if not is_readable:
-        return f"{where}: cannot be read: {told}: the file may be damaged; write it again"
+    if culprit and culprit.mend:
+        return f"{where}: cannot be read: {told}: {culprit.mend}"
     mend = "fix or remove the record, or change" if culprit else "see whether its data fit"
     return f"{where}: {told}: {mend} the task's preprocessors"
 

@@ -117,9 +117,7 @@ def are_lines(records, path: str) -> bool:
     return True
 
 
-def refused(
-    task, split: str, seconds: float, at_once: int, everywhere: bool = False
-) -> Iterator[Refused]:
+def refused(task, split: str, seconds: float, at_once: int) -> Iterator[Refused]:
     """Yields the records of a split that cannot be read or that the preprocessors refuse.
 
     Of a file, those behind one that cannot be read are not looked at.
@@ -129,10 +127,9 @@ def refused(
       split: the split.
       seconds: the time after which no more are looked for, beyond the first ones of all.
       at_once: how many records are tried together.
-      everywhere: whether to look in sources whose records have no place, such as functions, too.
     """
     until, is_first = time.monotonic() + seconds, True
-    for part in _parts(task, split, everywhere) if split in task.splits else ():
+    for part in _parts(task, split) if split in task.splits else ():
         # A machine that stands still for a while shall not hide what is wrong at the very start.
         if not is_first and time.monotonic() > until:
             return
@@ -140,7 +137,7 @@ def refused(
         yield from _refused_of(task, part, until, at_once)
 
 
-def _parts(task, split: str, everywhere: bool) -> Iterator[_Part]:
+def _parts(task, split: str) -> Iterator[_Part]:
     import seqio
 
     source = getattr(task.source, BARE, task.source)
@@ -155,7 +152,7 @@ def _parts(task, split: str, everywhere: bool) -> Iterator[_Part]:
             of_lines = are_lines(records, path)
             between = ":" if of_lines else ", record "
             yield _Part(lambda n, p=path, b=between: f"{p}{b}{first + n}", records, of_lines)
-    elif everywhere:
+    else:
         yield _Part(lambda n: f"record {n + 1}", source.get_dataset(split, shuffle=False))
 
 

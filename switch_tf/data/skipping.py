@@ -67,7 +67,7 @@ def _refused(task, split: str) -> tuple[int, ...]:
     """
     what, found = TaskSplit(task.name, split), []
     with telling(f"{what}: trying all records (BAD_DATA='skip')", at_once=False):
-        for one in records.refused(task, split, math.inf, _AT_ONCE, everywhere=True):
+        for one in records.refused(task, split, math.inf, _AT_ONCE):
             if user_code.quotes_traceback(one.error):
                 why = user_code.place_of(one.error) or user_code.innermost(one.error)
             else:

@@ -6,7 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from switch_tf.data.lost import unknown_of, untrimmed_lengths
+from switch_tf.data.lost import BEYOND, check_sentinels, unknown_of, untrimmed_lengths
 from switch_tf.errors import UserError
 
 Row = tuple[str, ...]
@@ -46,6 +46,7 @@ def untrimmed(
     found = list(dataset.as_numpy_iterator())
     if not found:
         raise UserError(f"'{provider.name}', split '{split}', has no examples")
+    check_sentinels(provider.name, [example.pop(BEYOND) for example in found])
     return {key: np.array([example[key] for example in found], np.int64) for key in found[0]}
 
 

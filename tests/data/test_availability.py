@@ -78,6 +78,26 @@ def test_files_are_looked_for(tmp_path):
     assert availability.state(source) == "yes"
 
 
+def test_a_files_name_is_not_taken_for_a_pattern_of_others(tmp_path):
+    named, other = tmp_path / "a[1].tsv", tmp_path / "a1.tsv"
+    for path in (named, other):
+        path.write_text("a\tb\n")
+    escaped = f"{tmp_path}/a[[]1].tsv"
+    for train in (str(named), [str(other), str(named)]):
+        with pytest.raises(UserError) as told:
+            availability.prepare(seqio.TextLineDataSource({"train": train}))
+        assert str(told.value) == (
+            f"{named}: this file's name is a pattern to SeqIO, which reads other files: rename it, "
+            f"or write '{escaped}'"
+        )
+    source = seqio.TextLineDataSource({"train": escaped})
+    availability.prepare(source)
+    assert source.list_shards("train") == [str(named)]
+    # Patterns stay patterns, also of what is not there.
+    for pattern in (f"{tmp_path}/a[0-9].tsv", f"{tmp_path}/*.tsv", f"{tmp_path}/b[1].tsv"):
+        availability.prepare(seqio.TextLineDataSource({"train": pattern}))
+
+
 def test_an_address_is_not_looked_up():
     source = seqio.TextLineDataSource({"train": "gs://bucket/a.tsv"})
     assert availability.state(source) == "not known: gs://bucket/a.tsv"

@@ -87,6 +87,38 @@ def test_tokens_that_the_vocabulary_lacks_are_counted(monkeypatch):
     ]
 
 
+def test_more_spans_than_sentinels_are_found_where_no_function_of_t5_is_a_step():
+    def masked(example):
+        count = tf.strings.to_number(example["inputs"], tf.int32)
+        sentinels = 9 + 3 + 256 - 1 - tf.range(count)
+        between = tf.fill([count], 40)
+        tokens = tf.reshape(tf.stack([sentinels, between], axis=1), [-1])
+        return {"inputs": tokens, "targets": tf.concat([[50], tokens], axis=0)}
+
+    vocabulary = seqio.ByteVocabulary(extra_ids=9)
+    seqio.TaskRegistry.add(
+        "lost_spans",
+        source=seqio.FunctionDataSource(
+            lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(
+                {"inputs": {"few": ["8", "9"], "many": ["9", "10"]}[split]}
+            ),
+            ["few", "many"],
+        ),
+        preprocessors=[lambda dataset: dataset.map(masked)],
+        output_features={name: seqio.Feature(vocabulary) for name in ("inputs", "targets")},
+    )
+    try:
+        few, many = (
+            task_data("lost_spans", {"inputs": 64, "targets": 64}, 2, split=split)
+            for split in ("few", "many")
+        )
+        assert dict(lost.count(few)) == {"lost_spans": Lost(2)}
+        with pytest.raises(UserError, match="'lost_spans': an example has more masked spans than"):
+            dict(lost.count(many))
+    finally:
+        seqio.TaskRegistry.remove("lost_spans")
+
+
 def test_a_cached_task_is_counted_without_its_source(tmp_path):
     cached_tasks.forget()
     cached_tasks.write(tmp_path, "cached_pairs", ("train",))

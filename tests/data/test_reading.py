@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import seqio
 import tensorflow as tf
@@ -64,12 +66,31 @@ UNPLACED = (
 )
 
 
-def test_where_no_file_is_read_the_task_is_named(register):
+def test_where_no_file_is_read_the_record_is_counted(register):
     def bad(split, shuffle_files, seed=None):
         return tf.data.Dataset.from_tensor_slices(["a\tb", "no tab"])
 
     register(seqio.FunctionDataSource(bad, ["train"]))
-    assert error_of("reading") == UNPLACED
+    assert error_of("reading") == (
+        "'reading', split 'train': record 2: 'no tab': Expect 2 fields but have 1: fix or remove "
+        "the record, or change the task's preprocessors"
+    )
+
+
+def test_where_a_function_cannot_be_read_the_record_behind_is_counted(register):
+    def ends(split, shuffle_files, seed=None):
+        def good(line):
+            tf.debugging.assert_none_equal(line, "e\tf")
+            return line
+
+        return tf.data.Dataset.from_tensor_slices(["a\tb", "c\td", "e\tf"]).map(good)
+
+    register(seqio.FunctionDataSource(ends, ["train"]))
+    assert re.fullmatch(
+        "'reading', split 'train': record 3: cannot be read: .*: mend what the source reads, "
+        "function ends: it ends there",
+        error_of("reading"),
+    )
 
 
 @pytest.mark.parametrize("good, is_found", [(0, True), (1, True), (2, False)])
