@@ -8,6 +8,7 @@ import inspect
 import itertools
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,8 +26,9 @@ _SAMPLE = 100
 # What T5's preprocessors write where an example has no label.
 _UNKNOWN = "<unk>"
 # What others write, by how it is written.
-_MARKS = {"-1": "-1", "-1.0": "-1", "?": "?", "unlabelled": "unlabelled", "unlabeled": "unlabelled"}
-_MARKS |= {word: "none" for word in ("none", "null", "nan", "n/a")}
+_MARKS = {"-1": "-1", "-1.0": "-1", "unlabelled": "unlabelled", "unlabeled": "unlabelled"}
+_MARKS |= {word: "none" for word in ("none", "null", "nan", "n/a", "na", "unk", "[unk]")}
+_SIGNS = re.compile(r"[?_-]+")
 # Marks that beside answers mean none, unless there are others of their kind.
 _MARKS_ALONE = {"-1": "negative", "?": "sign", "unlabelled": "unlabelled"}
 _TRAIN = "train"
@@ -295,8 +297,12 @@ def _mark(example: Mapping, texts: list[str]) -> str | None:
     label = example.get("label")
     if np.ndim(label) == 0 and isinstance(label, np.integer | np.floating) and label == -1:
         return "-1"
-    marks = {_MARKS.get(text.strip().lower()) for text in texts}
+    marks = {_mark_of(text.strip().lower()) for text in texts}
     return marks.pop() if len(marks) == 1 else None
+
+
+def _mark_of(text: str) -> str | None:
+    return "?" if _SIGNS.fullmatch(text) else _MARKS.get(text)
 
 
 def _kind(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import zlib
 from typing import IO, NamedTuple
@@ -59,20 +60,56 @@ def of(dataset) -> Reader:
     A reader that is behind other datasets than these is not seen, such as one inside of a function.
     """
     skipped, shows_all = 0, True
-    while (name := type(dataset).__name__) not in _KINDS:
-        inputs = dataset._inputs()
-        if len(inputs) != 1:
-            return Reader()
+    *others, reader = _down(dataset)
+    if reader is None:
+        return Reader()
+    for other in others:
+        name = type(other).__name__
         if name == "_SkipDataset":
-            skipped += int(dataset._count)
+            skipped += int(other._count)
         elif name not in _ONE_EACH:
             shows_all = False
-        dataset = inputs[0]
-    kind = _KINDS[name]
-    compression = dataset._compression_type
+    compression = reader._compression_type
     if hasattr(compression, "numpy"):
         compression = compression.numpy().decode()
+    kind = _KINDS[type(reader).__name__]
     return Reader(kind, compression or PLAIN, skipped if shows_all else None)
+
+
+def _down(dataset) -> list:
+    """A dataset, those that it reads in turn, and the reader of files; None if it is not seen."""
+    found = [dataset]
+    while type(found[-1]).__name__ not in _KINDS:
+        inputs = found[-1]._inputs()
+        if len(inputs) != 1:
+            return [*found, None]
+        found.append(inputs[0])
+    return found
+
+
+def source_of_files(dataset, split: str):
+    """A `seqio.FileDataSource` of the files that a dataset reads, such as that of a function.
+
+    Args:
+      dataset: the dataset.
+      split: the source's split.
+
+    Returns:
+      None if no reader of lines or records is seen; see `of`.
+    """
+    import seqio
+    import tensorflow as tf
+
+    reader, found = _down(dataset)[-1], of(dataset)
+    kinds = {LINES: tf.data.TextLineDataset, RECORDS: tf.data.TFRecordDataset}
+    if found.kind not in kinds:
+        return None
+    names = (name.decode() for name in reader._filenames.as_numpy_iterator())
+    # SeqIO takes names for patterns.
+    files = [glob.escape(name) for name in names]
+    return seqio.FileDataSource(
+        lambda path: kinds[found.kind](path, found.compression), {split: files}
+    )
 
 
 def of_source(source, path: str) -> Reader:

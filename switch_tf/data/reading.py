@@ -7,11 +7,12 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from switch_tf import storage, user_code
-from switch_tf.data import counts, dropped, records
+from switch_tf.data import counts, dropped, readers, records
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
@@ -111,6 +112,8 @@ def check_records(tasks: Sequence, split: str) -> None:
     """
     import seqio
 
+    from switch_tf.data import raw_files
+
     kinds = seqio.FileDataSource | seqio.FunctionDataSource
     own = [t for t in tasks if isinstance(t.source, kinds) and not hasattr(t.source, "prepare")]
     for task in own:
@@ -118,6 +121,10 @@ def check_records(tasks: Sequence, split: str) -> None:
         what = TaskSplit(task.name, split)
         with user_errors(what):
             raw = task.source.get_dataset(split, shuffle=False)
+            if isinstance(task.source, seqio.FunctionDataSource):
+                of_files = readers.source_of_files(raw, split)
+                if of_files is not None:
+                    raw_files.check(of_files)
             files = task.source.list_shards(split)
             is_of_files = bool(files) and isinstance(task.source, seqio.FileDataSource)
             of_lines = is_of_files and records.are_lines(task.source._reader(files[0]), files[0])
@@ -164,10 +171,24 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
         if isinstance(error, ValueError) and _UNFIT.match(str(error)):
             told = f"{storage.first_line(error)}: see the task's preprocessors and output_features"
         elif user_code.passes(error, _PIPELINES):
-            told = user_code.place_of(error) or user_code.innermost(error)
+            told = user_code.place_of(error) or f"{user_code.innermost(error)}{_step_of(error)}"
         else:
             raise
         raise UserError(f"{what}: {told}") from error
+
+
+def _step_of(error: Exception) -> str:
+    """Which preprocessor SeqIO had called, for the end of an error; empty if it had called none."""
+    import seqio
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        found = frame.f_locals
+        if frame.f_code.co_name == "_preprocess_dataset" and "prep_fn" in found:
+            name = seqio.utils.function_name(found["prep_fn"])
+            if found["dataset"] is None:
+                return f", in the preprocessor {name}: the source or step before it gave None"
+            return f", in the preprocessor {name}"
+    return ""
 
 
 def told_by_user_error(text: str) -> str | None:

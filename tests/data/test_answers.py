@@ -1,5 +1,6 @@
 import functools
 
+import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
@@ -65,6 +66,15 @@ def test_examples_without_answers_are_known_by_their_labels(function, with_answe
     task = task_of(function)
     assert are_there(task, "test", with_answers)
     assert not are_there(task, "test", without)
+
+
+@pytest.mark.parametrize("label", [-1, -1.0, np.int64(-1), np.float32(-1)])
+def test_labels_of_minus_one_of_any_type_are_no_answers(label):
+    inputs = {"inputs": ["a"] * 3, "targets": ["no"] * 3, "label": np.array([label] * 3)}
+    assert not all_there(task_of(None, inputs))
+    labels = np.array([label] * 2 + [0]).astype(np.asarray(label).dtype)
+    with pytest.raises(UserError, match="2 of 3 examples have no answer"):
+        all_there(task_of(None, inputs | {"label": labels}))
 
 
 def test_a_split_without_examples_lacks_no_answers():
@@ -142,14 +152,16 @@ def test_examples_without_answers_behind_the_first_ones_are_found(function, last
 @pytest.mark.parametrize(
     "function", [None, of_own_classes, lambda text, **unused: text, postprocessors.lower_text]
 )
-@pytest.mark.parametrize("mark", ["-1", "?", "unlabelled", "N/A", "-1.0", "<unk>", ""])
+@pytest.mark.parametrize(
+    "mark", ["-1", "?", "???", "-", "unlabelled", "N/A", "NA", "-1.0", "<unk>", "", "  "]
+)
 def test_a_split_of_marks_alone_has_no_answers(function, mark):
     task = task_of(function, {"inputs": ["a"] * 3, "targets": [mark] * 3})
     assert not all_there(task)
 
 
 @pytest.mark.parametrize(
-    "targets", [["-1", "3", "-2.5"], ["?", "!", "yes"], ["none", "yes"], ["5", "0"], ["-7"]]
+    "targets", [["-1", "3", "-2.5"], ["?", "!"], ["-", "+"], ["none", "yes"], ["5", "0"], ["-7"]]
 )
 def test_what_may_be_a_mark_is_an_answer_where_others_are_like_it(targets):
     assert all_there(task_of(None, {"inputs": ["a"] * len(targets), "targets": targets}))

@@ -107,6 +107,18 @@ def test_a_search_that_takes_too_long_is_given_up_behind_the_first_records(
     assert (found == UNPLACED) != is_found
 
 
+def test_a_step_that_returns_nothing_is_told_by_the_one_behind(tmp_path):
+    source = seqio.FunctionDataSource(
+        lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensors("a\tb"), ["train"]
+    )
+    task = seqio.Task("reading_none", source, FEATURES, [lambda dataset: None, *STEPS])
+    place = r"'reading_none', split 'train': \S+:\d+, in \w+: AttributeError: .*"
+    with pytest.raises(UserError) as told:
+        reading.check_records([task], "train")
+    behind = ", in the preprocessor parse_tsv: the source or step before it gave None"
+    assert re.fullmatch(place + behind, str(told.value))
+
+
 def test_a_long_record_is_cut(tmp_path, register):
     (tmp_path / "1.tsv").write_text("x" * 1000 + "\n")
     register(seqio.TextLineDataSource({"train": f"{tmp_path}/1.tsv"}))
