@@ -272,8 +272,11 @@ def check_module_name(module: str, where: str) -> None:
       where: the place that names the module, for the error.
 
     Raises:
-      UserError: it is named without the package; the message says its full name.
+      UserError: it is named without the package, or as a file; the message says its name.
     """
+    if module.endswith(".py"):
+        own = module.removesuffix(".py").strip("/").replace("/", ".")
+        raise UserError(f"{where}: '{module}' is a file: name the module, such as '{own}'")
     with _working_directory_on_path():
         own_name = configurables.project_name(module)
     if own_name:

@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from switch_tf import config, configurables
-from switch_tf.commands import launch
+from switch_tf.commands import checks
 from switch_tf.commands import main as main_module
 from tests.helpers import with_run
 
@@ -63,7 +63,7 @@ def test_a_command_passes_the_checks_before_tensorflow(command, tmp_path):
         # As the command itself does, which needs no MODEL_DIR.
         bindings.append("MODEL_DIR='none'")
     bindings = with_run(tmp_path, files, bindings, name == "train")
-    launch.check_mesh(config.precheck(files, bindings))
+    checks.check_mesh(config.precheck(files, bindings))
 
 
 # What compiles or runs a step, which tests/commands/test_plan.py does at a small size.

@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from switch_tf import config, configurables, gin_files
-from switch_tf.commands import launch
+from switch_tf.commands import checks
 from switch_tf.errors import UserError
 from tests.helpers import with_run
 
@@ -69,9 +69,9 @@ def test_the_command_at_the_head_of_a_file_passes_the_checks_before_tensorflow(n
     bindings = with_run(tmp_path, files, bindings, command == "train")
     given = config.precheck(files, bindings)
     module = importlib.import_module(f"switch_tf.commands.{command}")
-    launch.check_files(files, bindings, module.NEEDS, module.RUN_FILE)
-    launch.check_spans(given)
-    launch.check_mesh(given)
+    checks.check_files(files, bindings, module.NEEDS, module.RUN_FILE)
+    checks.check_spans(given)
+    checks.check_mesh(given)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)

@@ -90,9 +90,7 @@ def remember(
         if trains and is_resumed(given.values):
             setting, path = "MODEL_DIR", given.values[_RUN]
         elif not remote:
-            folder = folders[parameter].check(setting, path)
-            if use == "restore":
-                model_dir.find(folder, setting)
+            model_dir.find(folders[parameter].check(setting, path), setting)
         # Who names a model file for a fine-tuning means its model.
         has_own = trains and any(given.model_files())
         with storage.told(f"{setting}='{path}' cannot be read"):

@@ -95,6 +95,8 @@ def prepare(source: seqio.DataSource) -> None:
         for pattern in _patterns(source):
             _check_literal(pattern)
         raw_files.check(source)
+    elif isinstance(source, seqio.FunctionDataSource):
+        raw_files.check_function(source)
 
 
 def _check_literal(pattern: str) -> None:

@@ -22,8 +22,8 @@ from switch_tf.errors import UserError
 
 # Examples whose lengths are counted: of a task, and of all tasks together.
 _SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
-# The key of `is_beyond_sentinels` in `untrimmed_lengths`.
-BEYOND = "beyond_sentinels"
+# Keys in `untrimmed_lengths`.
+BEYOND, ENDLESS = "beyond_sentinels", "endless"
 # Characters that a message names.
 _FEW = 3
 
@@ -38,6 +38,7 @@ class Lost(NamedTuple):
       unknown_inputs, unknown_targets: share of the tokens, before truncation, that are the
         vocabulary's unknown token: text that the vocabulary lacks pieces for.
       lacking: the characters that most often become it, where the texts are kept.
+      endless: share of the examples whose targets lack the end of sequence that they should have.
     """
 
     examples: int
@@ -46,6 +47,7 @@ class Lost(NamedTuple):
     unknown_inputs: float = 0.0
     unknown_targets: float = 0.0
     lacking: tuple[str, ...] = ()
+    endless: float = 0.0
 
     def figures(self) -> dict[str, float]:
         """The shares as they are logged."""
@@ -92,6 +94,11 @@ def lines(found: Mapping[str, Lost]) -> Iterator[str]:
                 f"{task}: the vocabulary lacks {inputs} of the tokens of inputs and {targets} of "
                 f"targets{such}, which become its unknown token {of}"
             )
+        if lost.endless:
+            yield (
+                f"{task}: {lost.endless:.1%} of targets lack the end of sequence, so that a model "
+                f"does not learn where to stop: add seqio.preprocessors.append_eos_after_trim {of}"
+            )
 
 
 def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
@@ -101,9 +108,10 @@ def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
     )
     total = 0
     tokens, longer, unknown = (dict.fromkeys(TASK_FEATURES, 0) for _ in range(3))
-    lacking = collections.Counter()
+    lacking, endless = collections.Counter(), 0
     for batch in dataset.take(examples).batch(examples).as_numpy_iterator():
         total += len(batch[TASK_FEATURES[0]])
+        endless += int(batch[ENDLESS].sum())
         check_sentinels(task.name, batch[BEYOND])
         for name in TASK_FEATURES:
             tokens[name] += int(batch[name].sum())
@@ -114,7 +122,7 @@ def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
     truncated = (longer[name] / max(total, 1) for name in TASK_FEATURES)
     shares = (unknown[name] / max(tokens[name], 1) for name in TASK_FEATURES)
     few = tuple(character for character, _ in lacking.most_common(_FEW))
-    return Lost(total, *truncated, *shares, few)
+    return Lost(total, *truncated, *shares, few, endless / max(total, 1))
 
 
 def _unknown_characters(texts: Iterable[bytes], vocabulary: seqio.Vocabulary) -> Iterator[str]:
@@ -123,6 +131,14 @@ def _unknown_characters(texts: Iterable[bytes], vocabulary: seqio.Vocabulary) ->
     for character, number in characters.items():
         if vocabulary.unk_id in vocabulary.encode(character):
             yield from itertools.repeat(character, number)
+
+
+def _is_endless(targets: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
+    """Whether targets, of which SeqIO would say that they are to have one, have no end."""
+    end = feature.vocabulary.eos_id
+    if not feature.add_eos or end is None:
+        return tf.constant(False)
+    return tf.reduce_all(tf.cast(targets, tf.int64) != end)
 
 
 def is_beyond_sentinels(example: Mapping, features: Mapping[str, seqio.Feature]) -> tf.Tensor:
@@ -205,7 +221,7 @@ def untrimmed_lengths(
       A dataset of feature -> its number of tokens, and `unknown_of` the feature -> how many of them
       are the vocabulary's unknown token. If they are wanted and SeqIO keeps texts, `_text_of` the
       feature -> the text if it has such tokens, else an empty one. Also `BEYOND` -> see
-      `is_beyond_sentinels`.
+      `is_beyond_sentinels`, and `ENDLESS` -> whether the targets lack an end of sequence.
 
     Raises:
       UserError: see `check_features`.
@@ -231,8 +247,11 @@ def untrimmed_lengths(
             for name, number in numbers.items()
             if with_texts and spec.get(f"{name}_pretokenized") == tf.TensorSpec([], tf.string)
         }
-        beyond = {BEYOND: is_beyond_sentinels(example, task.output_features)}
-        return sizes | {unknown_of(name): n for name, n in numbers.items()} | texts | beyond
+        others = {
+            BEYOND: is_beyond_sentinels(example, task.output_features),
+            ENDLESS: _is_endless(example["targets"], task.output_features["targets"]),
+        }
+        return sizes | {unknown_of(name): n for name, n in numbers.items()} | texts | others
 
     dataset = right_answers(dataset)
     spec = dataset.element_spec

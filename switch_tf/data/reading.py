@@ -8,11 +8,11 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from switch_tf import storage, user_code
-from switch_tf.data import counts, dropped, readers, records
+from switch_tf.data import counts, dropped, records
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
@@ -112,8 +112,6 @@ def check_records(tasks: Sequence, split: str) -> None:
     """
     import seqio
 
-    from switch_tf.data import raw_files
-
     kinds = seqio.FileDataSource | seqio.FunctionDataSource
     own = [t for t in tasks if isinstance(t.source, kinds) and not hasattr(t.source, "prepare")]
     for task in own:
@@ -121,10 +119,6 @@ def check_records(tasks: Sequence, split: str) -> None:
         what = TaskSplit(task.name, split)
         with user_errors(what):
             raw = task.source.get_dataset(split, shuffle=False)
-            if isinstance(task.source, seqio.FunctionDataSource):
-                of_files = readers.source_of_files(raw, split)
-                if of_files is not None:
-                    raw_files.check(of_files)
             files = task.source.list_shards(split)
             is_of_files = bool(files) and isinstance(task.source, seqio.FileDataSource)
             of_lines = is_of_files and records.are_lines(task.source._reader(files[0]), files[0])
@@ -184,11 +178,26 @@ def _step_of(error: Exception) -> str:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         found = frame.f_locals
         if frame.f_code.co_name == "_preprocess_dataset" and "prep_fn" in found:
-            name = seqio.utils.function_name(found["prep_fn"])
+            where = f", in the preprocessor {seqio.utils.function_name(found['prep_fn'])}"
             if found["dataset"] is None:
-                return f", in the preprocessor {name}: the source or step before it gave None"
-            return f", in the preprocessor {name}"
+                return f"{where}: the source or step before it gave None"
+            text = _text_in(found["dataset"], found["self"].output_features)
+            if text:
+                return (
+                    f"{where}: '{text}' is text there: tokenize it before, if the step wants tokens"
+                )
+            return where
     return ""
+
+
+def _text_in(dataset, features: Iterable[str]) -> str | None:
+    """The first of these features that is text in a dataset."""
+    import tensorflow as tf
+
+    spec = dataset.element_spec
+    found = spec if isinstance(spec, dict) else {}
+    texts = (f for f in features if getattr(found.get(f), "dtype", None) == tf.string)
+    return next(texts, None)
 
 
 def told_by_user_error(text: str) -> str | None:

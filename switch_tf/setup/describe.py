@@ -99,20 +99,20 @@ def _router(router) -> str:
     )
 
 
-def describe_optimizer(optimizer, step: int, offset: int, is_done: bool = False) -> str:
+def describe_optimizer(optimizer, step: int, offset: int, train_steps: int) -> str:
     """A line on the learning rate schedule, the step it depends on, and the first learning rate.
 
     Args:
       optimizer: a built optimizer.
       step: step at which the run starts or resumes.
       offset: how far the optimizer's step is ahead of the run's.
-      is_done: whether no step is left, so that there is no first learning rate.
+      train_steps: the last step; where none is left, there is no first learning rate.
     """
     counts = "the run's step"
     if offset:
         counts = f"the optimizer's step, {offset} ahead of the run's"
     told = f"learning rate: {schedules.describe(optimizer.learning_rate)} of {counts}"
-    if is_done:
+    if step >= train_steps:
         return f"{told}; no step is left"
     with mesh_lib.host():
         rate = float(optimizer.learning_rate(step + offset))

@@ -76,7 +76,8 @@ class TrainLoop:
                 missing = "" if done else ", which is not evaluated yet"
                 saved = f"saved step {self.step} in {self._checkpoints.path}{missing}"
                 raise Interruption(signals.number, f"{saved}; rerun the command to resume")
-            place = f"done: step {self.step} of TRAIN_STEPS={train_steps}, in "
+            of = "of" if self.step <= train_steps else "beyond"
+            place = f"done: step {self.step} {of} TRAIN_STEPS={train_steps}, in "
             place += self._checkpoints.path
             if self.step < train_steps:
                 progress.say(f"{place}; {evaluation.early_line()}")
@@ -124,7 +125,7 @@ class TrainLoop:
             if not isinstance(error, EvaluationInterrupt):
                 self._save(batch)
                 saved = f"step {self.step} is saved in {self._checkpoints.path}"
-                runtime.tell(f"{saved}: once this is mended, rerun the command to evaluate it")
+                runtime.tell(f"{saved}; its evaluation fails: mend that, and rerun the command")
             raise
         # best.json names only what is there: the new is saved, then named, and then the old goes.
         self._checkpoints.protected = {*before, *evaluation.kept}

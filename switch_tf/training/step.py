@@ -33,6 +33,7 @@ from switch_tf.rules import (
     matches,
 )
 from switch_tf.setup.mesh_model import MeshModel
+from switch_tf.stages import telling
 from switch_tf.training.distillation import Distillation, Teacher
 from switch_tf.training.microbatches import Microbatches
 from switch_tf.training.norms import Norms
@@ -354,9 +355,10 @@ def build_step(
     Raises:
       UserError: the batch does not divide into the micro-batches, or the teacher does not fit.
     """
-    made.model.build()
-    teacher = distillation and distillation().teacher(made)
-    step = TrainStep(made.model, optimizer, made.mesh, seed, teacher=teacher)
-    optimizer.build(step.variables)
+    with telling("building the model"):
+        made.model.build()
+        teacher = distillation and distillation().teacher(made)
+        step = TrainStep(made.model, optimizer, made.mesh, seed, teacher=teacher)
+        optimizer.build(step.variables)
     check_parts(made.data.batch_size, step.microbatches, made.mesh.ways("batch"))
     return step

@@ -74,10 +74,8 @@ def train(
       seed: seeds initial weights and noise; SEED also sets `TaskData.seed`, the data's order.
       checkpoint_period: steps between checkpoints. A save takes seconds to minutes, and a crash
         loses at most this many steps; choose a period of ten minutes or more.
-      keep_checkpoints: number of newest checkpoints to keep; each takes the disk space of weights
-        and slots. Keep at least 2, so that there is one to fall back on.
-      keep_period: checkpoints at multiples of it are kept, too, such as every 10,000 steps to study
-        how a model learns; a multiple of `checkpoint_period`. None keeps none.
+      keep_checkpoints: newest checkpoints to keep, each of weights and slots; at least 2 are safer.
+      keep_period: checkpoints at multiples of it stay, too, to study how a model learns, or None.
       initial_checkpoint_path: source of a new run's weights; None initialises them from the seed.
       restore_optimizer: restores its optimizer slots and step, too, as T5 and T5X do: the first
         updates are scaled well, and the schedule continues.
@@ -91,35 +89,26 @@ def train(
       Interruption: a signal came; the step is saved, and the same call resumes.
     """
     goodput = Goodput()
-    if keep_period is not None and keep_period % checkpoint_period:
-        raise UserError(
-            f"train.keep_period={keep_period} is no multiple of train.checkpoint_period="
-            f"{checkpoint_period}: checkpoints are made at multiples of the latter"
-        )
     data, setup, evaluation = data(), setup(), evaluation()
     weights = _weights_of(model_dir, initial_checkpoint_path)
     with contextlib.ExitStack() as stack, setup.mesh_model(data, seed, weights) as made:
         evaluators, feed, order, samples = _open(made, evaluation)
         stack.enter_context(in_use(model_dir))
         optimizer = setup.optimizer()
-        with telling("building the model"):
-            train_step = build_step(made, optimizer, seed, distillation)
+        train_step = build_step(made, optimizer, seed, distillation)
         saved = keep_checkpoints, made.model, optimizer, feed.iterator, config.operative_config
         checkpoints = Checkpoints(model_dir, *saved, keep_period)
-        initial = initial_checkpoint_path, made.model, optimizer, restore_optimizer
-        may_differ = initial_checkpoint_fresh, initial_checkpoint_skipped
-        step, restored = _restore(checkpoints, train_step, *initial, *may_differ)
+        others = optimizer, restore_optimizer, initial_checkpoint_fresh, initial_checkpoint_skipped
+        initial = initial_checkpoint_path, made.model, *others
+        step, restored = _restore(checkpoints, train_step, *initial)
         lines = [*overview(made.model, optimizer, made.mesh), order, restored]
         lines.append(f"{evaluation.describe()}; a checkpoint every {checkpoint_period:,} steps")
-        offset, is_done = checkpoints.optimizer_offset, step >= train_steps
-        lines.append(describe_optimizer(optimizer, step, offset, is_done))
+        lines.append(describe_optimizer(optimizer, step, train_step.optimizer_offset, train_steps))
         _tell(train_steps, checkpoints.path, made, lines, train_step)
-        writer = _log(model_dir, step, data, samples.lost)
-        _keep_facts(model_dir, made, setup, samples.entropy)
+        writer = _log(model_dir, step, made, setup, samples, goodput)
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
-        goodput.resume(writer.earlier, writer.lost_seconds)
-        loop = TrainLoop(step, train_step, feed, checkpoints, writer, periodic, goodput)
-        loop.run(train_steps, checkpoint_period)
+        parts = step, train_step, feed, checkpoints, writer, periodic, goodput
+        TrainLoop(*parts).run(train_steps, checkpoint_period)
 
 
 def _data_line(data: TaskData) -> str:
@@ -178,13 +167,22 @@ def _read_samples(made: MeshModel, evaluators: Evaluators) -> _Samples:
     return _Samples(lost, entropy)
 
 
-def _log(model_dir: str, step: int, data: TaskData, lost: Mapping[str, Lost]) -> MetricsWriter:
-    """Starts the log; prints and logs what is lost of each task's training data."""
+def _log(
+    model_dir: str,
+    step: int,
+    made: MeshModel,
+    setup: ModelSetup,
+    samples: _Samples,
+    goodput: Goodput,
+) -> MetricsWriter:
+    """Starts the log, with what is lost of each task's data, and keeps the run's facts."""
     writer = MetricsWriter(model_dir, restored_step=step)
+    goodput.resume(writer.earlier, writer.lost_seconds)
     writer.start(config.operative_config(), config.macros())
-    runtime.tell(*(f"split '{data.split}' of {line}" for line in lost_lines(lost)))
-    for task, of_task in lost.items():
+    runtime.tell(*(f"split '{made.data.split}' of {line}" for line in lost_lines(samples.lost)))
+    for task, of_task in samples.lost.items():
         writer.data(task, of_task.figures() | {"examples": of_task.examples})
+    _keep_facts(model_dir, made, setup, samples.entropy)
     return writer
 
 

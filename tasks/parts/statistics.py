@@ -6,7 +6,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from switch_tf.data.lost import BEYOND, check_sentinels, unknown_of, untrimmed_lengths
+from switch_tf.data.lost import BEYOND, ENDLESS, check_sentinels, unknown_of, untrimmed_lengths
 from switch_tf.errors import UserError
 
 Row = tuple[str, ...]
@@ -46,8 +46,9 @@ def untrimmed(
     found = list(dataset.as_numpy_iterator())
     if not found:
         raise UserError(f"'{provider.name}', split '{split}', has no examples")
-    check_sentinels(provider.name, [example.pop(BEYOND) for example in found])
-    return {key: np.array([example[key] for example in found], np.int64) for key in found[0]}
+    check_sentinels(provider.name, [example[BEYOND] for example in found])
+    keys = [key for key in found[0] if key not in (BEYOND, ENDLESS)]
+    return {key: np.array([example[key] for example in found], np.int64) for key in keys}
 
 
 def length_rows(found: Mapping[str, np.ndarray], lengths: Mapping[str, int]) -> list[Row]:

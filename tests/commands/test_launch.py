@@ -250,11 +250,62 @@ def test_a_file_may_give_the_checkpoint_that_one_after_it_requires(tmp_path):
     assert "CHECKPOINT_PATH is required" not in done.stderr and done.returncode == 2
 
 
+@pytest.mark.parametrize("setting", ["INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH"])
+def test_a_folder_without_a_checkpoint_is_told_before_what_it_would_give(setting, tmp_path):
+    evaluates = "--gin_file=runs/eval.gin"
+    command, own = ("train", [FINETUNE, DIR]) if setting[0] == "I" else ("eval", [evaluates])
+    done = run_without_tensorflow(command, *own, f"--gin.{setting}='{tmp_path}'")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"switch-tf: error: {setting}='{tmp_path}': no checkpoint there: give a MODEL_DIR that "
+        "holds checkpoints, or a checkpoint_<step> folder\n"
+    )
+
+
+def test_a_period_of_kept_checkpoints_is_one_at_which_they_are_made():
+    flags = [MODEL, PRETRAIN, DIR, "--gin.CHECKPOINT_PERIOD=30", "--gin.train.keep_period=40"]
+    done = run_without_tensorflow("train", *flags)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "switch-tf: error: train.keep_period=40 is no multiple of CHECKPOINT_PERIOD=30: "
+        "checkpoints are made at multiples of the latter\n"
+    )
+
+
+def test_a_mesh_beyond_the_machine_is_told_before_what_it_does_not_divide():
+    layout = "--gin_file=layouts/expert_data.gin"
+    flags = [MODEL, layout, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:4096'"]
+    done = run_without_tensorflow("train", *flags)
+    assert done.returncode == 2
+    assert "MESH_SHAPE has 4096 devices, too many CPU devices for" in done.stderr
+
+
+def test_a_module_that_is_named_as_a_file_is_told_its_name():
+    flags = [MODEL, PRETRAIN, DIR, "--gin.MIXTURE_OR_TASK_MODULE='my/tasks.py'"]
+    done = run_without_tensorflow("train", *flags)
+    assert done.returncode == 2
+    assert done.stderr.endswith(": 'my/tasks.py' is a file: name the module, such as 'my.tasks'\n")
+
+
+def test_a_model_dir_that_cannot_be_made_is_told_before_tensorflow_starts(tmp_path):
+    # The files of this file system can be written by nobody.
+    done = run_without_tensorflow("train", MODEL, PRETRAIN, "--gin.MODEL_DIR='/proc/self/runs/a'")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "switch-tf: error: MODEL_DIR='/proc/self/runs/a' cannot be written to: /proc/self: "
+    )
+    new = tmp_path / "not" / "there"
+    flags = [MODEL, PRETRAIN, f"--gin.MODEL_DIR='{new}'", "--gin.EVAL_PERIOD=0"]
+    assert "EVAL_PERIOD" in run_without_tensorflow("train", *flags).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("setting", ["MODEL_DIR", "INITIAL_CHECKPOINT_PATH"])
 def test_a_checkpoint_of_another_shape_is_told_before_tensorflow_starts(setting, tmp_path):
     saved = "TransformerEncoderDecoder.d_model = 32\nSwitchFFN.num_experts = %NUM_EXPERTS\n"
     (tmp_path / "config.gin").write_text(saved + "NUM_EXPERTS = 8\n")
     (tmp_path / "checkpoint_7").mkdir()
+    (tmp_path / "checkpoint_7" / "state.index").touch()
     place = tmp_path if setting == "MODEL_DIR" else tmp_path / "checkpoint_7"
     # A fine-tuning takes the size of its checkpoint, unless a flag says otherwise.
     size = "--gin.TransformerEncoderDecoder.d_model=64"

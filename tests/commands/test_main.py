@@ -11,7 +11,7 @@ import gin
 import pytest
 
 from switch_tf import runtime
-from switch_tf.commands import flags, launch
+from switch_tf.commands import checks, flags, launch
 from switch_tf.commands import main as main_module
 from switch_tf.errors import UserError
 
@@ -196,7 +196,7 @@ def test_help_says_with_which_status_an_interrupted_command_ends(capsys):
 
 
 def test_a_defect_keeps_its_traceback(subcommand):
-    subcommand(lambda argv: launch.check_spans(0))
+    subcommand(lambda argv: checks.check_spans(0))
     with pytest.raises(AttributeError):
         main_module.main(["tasks"])
 

@@ -8,7 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from switch_tf.commands import launch
+from switch_tf.commands import checks
 from switch_tf.commands import main as main_module
 from switch_tf.commands import tasks as command
 from switch_tf.data import registry
@@ -413,7 +413,7 @@ def failing(monkeypatch, function):
 
 
 def test_a_defect_in_the_pipeline_keeps_its_traceback(monkeypatch):
-    failing(monkeypatch, lambda value: launch.check_spans(0))
+    failing(monkeypatch, lambda value: checks.check_spans(0))
     with pytest.raises(tf.errors.OpError, match="has no attribute"):
         command.main(["command_first"])
 

@@ -112,7 +112,12 @@ def test_more_spans_than_sentinels_are_found_where_no_function_of_t5_is_a_step()
             task_data("lost_spans", {"inputs": 64, "targets": 64}, 2, split=split)
             for split in ("few", "many")
         )
-        assert dict(lost.count(few)) == {"lost_spans": Lost(2)}
+        found = dict(lost.count(few))
+        assert found == {"lost_spans": Lost(2, endless=1.0)}
+        assert list(lost.lines(found)) == [
+            "lost_spans: 100.0% of targets lack the end of sequence, so that a model does not "
+            "learn where to stop: add seqio.preprocessors.append_eos_after_trim (of 2 examples)"
+        ]
         with pytest.raises(UserError, match="'lost_spans': an example has more masked spans than"):
             dict(lost.count(many))
     finally:
@@ -142,7 +147,9 @@ def test_an_example_that_cannot_be_read_is_one_line_that_names_task_and_split(mo
     monkeypatch.setattr(task, "_source", broken)
     with pytest.raises(UserError) as told:
         dict(lost.count(task_data("lost_short", LENGTHS, 2)))
-    assert str(told.value).startswith("'lost_short', split 'train': Integer division by zero")
+    assert str(told.value).startswith(
+        "'lost_short', split 'train': record 1: cannot be read: Integer division by zero"
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut off", "damaged"])

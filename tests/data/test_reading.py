@@ -119,6 +119,20 @@ def test_a_step_that_returns_nothing_is_told_by_the_one_behind(tmp_path):
     assert re.fullmatch(place + behind, str(told.value))
 
 
+def test_a_task_that_does_not_tokenize_is_told_what_is_text():
+    source = seqio.FunctionDataSource(
+        lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensors("a\tb"), ["train"]
+    )
+    parse, _, append = STEPS
+    task = seqio.Task("reading_text", source, FEATURES, [parse, append])
+    with pytest.raises(UserError) as told:
+        reading.check_records([task], "train")
+    assert str(told.value).endswith(
+        ", in the preprocessor append_eos_after_trim: 'inputs' is text there: tokenize it before, "
+        "if the step wants tokens"
+    )
+
+
 def test_a_long_record_is_cut(tmp_path, register):
     (tmp_path / "1.tsv").write_text("x" * 1000 + "\n")
     register(seqio.TextLineDataSource({"train": f"{tmp_path}/1.tsv"}))

@@ -165,9 +165,11 @@ def test_what_is_in_force_is_said():
     [(0, 0, "the run's step", 0.1, 0), (21, 379, "the optimizer's step, 379 ahead of", 0.05, 400)],
 )
 def test_the_schedule_its_counter_and_the_first_rate_are_said(step, offset, by, rate, first):
-    line = describe_optimizer(Adafactor(rsqrt(warmup_steps=100)), step, offset)
+    of_run = Adafactor(rsqrt(warmup_steps=100)), step, offset
+    line = describe_optimizer(*of_run, train_steps=22)
     assert line.startswith(f"learning rate: rsqrt(warmup_steps=100, scale=1.0) of {by}")
     assert line.endswith(f": {rate} at the first update (step {first})")
+    assert describe_optimizer(*of_run, train_steps=step).endswith("; no step is left")
 
 
 @pytest.mark.parametrize("factor, cut", [(8.0, False), (8.5, True), (20.0, True)])

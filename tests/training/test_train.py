@@ -517,13 +517,6 @@ def test_counts_are_checked_before_anything_is_made(tmp_path, name, value):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_period_of_kept_checkpoints_must_be_one_at_which_they_are_made(tmp_path):
-    message = "train.keep_period=4 is no multiple of train.checkpoint_period=3: checkpoints are"
-    with pytest.raises(UserError, match=message):
-        pretrain(tmp_path / "run", **{"train.keep_period": 4})
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.fixture(scope="module")
 def finetuned(whole, tmp_path_factory):
     """A fine-tuning of `whole` with decoded metrics, which takes its model from there."""
