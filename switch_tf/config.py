@@ -367,4 +367,13 @@ def _one_line(where: str):
         if in_user_code := user_code.place_of(error):
             raise UserError(f"{where}: {re.split(_GIN_PLACE, in_user_code)[0].strip()}") from error
         lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"{where}: {lines[0].strip()}") from error
+        raise UserError(
+            f"{where}: {lines[0].strip().removesuffix('.')}{_nearest_of_gin(lines[0])}"
+        ) from error
+
+
+def _nearest_of_gin(line: str) -> str:
+    """Names like the one that gin does not know, for the end of an error; may be empty."""
+    unknown = re.search(r"No configurable matching '([^']+)'", line)
+    known = (selector.rpartition(".")[2] for selector, _ in gin.config._REGISTRY.items())
+    return gin_files.nearest(unknown[1].rpartition(".")[2], known) if unknown else ""

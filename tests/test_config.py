@@ -281,7 +281,10 @@ def test_load_sets_what_the_users_own_module_declares(project, caplog):
     )
     with pytest.raises(UserError) as caught:
         config.load(["run.gin"], ["users_funktion.c=1"])
-    assert str(caught.value).startswith("--gin.users_funktion.c=1: No configurable matching")
+    assert str(caught.value) == (
+        "--gin.users_funktion.c=1: No configurable matching 'users_funktion'; nearest: "
+        "users_function"
+    )
 
 
 def test_a_name_that_only_gin_looks_up_is_one_line(project):

@@ -16,6 +16,9 @@ from switch_tf.data.batch_shape import check_batch, check_parts
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import vocabulary_path
 
+# What a command's files set -> the command.
+_COMMANDS = {"train": "train", "evaluate": "eval"}
+
 
 def check_files(
     files: Sequence[str], bindings: Sequence[str], needs: Sequence[str], run_file: str
@@ -33,8 +36,12 @@ def check_files(
     bound, referred = config.names(files, bindings)
     for name in needs:
         if name not in bound:
+            owners = {parameter.partition(".")[0] for parameter in bound}
+            others = [_COMMANDS[o] for o in owners & _COMMANDS.keys() - {name.partition(".")[0]}]
+            hint = f"; those given are for switch-tf {others[0]}" if others else ""
             raise UserError(
-                f"no --gin_file sets {name}: add --gin_file=runs/{run_file}, or another of gin/runs"
+                f"no --gin_file sets {name}: add --gin_file=runs/{run_file}, or another of "
+                f"gin/runs{hint}"
             )
     model = configurables.MODEL
     if model in referred and f"{model}.d_model" not in bound:

@@ -9,6 +9,7 @@ from switch_tf import config, rules, runtime
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.errors import UserError
 from switch_tf.stages import importing, telling
+from switch_tf.tasks.vocabulary import vocabulary_path
 
 _DEFAULT_LENGTHS = {"inputs": 128, "targets": 36}
 _STATISTICS_EXAMPLES = 1_000
@@ -28,7 +29,9 @@ def main(argv: Sequence[str]) -> None:
     bindings, rest = split_gin_args(argv)
     args = _parser().parse_args(rest)
     _check(args)
-    config.precheck(args.gin_file, bindings)
+    given = config.precheck(args.gin_file, bindings)
+    if args.train_vocabulary is not None:
+        vocabulary_path.check_new(given.get(vocabulary_path.SETTING))
     with importing("starting TensorFlow"):
         runtime.start()
         config.load(args.gin_file, bindings)

@@ -13,7 +13,7 @@ from switch_tf import config, rules, storage
 from switch_tf.data import availability, records, skipping
 from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.errors import UserError
-from switch_tf.tasks.vocabulary import t5
+from switch_tf.tasks.vocabulary import t5, vocabulary_path
 
 SPLIT = "train"
 # Maximum number of a task's files to read, because opening one may take a tenth of a second.
@@ -42,14 +42,8 @@ def train(
     if size < 1:
         raise UserError(f"a vocabulary cannot have {size} pieces: give a number, such as 8000")
     path = config.macro("VOCABULARY_PATH", None, annotation=rules.Path)
-    if not isinstance(path, str):
-        raise UserError(
-            "VOCABULARY_PATH is not set: give --gin.VOCABULARY_PATH=\"'PATH'\", the path to write "
-            "the vocabulary to"
-        )
-    path = storage.local_path("VOCABULARY_PATH", path)
-    if path.exists():
-        raise UserError(f"VOCABULARY_PATH='{path}' already exists: give another path, or remove it")
+    vocabulary_path.check_new(path)
+    path = storage.local_path(vocabulary_path.SETTING, path)
     tasks = [task for task in seqio.get_subtasks(provider) if SPLIT in task.splits]
     if not tasks:
         raise UserError(f"'{provider.name}' has no split '{SPLIT}' to train a vocabulary on")

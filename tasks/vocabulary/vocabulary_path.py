@@ -20,6 +20,21 @@ MEND = (
 )
 
 
+def check_new(path: object) -> None:
+    """Checks that a vocabulary can be made at a path.
+
+    Raises:
+      UserError: none is given, or something is there.
+    """
+    if not isinstance(path, str):
+        raise UserError(
+            f"{SETTING} is not set: give --gin.{SETTING}=\"'PATH'\", the path to write the "
+            "vocabulary to"
+        )
+    if storage.local_path(SETTING, path).exists():
+        raise UserError(f"{SETTING}='{path}' already exists: give another path, or remove it")
+
+
 def check(path: object) -> str:
     """Checks a vocabulary's path, and expands ~ to the home folder.
 

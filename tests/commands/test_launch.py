@@ -280,6 +280,15 @@ def test_a_mesh_beyond_the_machine_is_told_before_what_it_does_not_divide():
     assert "MESH_SHAPE has 4096 devices, too many CPU devices for" in done.stderr
 
 
+def test_files_of_another_command_are_told():
+    done = run_without_tensorflow("train", MODEL, "--gin_file=runs/eval.gin", DIR)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "switch-tf: error: no --gin_file sets train.train_steps: add --gin_file=runs/pretrain.gin, "
+        "or another of gin/runs; those given are for switch-tf eval\n"
+    )
+
+
 def test_a_module_that_is_named_as_a_file_is_told_its_name():
     flags = [MODEL, PRETRAIN, DIR, "--gin.MIXTURE_OR_TASK_MODULE='my/tasks.py'"]
     done = run_without_tensorflow("train", *flags)

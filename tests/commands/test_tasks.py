@@ -256,6 +256,10 @@ def test_tasks_of_a_module_of_the_users_own_are_found(shown, refused, tmp_path, 
             "task 'command_first' has its own vocabulary for 'inputs', a ByteVocabulary, so .*",
         ),
         (
+            [LOCAL_TEXT, "--train_vocabulary=40", f"--gin.VOCABULARY_PATH='{__file__}'"],
+            f"VOCABULARY_PATH='{re.escape(__file__)}' already exists: give another path, or .*",
+        ),
+        (
             [LOCAL_TEXT, "--train_vocabulary=0", "--gin.VOCABULARY_PATH='v'"],
             "a vocabulary cannot have 0 pieces: give a number, such as 8000",
         ),
