@@ -105,7 +105,7 @@ MAKERS = [Plain, Slots, Data, closure, nested, default, keyword_default, mapped,
         (seqio.ByteVocabulary(), seqio.ByteVocabulary(5)),
         (re.compile("a"), re.compile("b")),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_whatever_a_function_or_an_object_holds_is_a_difference(make, one, other):
     assert described(make(one)) == described(make(one)) != described(make(other))
