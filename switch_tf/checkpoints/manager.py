@@ -15,6 +15,7 @@ from switch_tf.checkpoints import contents, tensor_files
 from switch_tf.checkpoints.model_dir import (
     ModelDir,
     data_prefix,
+    notes_path,
     state_prefix,
     write_as_chief,
     writing,
@@ -42,6 +43,7 @@ class Checkpoints:
     Attributes:
       path: their folder.
       protected: steps whose checkpoints are kept beyond the newest.
+      notes: what else a run keeps with each checkpoint, as JSON can hold it; a restored one's.
       optimizer_offset: the optimizer's step minus the run's: 0, or the optimizer step of
         the initial checkpoint if the run restored its optimizer from there.
 
@@ -70,6 +72,7 @@ class Checkpoints:
         self._data = tf.train.Checkpoint(iterator=iterator)
         self._is_cached = isinstance(iterator, tf.train.experimental.PythonState)
         self.protected: Collection[int] = ()
+        self.notes: dict = {}
         self.optimizer_offset = 0
         with self._disk_errors():
             if runtime.is_chief():
@@ -106,6 +109,8 @@ class Checkpoints:
                     with mesh_lib.host():
                         self._data.write(data_prefix(folder))
                 write_as_chief(self._dir.config, self._config())
+                if self.notes:
+                    write_as_chief(notes_path(folder), self.notes)
                 tensor_files.write(state_prefix(folder), self._tensors(step))
         self.prune()
 
@@ -154,6 +159,29 @@ class Checkpoints:
             )
         return None
 
+    def go_back(self, step: int) -> int:
+        """Restores the newest readable checkpoint up to a step, and removes those behind it.
+
+        Returns:
+          Its step.
+
+        Raises:
+          UserError: there is none.
+        """
+        there = self._steps()
+        for found in reversed([s for s in there if s <= step]):
+            if agreement.any_of("a checkpoint is damaged", self._restore(found) is not None):
+                continue
+            with self._disk_errors():
+                for later in there[there.index(found) + 1 :] if runtime.is_chief() else ():
+                    storage.remove_folder(self._dir.checkpoint(later))
+            agreement.barrier("later checkpoints are removed")
+            return found
+        raise UserError(
+            f"no checkpoint of step {step:,} or before in {self._dir.path} to go back to: lower "
+            "CHECKPOINT_PERIOD or BadSteps.back_steps, or keep more by train.keep_checkpoints"
+        )
+
     def _restore(self, step: int) -> str | None:
         """Restores a checkpoint, and sets `optimizer_offset`; returns what is damaged, if anything.
 
@@ -179,6 +207,8 @@ class Checkpoints:
                 ) from error
             return storage.first_line(error)
         self.optimizer_offset = offset
+        notes = notes_path(path)
+        self.notes = json.loads(storage.read_text(notes)) if storage.exists(notes) else {}
         return None
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:

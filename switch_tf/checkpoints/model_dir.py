@@ -1,6 +1,7 @@
 """The layout of a MODEL_DIR; local ones can be inspected before TensorFlow starts.
 
-    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data
+    checkpoint_<step>/           `state.*`, the tensors; `data.*`, the position in the data;
+                                 `notes.json`, if there are: the last losses, bad steps so far
     checkpoint_<step>.partial/   a checkpoint being written, or whose writing was interrupted
     checkpoint_<step>.damaged/   a checkpoint that could not be read
     config.gin                   the operative configuration, as of the last save
@@ -15,6 +16,7 @@
     predictions/                 <split>_<step>/<task>.jsonl, of the evaluations of training
     evaluations/                 <task>_<split>_<step>.json, and predictions, of `switch-tf eval`:
                                  outside the checkpoints, which do not stay
+    bad_steps/step_<step>.npz    the batches of bad steps; see `BadSteps`
     in_use                       the process that trains, until it ends; see `lock`
     settings.json, log.txt,      settings and output of a run started by `switch-tf reproduce`,
     sittings.jsonl               and how long each of its processes took
@@ -76,6 +78,10 @@ class ModelDir:
     def predictions(self, split: str, step: int) -> str:
         """Path of the folder for the predictions of one evaluation."""
         return os.path.join(self.path, "predictions", f"{_in_a_name(split)}_{step}")
+
+    def bad_step(self, step: int) -> str:
+        """Path of the file for the batch of a bad step."""
+        return os.path.join(self.path, "bad_steps", f"step_{step}.npz")
 
     def steps(self) -> list[int]:
         """The steps of all whole checkpoints, ascending."""
@@ -194,6 +200,11 @@ def is_checkpoint(folder: str) -> bool:
 def state_prefix(folder: str) -> str:
     """The `tensor_files` prefix of a checkpoint's tensors."""
     return os.path.join(folder, "state")
+
+
+def notes_path(folder: str) -> str:
+    """The path of what a run notes with a checkpoint, if there is something to note."""
+    return os.path.join(folder, "notes.json")
 
 
 def data_prefix(folder: str) -> str:

@@ -44,6 +44,16 @@ class Feed:
         with mesh_lib.host():
             self.iterator = iter(dataset)
 
+    def skip(self, batches: int) -> None:
+        """Passes over the next batches.
+
+        Raises:
+          UserError: see `next`.
+        """
+        with mesh_lib.host(), user_errors(self._what):
+            for _ in range(batches):
+                next(self.iterator)
+
     def next(self) -> dict:
         """The next batch: feature name -> int32 DTensor [batch, length].
 

@@ -98,6 +98,10 @@ class PeriodicEvaluation:
         if self._evaluations:
             best.write(self._dir.path, self._peaks(), self._dir.steps() if ended else self.kept)
 
+    def rewind(self) -> None:
+        """Forgets the evaluations that the log has dropped."""
+        self._rank(self._dir.steps())
+
     def _rank(self, there: list[int]) -> None:
         """Sets `stops_early` and, among the steps whose checkpoints can be kept, `kept`."""
         settings = self._settings

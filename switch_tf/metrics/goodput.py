@@ -21,8 +21,9 @@ class Goodput:
     """Adds up seconds of wall time by kind.
 
     `start` is everything before the first step of a process, `compiling` that step, `input` the
-    waits for batches, `lost` the steps that a restart makes again, and `other` what remains, such
-    as writing the log. The time between two processes of a run is not known, and not counted.
+    waits for batches, `lost` the steps that are made again after a restart or a bad step, and
+    `other` what remains, such as writing the log. The time between two processes of a run is not
+    known, and not counted.
 
     Args:
       clock: returns seconds; setting the machine's clock must not change them.
@@ -43,6 +44,11 @@ class Goodput:
         for kind in KINDS:
             self._seconds[kind] += float(earlier.get(kind, 0.0))
         self._seconds[LOST] += lost
+
+    def lose(self, seconds: float) -> None:
+        """Counts seconds of steps as lost, which are made again."""
+        self._seconds[STEPS] -= seconds
+        self._seconds[LOST] += seconds
 
     def started(self) -> None:
         """Ends the time before the first step."""

@@ -16,6 +16,7 @@ from switch_tf.metrics.means import Means
 from switch_tf.rules import Count, configurable
 
 _TRAIN, _EVALUATION, _DATA, _GOODPUT = "train", "evaluation", "data", "goodput"
+_BAD_STEP = "bad_step"
 # Fields of a record other than its metrics.
 KEYS = frozenset(("step", "kind", "task", "split"))
 # Seconds between two writes of new records to a remote file system.
@@ -82,19 +83,31 @@ class MetricsWriter:
         image_period: Count = 1000,
         others: Sequence[Callable[[str], ScalarWriter]] = (),
     ):
-        folder = ModelDir(model_dir)
+        self._folder = folder = ModelDir(model_dir)
         storage.make_folder(folder.path)
         self._log_period = log_period
         self._routing_period = routing_period
         self._image_period = image_period
         self._every = _REMOTE_EVERY if storage.is_remote(folder.path) else 0.0
+        self._others = others
+        self._is_chief = runtime.is_chief()
+        self._start(restored_step)
+
+    def _start(self, restored_step: int, keeps_data: bool = False) -> None:
+        """Starts writing behind a step.
+
+        Args:
+          restored_step: the step.
+          keeps_data: whether records of the data stay, which each process tells of anew.
+        """
+        folder = self._folder
         self._written = time.monotonic()
         self._means = Means()
         # Of the last step, and of the last record.
         self._step = self._logged = restored_step
         self._is_first = True
-        # Each process tells of its data anew.
-        old = [record for record in read_metrics(model_dir) if record["kind"] != _DATA]
+        every = read_metrics(folder.path)
+        old = [record for record in every if keeps_data or record["kind"] != _DATA]
         kept = [record for record in old if record["step"] <= restored_step]
         self.evaluations = [record for record in kept if record["kind"] == _EVALUATION]
         spent = [record for record in kept if record["kind"] == _GOODPUT]
@@ -104,7 +117,6 @@ class MetricsWriter:
             for record in old
             if record["kind"] == _TRAIN and record["step"] > restored_step
         )
-        self._is_chief = runtime.is_chief()
         if not self._is_chief:
             return
         if len(kept) < len(old):
@@ -113,7 +125,7 @@ class MetricsWriter:
         storage.write_atomically(folder.metrics, text)
         self._records = storage.opened(folder.metrics, "a")
         self._events = Events(folder.events, restored_step)
-        self._writers = [self._events, *(make(folder.path) for make in others)]
+        self._writers = [self._events, *(make(folder.path) for make in self._others)]
 
     def evaluated(self, step: int, split: str = "validation") -> dict[str, set[str]]:
         """Task -> names of the metrics logged for its evaluation on a split at a step."""
@@ -196,6 +208,33 @@ class MetricsWriter:
         if self._is_chief:
             self._write_scalars(self._step, {f"data/{task}/{n}": v for n, v in figures.items()})
             self._record({"step": self._step, "kind": _DATA, "task": task} | figures)
+
+    def bad_step(self, step: int, bad: int, why: str, loss: float) -> None:
+        """Logs a bad step, at the step from which the run goes on.
+
+        Args:
+          step: number of steps of the run that stay.
+          bad: the number that the bad step had, or would have had.
+          why: what is bad about it.
+          loss: its loss.
+        """
+        if self._is_chief:
+            told = {"bad_step": bad, "why": why, "loss": loss}
+            self._record({"step": step, "kind": _BAD_STEP} | told)
+            self.flush()
+
+    def rewind(self, step: int) -> float:
+        """Drops what is logged of later steps, as a process that restores a step does.
+
+        Returns:
+          Seconds of the steps that are dropped.
+        """
+        if not self._is_chief:
+            self.evaluations = [r for r in self.evaluations if r["step"] <= step]
+            return 0.0
+        self.close()
+        self._start(step, keeps_data=True)
+        return self.lost_seconds
 
     def goodput(self, step: int, seconds: Mapping[str, float]) -> None:
         """Logs where the time went until a step: kind -> seconds; see `goodput.Goodput`."""

@@ -1,12 +1,17 @@
 """The training loop: step, log, save and evaluate, until the last step or a signal."""
 
 import contextlib
+import io
 import math
+import os
 import time
 
-from switch_tf import runtime
+import numpy as np
+
+from switch_tf import mesh as mesh_lib
+from switch_tf import runtime, storage
 from switch_tf.checkpoints.manager import Checkpoints
-from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.data.feed import Feed
 from switch_tf.errors import Interruption, UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
@@ -51,6 +56,8 @@ class TrainLoop:
         self._evaluation = evaluation
         self._goodput = goodput
         self._load_watch = LoadWatch()
+        self._bad_steps = train_step.bad_steps
+        self._bad_steps.restore(checkpoints.notes)
         self._is_first = True
 
     def run(self, train_steps: int, checkpoint_period: int) -> None:
@@ -143,6 +150,7 @@ class TrainLoop:
                 f"step {self.step} produced weights whose loss is {-nlp}: they are not saved, and "
                 + self._what_is_left()
             )
+        self._checkpoints.notes = self._bad_steps.state()
         with telling("saving a checkpoint", at_once=False), self._goodput.within("saving"):
             self._checkpoints.save(self.step)
         self._writer.goodput(self.step, self._goodput.seconds())
@@ -171,11 +179,14 @@ class TrainLoop:
             self._is_first = False
         with stage:
             batch = self._next(before)
-            metrics = self._train_step(batch, self.step)
+            metrics = self._train_step(batch, self.step, self._bad_steps.fault)
         seconds = time.perf_counter() - started
         self._goodput.add("input", self._feed.wait_seconds)
         self._goodput.add(kind, seconds - self._feed.wait_seconds)
-        self._check_finite(metrics)
+        why = metrics.get("skipped") or self._bad_steps.fault(metrics["loss"])
+        if why:
+            return before if self._pass_over(why, batch, metrics, progress) else None
+        self._bad_steps.passed(metrics["loss"])
         self.step += 1
         rates = {
             "tokens_per_second": sum(self._feed.tokens) / seconds,
@@ -189,19 +200,61 @@ class TrainLoop:
             progress.say(f"step {self.step}  {warning}")
         return batch
 
-    def _check_finite(self, metrics) -> None:
+    def _pass_over(self, why: str, batch, metrics, progress) -> bool:
+        """Does about a bad step what its policy says; returns whether the weights are as before it.
+
+        Raises:
+          UserError: the run stops.
+        """
+        bad, settings = self.step + 1, self._bad_steps
+        settings.count += 1
+        kept = self._keep(batch, bad)
+        told = f"{why} at step {bad}{self._where(metrics)}; its batch is kept in {kept}"
+        if settings.stops():
+            raise UserError(f"{told}; {self._what_is_left()}")
+        if settings.policy == "skip":
+            # The schedule goes on, as do data and noise.
+            self.step = bad
+            how = "its update is left out"
+        else:
+            self._go_back(bad)
+            how = f"back to step {self.step}, and on behind that batch"
+        self._writer.bad_step(self.step, bad, why, metrics["loss"])
+        progress.say(f"{told}; {how} ({settings.count} so far)")
+        return settings.policy == "skip"
+
+    def _go_back(self, bad: int) -> None:
+        """Restores an earlier step, and passes over the batches since, up to that of a bad step."""
+        self._writer.flush()
+        self.step = self._checkpoints.go_back(bad - self._bad_steps.back_steps)
+        self._feed.skip(bad - self.step)
+        self._bad_steps.restore(self._checkpoints.notes, keeps_count=True)
+        self._goodput.lose(self._writer.rewind(self.step))
+        self._evaluation.rewind()
+        self._checkpoints.protected = self._evaluation.kept
+
+    def _keep(self, batch, step: int) -> str:
+        """Writes the batch of a bad step to a file; returns its path."""
+        path = ModelDir(self._checkpoints.path).bad_step(step)
+        arrays = {name: mesh_lib.to_numpy(value) for name, value in batch.items()}
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        if runtime.is_chief():
+            storage.make_folder(os.path.dirname(path))
+        write_as_chief(path, content.getvalue())
+        return path
+
+    def _where(self, metrics) -> str:
+        """Where the first value that is not finite is, if there is one."""
         if math.isfinite(metrics["loss"]):
-            return
+            return ""
         first = metrics["not_finite"][0] if metrics["not_finite"] else "the loss itself"
         logits = {name: layer["max_logit"] for name, layer in metrics["routing"].items()}
         largest = ""
         if logits:
             name = max(logits, key=lambda layer: _order(logits[layer]))
             largest = f"; largest router logit {logits[name]:.3g} in {name}"
-        raise UserError(
-            f"loss is {metrics['loss']} at step {self.step + 1}; first non-finite value: "
-            f"{first}{largest}; {self._what_is_left()}"
-        )
+        return f"; first non-finite value: {first}{largest}"
 
     def _what_is_left(self) -> str:
         """What a loss that is not finite leaves, and what to do."""

@@ -57,6 +57,15 @@ class Microbatches:
         for total, gradient in zip(self.sums, gradients, strict=True):
             total.assign_add(tf.cast(tf.convert_to_tensor(gradient), tf.float32), read_value=False)
 
+    def are_finite(self) -> tf.Tensor:
+        """Whether all sums are finite, bool scalar."""
+        sizes = [tf.reduce_sum(tf.abs(total.read_value())) for total in self.sums]
+        return tf.math.is_finite(tf.add_n(sizes))
+
+    def drop(self) -> None:
+        """Resets the sums to zero."""
+        self.take()
+
     def take(self) -> list[tf.Tensor]:
         """Returns the sums and resets them to zero."""
         values = [tf.identity(total.read_value()) for total in self.sums]

@@ -7,6 +7,7 @@ import pytest
 from switch_tf.errors import UserError
 from switch_tf.metrics.goodput import Goodput
 from switch_tf.training import loop
+from switch_tf.training.bad_steps import BadSteps
 
 METRICS = {"loss": 1.0, "routing": {}, "not_finite": []}
 
@@ -18,8 +19,8 @@ def run(monkeypatch, batches, step=7):
     evaluation = mock.Mock(kept=set(), stops_early=False)
     evaluation.is_due.return_value = False
     evaluation.nlp.return_value = -1.0
-    checkpoints = mock.Mock(path="folder")
-    train_step = mock.Mock(return_value=METRICS)
+    checkpoints = mock.Mock(path="folder", notes={})
+    train_step = mock.Mock(return_value=METRICS, bad_steps=BadSteps())
     others = mock.Mock(), evaluation, Goodput()
     runs = loop.TrainLoop(step, train_step, feed, checkpoints, *others)
     try:

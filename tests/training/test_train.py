@@ -466,7 +466,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_checkpoint(tmp_p
     told = re.match(
         r"loss is (nan|inf) at step (\d+); first non-finite value: "
         r"model/(embedding|\w+/layer_0|\w+/norm); "
-        r"largest router logit \S+ in model/\S+; the last checkpoint in \S+ is untouched: "
+        r"largest router logit \S+ in model/\S+; its batch is kept in \S+/bad_steps/step_\d+.npz; "
+        r"the last checkpoint in \S+ is untouched: "
         r"lower the learning rate\n",
         str(caught.value),
     )
