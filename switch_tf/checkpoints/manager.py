@@ -21,6 +21,7 @@ from switch_tf.checkpoints.model_dir import (
     writing,
 )
 from switch_tf.checkpoints.restore import DAMAGED, PASSING
+from switch_tf.data import stamps
 from switch_tf.errors import UserError
 from switch_tf.hosts import agreement
 
@@ -39,6 +40,7 @@ class Checkpoints:
       iterator: the iterator of the training data, whose position is saved.
       config: returns the operative gin config, saved next to the checkpoints as `config.gin`.
       keep_period: those of its multiples are kept, too; None for none.
+      files: the files of the data; see `stamps.stamps`.
 
     Attributes:
       path: their folder.
@@ -60,11 +62,13 @@ class Checkpoints:
         iterator,
         config: Callable[[], str],
         keep_period: int | None = None,
+        files: Mapping[str, list] = {},
     ):
         self._dir = ModelDir(model_dir)
         self.path = self._dir.path
         self._keep = keep
         self._keep_period = keep_period
+        self._files = {"files": dict(files)} if files else {}
         self._model = model
         self._optimizer = optimizer
         self._config = config
@@ -109,8 +113,8 @@ class Checkpoints:
                     with mesh_lib.host():
                         self._data.write(data_prefix(folder))
                 write_as_chief(self._dir.config, self._config())
-                if self.notes:
-                    write_as_chief(notes_path(folder), self.notes)
+                if notes := self.notes | self._files:
+                    write_as_chief(notes_path(folder), notes)
                 tensor_files.write(state_prefix(folder), self._tensors(step))
         self.prune()
 
@@ -193,6 +197,7 @@ class Checkpoints:
             contents.check_model(path, self._model)
             contents.check_optimizer(path, self._optimizer, _OTHER_RUN, all_saved=True)
             offset = contents.saved_optimizer_step(path) - step
+            notes = self._notes(path)
             tensor_files.read(state_prefix(path), self._variables)
             self._check_order(path)
             with mesh_lib.host():
@@ -207,9 +212,27 @@ class Checkpoints:
                 ) from error
             return storage.first_line(error)
         self.optimizer_offset = offset
-        notes = notes_path(path)
-        self.notes = json.loads(storage.read_text(notes)) if storage.exists(notes) else {}
+        self.notes = notes
         return None
+
+    def _notes(self, path: str) -> dict:
+        """What a checkpoint notes, whose files must be those of this run.
+
+        Raises:
+          UserError: they have changed, so that its position in the data means nothing.
+        """
+        file = notes_path(path)
+        notes = json.loads(storage.read_text(file)) if storage.exists(file) else {}
+        before = notes.pop("files", {})
+        changed = list(stamps.changes(before, self._files.get("files", {}))) if before else []
+        if changed:
+            more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
+            raise UserError(
+                f"data have changed since checkpoint '{path}' was saved, so that its position in "
+                f"them means nothing: {changed[0]}{more}: put the old ones back, or use "
+                f"{_OTHER_RUN}"
+            )
+        return notes
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         """Renames damaged checkpoints, and tells of it.

@@ -57,6 +57,17 @@ def check_files(
         )
 
 
+def check_commands(files: Sequence[str]) -> None:
+    """Checks that no gin file of a training is one of an evaluation.
+
+    Raises:
+      UserError: one is.
+    """
+    for file in files:
+        if any(name == "evaluate" for _, name, _ in gin_files.read([file], []).bindings):
+            raise UserError(f"--gin_file={file} is for switch-tf eval: leave it out")
+
+
 def check_paths(given: config.Values, trains: bool) -> None:
     """Checks that local folders and the vocabulary, which a run will read, exist.
 

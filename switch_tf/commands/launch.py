@@ -120,6 +120,8 @@ def check(
     if not trains:
         there = gin_files.read(args.gin_file, bindings).macros
         bindings += [f"{name}={value!r}" for name, value in _OF_TRAINING.items() if name in there]
+    if trains:
+        checks.check_commands(args.gin_file)
     # Checked first, or the error would be about a macro that the missing file sets.
     checks.check_files(args.gin_file, bindings, needs, run_file)
     given = config.precheck(args.gin_file, bindings)

@@ -11,6 +11,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.ordered import OrderedBatches
 from switch_tf.data.reading import TaskSplit, user_errors
+from switch_tf.data.stamps import stamps
 
 
 class Feed:
@@ -28,6 +29,7 @@ class Feed:
     Attributes:
       iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
       wait_seconds: time that the last `next` waited for the host's data.
+      files: what is read, as far as it is known; see `stamps.stamps`.
       tokens: (input tokens, target tokens) in the last batch, excluding padding.
     """
 
@@ -41,7 +43,10 @@ class Feed:
         self._what = what
         self.wait_seconds = 0.0
         self.tokens = (0, 0)
+        self.files: dict[str, list] = {}
         with mesh_lib.host():
+            if isinstance(what, TaskSplit) and not what.is_cached:
+                self.files = stamps(what.tasks(), what.split)
             self.iterator = iter(dataset)
 
     def skip(self, batches: int) -> None:

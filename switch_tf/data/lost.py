@@ -23,7 +23,7 @@ from switch_tf.errors import UserError
 # Examples whose lengths are counted: of a task, and of all tasks together.
 _SAMPLE_OF_TASK, _SAMPLE = 1000, 10_000
 # Keys in `untrimmed_lengths`.
-BEYOND, ENDLESS = "beyond_sentinels", "endless"
+BEYOND, ENDLESS, EMPTY = "beyond_sentinels", "endless", "empty"
 # Characters that a message names.
 _FEW = 3
 
@@ -39,6 +39,7 @@ class Lost(NamedTuple):
         vocabulary's unknown token: text that the vocabulary lacks pieces for.
       lacking: the characters that most often become it, where the texts are kept.
       endless: share of the examples whose targets lack the end of sequence that they should have.
+      empty: share of the examples whose targets are nothing else.
     """
 
     examples: int
@@ -48,6 +49,7 @@ class Lost(NamedTuple):
     unknown_targets: float = 0.0
     lacking: tuple[str, ...] = ()
     endless: float = 0.0
+    empty: float = 0.0
 
     def figures(self) -> dict[str, float]:
         """The shares as they are logged."""
@@ -99,6 +101,8 @@ def lines(found: Mapping[str, Lost]) -> Iterator[str]:
                 f"{task}: {lost.endless:.1%} of targets lack the end of sequence, so that a model "
                 f"does not learn where to stop: add seqio.preprocessors.append_eos_after_trim {of}"
             )
+        if lost.empty:
+            yield f"{task}: {lost.empty:.1%} of targets are empty {of}"
 
 
 def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
@@ -108,10 +112,11 @@ def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
     )
     total = 0
     tokens, longer, unknown = (dict.fromkeys(TASK_FEATURES, 0) for _ in range(3))
-    lacking, endless = collections.Counter(), 0
+    lacking, endless, empty = collections.Counter(), 0, 0
     for batch in dataset.take(examples).batch(examples).as_numpy_iterator():
         total += len(batch[TASK_FEATURES[0]])
         endless += int(batch[ENDLESS].sum())
+        empty += int(batch[EMPTY].sum())
         check_sentinels(task.name, batch[BEYOND])
         for name in TASK_FEATURES:
             tokens[name] += int(batch[name].sum())
@@ -122,7 +127,7 @@ def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
     truncated = (longer[name] / max(total, 1) for name in TASK_FEATURES)
     shares = (unknown[name] / max(tokens[name], 1) for name in TASK_FEATURES)
     few = tuple(character for character, _ in lacking.most_common(_FEW))
-    return Lost(total, *truncated, *shares, few, endless / max(total, 1))
+    return Lost(total, *truncated, *shares, few, endless / max(total, 1), empty / max(total, 1))
 
 
 def _unknown_characters(texts: Iterable[bytes], vocabulary: seqio.Vocabulary) -> Iterator[str]:
@@ -139,6 +144,12 @@ def _is_endless(targets: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
     if not feature.add_eos or end is None:
         return tf.constant(False)
     return tf.reduce_all(tf.cast(targets, tf.int64) != end)
+
+
+def _is_empty(targets: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:
+    end = feature.vocabulary.eos_id
+    tokens = tf.cast(targets, tf.int64)
+    return tf.reduce_all(tokens == (0 if end is None else end))
 
 
 def is_beyond_sentinels(example: Mapping, features: Mapping[str, seqio.Feature]) -> tf.Tensor:
@@ -221,7 +232,8 @@ def untrimmed_lengths(
       A dataset of feature -> its number of tokens, and `unknown_of` the feature -> how many of them
       are the vocabulary's unknown token. If they are wanted and SeqIO keeps texts, `_text_of` the
       feature -> the text if it has such tokens, else an empty one. Also `BEYOND` -> see
-      `is_beyond_sentinels`, and `ENDLESS` -> whether the targets lack an end of sequence.
+      `is_beyond_sentinels`, and `ENDLESS`, `EMPTY` -> whether the targets lack an end
+      of sequence, or are nothing else.
 
     Raises:
       UserError: see `check_features`.
@@ -250,6 +262,7 @@ def untrimmed_lengths(
         others = {
             BEYOND: is_beyond_sentinels(example, task.output_features),
             ENDLESS: _is_endless(example["targets"], task.output_features["targets"]),
+            EMPTY: _is_empty(example["targets"], task.output_features["targets"]),
         }
         return sizes | {unknown_of(name): n for name, n in numbers.items()} | texts | others
 

@@ -17,6 +17,7 @@ import switch_tf
 from switch_tf import config, runtime, storage
 from switch_tf.data.described import described, digest
 from switch_tf.data.skipping import bad_data
+from switch_tf.data.stamps import files_of
 from switch_tf.errors import UserError
 
 FILE = "made_with.json"
@@ -150,14 +151,8 @@ def _changed_files(task: seqio.Task, split: str, before: Mapping) -> Iterator[st
 
 def _stamps(source: seqio.DataSource, split: str) -> list[list]:
     """Path, size and time of each file of a split; of other sources, nothing."""
-    if hasattr(source, "paths"):
-        paths = source.paths(split)
-    elif isinstance(source, seqio.FileDataSource):
-        paths = source.list_shards(split)
-    else:
-        paths = []
     found = []
-    for path in filter(storage.exists, paths):
+    for path in files_of(source, split):
         stat = tf.io.gfile.stat(path)
         # A folder's time changes with any file in it.
         found.append([path, *((0, 0) if stat.is_directory else (stat.length, stat.mtime_nsec))])

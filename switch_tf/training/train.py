@@ -97,7 +97,7 @@ def train(
         optimizer = setup.optimizer()
         train_step = build_step(made, optimizer, seed, distillation)
         saved = keep_checkpoints, made.model, optimizer, feed.iterator, config.operative_config
-        checkpoints = Checkpoints(model_dir, *saved, keep_period)
+        checkpoints = Checkpoints(model_dir, *saved, keep_period, feed.files)
         others = optimizer, restore_optimizer, initial_checkpoint_fresh, initial_checkpoint_skipped
         initial = initial_checkpoint_path, made.model, *others
         step, restored = _restore(checkpoints, train_step, *initial)

@@ -6,7 +6,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from switch_tf.data.lost import BEYOND, ENDLESS, check_sentinels, unknown_of, untrimmed_lengths
+from switch_tf.data.lost import (
+    BEYOND,
+    EMPTY,
+    ENDLESS,
+    check_sentinels,
+    unknown_of,
+    untrimmed_lengths,
+)
 from switch_tf.errors import UserError
 
 Row = tuple[str, ...]
@@ -47,7 +54,7 @@ def untrimmed(
     if not found:
         raise UserError(f"'{provider.name}', split '{split}', has no examples")
     check_sentinels(provider.name, [example[BEYOND] for example in found])
-    keys = [key for key in found[0] if key not in (BEYOND, ENDLESS)]
+    keys = [key for key in found[0] if key not in (BEYOND, ENDLESS, EMPTY)]
     return {key: np.array([example[key] for example in found], np.int64) for key in keys}
 
 

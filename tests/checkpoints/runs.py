@@ -33,7 +33,15 @@ def fill(slots):
 
 
 def small_run(
-    folder, value=0.0, keep=3, beta1=0.0, dataset=None, config=str, keep_period=None, **more
+    folder,
+    value=0.0,
+    keep=3,
+    beta1=0.0,
+    dataset=None,
+    config=str,
+    keep_period=None,
+    files=(),
+    **more,
 ):
     """A run whose weights, `wi` and `more`, are all of one value."""
     shapes = {"wi": (4, 3)} | more
@@ -45,7 +53,7 @@ def small_run(
     optimizer = Adafactor(constant(0.1), beta1=beta1)
     optimizer.build(weights)
     iterator = iter(numbers() if dataset is None else dataset)
-    run = Checkpoints(str(folder), keep, model, optimizer, iterator, config, keep_period)
+    run = Checkpoints(str(folder), keep, model, optimizer, iterator, config, keep_period, files)
     return types.SimpleNamespace(
         model=model, optimizer=optimizer, iterator=iterator, checkpoints=run, weights=weights
     )

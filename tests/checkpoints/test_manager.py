@@ -273,6 +273,28 @@ def test_protected_checkpoints_are_kept_beside_the_newest(tmp_path):
     assert ModelDir(str(tmp_path)).steps() == [4, 5]
 
 
+def test_a_run_whose_data_have_changed_is_not_resumed(tmp_path):
+    files = {"a.tsv": [6, "digest"], "b.tsv": [7, None]}
+    small_run(tmp_path, files=files).checkpoints.save(1)
+    assert small_run(tmp_path, files=files).checkpoints.restore_latest() == 1
+    changed = small_run(tmp_path, files=files | {"a.tsv": [6, "other"], "b.tsv": [8, None]})
+    assert line_of(changed.checkpoints.restore_latest) == (
+        f"data have changed since checkpoint '{tmp_path}/checkpoint_1' was saved, so that its "
+        "position in them means nothing: a.tsv has another content of the same size and 1 more: "
+        "put the old ones back, or use another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
+    )
+    assert ModelDir(str(tmp_path)).steps() == [1]
+
+
+def test_what_is_noted_comes_back_with_a_checkpoint(tmp_path):
+    run = small_run(tmp_path, files={"a.tsv": [6, None]})
+    run.checkpoints.notes = {"losses": [1.5]}
+    run.checkpoints.save(1)
+    other = small_run(tmp_path, files={"a.tsv": [6, None]})
+    other.checkpoints.restore_latest()
+    assert other.checkpoints.notes == {"losses": [1.5]}
+
+
 def test_every_so_many_steps_a_checkpoint_stays(tmp_path):
     run = small_run(tmp_path, keep=1, keep_period=4)
     for step in range(2, 12, 2):

@@ -281,11 +281,19 @@ def test_a_mesh_beyond_the_machine_is_told_before_what_it_does_not_divide():
 
 
 def test_files_of_another_command_are_told():
-    done = run_without_tensorflow("train", MODEL, "--gin_file=runs/eval.gin", DIR)
+    done = run_without_tensorflow("eval", MODEL, PRETRAIN)
     assert done.returncode == 2
     assert done.stderr == (
-        "switch-tf: error: no --gin_file sets train.train_steps: add --gin_file=runs/pretrain.gin, "
-        "or another of gin/runs; those given are for switch-tf eval\n"
+        "switch-tf: error: no --gin_file sets evaluate.checkpoint_path: add "
+        "--gin_file=runs/eval.gin, or another of gin/runs; those given are for switch-tf train\n"
+    )
+
+
+def test_a_file_of_an_evaluation_beside_those_of_a_training_is_told():
+    done = run_without_tensorflow("train", MODEL, PRETRAIN, "--gin_file=runs/eval.gin", DIR)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "switch-tf: error: --gin_file=runs/eval.gin is for switch-tf eval: leave it out\n"
     )
 
 

@@ -87,6 +87,27 @@ def test_tokens_that_the_vocabulary_lacks_are_counted(monkeypatch):
     ]
 
 
+def test_empty_targets_are_told():
+    found = {"a": Lost(4, empty=0.25)}
+    assert list(lost.lines(found)) == ["a: 25.0% of targets are empty (of 4 examples)"]
+    data = task_data("lost_empty", LENGTHS, 2)
+    seqio.TaskRegistry.add(
+        "lost_empty",
+        source=seqio.FunctionDataSource(
+            lambda split, shuffle_files, seed=None: tf.data.Dataset.from_tensor_slices(
+                {"inputs": ["a", "b"], "targets": ["", "c"]}
+            ),
+            ["train"],
+        ),
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+        output_features=FEATURES,
+    )
+    try:
+        assert dict(lost.count(data)) == {"lost_empty": Lost(2, empty=0.5)}
+    finally:
+        seqio.TaskRegistry.remove("lost_empty")
+
+
 def test_more_spans_than_sentinels_are_found_where_no_function_of_t5_is_a_step():
     def masked(example):
         count = tf.strings.to_number(example["inputs"], tf.int32)

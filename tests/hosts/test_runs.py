@@ -3,11 +3,13 @@
 import functools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from switch_tf.hosts.local import free_addresses
 from switch_tf.metrics.writer import read_metrics
 from tests.training.test_train import FILES, RUN, SMALL, losses
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = SMALL | RUN | {"BATCH_SIZE": 8, "GROUPS_MULTIPLE": 4, "MESH_SHAPE": "batch:4"}
 
 
@@ -85,12 +88,23 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The MODEL_DIR of three steps of two hosts, and what each host said."""
-    folder, logs = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("logs")
+    """The MODEL_DIR of three steps of two hosts, by README's command, and what each host said."""
+    folder, place = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("place")
+    shown = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    (line,) = re.findall(r"^scripts/local_cluster.sh (\d .*)$", shown, re.MULTILINE)
     # The learning rate does not depend on how long a run is.
-    with Hosts(2, logs, command(folder, TRAIN_STEPS=3)) as hosts:
-        assert hosts.wait() == [0, 0], hosts.said()
-        return folder, hosts.said()
+    flags = command(folder, TRAIN_STEPS=3)[4:]
+    own = [flag for flag in flags if flag.startswith("--gin.")]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        [sys.executable, "-m", "switch_tf.hosts.local", *shlex.split(line), *own],
+        env=os.environ | {"PATH": path, "PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}"},
+        cwd=place,
+        check=True,
+        timeout=300,
+    )
+    logs = [place / f"runs/local_cluster/host_{index}.log" for index in (0, 1)]
+    return folder, [log.read_text() for log in logs]
 
 
 def test_two_hosts_have_the_losses_of_one(one, two):

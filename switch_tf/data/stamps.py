@@ -1,0 +1,69 @@
+"""The files that a run reads, so that one that resumes knows whether they are still the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+from switch_tf import storage
+
+# Of local files up to this many bytes together, the content counts.
+_READ_BYTES = 1 << 26
+
+
+def files_of(source, split: str) -> list[str]:
+    """The files that a source reads of a split; none of a source that does not tell them."""
+    import seqio
+
+    if hasattr(source, "paths"):
+        paths = source.paths(split)
+    elif isinstance(source, seqio.FileDataSource):
+        paths = source.list_shards(split)
+    else:
+        paths = []
+    return [str(path) for path in paths if storage.exists(path)]
+
+
+def stamps(tasks: Iterable, split: str) -> dict[str, list]:
+    """File -> its size, and a digest of its content, or None of large and remote ones.
+
+    The times of files are left out: who copies a file to another machine has another time.
+
+    Args:
+      tasks: `seqio.Task`s.
+      split: the split that is read; tasks without it are passed over.
+    """
+    import tensorflow as tf
+
+    there = [path for t in tasks if split in t.splits for path in files_of(t.source, split)]
+    stats = {path: tf.io.gfile.stat(path) for path in dict.fromkeys(there)}
+    sizes = {path: stat.length for path, stat in stats.items() if not stat.is_directory}
+    is_read = sum(sizes.values()) <= _READ_BYTES
+    found = {}
+    for path, size in sizes.items():
+        whole = is_read and not storage.is_remote(path)
+        found[path] = [size, _digest(path) if whole else None]
+    return found
+
+
+def _digest(path: str) -> str:
+    with storage.opened(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()[:16]
+
+
+def changes(before: Mapping[str, list], now: Mapping[str, list]) -> Iterator[str]:
+    """Yields what differs between two results of `stamps`, in words.
+
+    Files in other places, as on another machine, are compared in their order if there are as many.
+    """
+    if before.keys() != now.keys() and len(before) == len(now):
+        before = dict(zip(now, before.values(), strict=True))
+    for path, (size, content) in now.items():
+        if path not in before:
+            yield f"{path} is new"
+        elif before[path][0] != size:
+            yield f"{path} has {size:,} bytes, and had {before[path][0]:,}"
+        elif content and before[path][1] and content != before[path][1]:
+            yield f"{path} has another content of the same size"
+    for path in before.keys() - now.keys():
+        yield f"{path} is gone"
