@@ -9,6 +9,7 @@ line that names the file: never a traceback, and never less without a word.
 import argparse
 import dataclasses
 import functools
+import gc
 import gzip
 import io
 import json
@@ -658,6 +659,9 @@ def main(argv: list[str]) -> int:
                         print(f"{name}, --seed={number}: {type(one).__name__}: {one}", flush=True)
                         print(*getattr(one, "__notes__", ()), sep="\n", flush=True)
         number += 1
+        # What TensorFlow keeps of all pipelines would make each collection take longer.
+        gc.collect()
+        gc.freeze()
     for name in names:
         print(f"{name}: {tried.get(name, 0):,} contents, {'failed' if name in failed else 'clean'}")
     return len(failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 
 import numpy as np
@@ -29,7 +30,6 @@ class Feed:
     Attributes:
       iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
       wait_seconds: time that the last `next` waited for the host's data.
-      files: what is read, as far as it is known; see `stamps.stamps`.
       tokens: (input tokens, target tokens) in the last batch, excluding padding.
     """
 
@@ -43,11 +43,16 @@ class Feed:
         self._what = what
         self.wait_seconds = 0.0
         self.tokens = (0, 0)
-        self.files: dict[str, list] = {}
         with mesh_lib.host():
-            if isinstance(what, TaskSplit) and not what.is_cached:
-                self.files = stamps(what.tasks(), what.split)
             self.iterator = iter(dataset)
+
+    @functools.cached_property
+    def files(self) -> dict[str, list]:
+        """What is read, as far as it is known and not cached; see `stamps.stamps`."""
+        if not isinstance(self._what, TaskSplit) or self._what.is_cached:
+            return {}
+        with mesh_lib.host():
+            return stamps(self._what.tasks(), self._what.split)
 
     def skip(self, batches: int) -> None:
         """Passes over the next batches.

@@ -152,7 +152,7 @@ def _changed_files(task: seqio.Task, split: str, before: Mapping) -> Iterator[st
 def _stamps(source: seqio.DataSource, split: str) -> list[list]:
     """Path, size and time of each file of a split; of other sources, nothing."""
     found = []
-    for path in files_of(source, split):
+    for path in filter(storage.exists, files_of(source, split)):
         stat = tf.io.gfile.stat(path)
         # A folder's time changes with any file in it.
         found.append([path, *((0, 0) if stat.is_directory else (stat.length, stat.mtime_nsec))])

@@ -9,10 +9,12 @@ from switch_tf import storage
 
 # Of local files up to this many bytes together, the content counts.
 _READ_BYTES = 1 << 26
+# Of more remote files than these, the names alone count: each size may take a tenth of a second.
+_REMOTE_FILES = 20
 
 
 def files_of(source, split: str) -> list[str]:
-    """The files that a source reads of a split; none of a source that does not tell them."""
+    """The files that a source would read of a split; none of a source that does not tell them."""
     import seqio
 
     if hasattr(source, "paths"):
@@ -21,11 +23,11 @@ def files_of(source, split: str) -> list[str]:
         paths = source.list_shards(split)
     else:
         paths = []
-    return [str(path) for path in paths if storage.exists(path)]
+    return [str(path) for path in paths]
 
 
 def stamps(tasks: Iterable, split: str) -> dict[str, list]:
-    """File -> its size, and a digest of its content, or None of large and remote ones.
+    """File -> its size, and a digest of its content; None of what would take long to find out.
 
     The times of files are left out: who copies a file to another machine has another time.
 
@@ -35,15 +37,18 @@ def stamps(tasks: Iterable, split: str) -> dict[str, list]:
     """
     import tensorflow as tf
 
-    there = [path for t in tasks if split in t.splits for path in files_of(t.source, split)]
-    stats = {path: tf.io.gfile.stat(path) for path in dict.fromkeys(there)}
-    sizes = {path: stat.length for path, stat in stats.items() if not stat.is_directory}
+    every = [path for t in tasks if split in t.splits for path in files_of(t.source, split)]
+    every = list(dict.fromkeys(every))
+    remote = set(filter(storage.is_remote, every))
+    there = [path for path in every if path in remote or storage.is_file(path)]
+    if len(remote) > _REMOTE_FILES:
+        there = [path for path in there if path not in remote]
+    sizes = {path: tf.io.gfile.stat(path).length for path in there if storage.is_file(path)}
     is_read = sum(sizes.values()) <= _READ_BYTES
-    found = {}
+    found: dict[str, list] = {path: [None, None] for path in every if path in remote}
     for path, size in sizes.items():
-        whole = is_read and not storage.is_remote(path)
-        found[path] = [size, _digest(path) if whole else None]
-    return found
+        found[path] = [size, _digest(path) if is_read and path not in remote else None]
+    return {path: found[path] for path in every if path in found}
 
 
 def _digest(path: str) -> str:
@@ -61,7 +66,7 @@ def changes(before: Mapping[str, list], now: Mapping[str, list]) -> Iterator[str
     for path, (size, content) in now.items():
         if path not in before:
             yield f"{path} is new"
-        elif before[path][0] != size:
+        elif None not in (size, before[path][0]) and before[path][0] != size:
             yield f"{path} has {size:,} bytes, and had {before[path][0]:,}"
         elif content and before[path][1] and content != before[path][1]:
             yield f"{path} has another content of the same size"

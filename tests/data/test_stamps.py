@@ -61,6 +61,22 @@ def test_of_large_files_the_size_counts(found, monkeypatch):
     assert list(stamps.changes({p: [6, None] for p in found()}, found())) == []
 
 
+@pytest.mark.parametrize("number, size", [(2, 6), (3, None)])
+def test_of_many_remote_files_the_names_count(monkeypatch, number, size):
+    monkeypatch.setattr(stamps, "_REMOTE_FILES", 2)
+    paths = [f"ram://stamps/{number}/{index}.tsv" for index in range(number)]
+    for path in paths:
+        with tf.io.gfile.GFile(path, "w") as file:
+            file.write("a\tyes\n")
+    source = seqio.TextLineDataSource({"train": paths})
+    found = stamps.stamps([seqio.Task("stamps", source, FEATURES, STEPS)], "train")
+    assert found == {path: [size, None] for path in paths}
+    assert list(stamps.changes({path: [7, None] for path in paths}, found)) == [
+        f"{path} has 6 bytes, and had 7" for path in paths if size
+    ]
+    assert f"{paths[0]} is new" in stamps.changes({paths[1]: [None, None]}, found)
+
+
 def test_a_function_has_no_files():
     source = seqio.FunctionDataSource(
         lambda split, shuffle_files: tf.data.Dataset.range(1), ["train"]
