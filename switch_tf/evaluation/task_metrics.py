@@ -102,6 +102,8 @@ class TaskEvaluator:
         Raises:
           UserError: see `run`.
         """
+        if not self.tasks:
+            return
         own = f"trying the metrics of {self._name} on right answers"
         with mesh_lib.host(), telling(own, at_once=False), _told(self._what):
             try:

@@ -46,7 +46,7 @@ def mesh_line(mesh) -> str:
 
 
 def details(model, data: TaskData, mesh, microbatches: int = 1) -> Iterator[str]:
-    """Lines on all settings, each weight with its axes and layout, and each Switch layer.
+    """Lines on the model's settings, each weight with its axes and layout, and each Switch layer.
 
     Args:
       model: a built `TransformerEncoderDecoder`.

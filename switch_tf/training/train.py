@@ -129,7 +129,7 @@ def _tell(
     lines = [first, *lines, step.describe()]
     path = ModelDir(model_dir).description
     parts = made.model, made.data, made.mesh, step.microbatches
-    told = [*lines, f"all settings, weights with their layouts, and Switch layers: {path}"]
+    told = [*lines, f"the model's settings, weights with their layouts, and Switch layers: {path}"]
     runtime.tell(*told, *warnings(*parts))
     write_as_chief(path, "\n".join([*lines, "", *details(*parts)]) + "\n")
 

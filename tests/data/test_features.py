@@ -183,7 +183,7 @@ def test_unknown_split_lists_the_splits():
 @pytest.mark.parametrize("make", ["train", "eval"])
 def test_empty_dataset_is_reported_at_once(make):
     with pytest.raises(
-        UserError, match="split 'empty', has no examples: its source .function read. is"
+        UserError, match="split 'empty', has no examples: its source .function documents. is"
     ):
         if make == "train":
             features.train_dataset(task_data("features_copy", LENGTHS, 4, split="empty"))

@@ -87,6 +87,16 @@ def test_metrics_are_tried_on_right_answers_and_on_all_where_few_do_not_do(
             TaskEvaluator(None, mesh, data).check()
 
 
+def test_where_no_task_has_metrics_there_is_nothing_to_try(monkeypatch):
+    monkeypatch.setattr(seqio.get_mixture_or_task("toy_copy"), "_metric_objs_constructor_args", [])
+    monkeypatch.setattr(seqio.get_mixture_or_task("toy_copy"), "_metric_fn_constructor_args", [])
+    data = task_data("toy_copy", {"inputs": 8, "targets": 8}, 4, split="validation")
+    with using(("batch:2", "batch:batch")) as mesh:
+        evaluator = TaskEvaluator(None, mesh, data)
+        assert evaluator.tasks == []
+        evaluator.check()
+
+
 def raises(targets, predictions):
     raise KeyError("an answer")
 

@@ -127,7 +127,7 @@ def test_the_start_says_what_matters_first_and_the_rest_in_a_file(cut):
     heads += [
         "learning rate:",
         "loss:",
-        "all settings, weights with their layouts, and Switch layers:",
+        "the model's settings, weights with their layouts, and Switch layers:",
     ]
     first = next(i for i, line in enumerate(told) if line.startswith("trains on"))
     for line, head in zip(told[first:], heads, strict=False):
