@@ -87,14 +87,22 @@ def test_metrics_are_tried_on_right_answers_and_on_all_where_few_do_not_do(
             TaskEvaluator(None, mesh, data).check()
 
 
-def test_where_no_task_has_metrics_there_is_nothing_to_try(monkeypatch):
-    monkeypatch.setattr(seqio.get_mixture_or_task("toy_copy"), "_metric_objs_constructor_args", [])
-    monkeypatch.setattr(seqio.get_mixture_or_task("toy_copy"), "_metric_fn_constructor_args", [])
-    data = task_data("toy_copy", {"inputs": 8, "targets": 8}, 4, split="validation")
-    with using(("batch:2", "batch:batch")) as mesh:
-        evaluator = TaskEvaluator(None, mesh, data)
-        assert evaluator.tasks == []
-        evaluator.check()
+def test_where_no_task_has_metrics_there_is_nothing_to_try():
+    toy = seqio.get_mixture_or_task("toy_copy")
+    seqio.TaskRegistry.add(
+        "toy_bare",
+        source=toy.source,
+        preprocessors=toy.preprocessors,
+        output_features=toy.output_features,
+    )
+    data = task_data("toy_bare", {"inputs": 8, "targets": 8}, 4, split="validation")
+    try:
+        with using(("batch:2", "batch:batch")) as mesh:
+            evaluator = TaskEvaluator(None, mesh, data)
+            assert evaluator.tasks == []
+            evaluator.check()
+    finally:
+        seqio.TaskRegistry.remove("toy_bare")
 
 
 def raises(targets, predictions):
