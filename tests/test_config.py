@@ -281,10 +281,10 @@ def test_load_sets_what_the_users_own_module_declares(project, caplog):
     )
     with pytest.raises(UserError) as caught:
         config.load(["run.gin"], ["users_funktion.c=1"])
-    assert str(caught.value) == (
-        "--gin.users_funktion.c=1: No configurable matching 'users_funktion'; nearest: "
-        "users_function"
-    )
+    # Others that are like it may be registered in the same process.
+    told, _, names = str(caught.value).partition("; nearest: ")
+    assert told == "--gin.users_funktion.c=1: No configurable matching 'users_funktion'"
+    assert names.split(", ")[0] == "users_function"
 
 
 def test_a_name_that_only_gin_looks_up_is_one_line(project):
