@@ -1,5 +1,4 @@
 import contextlib
-import gc
 import os
 import signal
 import subprocess
@@ -146,17 +145,19 @@ def in_del(number):
     InDel(number)
 
 
-def in_gc(number):
-    def interrupt(*_):
-        gc.callbacks.remove(interrupt)
-        os.kill(os.getpid(), number)
+class _Referred:
+    """What a weak reference refers to."""
 
-    gc.callbacks.append(interrupt)
-    gc.collect()
+
+def in_weakref(number):
+    thing = _Referred()
+    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), number))
+    del thing
+    assert reference() is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("interrupt", [in_del, in_gc])
+@pytest.mark.parametrize("interrupt", [in_del, in_weakref])
 def test_an_interruption_that_python_discards_ends_what_goes_on(number, interrupt, capsys):
     hook = sys.unraisablehook
     with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):

@@ -17,7 +17,11 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       UserError: a flag or setting is invalid, or nothing of the run would be left.
     """
-    goodput.command_begins()
+    with goodput.of_command():
+        _run(argv)
+
+
+def _run(argv: Sequence[str]) -> None:
     description = (
         "Trains a model. Ctrl-C or SIGTERM saves a checkpoint and ends with status 130 or 143; "
         "rerun the command to resume."

@@ -12,9 +12,14 @@ _SHOWN = {LOST: "steps lost to restarts"}
 _command_began: list[float] = []
 
 
-def command_begins() -> None:
-    """Has the time of the next `Goodput` begin here."""
+@contextlib.contextmanager
+def of_command() -> Iterator[None]:
+    """Context of a command, with whose beginning the time of its `Goodput` begins."""
     _command_began[:] = [time.monotonic()]
+    try:
+        yield
+    finally:
+        _command_began.clear()
 
 
 class Goodput:

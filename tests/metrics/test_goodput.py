@@ -58,9 +58,17 @@ def test_a_run_that_resumes_counts_what_was_before_and_the_steps_that_it_makes_a
 
 def test_the_time_of_a_command_begins_before_that_of_its_run(monkeypatch):
     monkeypatch.setattr(goodput.time, "monotonic", clock := Clock())
-    goodput.command_begins()
-    clock.wait(9.0)
-    found, other = Goodput(clock), Goodput(clock)
+    with goodput.of_command():
+        clock.wait(9.0)
+        found, other = Goodput(clock), Goodput(clock)
+    # A command that ended without a run.
+    with goodput.of_command():
+        pass
+    clock.wait(5.0)
+    after = Goodput(clock)
+    after.started()
+    assert after.seconds()["start"] == 0.0
+    clock.now -= 5.0
     found.started()
     other.started()
     assert found.seconds()["start"] == 9.0 and other.seconds()["start"] == 0.0
