@@ -235,26 +235,14 @@ def _fits(value: Any, annotation: Any, settings: Settings, known: SelectorMap) -
             for item in rules.items(annotation)
         )
     if isinstance(value, dict):
-        if _macros_in(value, settings) - settings.macros.keys():
-            return True
         # In dicts, references are only told from other values.
-        stands_in = (_with(value, settings, other) for other in (_FUNCTION, _OBJECT))
+        try:
+            stands_in = [settings.literal(value, other) for other in (_FUNCTION, _OBJECT)]
+        except LookupError:
+            # Of a module constant, which only gin knows.
+            return True
         return any(rules.fits(whole, annotation) for whole in stands_in)
     return rules.fits(value, annotation)
-
-
-def _with(value: Any, settings: Settings, other: Any) -> Any:
-    """A value, whose macros all have values, with another in place of each reference."""
-    if isinstance(value, Macro):
-        return _with(settings.macros[value.name].value, settings, other)
-    if isinstance(value, Reference):
-        return other
-    if isinstance(value, dict):
-        pairs = value.items()
-        return {_with(k, settings, other): _with(v, settings, other) for k, v in pairs}
-    if isinstance(value, list | tuple):
-        return type(value)(_with(part, settings, other) for part in value)
-    return value
 
 
 def _check_reference(told: str, value: Reference, annotation: Any, known: SelectorMap) -> None:

@@ -108,21 +108,28 @@ class Settings:
                 found[name] = self.literal(value)
         return found
 
-    def literal(self, value: Any) -> Any:
+    def literal(self, value: Any, stand_in: Any = None) -> Any:
         """A value with its `%macros` filled in.
 
+        Args:
+          value: as read.
+          stand_in: what to put in the place of each `@reference`, if they are allowed.
+
         Raises:
-          LookupError: the value contains an `@reference` or an unset macro.
+          LookupError: the value contains an unset macro, or a reference without a stand-in.
           RecursionError: a macro refers to itself.
         """
         if isinstance(value, Macro):
-            return self.literal(self.macros[value.name].value)
+            return self.literal(self.macros[value.name].value, stand_in)
         if isinstance(value, Reference):
-            raise LookupError(value.name)
+            if stand_in is None:
+                raise LookupError(value.name)
+            return stand_in
         if isinstance(value, dict):
-            return {self.literal(k): self.literal(v) for k, v in value.items()}
+            pairs = value.items()
+            return {self.literal(k, stand_in): self.literal(v, stand_in) for k, v in pairs}
         if isinstance(value, list | tuple):
-            return type(value)(self.literal(v) for v in value)
+            return type(value)(self.literal(v, stand_in) for v in value)
         return value
 
 

@@ -97,7 +97,6 @@ OFF_PAGE = {
     "train.data": PARTS,
     "train.distillation": "there is no teacher unless one is asked for",
     "TrainStep.teacher": "see train.distillation",
-    "TrainStep.guarded": "see BadSteps.policy",
     "train.setup": PARTS,
     "train.evaluation": PARTS,
     "TaskData.mixture_or_task_name": DATA,

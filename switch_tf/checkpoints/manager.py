@@ -68,7 +68,7 @@ class Checkpoints:
         self.path = self._dir.path
         self._keep = keep
         self._keep_period = keep_period
-        self._files = {"files": dict(files)} if files else {}
+        self._files = files
         self._model = model
         self._optimizer = optimizer
         self._config = config
@@ -113,7 +113,7 @@ class Checkpoints:
                     with mesh_lib.host():
                         self._data.write(data_prefix(folder))
                 write_as_chief(self._dir.config, self._config())
-                if notes := self.notes | self._files:
+                if notes := self.notes | ({"files": self._files} if self._files else {}):
                     write_as_chief(notes_path(folder), notes)
                 tensor_files.write(state_prefix(folder), self._tensors(step))
         self.prune()
@@ -224,7 +224,7 @@ class Checkpoints:
         file = notes_path(path)
         notes = json.loads(storage.read_text(file)) if storage.exists(file) else {}
         before = notes.pop("files", {})
-        changed = list(stamps.changes(before, self._files.get("files", {}))) if before else []
+        changed = list(stamps.changes(before, self._files)) if before else []
         if changed:
             more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
             raise UserError(

@@ -2,7 +2,6 @@
 
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 
 from switch_tf import config, configurables, gin_files, rules, runtime, storage
@@ -106,12 +105,11 @@ def _check_model_dir(setting: str, path: str) -> None:
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     try:
-        # Permissions say nothing about file systems that are read-only.
-        os.rmdir(tempfile.mkdtemp(dir=folder))
+        storage.try_to_write(os.path.join(folder, "trial"))
     except OSError as error:
         raise UserError(
-            f"{setting}='{path}' cannot be written to: {folder}: {error.strerror}: give another "
-            "folder"
+            f"{setting}='{path}' cannot be written to: {folder}: {storage.reason(error)}: give "
+            "another folder"
         ) from error
 
 

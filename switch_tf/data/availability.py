@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from switch_tf import runtime, storage
 from switch_tf.data import raw_files
+from switch_tf.data.stamps import files_of
 from switch_tf.errors import UserError
 
 # Sources that a message names.
@@ -49,8 +50,7 @@ def read_by(tasks: Iterable[seqio.Task], split: str) -> list[str]:
     found = []
     for task in tasks:
         if split in task.splits:
-            of_files = isinstance(task.source, seqio.FileDataSource)
-            found += task.source.list_shards(split) if of_files else [describe(task.source)]
+            found += files_of(task.source, split) or [describe(task.source)]
     return found[:_FEW] + ["..."] * (len(found) > _FEW)
 
 

@@ -3,7 +3,6 @@
 import collections
 import functools
 import inspect
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -130,12 +129,15 @@ def _count(task: seqio.Task, data: TaskData, examples: int) -> Lost:
     return Lost(total, *truncated, *shares, few, endless / max(total, 1), empty / max(total, 1))
 
 
-def _unknown_characters(texts: Iterable[bytes], vocabulary: seqio.Vocabulary) -> Iterator[str]:
-    """Yields the characters in texts that have no piece, each as often as it is there."""
-    characters = collections.Counter(b"".join(texts).decode("utf-8", "replace"))
-    for character, number in characters.items():
-        if vocabulary.unk_id in vocabulary.encode(character):
-            yield from itertools.repeat(character, number)
+def _unknown_characters(
+    texts: Iterable[bytes], vocabulary: seqio.Vocabulary
+) -> collections.Counter[str]:
+    """The characters in texts that have no piece, with how often each is there."""
+    found = collections.Counter(b"".join(texts).decode("utf-8", "replace"))
+    for character in list(found):
+        if vocabulary.unk_id not in vocabulary.encode(character):
+            del found[character]
+    return found
 
 
 def _is_endless(targets: tf.Tensor, feature: seqio.Feature) -> tf.Tensor:

@@ -113,22 +113,23 @@ class TaskEvaluator:
                 self._try(tf.data.INFINITE_CARDINALITY)
 
     def _try(self, examples: int) -> None:
-        def of_examples(dataset, function):
-            pairs = elements(dataset.batch(self._batch_size), self._what)
-            return [pair for i, batch in pairs for pair in zip(i, function(batch), strict=True)]
+        def right(features):
+            return features["decoder_target_tokens"].tolist()
 
-        def right(dataset, *_):
-            return of_examples(dataset, lambda batch: batch["decoder_target_tokens"].tolist())
+        def equal(features):
+            return [0.0] * len(features["decoder_target_tokens"])
 
-        def equal(dataset, *_):
-            return of_examples(dataset, lambda batch: [0.0] * len(batch["decoder_target_tokens"]))
+        def of_examples(function):
+            return lambda dataset, *_: self._by_index(function, dataset, lambda: False)
 
         few = copy.copy(self._evaluator)
         few._cached_targets, few._metrics_executor = collections.defaultdict(list), None
         for cached in ("_cached_model_datasets", "_cached_task_datasets"):
             whole = getattr(self._evaluator, cached)
             setattr(few, cached, {name: of.take(examples) for name, of in whole.items()})
-        metrics, _ = few.evaluate(compute_metrics=True, predict_fn=right, score_fn=equal)
+        metrics, _ = few.evaluate(
+            compute_metrics=True, predict_fn=of_examples(right), score_fn=of_examples(equal)
+        )
         for task, values in metrics.result().items():
             _numbers(task, values)
 

@@ -21,11 +21,11 @@ class BadSteps:
 
     Args:
       policy: "stop" ends the run, and leaves its last checkpoint as it is. "skip" leaves the update
-        out and goes on with the next batch; gradients then take the memory of another copy of the
-        weights. "back" restores the newest checkpoint of at least `back_steps` before, and goes on
-        behind the bad batch, so that other batches follow on those weights: it helps where the
-        weights were spoilt before the loss showed it, and costs those steps. Stop and look at the
-        batch first; skip single ones in long runs that nobody watches.
+        out and goes on with the next batch; gradients, which are looked at before it, then take the
+        memory of another copy of the weights. "back" restores the newest checkpoint of at least
+        `back_steps` before, and goes on behind the bad batch, so that other batches follow on those
+        weights: it helps where the weights were spoilt before the loss showed it, and costs those
+        steps. Stop and look at the batch first; skip single ones in long runs that nobody watches.
       spike: nats above the mean of the last `window` losses from which a finite loss is bad, too.
         None: only what is not finite is. A batch may be hard without being bad: give several times
         what losses differ by, such as 1.0, where runs are seen to diverge.

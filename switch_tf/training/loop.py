@@ -179,7 +179,7 @@ class TrainLoop:
             self._is_first = False
         with stage:
             batch = self._next(before)
-            metrics = self._train_step(batch, self.step, self._bad_steps.fault)
+            metrics = self._train_step(batch, self.step)
         seconds = time.perf_counter() - started
         self._goodput.add("input", self._feed.wait_seconds)
         self._goodput.add(kind, seconds - self._feed.wait_seconds)

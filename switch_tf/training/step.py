@@ -87,8 +87,6 @@ class TrainStep:
         and keeps what they learned, but only the other weights adapt to the new task. A resumed
         run must freeze the same weights.
       teacher: see `Distillation`; None learns from the targets alone.
-      guarded: whether gradients are looked at before the update, which may then be left out; see
-        `BadSteps`. They take the memory of another copy of the weights.
       microbatches: number of parts of a batch that go through the model one after another, their
         gradients summed. More parts need less memory for activations, but smaller parts use
         devices less well: use the fewest that fit. The update is the same if parts have the groups
@@ -113,7 +111,6 @@ class TrainStep:
         microbatches: Count = 1,
         frozen: VariablePatterns = (),
         teacher: Annotated[Teacher | None, SetBy("train.distillation")] = None,
-        guarded: Annotated[bool, SetBy("BadSteps.policy")] = False,
     ):
         self.microbatches = microbatches
         self.compute_dtype = model.compute_dtype
@@ -132,38 +129,32 @@ class TrainStep:
         # Autograph would rewrite Python that should run while tracing, and wrap its errors.
         self._run = tf.function(self._train_step, autograph=False)
         self._parts = None
-        self._guarded = guarded
-        if microbatches > 1 or guarded:
+        # Then gradients are looked at before the update, which may be left out.
+        self._guarded = self.bad_steps.policy == "skip"
+        if microbatches > 1 or self._guarded:
             self._parts = Microbatches(microbatches, mesh, self.variables)
             self._add_gradients = tf.function(self._add_gradients_of_part, autograph=False)
             self._update = tf.function(self._update_by_sums, autograph=False)
             self._are_finite = tf.function(self._parts.are_finite, autograph=False)
             self._drop = tf.function(self._parts.drop, autograph=False)
 
-    def __call__(
-        self,
-        features,
-        step: int,
-        fault: Callable[[float, bool], str | None] = lambda loss, is_finite: None,
-    ) -> dict:
+    def __call__(self, features, step: int) -> dict:
         """Updates the model and returns the step's figures.
 
         Args:
           features: SeqIO's feature name -> DTensor [batch, length].
           step: 0-based step of the run.
-          fault: of a guarded step, says by its loss, and by whether its gradients are finite, what
-            is bad about it, so that there is no update; see `BadSteps.fault`.
 
         Returns:
           Floats: loss, nlp (minus nats per target token), accuracy, z_loss, tokens, learning_rate;
           with a teacher, soft_cross_entropy and teacher_nlp;
           `norms`: see `Norms.by_group`;
           `routing`: layer -> `routing.layer_figures`; `not_finite`: the layers whose output has inf
-          or NaN, in order; `skipped`: why there was no update, in place of norms.
+          or NaN, in order; in place of norms `skipped`, why there was no update, if there was none.
         """
         if self._parts is None:
             found = self._run(*self._arguments(features, step))
-            return self._unpack(*map(mesh_lib.to_numpy, found))
+            return self._figures_of(*map(mesh_lib.to_numpy, found))
         parts = []
         for part in range(self.microbatches):
             arguments = self._arguments(features, step, part)
@@ -171,12 +162,12 @@ class TrainStep:
         vector = self._figures.combine(np.stack(parts))
         if self._guarded:
             found = self._unpack(vector)
-            found["skipped"] = fault(found["loss"], bool(mesh_lib.to_numpy(self._are_finite())))
-            if found["skipped"]:
+            is_finite = bool(mesh_lib.to_numpy(self._are_finite()))
+            if why := self.bad_steps.fault(found["loss"], is_finite):
                 self._drop()
-                return found
+                return found | {"skipped": why}
         squares = self._update(*self._arguments(features, step)[1:])
-        return self._unpack(vector, mesh_lib.to_numpy(squares))
+        return self._figures_of(vector, mesh_lib.to_numpy(squares))
 
     def describe(self) -> str:
         """Describes the objective, and what is frozen, in one line."""
@@ -318,7 +309,10 @@ class TrainStep:
             return 1.0 / self.microbatches
         return token_shares[int(report.name.startswith(self._model.decoder.path + "/"))]
 
-    def _unpack(self, vector: np.ndarray, squares: np.ndarray | None = None) -> dict:
+    def _figures_of(self, vector: np.ndarray, squares: np.ndarray) -> dict:
+        return self._unpack(vector) | {"norms": self._norms.by_group(squares)}
+
+    def _unpack(self, vector: np.ndarray) -> dict:
         layers = self._figures.unpack(vector)
         step = layers.pop(_STEP)
         tokens = max(step["tokens"], 1.0)
@@ -327,7 +321,6 @@ class TrainStep:
         if self._teacher is not None:
             by_teacher["soft_cross_entropy"] = step["soft_cross_entropy"] / tokens
             by_teacher["teacher_nlp"] = -step["teacher_cross_entropy"] / tokens
-        norms = {} if squares is None else {"norms": self._norms.by_group(squares)}
         return by_teacher | {
             "loss": step["loss"],
             "nlp": -step["cross_entropy"] / tokens,
@@ -335,7 +328,6 @@ class TrainStep:
             "z_loss": step["z_loss"] / tokens,
             "tokens": tokens,
             "learning_rate": step["learning_rate"],
-            **norms,
             "routing": {path: layer_figures(found) for path, found in layers.items()},
             "not_finite": [path for path, size in watched if not np.isfinite(size)],
         }
@@ -382,10 +374,7 @@ def build_step(
     with telling("building the model"):
         made.model.build()
         teacher = distillation and distillation().teacher(made)
-        bad_steps = BadSteps()
-        others = {"teacher": teacher, "guarded": bad_steps.policy == "skip"}
-        step = TrainStep(made.model, optimizer, made.mesh, seed, **others)
-        step.bad_steps = bad_steps
+        step = TrainStep(made.model, optimizer, made.mesh, seed, teacher=teacher)
         optimizer.build(step.variables)
     check_parts(made.data.batch_size, step.microbatches, made.mesh.ways("batch"))
     return step
