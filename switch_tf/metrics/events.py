@@ -1,12 +1,19 @@
 """TensorBoard's events of a run, and the interface of other writers of its scalars."""
 
+import os
+import re
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import tensorflow as tf
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from switch_tf import storage
+
+_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\..*")
 
 
 class ScalarWriter(Protocol):
@@ -28,12 +35,13 @@ class Events:
     """
 
     def __init__(self, folder: str, restored_step: int):
-        self._file = EventFileWriter(folder)
+        storage.make_folder(folder)
+        self._file = tf.io.TFRecordWriter(_next_file(folder))
+        self._write(file_version="brain.Event:2")
         # Makes TensorBoard drop an earlier process's records of steps that will be repeated.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._file.add_event(
-            event_pb2.Event(wall_time=time.time(), step=restored_step + 1, session_log=start)
-        )
+        self._write(step=restored_step + 1, session_log=start)
+        self.flush()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds scalars by tag."""
@@ -70,9 +78,28 @@ class Events:
         plain = {n: v if isinstance(v, bool | int | float) else str(v) for n, v in values.items()}
         self._add(0, hparams_pb(plain))
 
+    def flush(self) -> None:
+        """Writes what is buffered."""
+        self._file.flush()
+
     def close(self) -> None:
-        """Writes what is buffered; nothing can be added afterwards."""
+        """Like `flush`; nothing can be added afterwards."""
         self._file.close()
 
     def _add(self, step, summary):
-        self._file.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        self._write(step=step, summary=summary)
+
+    def _write(self, **parts):
+        event = event_pb2.Event(wall_time=time.time(), **parts)
+        self._file.write(event.SerializeToString())
+
+
+def _next_file(folder: str) -> str:
+    """A path behind those of all earlier files of a folder, as TensorBoard reads them by name.
+
+    Names begin with the second of the file's start, which is moved on where the machine's clock has
+    gone back, or where two files start in one second.
+    """
+    seconds = [int(found[1]) for found in map(_NAME.fullmatch, storage.names(folder)) if found]
+    second = max([int(time.time()), *(last + 1 for last in seconds)])
+    return f"{folder}/events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}"

@@ -260,6 +260,7 @@ class MetricsWriter:
         if self._is_chief:
             self._log()
             self._records.flush()
+            self._events.flush()
             self._written = time.monotonic()
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from switch_tf import config, storage
 from switch_tf.layers.routing import layer_figures
 from switch_tf.metrics import writer as writer_lib
+from switch_tf.metrics.events import Events
 from switch_tf.metrics.load_picture import load_picture
 from switch_tf.metrics.writer import MetricsWriter, read_metrics
 
@@ -233,6 +234,20 @@ def test_figures_of_the_data_are_those_of_the_last_process(tmp_path):
     assert found == [{"step": 2, "kind": "data", "task": "copy", "truncated_inputs": 0.25}]
     tag = "data/copy/truncated_inputs"
     assert [e.value for e in events_of(tmp_path)["scalars"][tag]] == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("gone_back", [0.0, 3600.0])
+def test_events_are_read_in_order_whatever_the_clock_says(tmp_path, monkeypatch, gone_back):
+    """TensorBoard sorts files by names: of one second, "9" is behind "10" there."""
+    clock = {"now": 1.8e9}
+    monkeypatch.setattr("time.time", lambda: clock["now"])
+    for restored in range(12):
+        events = Events(str(tmp_path / "tensorboard"), restored)
+        events.scalars(restored + 1, {"loss": float(restored)})
+        events.close()
+        clock["now"] -= gone_back
+    found = events_of(tmp_path)["scalars"]["loss"]
+    assert [event.value for event in found] == list(range(12))
 
 
 def test_programs_read_the_same_figures(run):
