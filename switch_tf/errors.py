@@ -1,4 +1,4 @@
-"""The exceptions that end a command with one line: a user's mistake, and a signal."""
+"""The exceptions that end a command: a user's mistake, a signal, and a start anew."""
 
 import signal
 
@@ -17,6 +17,12 @@ class HostLost(UserError):
 
     The status is that of a temporary failure (EX_TEMPFAIL), so that a scheduler can try again.
     """
+
+    status = 75
+
+
+class InputHangs(UserError):
+    """The data do not come. A rerun resumes; the status is that of a temporary failure."""
 
     status = 75
 
@@ -48,3 +54,7 @@ class Interruption(KeyboardInterrupt):
         super().__init__(f"interrupted by {signal.Signals(number).name}: {kept}")
         self.number = number
         self.status = 128 + number
+
+
+class Restart(BaseException):
+    """The command ends its process, and starts again in it, to go on with what is saved."""

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import NoReturn
 
 from absl import logging as absl_logging
 
@@ -35,6 +36,8 @@ _received: list[int] = []
 _discarded: list[int] = []
 # What is not taken down before the process ends; None where the process goes on.
 _kept: list | None = None
+# The environment with which the process of a command was started.
+_first_environment: dict[str, str] = {}
 
 # Makes DTensor write its state after each pass, to the folder of `lowered_functions`.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
@@ -118,9 +121,26 @@ def _raise_again(*_) -> None:
 
 
 def ends_at_once() -> None:
-    """Says that the process ends without clean-up, so that `keep` has an effect."""
+    """Says that the process is a command's, which ends it without clean-up and may restart it."""
     global _kept
     _kept = []
+    _first_environment.update(os.environ)
+
+
+def can_restart() -> bool:
+    """Whether this process is a command's, which an `errors.Restart` starts anew."""
+    return _kept is not None
+
+
+def restart() -> NoReturn:
+    """Starts the command anew in this process, as it was started at first: only its number stays.
+
+    What the process holds, memory and threads, goes; files have to be closed before.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    command = [sys.executable, *sys.orig_argv[1:]]
+    os.execve(sys.executable, command, _first_environment)
 
 
 def keep(thing) -> None:

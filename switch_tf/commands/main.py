@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from switch_tf import __version__, runtime, user_code
 from switch_tf.commands.flags import Parser
-from switch_tf.errors import UserError
+from switch_tf.errors import Restart, UserError
 from switch_tf.metrics.tables import table
 
 # Each command is `main(argv)` of the module with its name in this package.
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def entry() -> None:
-    """The console command: runs `main`, then exits without TensorFlow's clean-up.
+    """The console command: runs `main`, then exits, or restarts, without TensorFlow's clean-up.
 
     TensorFlow takes five seconds to shut its devices down, when all files are already closed, and
     threads of an interrupted command may never end.
@@ -66,6 +66,8 @@ def entry() -> None:
         main()
     except SystemExit as end:
         status = end.code or 0
+    except Restart:
+        runtime.restart()
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
     sys.stderr.flush()
@@ -101,8 +103,8 @@ def _parser() -> Parser:
         description=f"Switch Transformers on TensorFlow.\n\ncommands:\n  {listing}",
         epilog="switch-tf COMMAND --help shows the flags of a command.\n\n"
         "exit status: 0 if all is done, 1 for a defect of switch-tf, 2 for invalid input or an "
-        "error in your own code, 75 if another host of the run was lost, 130 after Ctrl-C, 143 "
-        "after SIGTERM",
+        "error in your own code, 75 if another host of the run was lost or data do not come, 130 "
+        "after Ctrl-C, 143 after SIGTERM",
     )
     parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")

@@ -13,8 +13,13 @@ from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.ordered import OrderedBatches
 from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.stamps import stamps
+from switch_tf.data.waiting import within
+from switch_tf.rules import Positive, configurable
+
+TIMEOUT = 1800.0
 
 
+@configurable
 class Feed:
     """Iterates over a dataset and shards each batch over a mesh by ("batch", "length").
 
@@ -26,6 +31,9 @@ class Feed:
       dataset: the batches, of NumPy arrays or tensors.
       mesh: the mesh in use.
       what: what is read, for errors; see `reading.user_errors`.
+      timeout: seconds to wait for a batch before the run ends with an error: shorter loses less
+        time where a disk or a network hangs, but it must be longer than what the first batch
+        takes, for which buffers are filled.
 
     Attributes:
       iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
@@ -38,13 +46,20 @@ class Feed:
         dataset: tf.data.Dataset | OrderedBatches,
         mesh: mesh_lib.Mesh,
         what: TaskSplit | str = "data",
+        timeout: Positive = TIMEOUT,
     ):
         self.mesh = mesh
         self._what = what
+        self._timeout = timeout
         self.wait_seconds = 0.0
         self.tokens = (0, 0)
         with mesh_lib.host():
             self.iterator = iter(dataset)
+
+    @property
+    def tells_position(self) -> bool:
+        """Whether the position can be saved while a batch does not come: not that of tf.data."""
+        return isinstance(self.iterator, tf.train.experimental.PythonState)
 
     @functools.cached_property
     def files(self) -> dict[str, list]:
@@ -70,10 +85,14 @@ class Feed:
         Raises:
           StopIteration: the dataset is at its end.
           UserError: the reader reports an error in the user's files.
+          InputHangs: it has not come in time.
         """
         start = time.perf_counter()
-        with mesh_lib.host(), user_errors(self._what):
-            batch = {name: np.asarray(v) for name, v in next(self.iterator).items()}
+        batch = within(self._timeout, self._take, f"a batch of {self._what}")
         self.wait_seconds = time.perf_counter() - start
         self.tokens = count_tokens(batch)
         return {n: self.mesh.pack(v, feature_axes(n)) for n, v in batch.items()}
+
+    def _take(self) -> dict[str, np.ndarray]:
+        with mesh_lib.host(), user_errors(self._what):
+            return {name: np.asarray(v) for name, v in next(self.iterator).items()}

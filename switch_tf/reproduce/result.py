@@ -93,7 +93,7 @@ class Result:
             load=_load(steps),
             diverged_at=diverged_at,
             sittings=sittings,
-            environment=_environment(),
+            environment=environment(),
         )
 
     @classmethod
@@ -169,7 +169,8 @@ def _load(steps: Sequence[Mapping]) -> dict[str, list[float]]:
     }
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """What a figure of this machine depends on: date, processor, number of cores."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": _processor(),

@@ -13,14 +13,16 @@ from switch_tf import runtime, storage
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.data.feed import Feed
-from switch_tf.errors import Interruption, UserError
+from switch_tf.errors import InputHangs, Interruption, Restart, UserError
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt
+from switch_tf.hosts import agreement
 from switch_tf.metrics.goodput import Goodput
 from switch_tf.metrics.load_watch import LoadWatch
 from switch_tf.metrics.progress import Progress
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.stages import telling
+from switch_tf.training.restarts import Restarts
 from switch_tf.training.signals import StopSignals
 from switch_tf.training.step import TrainStep
 
@@ -58,6 +60,7 @@ class TrainLoop:
         self._load_watch = LoadWatch()
         self._bad_steps = train_step.bad_steps
         self._bad_steps.restore(checkpoints.notes)
+        self._restarts = Restarts(step)
         self._is_first = True
 
     def run(self, train_steps: int, checkpoint_period: int) -> None:
@@ -67,6 +70,7 @@ class TrainLoop:
           UserError: a loss is not finite; the last checkpoint stays as it is. Or the data cannot
             be read any further; the step is saved.
           Interruption: a signal stopped it before the last step; the step is saved.
+          Restart: the command is to start anew; the step is saved.
         """
         evaluation = self._evaluation
         self._checkpoints.protected = evaluation.kept
@@ -108,6 +112,7 @@ class TrainLoop:
                     self._save(batch)
                 if evaluation.is_due(self.step):
                     self._evaluate(batch, signals)
+                self._restart_if_due(train_steps, batch, progress)
             stopped = signals.stopped() and not self._is_over(train_steps)
         except EvaluationInterrupt:
             stopped = True
@@ -115,6 +120,17 @@ class TrainLoop:
             self._writer.flush()
             self._save(batch)
         return stopped
+
+    def _restart_if_due(self, train_steps: int, batch, progress: Progress) -> None:
+        """Saves, and raises `Restart`, where the process has made its steps."""
+        if self._restarts.due(self.step) and not self._is_over(train_steps):
+            self._writer.flush()
+            self._save(batch)
+            progress.say(
+                f"step {self.step} is saved; the process starts anew after "
+                f"{self._restarts.period:,} steps, as TensorFlow keeps memory of each on CPU"
+            )
+            raise Restart
 
     def _is_over(self, train_steps: int) -> bool:
         return self.step >= train_steps or self._evaluation.stops_early
@@ -159,8 +175,11 @@ class TrainLoop:
         """The next batch; if it cannot be read, saves the step, of which `before` was the batch."""
         try:
             return self._feed.next()
-        except Exception:
-            if before is not None:
+        except Exception as error:
+            # Of several hosts, the others have their batch.
+            hangs = isinstance(error, InputHangs)
+            can_save = not hangs or (self._feed.tells_position and agreement.is_alone())
+            if before is not None and can_save:
                 self._writer.flush()
                 self._save(before)
             raise

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import types
 
 import gin
@@ -66,6 +67,31 @@ def test_a_task_module_under_its_old_name_is_told_before_tensorflow_starts():
         "switch-tf: error: --module: the module 'tasks.c4' is called 'switch_tf.tasks.c4': use "
         "that name\n",
     )
+
+
+def test_a_command_starts_anew_as_it_was_started_at_first():
+    code = (
+        "import importlib, os, sys, types\n"
+        "from switch_tf.commands import main\n"
+        "from switch_tf.errors import Restart\n"
+        "number = os.environ.get('NUMBER', 'none')\n"
+        "def run(argv):\n"
+        "    marks = open(argv[0]).read()\n"
+        "    open(argv[0], 'a').write('x')\n"
+        "    print('process', os.getpid(), number, argv)\n"
+        "    os.environ['NUMBER'] = 'changed'\n"
+        "    if len(marks) < 2:\n"
+        "        raise Restart\n"
+        "importlib.import_module = lambda name: types.SimpleNamespace(main=run)\n"
+        "sys.argv[1:] = ['tasks', sys.argv[1]]\n"
+        "main.entry()\n"
+    )
+    with tempfile.NamedTemporaryFile() as marks:
+        command = [sys.executable, "-u", "-c", code, marks.name]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3 and len({*lines}) == 1 and " none " in lines[0]
 
 
 def test_a_command_is_a_module_with_main_and_a_line_of_the_list(monkeypatch, capsys):

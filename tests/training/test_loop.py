@@ -4,7 +4,7 @@ from unittest import mock
 
 import pytest
 
-from switch_tf.errors import UserError
+from switch_tf.errors import InputHangs, UserError
 from switch_tf.metrics.goodput import Goodput
 from switch_tf.training import loop
 from switch_tf.training.bad_steps import BadSteps
@@ -12,10 +12,11 @@ from switch_tf.training.bad_steps import BadSteps
 METRICS = {"loss": 1.0, "routing": {}, "not_finite": []}
 
 
-def run(monkeypatch, batches, step=7):
-    """Runs from a step on, with these batches or errors; returns the steps that are saved."""
+def run(monkeypatch, batches, step=7, tells_position=True):
+    """Runs from a step on, with these batches or errors; keeps the steps that are saved."""
     monkeypatch.setattr(loop, "Progress", mock.MagicMock())
     feed = mock.Mock(tokens=(1, 1), wait_seconds=0.0, next=mock.Mock(side_effect=batches))
+    feed.tells_position = tells_position
     evaluation = mock.Mock(kept=set(), stops_early=False)
     evaluation.is_due.return_value = False
     evaluation.nlp.return_value = -1.0
@@ -40,3 +41,13 @@ def test_nothing_is_saved_where_no_step_was_made(monkeypatch):
     with pytest.raises(UserError):
         run(monkeypatch, [UserError("a bad record")])
     assert run.saved == []
+
+
+@pytest.mark.parametrize("case, saved", {"alone": [9], "tf.data": [], "several hosts": []}.items())
+def test_where_the_data_hang_the_step_is_saved_if_their_position_can_be(monkeypatch, case, saved):
+    agreement = mock.Mock(is_alone=lambda: case != "several hosts")
+    monkeypatch.setattr(loop, "agreement", agreement)
+    hangs = InputHangs("no batch")
+    with pytest.raises(InputHangs):
+        run(monkeypatch, ["one", "two", hangs], tells_position=case != "tf.data")
+    assert run.saved == saved

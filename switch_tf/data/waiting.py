@@ -1,0 +1,55 @@
+"""Waits for data in a way that signals and a limit can end."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from switch_tf.errors import InputHangs
+from switch_tf.stages import telling
+
+# Seconds until a wait is told of.
+_UNREMARKABLE = 5.0
+
+
+def within(seconds: float, take: Callable[[], Any], what: str) -> Any:
+    """The result of a call that may never return, such as a read from a disk that is gone.
+
+    It runs in a thread of its own: a signal would not be heard before TensorFlow returns.
+
+    Args:
+      seconds: how long to wait for it.
+      take: the call. What it raises is raised here.
+      what: what is waited for, such as "the next batch".
+
+    Raises:
+      InputHangs: it has not returned by then; its thread is left alone.
+    """
+    outcomes: queue.SimpleQueue = queue.SimpleQueue()
+
+    def run():
+        try:
+            outcomes.put((take(), None))
+        except BaseException as error:
+            outcomes.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    found, error = _wait(outcomes, seconds, what)
+    if error is not None:
+        raise error
+    return found
+
+
+def _wait(outcomes: queue.SimpleQueue, seconds: float, what: str) -> tuple:
+    try:
+        return outcomes.get(timeout=min(seconds, _UNREMARKABLE))
+    except queue.Empty:
+        pass
+    with telling(f"waiting for {what}"):
+        try:
+            return outcomes.get(timeout=max(seconds - _UNREMARKABLE, 0.0))
+        except queue.Empty:
+            raise InputHangs(
+                f"{what} has not come within {seconds:g} s (Feed.timeout): see whether what it is "
+                "read from answers, or raise that; rerun the command to resume"
+            ) from None

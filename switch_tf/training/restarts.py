@@ -1,0 +1,31 @@
+"""When the process of a long run on CPU starts anew, as its all-reduces keep memory."""
+
+from switch_tf import runtime
+from switch_tf.rules import Count, configurable
+
+
+@configurable
+class Restarts:
+    """Says when `switch-tf train` saves and starts itself anew, which changes none of its figures.
+
+    On CPU devices TensorFlow keeps about a kilobyte for each all-reduce that is made: in a small
+    model some 10 kB per step, which only the end of the process gives back
+    (docs/keras_dtensor.md, rule 12). On other devices, and where `train` is called from Python,
+    nothing is restarted.
+
+    Args:
+      first_step: the step with which the process began.
+      period: steps after which it starts anew. It takes as long as a save, the start and the
+        compilation of a run: half a minute for a small model. The memory kept until then grows with
+        the period; the default keeps about a gigabyte. None: never.
+    """
+
+    def __init__(self, first_step: int, period: Count | None = 100_000):
+        self._first_step = first_step
+        self.period = period
+
+    def due(self, step: int) -> bool:
+        """Whether the process is to start anew at a step; the same on all hosts."""
+        if self.period is None or not runtime.can_restart() or runtime.device_type() != "CPU":
+            return False
+        return step - self._first_step >= self.period
