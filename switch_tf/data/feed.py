@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -30,7 +31,7 @@ class Feed:
     Args:
       dataset: the batches, of NumPy arrays or tensors.
       mesh: the mesh in use.
-      what: what is read, for errors; see `reading.user_errors`.
+      what: what is read, a `TaskSplit` or a text, for errors; see `reading.user_errors`.
       timeout: seconds to wait for a batch before the run ends with an error: shorter loses less
         time where a disk or a network hangs, but it must be longer than what the first batch
         takes, for which buffers are filled.
@@ -45,7 +46,7 @@ class Feed:
         self,
         dataset: tf.data.Dataset | OrderedBatches,
         mesh: mesh_lib.Mesh,
-        what: TaskSplit | str = "data",
+        what: Any = "data",
         timeout: Positive = TIMEOUT,
     ):
         self.mesh = mesh
