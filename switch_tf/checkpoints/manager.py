@@ -18,8 +18,8 @@ from switch_tf.checkpoints.model_dir import (
     notes_path,
     state_prefix,
     write_as_chief,
-    writing,
 )
+from switch_tf.checkpoints.pending import Pending
 from switch_tf.checkpoints.restore import DAMAGED, PASSING
 from switch_tf.data import stamps
 from switch_tf.errors import UserError
@@ -78,6 +78,7 @@ class Checkpoints:
         self.protected: Collection[int] = ()
         self.notes: dict = {}
         self.optimizer_offset = 0
+        self._pending: Pending | None = None
         with self._disk_errors():
             if runtime.is_chief():
                 storage.make_folder(self._dir.path)
@@ -104,18 +105,49 @@ class Checkpoints:
         Raises:
           UserError: writing fails; older checkpoints are kept.
         """
+        self.begin(step)
+        self.finish()
+
+    def begin(self, step: int) -> None:
+        """Like `save`, but the tensors are written while the run goes on, until `finish`.
+
+        Until then the checkpoint is absent, and what is written takes memory: this host's part of
+        weights and slots.
+
+        Raises:
+          UserError: writing fails, also that of the checkpoint before; older ones are kept.
+        """
+        self.finish()
         with self._disk_errors():
-            if step in self._steps():
-                return
-            with writing(self._dir.checkpoint(step)) as folder:
-                # All hosts have the same position in the data.
-                if runtime.is_chief():
-                    with mesh_lib.host():
-                        self._data.write(data_prefix(folder))
-                write_as_chief(self._dir.config, self._config())
-                if notes := self.notes | ({"files": self._files} if self._files else {}):
-                    write_as_chief(notes_path(folder), notes)
-                tensor_files.write(state_prefix(folder), self._tensors(step))
+            if step not in self._steps():
+                tensors = tensor_files.own(self._tensors(step))
+                self._pending = Pending(self._dir.checkpoint(step), tensors, self._write_others)
+
+    def _write_others(self, folder: str) -> None:
+        """Writes what a checkpoint holds beside its tensors."""
+        # All hosts have the same position in the data.
+        if runtime.is_chief():
+            with mesh_lib.host():
+                self._data.write(data_prefix(folder))
+        write_as_chief(self._dir.config, self._config())
+        if notes := self.notes | ({"files": self._files} if self._files else {}):
+            write_as_chief(notes_path(folder), notes)
+
+    def finish(self, waits: bool = True) -> None:
+        """Ends the save that `begin` began, if there is one.
+
+        Args:
+          waits: whether to wait for it; if not, all hosts call this after each step, and it does
+            nothing before all have written their parts.
+
+        Raises:
+          UserError: see `begin`.
+        """
+        if self._pending is None or not (waits or self._pending.is_written()):
+            return
+        pending, self._pending = self._pending, None
+        with self._disk_errors():
+            pending.finish()
         self.prune()
 
     def _steps(self) -> list[int]:
@@ -172,6 +204,7 @@ class Checkpoints:
         Raises:
           UserError: there is none.
         """
+        self.finish()
         there = self._steps()
         for found in reversed([s for s in there if s <= step]):
             if agreement.any_of("a checkpoint is damaged", self._restore(found) is not None):

@@ -7,6 +7,7 @@ own, and the chief merges the lists of what is in them.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import tensorflow as tf
 from tensorflow.experimental import dtensor
@@ -17,33 +18,77 @@ from switch_tf import runtime, storage
 from switch_tf.hosts import agreement
 
 
+class Tensors(NamedTuple):
+    """What a host writes to a file: of each tensor its name, its slice of the whole, its value."""
+
+    names: list[str]
+    slices: list[str]
+    values: list[tf.Tensor]
+
+
+def own(variables: Mapping[str, tf.Variable]) -> Tensors:
+    """This host's part of the values of variables, as they are now.
+
+    On CPU a value shares its memory with the variable until that is updated.
+
+    Args:
+      variables: name in the file -> variable, on a mesh or not; what is on none is the chief's.
+    """
+    found = Tensors([], [], [])
+    for name, variable in variables.items():
+        for place, part in mesh_lib.own_shards(variable):
+            with mesh_lib.host():
+                value = tf.identity(part)
+            of_part = name, _slice(variable.shape, place), value
+            for every, one in zip(found, of_part, strict=True):
+                every.append(one)
+    return found
+
+
+def write_part(prefix: str, part: Tensors) -> None:
+    """Writes this host's part, which `join` makes a whole file with those of the others.
+
+    Args:
+      prefix: see `write`.
+      part: the result of `own`.
+    """
+    # A host whose devices hold only copies has nothing to write.
+    if part.names:
+        path = agreement.parts(prefix)[runtime.host_index()]
+        with mesh_lib.host():
+            tf.raw_ops.SaveV2(
+                prefix=path,
+                tensor_names=part.names,
+                shape_and_slices=part.slices,
+                tensors=part.values,
+            )
+
+
+def join(prefix: str) -> None:
+    """Makes one file of the parts of all hosts, which all call it.
+
+    Args:
+      prefix: see `write`.
+    """
+    parts = agreement.parts(prefix)
+    agreement.barrier("the parts of a checkpoint are written")
+    if len(parts) > 1 and runtime.is_chief():
+        written = [part for part in parts if storage.exists(f"{part}.index")]
+        with mesh_lib.host():
+            tf.raw_ops.MergeV2Checkpoints(
+                checkpoint_prefixes=written, destination_prefix=prefix, delete_old_dirs=False
+            )
+
+
 def write(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
     """Writes the values of variables; of several hosts, all call it.
 
     Args:
       prefix: the path of the file, without TensorFlow's suffixes.
-      variables: name in the file -> variable, on a mesh or not; what is on none is the chief's.
+      variables: see `own`.
     """
-    names, slices, tensors = [], [], []
-    for name, variable in variables.items():
-        for place, part in mesh_lib.own_shards(variable):
-            names.append(name)
-            slices.append(_slice(variable.shape, place))
-            tensors.append(part)
-    parts = agreement.parts(prefix)
-    with mesh_lib.host():
-        if names:
-            own = parts[runtime.host_index()]
-            tf.raw_ops.SaveV2(
-                prefix=own, tensor_names=names, shape_and_slices=slices, tensors=tensors
-            )
-        agreement.barrier("the parts of a checkpoint are written")
-        if len(parts) > 1 and runtime.is_chief():
-            # A host whose devices hold only copies has written nothing.
-            written = [part for part in parts if storage.exists(f"{part}.index")]
-            tf.raw_ops.MergeV2Checkpoints(
-                checkpoint_prefixes=written, destination_prefix=prefix, delete_old_dirs=False
-            )
+    write_part(prefix, own(variables))
+    join(prefix)
 
 
 def read(prefix: str, variables: Mapping[str, tf.Variable]) -> None:

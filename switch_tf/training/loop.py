@@ -106,19 +106,27 @@ class TrainLoop:
                 self._evaluate(batch, signals)
             while not self._is_over(train_steps) and not signals.stopped():
                 batch = self._advance(progress, batch)
+                self._checkpoints.finish(waits=False)
                 if self.step % checkpoint_period == 0 or self.step == train_steps:
                     # Records up to a checkpoint's step must survive whatever comes next.
                     self._writer.flush()
-                    self._save(batch)
+                    self._save(batch, goes_on=True)
                 if evaluation.is_due(self.step):
                     self._evaluate(batch, signals)
                 self._restart_if_due(train_steps, batch, progress)
             stopped = signals.stopped() and not self._is_over(train_steps)
         except EvaluationInterrupt:
             stopped = True
+        except Exception:
+            # Several hosts cannot agree on anything where one has failed.
+            if agreement.is_alone():
+                self._checkpoints.finish()
+            raise
         if stopped:
             self._writer.flush()
             self._save(batch)
+        with telling("saving a checkpoint", at_once=False), self._goodput.within("saving"):
+            self._checkpoints.finish()
         return stopped
 
     def _restart_if_due(self, train_steps: int, batch, progress: Progress) -> None:
@@ -158,8 +166,13 @@ class TrainLoop:
         self._checkpoints.protected = evaluation.kept
         self._checkpoints.prune()
 
-    def _save(self, batch) -> None:
-        """Saves a checkpoint, unless the last update left weights with a non-finite loss."""
+    def _save(self, batch, goes_on: bool = False) -> None:
+        """Saves a checkpoint, unless the last update left weights with a non-finite loss.
+
+        Args:
+          batch: that of the last step.
+          goes_on: whether the run goes on while it is written.
+        """
         nlp = self._evaluation.nlp(batch) if batch is not None else 0.0
         if not math.isfinite(nlp):
             raise UserError(
@@ -168,7 +181,7 @@ class TrainLoop:
             )
         self._checkpoints.notes = self._bad_steps.state()
         with telling("saving a checkpoint", at_once=False), self._goodput.within("saving"):
-            self._checkpoints.save(self.step)
+            (self._checkpoints.begin if goes_on else self._checkpoints.save)(self.step)
         self._writer.goodput(self.step, self._goodput.seconds())
 
     def _next(self, before):
@@ -277,6 +290,7 @@ class TrainLoop:
 
     def _what_is_left(self) -> str:
         """What a loss that is not finite leaves, and what to do."""
+        self._checkpoints.finish()
         path = self._checkpoints.path
         there = ModelDir(path).steps()
         left = f"the last checkpoint in {path} is untouched" if there else "no checkpoint is there"

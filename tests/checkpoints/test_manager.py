@@ -196,14 +196,14 @@ def test_a_step_that_is_saved_already_is_left_alone(tmp_path):
 
 def test_an_interrupted_save_is_removed_and_never_restored(tmp_path, monkeypatch):
     save_steps(tmp_path, [1])
-    write = manager.tensor_files.write
+    write = manager.tensor_files.write_part
 
     def interrupt(*arguments):
         write(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(manager.tensor_files, "write", interrupt)
+        patch.setattr(manager.tensor_files, "write_part", interrupt)
         small_run(tmp_path, 2.0).checkpoints.save(2)
     assert (tmp_path / "checkpoint_2.partial/state.index").exists()
     assert ModelDir(str(tmp_path)).steps() == [1]
@@ -390,7 +390,7 @@ def test_an_interrupted_remote_save_is_no_checkpoint_and_is_removed(remote, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(manager.tensor_files, "write", interrupt)
+        patch.setattr(manager.tensor_files, "write_part", interrupt)
         small_run(remote, 2.0).checkpoints.save(2)
     assert tf.io.gfile.exists(f"{remote}/checkpoint_2/data.index")
     assert ModelDir(remote).steps() == [1]

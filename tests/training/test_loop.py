@@ -12,7 +12,7 @@ from switch_tf.training.bad_steps import BadSteps
 METRICS = {"loss": 1.0, "routing": {}, "not_finite": []}
 
 
-def run(monkeypatch, batches, step=7, tells_position=True):
+def run(monkeypatch, batches, step=7, tells_position=True, steps=None):
     """Runs from a step on, with these batches or errors; keeps the steps that are saved."""
     monkeypatch.setattr(loop, "Progress", mock.MagicMock())
     feed = mock.Mock(tokens=(1, 1), wait_seconds=0.0, next=mock.Mock(side_effect=batches))
@@ -21,12 +21,13 @@ def run(monkeypatch, batches, step=7, tells_position=True):
     evaluation.is_due.return_value = False
     evaluation.nlp.return_value = -1.0
     checkpoints = mock.Mock(path="folder", notes={})
-    train_step = mock.Mock(return_value=METRICS, bad_steps=BadSteps())
+    train_step = mock.Mock(return_value=METRICS, side_effect=steps, bad_steps=BadSteps())
     others = mock.Mock(), evaluation, Goodput()
     runs = loop.TrainLoop(step, train_step, feed, checkpoints, *others)
     try:
         runs.run(train_steps=20, checkpoint_period=100)
     finally:
+        run.checkpoints = checkpoints
         run.saved = [call.args[0] for call in checkpoints.save.call_args_list]
 
 
@@ -51,3 +52,13 @@ def test_where_the_data_hang_the_step_is_saved_if_their_position_can_be(monkeypa
     with pytest.raises(InputHangs):
         run(monkeypatch, ["one", "two", hangs], tells_position=case != "tf.data")
     assert run.saved == saved
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_save_that_goes_on_is_finished_where_a_run_ends_badly(monkeypatch, is_alone):
+    """Several hosts cannot agree on anything then."""
+    monkeypatch.setattr(loop, "agreement", mock.Mock(is_alone=lambda: is_alone))
+    with pytest.raises(RuntimeError):
+        run(monkeypatch, ["one", "two", "three"], steps=[METRICS, METRICS, RuntimeError()])
+    calls = run.checkpoints.finish.call_args_list
+    assert calls == [mock.call(waits=False)] * 2 + [mock.call()] * is_alone
