@@ -179,6 +179,18 @@ def opened(path: str | Path, mode: str = "r"):
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
 
 
+def is_still_at(file, path: str) -> bool:
+    """Whether an open file is the one at a path, and not one that was removed or moved from there.
+
+    That is not known of remote files.
+    """
+    if is_remote(path):
+        return True
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
+
+
 def local_path(setting: str, path: str | Path) -> Path:
     """A path that has to be local; ~ expands to the home folder.
 

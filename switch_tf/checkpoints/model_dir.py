@@ -218,10 +218,14 @@ def write_as_chief(path: str, content: str | bytes | Mapping) -> None:
     Args:
       path: the file.
       content: a text, bytes, or what is written as JSON.
+
+    Raises:
+      UserError: it cannot be written.
     """
     if runtime.is_chief():
         write = storage.write_json if isinstance(content, Mapping) else storage.write_atomically
-        write(path, content)
+        with storage.told(f"cannot write '{path}'"):
+            write(path, content)
 
 
 @contextlib.contextmanager

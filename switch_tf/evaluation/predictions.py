@@ -21,13 +21,17 @@ def write(
     Args:
       folder: created if it does not exist.
       task, examples, outputs: see `records`.
+
+    Raises:
+      UserError: the file cannot be written.
     """
     if not runtime.is_chief():
         return
-    storage.make_folder(folder)
-    lines = (json.dumps(found, ensure_ascii=False) for found in records(task, examples, outputs))
+    lines = [json.dumps(found, ensure_ascii=False) for found in records(task, examples, outputs)]
     path = os.path.join(folder, f"{task.name}.jsonl")
-    storage.write_atomically(path, "".join(f"{line}\n" for line in lines))
+    with storage.told(f"cannot write '{path}'"):
+        storage.make_folder(folder)
+        storage.write_atomically(path, "".join(f"{line}\n" for line in lines))
 
 
 def records(

@@ -81,15 +81,16 @@ def evaluate(
 
 def _keep(results: Mapping, predictions: str, wanted: str) -> None:
     """Writes the figures, moves the predictions beside them if there are any, and tells of both."""
-    # Another evaluation that failed meanwhile may have removed the empty folder.
-    storage.make_folder(os.path.dirname(wanted) or ".")
-    written = model_dir.claim(wanted)
-    storage.write_json(written, results)
-    told = f"written to {written}"
-    if storage.exists(predictions):
-        folder = model_dir.predictions_beside(written)
-        storage.move_folder(predictions, folder)
-        told += f", predictions to {folder}"
+    with storage.told(f"cannot write '{wanted}'"):
+        # Another evaluation that failed meanwhile may have removed the empty folder.
+        storage.make_folder(os.path.dirname(wanted) or ".")
+        written = model_dir.claim(wanted)
+        storage.write_json(written, results)
+        told = f"written to {written}"
+        if storage.exists(predictions):
+            folder = model_dir.predictions_beside(written)
+            storage.move_folder(predictions, folder)
+            told += f", predictions to {folder}"
     if written != wanted:
         print(f"{wanted} holds an earlier evaluation and is kept")
     print(told)

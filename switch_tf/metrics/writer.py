@@ -84,14 +84,18 @@ class MetricsWriter:
         others: Sequence[Callable[[str], ScalarWriter]] = (),
     ):
         self._folder = folder = ModelDir(model_dir)
-        storage.make_folder(folder.path)
+        with self._disk_errors():
+            storage.make_folder(folder.path)
         self._log_period = log_period
         self._routing_period = routing_period
         self._image_period = image_period
         self._every = _REMOTE_EVERY if storage.is_remote(folder.path) else 0.0
-        self._others = others
+        self._makers = others
         self._is_chief = runtime.is_chief()
         self._start(restored_step)
+
+    def _disk_errors(self):
+        return storage.told(f"cannot write to MODEL_DIR '{self._folder.path}'")
 
     def _start(self, restored_step: int, keeps_data: bool = False) -> None:
         """Starts writing behind a step.
@@ -119,13 +123,14 @@ class MetricsWriter:
         )
         if not self._is_chief:
             return
-        if len(kept) < len(old):
-            _tell_of_later(folder, restored_step, max(record["step"] for record in old))
-        text = "".join(json.dumps(record) + "\n" for record in kept)
-        storage.write_atomically(folder.metrics, text)
-        self._records = storage.opened(folder.metrics, "a")
-        self._events = Events(folder.events, restored_step)
-        self._writers = [self._events, *(make(folder.path) for make in self._others)]
+        with self._disk_errors():
+            if len(kept) < len(old):
+                _tell_of_later(folder, restored_step, max(record["step"] for record in old))
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            storage.write_atomically(folder.metrics, text)
+            self._records = storage.opened(folder.metrics, "a")
+            self._events = Events(folder.events, restored_step)
+        self._others = [make(folder.path) for make in self._makers]
 
     def evaluated(self, step: int, split: str = "validation") -> dict[str, set[str]]:
         """Task -> names of the metrics logged for its evaluation on a split at a step."""
@@ -186,7 +191,8 @@ class MetricsWriter:
                     for layer, values in layers.items()
                 }
             if self._is_due(self._image_period):
-                self._events.image(self._step, "load per expert", load_picture(routing))
+                with self._disk_errors():
+                    self._events.image(self._step, "load per expert", load_picture(routing))
         self._write_scalars(self._step, scalars)
         self._record(record)
         self._logged = self._step
@@ -252,31 +258,52 @@ class MetricsWriter:
           settings: name -> setting, for the HParams tab.
         """
         if self._is_chief:
-            self._events.text("operative config", config)
-            self._events.settings(settings)
+            with self._disk_errors():
+                self._events.text("operative config", config)
+                self._events.settings(settings)
 
     def flush(self) -> None:
         """Logs the steps since the last record, and writes all records that are buffered."""
         if self._is_chief:
             self._log()
-            self._records.flush()
-            self._events.flush()
+            with self._disk_errors():
+                self._records.flush()
+                self._events.flush()
             self._written = time.monotonic()
 
     def close(self) -> None:
         """Like `flush`; nothing can be logged afterwards."""
         if self._is_chief:
             self._log()
-            self._records.close()
-            for writer in self._writers:
+            with self._disk_errors():
+                self._records.close()
+                self._events.close()
+            for writer in self._others:
                 writer.close()
 
     def _write_scalars(self, step, values):
-        for writer in self._writers:
+        with self._disk_errors():
+            self._see_whether_it_is_there()
+            self._events.scalars(step, values)
+        for writer in self._others:
             writer.scalars(step, values)
 
     def _record(self, record):
-        self._records.write(json.dumps(record) + "\n")
+        with self._disk_errors():
+            self._see_whether_it_is_there()
+            self._records.write(json.dumps(record) + "\n")
+
+    def _see_whether_it_is_there(self):
+        """Starts the log anew where somebody removed or moved it while the run goes on."""
+        path = self._folder.metrics
+        if storage.is_still_at(self._records, path):
+            return
+        print(f"{path} was removed or moved: it begins again behind step {self._logged:,}")
+        for file in (self._records, self._events):
+            file.close()
+        storage.make_folder(self._folder.path)
+        self._records = storage.opened(path, "a")
+        self._events = Events(self._folder.events, self._step)
 
 
 def _tell_of_later(folder: ModelDir, restored_step: int, last: int) -> None:

@@ -272,7 +272,8 @@ class TrainLoop:
         content = io.BytesIO()
         np.savez(content, **arrays)
         if runtime.is_chief():
-            storage.make_folder(os.path.dirname(path))
+            with storage.told(f"cannot write '{path}'"):
+                storage.make_folder(os.path.dirname(path))
         write_as_chief(path, content.getvalue())
         return path
 

@@ -1,6 +1,7 @@
 """Runs of several hosts beside those of one: the same losses, checkpoints, stops."""
 
 import functools
+import json
 import os
 import re
 import shlex
@@ -19,14 +20,19 @@ from switch_tf.checkpoints.model_dir import ModelDir, state_prefix
 from switch_tf.hosts.cluster import Cluster
 from switch_tf.hosts.local import free_addresses
 from switch_tf.metrics.writer import read_metrics
+from tests.data import cached_tasks
 from tests.training.test_train import FILES, RUN, SMALL, losses
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = SMALL | RUN | {"BATCH_SIZE": 8, "GROUPS_MULTIPLE": 4, "MESH_SHAPE": "batch:4"}
 
 
-def command(folder, **settings):
-    flags = [f"--gin_file={file}" for file in (*FILES, "runs/pretrain.gin")]
+ENDLESS = {"TRAIN_STEPS": 10**6, "EVAL_PERIOD": 10**6}
+
+
+def command(folder, layout="expert_data", **settings):
+    files = FILES[0], f"layouts/{layout}.gin", "runs/pretrain.gin"
+    flags = [f"--gin_file={file}" for file in files]
     given = SETTINGS | {"MODEL_DIR": str(folder)} | settings
     flags += [f"--gin.{name}={value!r}" for name, value in given.items()]
     return [sys.executable, "-m", "switch_tf.commands.main", "train", *flags]
@@ -156,29 +162,112 @@ def test_one_process_goes_on_with_what_two_hosts_saved(one, two, tmp_path):
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
 
 
-def test_a_signal_to_one_host_stops_all_and_they_save_the_same_step(one, tmp_path):
-    """Beginning with what one process saved."""
-    folder = tmp_path / "run"
-    shutil.copytree(one, folder)
-    steps = functools.partial(losses, folder)
-    with Hosts(2, tmp_path, command(folder, TRAIN_STEPS=10**6, EVAL_PERIOD=10**6)) as hosts:
-        until(lambda: len(steps()) > 7, hosts)
-        hosts.processes[1].send_signal(signal.SIGTERM)
-        assert hosts.wait() == [143, 143], hosts.said()
-        saved = int(re.search(r"interrupted by SIGTERM: saved step (\d+) in", hosts.said()[0])[1])
-    assert ModelDir(str(folder)).steps()[-1] == saved == max(steps())
-
-
-def test_when_a_host_is_killed_the_other_ends_and_names_it(tmp_path):
-    folder = tmp_path / "run"
-    endless = {"TRAIN_STEPS": 10**6, "EVAL_PERIOD": 10**6, "CHECKPOINT_PERIOD": 10**6}
-    with Hosts(2, tmp_path, command(folder, **endless)) as hosts:
-        until(lambda: (folder / "metrics.jsonl").exists() and len(losses(folder)) > 2, hosts)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The MODEL_DIR of two hosts in the data layout, one of which was killed; what each said."""
+    folder, logs = tmp_path_factory.mktemp("killed"), tmp_path_factory.mktemp("logs")
+    with Hosts(2, logs, command(folder, layout="data", **ENDLESS)) as hosts:
+        until(lambda: len(losses(folder)) > 4 and ModelDir(str(folder)).steps() == [3], hosts)
         hosts.processes[1].kill()
         assert hosts.wait() == [75, -9], hosts.said()
-        line = hosts.said()[0].splitlines()[-1]
+        return folder, hosts.said()
+
+
+def test_when_a_host_is_killed_the_other_ends_and_names_it(killed):
     assert re.fullmatch(
         r"switch-tf: error: host 1 \(localhost:\d+\) has ended or does not answer \(.*\): see its "
         "output; rerun the command on all hosts to resume",
-        line,
+        killed[1][0].splitlines()[-1],
     )
+
+
+def test_another_layout_of_two_hosts_has_the_losses_of_one(one, killed):
+    found, expected = losses(killed[0]), losses(one)
+    steps = sorted(found.keys() & expected.keys())
+    assert steps[:3] == [1, 2, 3]
+    np.testing.assert_allclose(
+        [found[step] for step in steps], [expected[step] for step in steps], rtol=1e-5
+    )
+
+
+def test_a_signal_to_one_host_stops_all_and_they_save_the_same_step(killed, tmp_path):
+    """Resuming what was killed; on the way, both go back where a loss jumps."""
+    folder = tmp_path / "run"
+    shutil.copytree(killed[0], folder)
+    goes_back = {"BadSteps.policy": "back", "BadSteps.back_steps": 1, "BadSteps.most": 10**6}
+    goes_back |= {"BadSteps.spike": 0.02, "BadSteps.window": 2}
+    steps = functools.partial(losses, folder)
+
+    def has_gone_back():
+        found = read_metrics(str(folder))
+        bad = [record["step"] for record in found if record["kind"] == "bad_step"]
+        return bad and max(record["step"] for record in found) > min(bad)
+
+    with Hosts(2, tmp_path, command(folder, layout="data", **ENDLESS | goes_back)) as hosts:
+        until(has_gone_back, hosts)
+        hosts.processes[1].send_signal(signal.SIGTERM)
+        assert hosts.wait() == [143, 143], hosts.said()
+        said = hosts.said()[0]
+        saved = int(re.search(r"interrupted by SIGTERM: saved step (\d+) in", said)[1])
+    assert "resumes from step 3 of" in said and "back to step" in said
+    assert list((folder / "bad_steps").iterdir())
+    assert ModelDir(str(folder)).steps()[-1] == saved == max(steps())
+
+
+def test_two_hosts_evaluate_what_one_process_saved_with_its_figures(one, tmp_path):
+    found = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        shutil.copytree(one, folder)
+        flags = [f"--gin_file={file}" for file in (*FILES, "runs/eval.gin")]
+        given = SMALL | {"MESH_SHAPE": "batch:4", "GROUPS_MULTIPLE": 4}
+        given |= {"CHECKPOINT_PATH": str(folder)}
+        flags += [f"--gin.{name}={value!r}" for name, value in given.items()]
+        arguments = [sys.executable, "-m", "switch_tf.commands.main", "eval", *flags]
+        with Hosts(number, tmp_path, arguments) as hosts:
+            assert hosts.wait() == [0] * number, hosts.said()
+        (figures,) = (folder / "evaluations").glob("*.json")
+        (answers,) = folder.glob("evaluations/*_predictions/*.jsonl")
+        found.append((json.loads(figures.read_text()), answers.read_text()))
+    assert hosts.said()[1] == ""
+    (of_one, its_answers), (of_two, their_answers) = found
+    assert their_answers == its_answers and list(of_two) == list(of_one) == ["toy_copy"]
+    assert {"nlp", "accuracy"} <= of_one["toy_copy"].keys()
+    assert of_two["toy_copy"] == pytest.approx(of_one["toy_copy"], rel=1e-5)
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """Settings of a mixture that is read from a cache, in packed rows."""
+    cached_tasks.forget()
+    for name in ("cached_pairs", "cached_few"):
+        cached_tasks.write(tmp_path / "cache", name, ("train", "validation"))
+    yield {
+        "MIXTURE_OR_TASK_NAME": "cached_mixture",
+        "MIXTURE_OR_TASK_MODULE": "tests.data.cached_tasks",
+        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
+        "USE_CACHED_TASKS": True,
+        "CACHE_DIR": str(tmp_path / "cache"),
+        "PACK": True,
+        "TRAIN_STEPS": 3,
+    }
+    cached_tasks.forget()
+
+
+def test_four_hosts_with_a_model_dimension_have_the_losses_of_one(cached, tmp_path):
+    """Four hosts of two devices; each half of a layer is on two hosts."""
+    settings = cached | {"MESH_SHAPE": "model:2,batch:4", "layout": "expert_model_data"}
+    for number in (1, 4):
+        with Hosts(number, tmp_path, command(tmp_path / str(number), **settings)) as hosts:
+            assert hosts.wait() == [0] * number, hosts.said()
+    one, four = tmp_path / "1", tmp_path / "4"
+    found, expected = losses(four), losses(one)
+    assert list(found) == list(expected) == [1, 2, 3]
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    parts = [name for name in os.listdir(four / "checkpoint_3") if "state.data" in name]
+    assert len(parts) == 4
+    evaluated = [
+        {r["task"]: r["nlp"] for r in read_metrics(str(folder)) if r["kind"] == "evaluation"}
+        for folder in (one, four)
+    ]
+    assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-5) and evaluated[0]

@@ -1,5 +1,7 @@
 import json
+import math
 import re
+import shutil
 from pathlib import Path
 
 import gin
@@ -9,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from switch_tf import config, storage
+from switch_tf.errors import UserError
 from switch_tf.layers.routing import layer_figures
 from switch_tf.metrics import writer as writer_lib
 from switch_tf.metrics.events import Events
@@ -248,6 +251,38 @@ def test_events_are_read_in_order_whatever_the_clock_says(tmp_path, monkeypatch,
         clock["now"] -= gone_back
     found = events_of(tmp_path)["scalars"]["loss"]
     assert [event.value for event in found] == list(range(12))
+
+
+@pytest.mark.parametrize("how", ["train", "evaluation", "bad_step", "goodput", "flush", "close"])
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, how):
+    writer = MetricsWriter(str(tmp_path), log_period=100)
+    writer.train(1, metrics_of(1), RATES)
+    full = open("/dev/full", "a")
+    monkeypatch.setattr(writer, "_records", full)
+    monkeypatch.setattr(storage, "is_still_at", lambda *_: True)
+    writer.train(2, metrics_of(2), RATES)
+    calls = {
+        "train": (100, metrics_of(100), RATES),
+        "evaluation": (2, "copy", {"nlp": -1.0}),
+        "bad_step": (2, 3, "loss is nan", math.nan),
+        "goodput": (2, {"steps": 1.0}),
+    }
+    with pytest.raises(UserError, match=re.escape(f"cannot write to MODEL_DIR '{tmp_path}': ")):
+        getattr(writer, how)(*calls.get(how, ()))
+
+
+def test_a_log_that_was_removed_begins_again_aloud(tmp_path, capsys):
+    folder = tmp_path / "run"
+    writer = MetricsWriter(str(folder), log_period=1)
+    writer.train(1, metrics_of(1), RATES)
+    shutil.rmtree(folder)
+    for step in (2, 3):
+        writer.train(step, metrics_of(step), RATES)
+    writer.close()
+    assert [record["step"] for record in read_metrics(str(folder))] == [2, 3]
+    assert [event.step for event in events_of(folder)["scalars"]["train/loss"]] == [2, 3]
+    told = f"{folder / 'metrics.jsonl'} was removed or moved: it begins again behind step 1\n"
+    assert capsys.readouterr().out == told
 
 
 def test_programs_read_the_same_figures(run):
