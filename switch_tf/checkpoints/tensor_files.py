@@ -26,19 +26,20 @@ class Tensors(NamedTuple):
     values: list[tf.Tensor]
 
 
-def own(variables: Mapping[str, tf.Variable]) -> Tensors:
+def own(variables: Mapping[str, tf.Variable], dtype: tf.DType | None = None) -> Tensors:
     """This host's part of the values of variables, as they are now.
 
     On CPU a value shares its memory with the variable until that is updated.
 
     Args:
       variables: name in the file -> variable, on a mesh or not; what is on none is the chief's.
+      dtype: what values are rounded to; by default they are of the variables' own.
     """
     found = Tensors([], [], [])
     for name, variable in variables.items():
         for place, part in mesh_lib.own_shards(variable):
             with mesh_lib.host():
-                value = tf.identity(part)
+                value = tf.identity(part) if dtype is None else tf.cast(part, dtype)
             of_part = name, _slice(variable.shape, place), value
             for every, one in zip(found, of_part, strict=True):
                 every.append(one)
@@ -80,36 +81,45 @@ def join(prefix: str) -> None:
             )
 
 
-def write(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
+def write(prefix: str, variables: Mapping[str, tf.Variable], dtype: tf.DType | None = None) -> None:
     """Writes the values of variables; of several hosts, all call it.
 
     Args:
       prefix: the path of the file, without TensorFlow's suffixes.
-      variables: see `own`.
+      variables, dtype: see `own`.
     """
-    write_part(prefix, own(variables))
+    write_part(prefix, own(variables, dtype))
     join(prefix)
 
 
 def read(prefix: str, variables: Mapping[str, tf.Variable]) -> None:
-    """Restores variables written by `write`, from whatever mesh.
+    """Restores variables written by `write`, from whatever mesh, also rounded to another dtype.
 
     Args:
       prefix: see `write`.
       variables: name in the file -> variable of the same shape.
     """
+    dtypes = reader(prefix).get_variable_to_dtype_map()
+
+    def read_slice(name, variable, place):
+        stored = dtypes.get(name, variable.dtype)
+        rounded = stored.is_floating and variable.dtype.is_floating
+        value = _read(prefix, name, variable, place, stored if rounded else variable.dtype)
+        with mesh_lib.host():
+            return tf.cast(value, variable.dtype)
+
     for name, variable in variables.items():
         layout = getattr(variable, "layout", None)
         if layout is None:
             everything = tuple(slice(0, n) for n in variable.shape)
-            variable.assign(_read(prefix, name, variable, everything))
+            variable.assign(read_slice(name, variable, everything))
             continue
         read_already = {}
         parts = []
         for place in mesh_lib.local_places(variable):
             key = str(place)
             if key not in read_already:
-                read_already[key] = _read(prefix, name, variable, place)
+                read_already[key] = read_slice(name, variable, place)
             parts.append(read_already[key])
         variable.assign(dtensor.pack(parts, layout))
 
@@ -126,13 +136,13 @@ def reader(prefix: str):
     return py_checkpoint_reader.NewCheckpointReader(prefix)
 
 
-def _read(prefix, name, variable, place):
+def _read(prefix, name, variable, place, dtype):
     with mesh_lib.host():
         (value,) = tf.raw_ops.RestoreV2(
             prefix=prefix,
             tensor_names=[name],
             shape_and_slices=[_slice(variable.shape, place)],
-            dtypes=[variable.dtype],
+            dtypes=[dtype],
         )
     return value
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,13 +13,9 @@ from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.ordered import OrderedBatches
 from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.stamps import stamps
-from switch_tf.data.waiting import within
-from switch_tf.rules import Positive, configurable
-
-TIMEOUT = 1800.0
+from switch_tf.data.waiting import Input, within
 
 
-@configurable
 class Feed:
     """Iterates over a dataset and shards each batch over a mesh by ("batch", "length").
 
@@ -31,10 +26,7 @@ class Feed:
     Args:
       dataset: the batches, of NumPy arrays or tensors.
       mesh: the mesh in use.
-      what: what is read, a `TaskSplit` or a text, for errors; see `reading.user_errors`.
-      timeout: seconds to wait for a batch before the run ends with an error: shorter loses less
-        time where a disk or a network hangs, but it must be longer than what the first batch
-        takes, for which buffers are filled.
+      what: what is read, for errors; see `reading.user_errors`.
 
     Attributes:
       iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
@@ -46,12 +38,11 @@ class Feed:
         self,
         dataset: tf.data.Dataset | OrderedBatches,
         mesh: mesh_lib.Mesh,
-        what: Any = "data",
-        timeout: Positive = TIMEOUT,
+        what: TaskSplit | str = "data",
     ):
         self.mesh = mesh
         self._what = what
-        self._timeout = timeout
+        self._timeout = Input().timeout
         self.wait_seconds = 0.0
         self.tokens = (0, 0)
         with mesh_lib.host():

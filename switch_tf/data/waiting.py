@@ -1,15 +1,31 @@
 """Waits for data in a way that signals and a limit can end."""
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from switch_tf.errors import InputHangs
+from switch_tf.rules import Positive, configurable
 from switch_tf.stages import telling
 
 # Seconds until a wait is told of.
 _UNREMARKABLE = 5.0
+
+
+@configurable
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """How a run waits for its data.
+
+    Attributes:
+      timeout: seconds to wait for a batch before the run ends with an error that names the task.
+        Shorter loses less time where a disk or a network hangs, but it must be longer than what
+        the first batch takes, for which buffers are filled.
+    """
+
+    timeout: Positive = 1800.0
 
 
 def within(seconds: float, take: Callable[[], Any], what: str) -> Any:
@@ -50,6 +66,6 @@ def _wait(outcomes: queue.SimpleQueue, seconds: float, what: str) -> tuple:
             return outcomes.get(timeout=max(seconds - _UNREMARKABLE, 0.0))
         except queue.Empty:
             raise InputHangs(
-                f"{what} has not come within {seconds:g} s (Feed.timeout): see whether what it is "
+                f"{what} has not come within {seconds:g} s (Input.timeout): see whether what it is "
                 "read from answers, or raise that; rerun the command to resume"
             ) from None

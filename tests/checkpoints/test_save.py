@@ -100,3 +100,20 @@ def test_a_model_is_written_to_a_remote_file_system_and_restored_from_it():
     assert float(fresh.trainable_variables[0][0, 0]) == 3.0
     assert find_file(path, CONFIG) == f"{path}/config.gin"
     tf.io.gfile.rmtree("ram://saved-models")
+
+
+def test_a_copy_in_bfloat16_takes_half_the_space_and_is_restored_rounded(tmp_path):
+    sizes, saved = {"num_layers": 1}, tiny_model(seed=0, num_layers=1)
+    size = {}
+    with using(("batch:8", "batch:batch,experts:batch")):
+        model = tiny_model(seed=0, **sizes)
+        for dtype in ("float32", "bfloat16"):
+            save_model(str(tmp_path / dtype), model, dtype=dtype)
+            (data,) = (tmp_path / dtype).glob("state.data-*")
+            size[dtype] = data.stat().st_size
+    assert size["bfloat16"] == size["float32"] // 2
+    fresh = tiny_model(seed=1, **sizes)
+    restore.restore_model(str(tmp_path / "bfloat16"), fresh)
+    for ours, theirs in zip(fresh.trainable_variables, saved.trainable_variables, strict=True):
+        rounded = tf.cast(tf.cast(theirs.numpy(), tf.bfloat16), tf.float32)
+        np.testing.assert_array_equal(ours.numpy(), rounded.numpy(), err_msg=ours.path)

@@ -6,7 +6,9 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
+from switch_tf.data import feed as feed_module
 from switch_tf.data.feed import Feed
+from switch_tf.data.waiting import Input
 from switch_tf.errors import InputHangs, UserError
 
 MESHES = [("batch:8", "batch:batch"), ("batch:2,model:2", "batch:batch")]
@@ -119,9 +121,10 @@ def test_an_error_of_the_pipeline_is_one_line_that_names_what_is_read():
     )
 
 
-def test_data_that_hang_end_the_wait_with_their_names():
+def test_data_that_hang_end_the_wait_with_their_names(monkeypatch):
+    monkeypatch.setattr(feed_module, "Input", lambda: Input(timeout=0.1))
     mesh = mesh_lib.Mesh.create("batch:2", "batch:batch")
-    feed = Feed(batches(wait=1.0), mesh, "'toy', split 'train'", timeout=0.1)
+    feed = Feed(batches(wait=1.0), mesh, "'toy', split 'train'")
     with pytest.raises(InputHangs, match="a batch of 'toy', split 'train' has not come within 0.1"):
         feed.next()
     assert not feed.tells_position

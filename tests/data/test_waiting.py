@@ -30,7 +30,7 @@ def test_a_call_that_does_not_return_is_given_up(monkeypatch, capsys, remarkable
         within(0.2, never.wait, "a batch of 'toy', split 'train'")
     assert 0.2 <= time.monotonic() - started < 5
     assert str(hangs.value).startswith(
-        "a batch of 'toy', split 'train' has not come within 0.2 s (Feed.timeout): "
+        "a batch of 'toy', split 'train' has not come within 0.2 s (Input.timeout): "
     )
     assert hangs.value.status == 75
     never.set()
