@@ -113,7 +113,8 @@ class TrainLoop:
                     self._save(batch, goes_on=True)
                 if evaluation.is_due(self.step):
                     self._evaluate(batch, signals)
-                self._restart_if_due(train_steps, batch, progress)
+                if self._restarts.due(self.step) and not self._is_over(train_steps):
+                    self._restart(batch, signals, progress)
             stopped = signals.stopped() and not self._is_over(train_steps)
         except EvaluationInterrupt:
             stopped = True
@@ -129,11 +130,11 @@ class TrainLoop:
             self._checkpoints.finish()
         return stopped
 
-    def _restart_if_due(self, train_steps: int, batch, progress: Progress) -> None:
-        """Saves, and raises `Restart`, where the process has made its steps."""
-        if self._restarts.due(self.step) and not self._is_over(train_steps):
-            self._writer.flush()
-            self._save(batch)
+    def _restart(self, batch, signals: StopSignals, progress: Progress) -> None:
+        """Saves, and raises `Restart`, unless a signal came that the new process would not get."""
+        self._writer.flush()
+        self._save(batch)
+        if not signals.stopped():
             progress.say(
                 f"step {self.step} is saved; the process starts anew after "
                 f"{self._restarts.period:,} steps, as TensorFlow keeps memory of each on CPU"

@@ -1,10 +1,11 @@
 """The loop, with stand-ins for what it calls."""
 
+import signal
 from unittest import mock
 
 import pytest
 
-from switch_tf.errors import InputHangs, UserError
+from switch_tf.errors import InputHangs, Interruption, Restart, UserError
 from switch_tf.metrics.goodput import Goodput
 from switch_tf.training import loop
 from switch_tf.training.bad_steps import BadSteps
@@ -20,14 +21,13 @@ def run(monkeypatch, batches, step=7, tells_position=True, steps=None):
     evaluation = mock.Mock(kept=set(), stops_early=False)
     evaluation.is_due.return_value = False
     evaluation.nlp.return_value = -1.0
-    checkpoints = mock.Mock(path="folder", notes={})
+    checkpoints = run.checkpoints = mock.Mock(path="folder", notes={})
     train_step = mock.Mock(return_value=METRICS, side_effect=steps, bad_steps=BadSteps())
     others = mock.Mock(), evaluation, Goodput()
     runs = loop.TrainLoop(step, train_step, feed, checkpoints, *others)
     try:
         runs.run(train_steps=20, checkpoint_period=100)
     finally:
-        run.checkpoints = checkpoints
         run.saved = [call.args[0] for call in checkpoints.save.call_args_list]
 
 
@@ -62,3 +62,15 @@ def test_a_save_that_goes_on_is_finished_where_a_run_ends_badly(monkeypatch, is_
         run(monkeypatch, ["one", "two", "three"], steps=[METRICS, METRICS, RuntimeError()])
     calls = run.checkpoints.finish.call_args_list
     assert calls == [mock.call(waits=False)] * 2 + [mock.call()] * is_alone
+
+
+@pytest.mark.parametrize("comes", [False, True])
+def test_a_signal_while_a_step_is_saved_for_a_restart_ends_the_run(monkeypatch, comes):
+    monkeypatch.setattr(loop.Restarts, "due", lambda self, step: step == 9)
+    signals = mock.MagicMock(number=signal.SIGTERM)
+    monkeypatch.setattr(loop, "StopSignals", lambda: signals)
+    signals.__enter__.return_value = signals
+    signals.stopped.side_effect = lambda: comes and bool(run.checkpoints.save.call_args_list)
+    with pytest.raises(Interruption if comes else Restart):
+        run(monkeypatch, ["one", "two", "three"])
+    assert run.saved[0] == 9
