@@ -144,6 +144,10 @@ def test_each_host_wrote_its_part_of_a_checkpoint_that_reads_as_one(one, two):
     files = [name for name in os.listdir(parts) if name.startswith("state")]
     assert len([name for name in files if ".data-" in name]) == 2
     assert "state.index" in files and len(files) == 3
+    # Nothing is written, or held for it, twice.
+    written = [os.path.getsize(f"{parts}/{name}") for name in files if ".data-" in name]
+    assert sum(written) == os.path.getsize(f"{whole}/state.data-00000-of-00001")
+    assert max(written) < sum(written)
     found, expected = (tensor_files.reader(state_prefix(path)) for path in (parts, whole))
     shapes = expected.get_variable_to_shape_map()
     assert found.get_variable_to_shape_map() == shapes
