@@ -374,6 +374,6 @@ def _one_line(where: str):
 
 def _nearest_of_gin(line: str) -> str:
     """Names like the one that gin does not know, for the end of an error; may be empty."""
-    unknown = re.search(r"No configurable matching '([^']+)'", line)
+    unknown = re.search(r"No configurable matching (?:reference )?'@?([^'(]+)", line)
     known = (selector.rpartition(".")[2] for selector, _ in gin.config._REGISTRY.items())
     return gin_files.nearest(unknown[1].rpartition(".")[2], known) if unknown else ""

@@ -43,6 +43,7 @@ class Interruption(KeyboardInterrupt):
 
     Attributes:
       number: the signal's.
+      kept: as given.
       status: the exit status, 128 + `number`.
     """
 
@@ -53,6 +54,7 @@ class Interruption(KeyboardInterrupt):
     ):
         super().__init__(f"interrupted by {signal.Signals(number).name}: {kept}")
         self.number = number
+        self.kept = kept
         self.status = 128 + number
 
 

@@ -5,6 +5,7 @@ value of a key that a dict has twice. Both are errors here.
 """
 
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -86,19 +87,22 @@ def statements(text: str, where: str, is_file: bool) -> Iterator[tuple[Any, str]
         for statement in _Parser(io.StringIO(text), _Delegate()):
             yield statement, f"{where}:{statement.location.line_num}" if is_file else where
     except (SyntaxError, tokenize.TokenError) as error:
-        raise _syntax_error(error, where, is_file) from error
+        raise _syntax_error(error, where, None if is_file else text) from error
     except RecursionError as error:
         raise UserError(f"{where}: syntax error: too many brackets within each other") from error
 
 
-def _syntax_error(error: Exception, where: str, is_file: bool) -> UserError:
+def _syntax_error(error: Exception, where: str, flag: str | None) -> UserError:
     message = str(error.args[0]).splitlines()[-1].strip().rstrip(".")
     place = error.args[1] if len(error.args) > 1 else ()
-    if not is_file:
-        return UserError(
-            f"{where}: not a gin value: {message}; a string needs its own quotes: "
-            "--gin.NAME=\"'text'\""
-        )
+    if flag is not None:
+        mend = "a string needs its own quotes: --gin.NAME=\"'text'\""
+        if re.search(r"Failed to parse token '[A-Za-z_]", message):
+            if flag.partition("=")[2].strip().startswith(("{", "[", "(")):
+                mend = "strings in it need quotes, as in \"{'inputs': 512, 'targets': 114}\""
+            else:
+                mend += ", a function or class an @: --gin.NAME=@AdamW"
+        return UserError(f"{where}: not a gin value: {message}; {mend}")
     if isinstance(error, tokenize.TokenError):
         return UserError(f"{where}:{place[0]}: syntax error: {message}; is a bracket left open?")
     line = (place[3] or "").strip()

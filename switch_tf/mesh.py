@@ -79,7 +79,7 @@ def parse_layout_rules(text: str, mesh_shape: dict[str, int]) -> dict[str, str]:
         if dimension not in mesh_shape:
             raise UserError(
                 f"LAYOUT_RULES='{text}': the mesh has no dimension '{dimension}'; it has "
-                + ", ".join(mesh_shape)
+                f"{', '.join(mesh_shape)}: name it so in MESH_SHAPE, or set LAYOUT_RULES, too"
             )
         rules[axis] = dimension
     return rules
@@ -142,8 +142,8 @@ class Mesh:
             )
         if mesh.size % processes:
             raise UserError(
-                f"MESH_SHAPE='{mesh_shape}' has {mesh.size} devices, not divisible by the "
-                f"{processes} processes: change it"
+                f"MESH_SHAPE='{mesh_shape}' has {mesh.size} devices, which {processes} hosts "
+                "cannot share: make it a multiple of them"
             )
         devices = [f"{kind}:{i}" for i in range(mesh.size // processes)]
         made = dtensor.create_distributed_mesh(

@@ -134,6 +134,20 @@ def test_a_string_without_quotes_in_a_flag_says_how_to_quote_it(project):
     )
 
 
+@pytest.mark.parametrize(
+    "flag, mend",
+    [
+        ("train.optimizer=AdamW", "a function or class an @: --gin.NAME=@AdamW"),
+        (
+            "LENGTHS={inputs: 40}",
+            "strings in it need quotes, as in \"{'inputs': 512, 'targets': 114}\"",
+        ),
+    ],
+)
+def test_other_values_without_quotes_say_what_else_they_need(project, flag, mend):
+    assert error_of([], [flag]).endswith(mend)
+
+
 def test_an_unknown_configurable_names_the_nearest(project):
     write(project / "a.gin", "shcedule.peak = 1")
     assert error_of(["a.gin"]) == (

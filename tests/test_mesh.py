@@ -41,7 +41,8 @@ BAD_RULES = {
         "LAYOUT_RULES='batch:batch,batch:model': 'batch' appears twice; keep one"
     ),
     "expert:model": f"LAYOUT_RULES='expert:model': no tensor has an axis 'expert'; axes are {AXES}",
-    "d_ff:x": "LAYOUT_RULES='d_ff:x': the mesh has no dimension 'x'; it has batch, model",
+    "d_ff:x": "LAYOUT_RULES='d_ff:x': the mesh has no dimension 'x'; it has batch, model: "
+    "name it so in MESH_SHAPE, or set LAYOUT_RULES, too",
 }
 # Mesh shape, layout rules, axes of an [8, 4, 4] array, shape of a device's part.
 LAYOUTS = {
@@ -147,7 +148,8 @@ def test_a_mesh_of_fewer_devices_than_there_are_takes_the_first():
 def test_a_mesh_that_does_not_divide_over_the_processes_is_one_line(monkeypatch):
     monkeypatch.setenv("DTENSOR_JOBS", "localhost:1,localhost:2")
     assert line_of(Mesh.create, "batch:5,model:3") == (
-        "MESH_SHAPE='batch:5,model:3' has 15 devices, not divisible by the 2 processes: change it"
+        "MESH_SHAPE='batch:5,model:3' has 15 devices, which 2 hosts cannot share: make it a "
+        "multiple of them"
     )
 
 

@@ -156,3 +156,8 @@ def test_a_signal_ends_it_with_its_status_and_the_next_call_begins_anew(
     write(project / hanging, whole)
     assert ended(start(project))[0] == 0
     assert (project / "made.txt").read_text() == "made\nmade\n"
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.sh")), ids=lambda s: s.name)
+def test_every_script_can_be_run_by_its_name(script):
+    assert os.access(script, os.X_OK)

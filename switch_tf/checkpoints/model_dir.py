@@ -132,11 +132,20 @@ def find(path: str, setting: str) -> str:
     folder = ModelDir(path)
     there = folder.steps()
     if not there:
+        below = _with_checkpoints(path) if os.path.isdir(path) else ""
         raise UserError(
-            f"{setting}='{path}': no checkpoint there: give a MODEL_DIR that holds checkpoints, or "
-            "a checkpoint_<step> folder"
+            f"{setting}='{path}': no checkpoint there{below}: give a MODEL_DIR that holds "
+            "checkpoints, or a checkpoint_<step> folder"
         )
     return folder.checkpoint(there[-1])
+
+
+def _with_checkpoints(path: str) -> str:
+    """What folders in a local folder hold checkpoints, for an error; may be empty."""
+    inside = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    runs = [os.path.basename(folder) for folder in inside if ModelDir(folder).steps()]
+    more = f" and {len(runs) - 3} more" if len(runs) > 3 else ""
+    return f", but in {', '.join(runs[:3])}{more} in it" if runs else ""
 
 
 def find_file(path: str, name: str) -> str | None:

@@ -67,6 +67,21 @@ def check_commands(files: Sequence[str]) -> None:
             raise UserError(f"--gin_file={file} is for switch-tf eval: leave it out")
 
 
+def check_no_model_dir(files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Checks that an evaluation is not given its run as MODEL_DIR alone, as a training is.
+
+    Raises:
+      UserError: it is.
+    """
+    macros = gin_files.read(files, bindings).macros
+    run, path = macros.get("MODEL_DIR"), macros.get("CHECKPOINT_PATH")
+    if run and run.value != gin_files.REQUIRED and path and path.value == gin_files.REQUIRED:
+        raise UserError(
+            f"{run.where}: MODEL_DIR is where switch-tf train writes: pass the run to evaluate as "
+            f'--gin.CHECKPOINT_PATH="{run.value!r}"'
+        )
+
+
 def check_paths(given: config.Values, trains: bool) -> None:
     """Checks that local folders and the vocabulary, which a run will read, exist.
 
@@ -228,12 +243,13 @@ def _saved(path: str) -> dict:
     return gin_files.read_text(storage.read_text(file), file).literals() if file else {}
 
 
-def check_mesh(given: config.Values, starts: bool = False) -> int:
+def check_mesh(given: config.Values, starts: bool = False, hosts: int = 1) -> int:
     """Checks mesh, layout rules, batch and widths against each other, without TensorFlow.
 
     Args:
       given: the result of `config.precheck`.
       starts: whether the command starts the devices, which this machine must then have.
+      hosts: number of processes that share them.
 
     Returns:
       The number of devices.
@@ -241,8 +257,14 @@ def check_mesh(given: config.Values, starts: bool = False) -> int:
     Raises:
       UserError: they do not fit; the message names the setting and the fix.
     """
-    shape = mesh_lib.parse_mesh_shape(given.get("ModelSetup.mesh_shape", "batch:1"))
+    text = given.get("ModelSetup.mesh_shape")
+    shape = mesh_lib.parse_mesh_shape(text or "batch:1")
     devices = math.prod(shape.values())
+    if devices % hosts:
+        mend = f"MESH_SHAPE='{text}' has {devices} devices: make it a multiple of them"
+        if text is None:
+            mend = "add --gin_file=layouts/expert_data.gin, or another of gin/layouts"
+        raise UserError(f"{hosts} hosts cannot share the devices of the mesh: {mend}")
     if starts:
         # Before what does not divide by so many devices.
         runtime.check_devices(devices, given.get("DEVICE_TYPE", "CPU"))

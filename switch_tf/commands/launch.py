@@ -115,6 +115,8 @@ def check(
         raise UserError(f"--gin_file is missing; see switch-tf {command} --help")
     trains = command == "train"
     cluster = settle(args.hosts, args.host) if "hosts" in args else None
+    if command == "eval":
+        checks.check_no_model_dir(args.gin_file, bindings)
     remembered = remember(args.gin_file, bindings, trains, functools.partial(_start, cluster))
     args.gin_file, bindings = remembered.files, [*remembered.statements, *bindings]
     if not trains:
@@ -126,7 +128,8 @@ def check(
     checks.check_files(args.gin_file, bindings, needs, run_file)
     given = config.precheck(args.gin_file, bindings)
     checks.check_spans(given)
-    devices = checks.check_mesh(given, starts=command in ("train", "eval"))
+    hosts = len(cluster.addresses) if cluster else 1
+    devices = checks.check_mesh(given, starts=command in ("train", "eval"), hosts=hosts)
     checks.check_paths(given, trains)
     if trains:
         checks.check_optimizer(given)

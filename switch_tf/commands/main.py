@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from switch_tf import __version__, runtime, user_code
+from switch_tf import __version__, runtime, storage, user_code
 from switch_tf.commands.flags import Parser
 from switch_tf.errors import Restart, UserError
 from switch_tf.metrics.tables import table
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(_READER_GONE)
     except (Exception, SystemExit) as error:
-        # This is also how a user's code ends with sys.exit.
-        place = user_code.place_of(error)
+        # The second is also how a user's code ends with sys.exit.
+        place = _lack_of_memory(error) or user_code.place_of(error)
         # A defect of this project keeps its traceback, and a command ends with its status.
         if place is None:
             raise
@@ -79,6 +79,19 @@ def _show_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _lack_of_memory(error: BaseException) -> str | None:
+    """A line on an error for lack of memory; None for others."""
+    allocated = re.search(r"OOM when allocating tensor with shape\s*\[[\d,]*\]", str(error))
+    if not isinstance(error, MemoryError) and not allocated:
+        return None
+    what = allocated[0] if allocated else storage.first_line(error)
+    return (
+        f"there is too little memory: {what}: lower BATCH_SIZE or TASK_FEATURE_LENGTHS, set "
+        "TrainStep.microbatches, or take a smaller model; docs/training.md says more under "
+        "'Larger models'"
+    )
 
 
 def _one_line(error: UserError) -> str:

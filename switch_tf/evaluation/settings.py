@@ -91,7 +91,7 @@ class Evaluation:
     def _size(self) -> str:
         if self.batches is None:
             return "the whole split"
-        return f"at most {self.batches} batches per task"
+        return f"at most {self.batches} batch{'es' * (self.batches > 1)} per task"
 
     def data(self, data: TaskData, mesh: Mesh) -> TaskData:
         """The data to evaluate on, derived from the run's data and checked against the mesh.

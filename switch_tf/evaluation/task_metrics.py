@@ -205,6 +205,8 @@ class TaskEvaluator:
           tell: takes how far it is.
         """
         outputs, columns = [], self._trimmed(dataset)
+        of_tasks = self._evaluator.cached_model_datasets
+        task = next((f"'{name}', " for name in of_tasks if of_tasks[name] is dataset), "")
         # All batches are padded to the same size, which the mesh divides.
         for indices, batch in elements(dataset.batch(self._batch_size), self._what):
             if stop():
@@ -215,7 +217,7 @@ class TaskEvaluator:
             with self._mesh.run():
                 found = function(features)[: len(indices)]
             outputs += zip(indices.tolist(), found, strict=True)
-            tell(f"{len(outputs):,} examples")
+            tell(f"{task}{len(outputs):,} examples")
         return outputs
 
     def _trimmed(self, dataset) -> dict[str, int]:

@@ -19,6 +19,7 @@ from switch_tf.reproduce.machine_load import LoadMeter
 from switch_tf.reproduce.result import as_json
 from switch_tf.reproduce.training_run import TrainingRun
 
+_RERUN = "; rerun the command to resume"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Status of a run that a signal interrupted -> the signal's number.
 _INTERRUPTED = {Interruption(number).status: number for number in (signal.SIGINT, signal.SIGTERM)}
@@ -70,9 +71,14 @@ def train(
             for sitting in active.values():
                 sitting.has_ended(_PAUSE / len(active))
             failures += _end(active, received, watch, ended)
+    # An interruption says how to resume, whatever failed besides.
+    interrupted = [f for f in failures if isinstance(f, Interruption)]
+    if interrupted:
+        every = "; ".join(interruption.kept for interruption in interrupted)
+        mend = _RERUN if _RERUN in every else ""
+        raise Interruption(interrupted[0].number, every.replace(_RERUN, "") + mend)
     if failures:
-        # An interruption says how to resume, whatever failed besides.
-        raise next((f for f in failures if isinstance(f, Interruption)), failures[0])
+        raise failures[0]
     if received:
         raise Interruption(received[0], "rerun the command to resume")
 
@@ -225,6 +231,11 @@ def _forwarding(active: dict[int, Sitting]) -> Iterator[list[int]]:
     received = []
 
     def hand_on(number, _):
+        if active and not received:
+            name = signal.Signals(number).name
+            told = f"\n{name}: ends after this step of each run, and saves; again to end unsaved\n"
+            # Not print, which may be what the signal has interrupted.
+            os.write(2, told.encode())
         received.append(number)
         _interrupt(active, number)
 

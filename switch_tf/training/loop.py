@@ -60,7 +60,7 @@ class TrainLoop:
         self._load_watch = LoadWatch()
         self._bad_steps = train_step.bad_steps
         self._bad_steps.restore(checkpoints.notes)
-        self._restarts = Restarts(step)
+        self._began, self._restarts = step, Restarts()
         self._is_first = True
 
     def run(self, train_steps: int, checkpoint_period: int) -> None:
@@ -113,7 +113,7 @@ class TrainLoop:
                     self._save(batch, goes_on=True)
                 if evaluation.is_due(self.step):
                     self._evaluate(batch, signals)
-                if self._restarts.due(self.step) and not self._is_over(train_steps):
+                if self._restarts.due(self.step - self._began) and not self._is_over(train_steps):
                     self._restart(batch, signals, progress)
             stopped = signals.stopped() and not self._is_over(train_steps)
         except EvaluationInterrupt:

@@ -14,18 +14,16 @@ class Restarts:
     nothing is restarted.
 
     Args:
-      first_step: the step with which the process began.
       period: steps after which it starts anew. It takes as long as a save, the start and the
         compilation of a run: half a minute for a small model. The memory kept until then grows with
         the period; the default keeps about a gigabyte. None: never.
     """
 
-    def __init__(self, first_step: int, period: Count | None = 100_000):
-        self._first_step = first_step
+    def __init__(self, period: Count | None = 100_000):
         self.period = period
 
-    def due(self, step: int) -> bool:
-        """Whether the process is to start anew at a step; the same on all hosts."""
+    def due(self, steps: int) -> bool:
+        """Whether a process that has made so many steps is to start anew; the same on all hosts."""
         if self.period is None or not runtime.can_restart() or runtime.device_type() != "CPU":
             return False
-        return step - self._first_step >= self.period
+        return steps >= self.period

@@ -151,7 +151,8 @@ BEFORE_TENSORFLOW = {
     ),
     "a layout over a dimension that the mesh lacks": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.LAYOUT_RULES='d_ff:model'"],
-        "LAYOUT_RULES='d_ff:model': the mesh has no dimension 'model'; it has batch",
+        "LAYOUT_RULES='d_ff:model': the mesh has no dimension 'model'; it has batch: name it so "
+        "in MESH_SHAPE, or set LAYOUT_RULES, too",
     ),
     "a mesh larger than the machine": (
         [MODEL, LAYOUT, PRETRAIN, DIR, "--gin.MESH_SHAPE='batch:8192'"]
@@ -259,6 +260,42 @@ def test_a_folder_without_a_checkpoint_is_told_before_what_it_would_give(setting
     assert done.stderr == (
         f"switch-tf: error: {setting}='{tmp_path}': no checkpoint there: give a MODEL_DIR that "
         "holds checkpoints, or a checkpoint_<step> folder\n"
+    )
+
+
+def test_a_folder_of_runs_names_them(tmp_path):
+    for run in ("b", "a", "c", "d"):
+        (tmp_path / run / "checkpoint_7").mkdir(parents=True)
+    (tmp_path / "e").mkdir()
+    evaluates = "--gin_file=runs/eval.gin"
+    done = run_without_tensorflow("eval", evaluates, f"--gin.CHECKPOINT_PATH='{tmp_path}'")
+    assert done.returncode == 2
+    assert "no checkpoint there, but in a, b, c and 1 more in it: give" in done.stderr
+
+
+def test_an_evaluation_of_a_model_dir_says_how_it_is_called_there(tmp_path):
+    done = run_without_tensorflow("eval", "--gin_file=runs/eval.gin", "--gin.MODEL_DIR='runs/a'")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "switch-tf: error: --gin.MODEL_DIR: MODEL_DIR is where switch-tf train writes: pass the "
+        "run to evaluate as --gin.CHECKPOINT_PATH=\"'runs/a'\"\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "more, mend",
+    {
+        (): "add --gin_file=layouts/expert_data.gin, or another of gin/layouts",
+        ("--gin_file=layouts/data.gin", "--gin.MESH_SHAPE='batch:3'"): "MESH_SHAPE='batch:3' has 3 "
+        "devices: make it a multiple of them",
+    }.items(),
+)
+def test_a_mesh_that_hosts_cannot_share_is_told_before_they_meet(more, mend):
+    hosts = ["--hosts=a:1,b:2", "--host=0"]
+    done = run_without_tensorflow("train", MODEL, PRETRAIN, DIR, *hosts, *more)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"switch-tf: error: 2 hosts cannot share the devices of the mesh: {mend}\n",
     )
 
 

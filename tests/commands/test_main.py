@@ -69,6 +69,29 @@ def test_a_task_module_under_its_old_name_is_told_before_tensorflow_starts():
     )
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 8.00 TiB for an array"),
+        RuntimeError(
+            "Graph execution error:\n... OOM when allocating tensor with shape[20000,20000,32] and "
+            "type float on CPU:0"
+        ),
+    ],
+)
+def test_too_little_memory_is_one_line_with_what_to_lower(subcommand, capsys, error):
+    def fail(argv):
+        raise error
+
+    subcommand(fail)
+    with pytest.raises(SystemExit) as end:
+        main_module.main(["tasks"])
+    line = capsys.readouterr().err
+    assert end.value.code == 2 and line.count("\n") == 1
+    assert line.startswith("switch-tf: error: there is too little memory: ")
+    assert "8.00 TiB" in line or "shape[20000,20000,32]: lower BATCH_SIZE" in line
+
+
 def test_a_command_starts_anew_as_it_was_started_at_first():
     code = (
         "import importlib, os, sys, types\n"

@@ -53,7 +53,7 @@ def test_a_second_evaluation_keeps_the_first_and_predictions_are_beside_it(saved
     told = capsys.readouterr().out
     assert "  decoded 3\n" in told
     assert told.startswith(
-        "evaluates toy_mixture, split 'validation': at most 1 batches per task, 4 examples per "
+        "evaluates toy_mixture, split 'validation': at most 1 batch per task, 4 examples per "
         "batch; the tasks' own metrics of at most 3 examples per task\n"
         "mesh: batch 2; rules: batch -> batch\n"
     )

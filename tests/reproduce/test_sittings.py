@@ -182,7 +182,7 @@ def test_an_interrupted_run_says_itself_what_it_kept(
         sittings.train([run])
 
 
-def test_a_signal_is_handed_once_to_every_child(tmp_path, monkeypatch):
+def test_a_signal_is_told_at_once_and_handed_once_to_every_child(tmp_path, monkeypatch, capfd):
     # A child says that it is ready, takes half a second to save, and counts what it gets.
     code = (
         "import signal, sys, time\n"
@@ -209,9 +209,17 @@ def test_a_signal_is_handed_once_to_every_child(tmp_path, monkeypatch):
 
     sender = threading.Thread(target=send)
     sender.start()
-    with pytest.raises(Interruption, match="^interrupted by SIGTERM: [ab]: ended with status 143"):
+    with pytest.raises(Interruption) as stop:
         sittings.train(runs, at_once=2)
     sender.join()
+    ended = "{0}: ended with status 143, its output in {1}/{0}/run/log.txt"
+    both = [ended.format(name, tmp_path) for name in ("a", "b")]
+    assert str(stop.value) in [
+        f"interrupted by SIGTERM: {'; '.join(order)}; rerun the command to resume"
+        for order in (both, both[::-1])
+    ]
+    told = capfd.readouterr().err
+    assert told.count("SIGTERM: ends after this step of each run, and saves; again to end") == 1
     assert [log_of(run).count("signal") for run in runs] == [1, 1]
     assert [len(run.sittings()) for run in runs] == [1, 1]
     assert signal.getsignal(signal.SIGTERM) is before

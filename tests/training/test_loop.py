@@ -66,7 +66,7 @@ def test_a_save_that_goes_on_is_finished_where_a_run_ends_badly(monkeypatch, is_
 
 @pytest.mark.parametrize("comes", [False, True])
 def test_a_signal_while_a_step_is_saved_for_a_restart_ends_the_run(monkeypatch, comes):
-    monkeypatch.setattr(loop.Restarts, "due", lambda self, step: step == 9)
+    monkeypatch.setattr(loop.Restarts, "due", lambda self, steps: steps == 2)
     signals = mock.MagicMock(number=signal.SIGTERM)
     monkeypatch.setattr(loop, "StopSignals", lambda: signals)
     signals.__enter__.return_value = signals
