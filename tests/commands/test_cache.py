@@ -74,7 +74,7 @@ def test_an_epoch_in_our_order_has_the_tokens_of_seqio_reading(folder):
     """Spans fall elsewhere, as documents are joined in another order; no token goes missing."""
     task = seqio.TaskRegistry.get(TASK)
     theirs = task.get_dataset(LENGTHS, "train", use_cached=True, shuffle=False, num_epochs=1)
-    ours = windows.Windows(task, "train", LENGTHS, seed=0).examples(0)
+    ours = windows.Windows(task, "train", LENGTHS, seed=0, streams=1).examples(0, 0)
     size = task.output_features["targets"].vocabulary.vocab_size
 
     def counts(examples):
