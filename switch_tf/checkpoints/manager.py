@@ -108,15 +108,24 @@ class Checkpoints:
             if step in self._steps():
                 return
             with writing(self._dir.checkpoint(step)) as folder:
-                # All hosts have the same position in the data.
-                if runtime.is_chief():
-                    with mesh_lib.host():
-                        self._data.write(data_prefix(folder))
+                self._write_position(folder)
                 write_as_chief(self._dir.config, self._config())
                 if notes := self.notes | ({"files": self._files} if self._files else {}):
                     write_as_chief(notes_path(folder), notes)
                 tensor_files.write(state_prefix(folder), self._tensors(step))
         self.prune()
+
+    def _write_position(self, folder: str) -> None:
+        """Writes the position in the data, as the chief.
+
+        All hosts have the same, but of a cache each knows only that of the rows that it makes.
+        """
+        if self._is_cached:
+            own = self._data.iterator.serialize()
+            self._data.iterator.join(agreement.to_chief("the position in the data", own))
+        if runtime.is_chief():
+            with mesh_lib.host():
+                self._data.write(data_prefix(folder))
 
     def _steps(self) -> list[int]:
         """The steps of all whole checkpoints, as the chief sees them."""
