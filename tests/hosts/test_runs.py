@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from switch_tf.checkpoints import tensor_files
-from switch_tf.checkpoints.model_dir import ModelDir, state_prefix
+from switch_tf.checkpoints.model_dir import ModelDir, data_prefix, state_prefix
 from switch_tf.hosts.cluster import Cluster
 from switch_tf.hosts.local import free_addresses
 from switch_tf.metrics.writer import read_metrics
-from tests.training.test_train import FILES, RUN, SMALL, losses
+from tests.data import cached_tasks
+from tests.training.test_train import FILES, RUN, SMALL, STEPS, losses
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = SMALL | RUN | {"BATCH_SIZE": 8, "GROUPS_MULTIPLE": 4, "MESH_SHAPE": "batch:4"}
@@ -118,6 +119,7 @@ def test_two_hosts_have_the_losses_of_one(one, two):
 def test_the_chief_alone_speaks_and_logs(two):
     folder, (chief, other) = two
     assert "done: step 3 of TRAIN_STEPS=3" in chief
+    assert "each host makes all rows (of cached tasks, its own)" in chief
     assert other == ""
     kinds = [record["kind"] for record in read_metrics(str(folder))]
     assert kinds.count("train") == 3 and kinds.count("evaluation") == 1
@@ -154,6 +156,47 @@ def test_one_process_goes_on_with_what_two_hosts_saved(one, two, tmp_path):
     found, expected = losses(folder), losses(one)
     assert list(found) == list(expected) == [1, 2, 3, 4, 5, 6]
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+
+
+@pytest.fixture
+def cached(tmp_path):
+    """Settings of a packed mixture that is read from a cache."""
+    cached_tasks.forget()
+    for name in ("cached_pairs", "cached_few"):
+        cached_tasks.write(tmp_path / "cache", name, ("train", "validation"))
+    return {
+        "MIXTURE_OR_TASK_NAME": "cached_mixture",
+        "MIXTURE_OR_TASK_MODULE": "tests.data.cached_tasks",
+        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
+        "USE_CACHED_TASKS": True,
+        "CACHE_DIR": str(tmp_path / "cache"),
+        "PACK": True,
+        "EVAL_PERIOD": 10**6,
+    }
+
+
+def test_hosts_read_their_rows_of_a_cache_and_any_number_of_them_goes_on(cached, tmp_path):
+    """Two hosts make two steps, one process goes on, and then two again."""
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    for number, steps in ((2, 2), (1, 4), (2, STEPS)):
+        with Hosts(number, tmp_path, command(parts, **cached, TRAIN_STEPS=steps)) as hosts:
+            assert hosts.wait() == [0] * number, hosts.said()
+            said = hosts.said()[0]
+            assert ("; this host makes 4 of 8 rows" in said) == (number > 1)
+    with Hosts(1, tmp_path, command(whole, **cached)) as process:
+        assert process.wait() == [0], process.said()
+    found, expected = losses(parts), losses(whole)
+    assert list(found) == list(expected) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+    # The chief's file holds what both hosts knew.
+    assert position(parts) == position(whole)
+
+
+def position(folder):
+    """What the last checkpoint says of the position in a cache."""
+    reader = tensor_files.reader(data_prefix(ModelDir(str(folder)).checkpoint(STEPS)))
+    (name,) = [name for name in reader.get_variable_to_shape_map() if "py_state" in name]
+    return reader.get_tensor(name)
 
 
 def test_a_signal_to_one_host_stops_all_and_they_save_the_same_step(one, tmp_path):
