@@ -10,7 +10,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf import storage
 from switch_tf.benches.timing import Spread, quartiles
 from switch_tf.checkpoints import run_facts
-from switch_tf.data.batch_shape import count_tokens, feature_axes
+from switch_tf.data.batch_shape import count_tokens, feature_axes, host_rows
 from switch_tf.data.features import describe_order, train_batches
 from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.task_data import TaskData
@@ -90,6 +90,7 @@ def bench_input(
     setup: Callable[[], ModelSetup] = ModelSetup,
     rounds: Count = 5,
     seconds: Count = 3,
+    hosts: Count = 1,
     output_path: Path | None = None,
 ) -> None:
     """Prints the rates of a run's input on one core and of its step on a fixed batch.
@@ -100,21 +101,26 @@ def bench_input(
         proportionally longer; keep 5 unless the lowest and highest rates lie far apart.
       seconds: minimum length of a round. Longer rounds average over slow batches; raise it if a
         round holds only a few steps.
+      hosts: number of hosts that the run will have, each with as many rows of a batch. The input
+        is that of the first, which makes only its rows if the tasks are cached.
       output_path: file for the figures as JSON; None writes none.
 
     Raises:
       UserError: the configuration is invalid, see `train`; or the file cannot be written.
     """
     data, setup = data(), setup()
+    rows = host_rows(data.batch_size, 0, hosts)
     if output_path is not None:
         storage.try_to_write(output_path)
     with setup.mesh_model(data, data.seed) as made:
         print(_input_heading(data, rounds, seconds), flush=True)
         # Before the dataset is built, because tf.data counts cores when it creates its threads.
         with one_core(), mesh_lib.host():
-            batches = train_batches(data)
+            batches = train_batches(data, rows)
             print(describe_order(batches), flush=True)
-            delivered, batch = _time_input(iter(batches), rounds, seconds, TaskSplit.of(data))
+            delivered, batch = _time_input(batches, rounds, seconds, TaskSplit.of(data))
+            if hosts > 1:
+                batch = _host_batch(next(iter(train_batches(data))))
         # Deleting the iterator stops its prefetching.
         del batches
         gc.collect()
@@ -129,17 +135,25 @@ def bench_input(
         storage.write_json(output_path, found)
 
 
+def _host_batch(batch) -> Batch:
+    return {name: np.asarray(value) for name, value in batch.items()}
+
+
 def _time_input(
-    iterator: Iterator, rounds: int, seconds: int, what: str
+    batches: Iterable, rounds: int, seconds: int, what: str
 ) -> tuple[np.ndarray, Batch]:
-    """[rounds, 3]: seconds, tokens and positions; and the last batch; `what` is for errors."""
+    """[rounds, 3]: seconds, tokens and positions; and the last batch; `what` is for errors.
+
+    Tokens and positions are of whole batches, of which another host makes the other rows.
+    """
     batch: Batch = {}
+    iterator, rows = iter(batches), getattr(batches, "rows", None)
 
     def fetch() -> np.ndarray:
         # As `Feed` does on the host; the transfer to the devices is not part of the input rate.
         with user_errors(what):
-            batch.update({name: np.asarray(value) for name, value in next(iterator).items()})
-        return np.array([sum(count_tokens(batch)), positions(batch)])
+            batch.update(_host_batch(next(iterator)))
+        return np.array([sum(count_tokens(batch, rows)), positions(batch)])
 
     for _ in range(_WARM_UP_BATCHES):
         fetch()

@@ -125,10 +125,7 @@ class Checkpoints:
 
     def _write_others(self, folder: str) -> None:
         """Writes what a checkpoint holds beside its tensors."""
-        # All hosts have the same position in the data.
-        if runtime.is_chief():
-            with mesh_lib.host():
-                self._data.write(data_prefix(folder))
+        self._write_position(folder)
         write_as_chief(self._dir.config, self._config())
         if notes := self.notes | ({"files": self._files} if self._files else {}):
             write_as_chief(notes_path(folder), notes)
@@ -149,6 +146,18 @@ class Checkpoints:
         with self._disk_errors():
             pending.finish()
         self.prune()
+
+    def _write_position(self, folder: str) -> None:
+        """Writes the position in the data, as the chief.
+
+        All hosts have the same, but of a cache each knows only that of the rows that it makes.
+        """
+        if self._is_cached:
+            own = self._data.iterator.serialize()
+            self._data.iterator.join(agreement.to_chief("the position in the data", own))
+        if runtime.is_chief():
+            with mesh_lib.host():
+                self._data.write(data_prefix(folder))
 
     def _steps(self) -> list[int]:
         """The steps of all whole checkpoints, as the chief sees them."""

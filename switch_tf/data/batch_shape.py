@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -86,12 +86,27 @@ def host_rows(batch_size: int, host: int, num_hosts: int) -> range:
     return range(host * part, (host + 1) * part)
 
 
-def count_tokens(batch: Mapping[str, np.ndarray]) -> tuple[int, int]:
+def local_rows(batch_size: int, mesh: mesh_lib.Mesh) -> list[int]:
+    """The rows of a global batch that the devices of this process hold, ascending."""
+    places = mesh.local_places(("batch",), (batch_size,))
+    return sorted({row for (rows,) in places for row in range(rows.start, rows.stop)})
+
+
+def count_tokens(
+    batch: Mapping[str, np.ndarray], rows: Sequence[int] | None = None
+) -> tuple[int, int]:
     """Counts the (input, target) tokens of a host batch, excluding padding.
 
     One minus their ratio to the sizes of the arrays is the padding share.
+
+    Args:
+      batch: feature -> int32 [batch, length].
+      rows: the rows that this host makes, from which all are estimated, as the others are zeros;
+        None for all.
     """
+    batch_size = len(batch["encoder_input_tokens"])
+    share = 1 if rows is None else len(rows) / batch_size
     return (
-        int(np.count_nonzero(batch["encoder_input_tokens"])),
-        int(np.count_nonzero(batch["decoder_target_tokens"])),
+        round(np.count_nonzero(batch["encoder_input_tokens"]) / share),
+        round(np.count_nonzero(batch["decoder_target_tokens"]) / share),
     )

@@ -214,8 +214,12 @@ def _check_not_empty(examples, data: TaskData) -> None:
             )
 
 
-def train_batches(data: TaskData):
+def train_batches(data: TaskData, wanted: Collection[int] | None = None):
     """Endless shuffled batches: `ordered.OrderedBatches` of cached data, else `train_dataset`.
+
+    Args:
+      data: the data to read.
+      wanted: the rows of each batch that this host needs; None for all. Others may be zeros.
 
     Raises:
       UserError: see either of them.
@@ -225,7 +229,7 @@ def train_batches(data: TaskData):
     from switch_tf.data import ordered
 
     ordered.use_cache_dir()
-    return ordered.OrderedBatches(data)
+    return ordered.OrderedBatches(data, wanted)
 
 
 def describe_order(batches) -> str:

@@ -31,7 +31,8 @@ class Feed:
     Attributes:
       iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
       wait_seconds: time that the last `next` waited for the host's data.
-      tokens: (input tokens, target tokens) in the last batch, excluding padding.
+      tokens: (input tokens, target tokens) in the last batch, excluding padding. Where this host
+        makes a part of its rows, as many times more as there are rows: an estimate.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Feed:
         self._timeout = Input().timeout
         self.wait_seconds = 0.0
         self.tokens = (0, 0)
+        # None: all of a batch.
+        self._rows = getattr(dataset, "rows", None)
         with mesh_lib.host():
             self.iterator = iter(dataset)
 
@@ -82,7 +85,7 @@ class Feed:
         start = time.perf_counter()
         batch = within(self._timeout, self._take, f"a batch of {self._what}")
         self.wait_seconds = time.perf_counter() - start
-        self.tokens = count_tokens(batch)
+        self.tokens = count_tokens(batch, self._rows)
         return {n: self.mesh.pack(v, feature_axes(n)) for n, v in batch.items()}
 
     def _take(self) -> dict[str, np.ndarray]:

@@ -1,15 +1,17 @@
 """Batches of cached tasks and mixtures in an order that is fixed by the seed.
 
 The global batch of step n is a function of (seed, n), regardless of hosts, devices and restarts.
-Examples of a mixture's tasks are mixed at its rates, optionally packed, and cut into batches; every
-host goes through the same order and keeps its own rows. The position of a run is a few numbers.
+Its rows come from streams, each of which mixes the examples of its share at the mixture's rates and
+optionally packs them; a host makes the streams that hold its rows. The position of a run is some
+numbers for each stream.
 """
 
+import itertools
 import json
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated
 
 import numpy as np
@@ -18,8 +20,8 @@ import tensorflow as tf
 
 from switch_tf import config
 from switch_tf.data import registry
-from switch_tf.data.batch_shape import host_rows
 from switch_tf.data.permutation import CYCLE, Schedule, key
+from switch_tf.data.streams import Stream, number_of_streams
 from switch_tf.data.task_cache import TaskCache
 from switch_tf.data.task_data import TaskData
 from switch_tf.data.windows import WINDOW, Example, Windows
@@ -36,6 +38,7 @@ _NO_PATTERN = Rule(
     "a path in quotes without *, ? and [, which SeqIO takes for patterns",
     lambda path: not set("*?[") & set(str(path)),
 )
+_OTHER_RUN = "another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
 
 Batch = dict[str, np.ndarray]
 
@@ -92,39 +95,11 @@ def _rates(provider, split: str) -> dict[str, float]:
     return {name: rate for name, rate in rates.items() if rate > 0}
 
 
-class _Stream:
-    """The endless examples of a mixture: `peek` returns the next one, `advance` moves past it."""
-
-    def __init__(self, tasks: list[Windows], schedule: Schedule, position: int, cursors):
-        self._tasks, self._schedule = tasks, schedule
-        self._loaded: list = [(None, [])] * len(tasks)
-        self.position = position
-        self.cursors = [list(cursor) for cursor in cursors]
-
-    def peek(self) -> Example:
-        number = self._schedule.at(self.position)
-        cursor, task = self.cursors[number], self._tasks[number]
-        for _ in range(task.per_epoch + 1):
-            window, offset = cursor
-            if self._loaded[number][0] != window:
-                self._loaded[number] = (window, task.examples(window))
-            examples = self._loaded[number][1]
-            if offset < len(examples):
-                return examples[offset]
-            cursor[:] = [window + 1, 0]
-        raise UserError(
-            f"cache of task '{task.name}' has no examples: its preprocessors drop them all"
-        )
-
-    def advance(self) -> None:
-        self.cursors[self._schedule.at(self.position)][1] += 1
-        self.position += 1
-
-
 class OrderedIterator(tf.train.experimental.PythonState):
-    """An iterator over batches that `tf.train.Checkpoint` saves as a few numbers.
+    """An iterator over batches that `tf.train.Checkpoint` saves as some numbers.
 
-    A thread prefetches batches; the saved position is the one after the last batch returned.
+    A thread prefetches batches; the saved position is the one after the last batch returned. It is
+    that of the streams that this host makes, and after `join` also of the others.
     """
 
     def __init__(self, batches: "OrderedBatches"):
@@ -153,6 +128,23 @@ class OrderedIterator(tf.train.experimental.PythonState):
             self._prefetcher.stop()
             self._prefetcher = None
 
+    def join(self, positions: Iterable[str]) -> None:
+        """Takes in the positions of other hosts at this step, until the next batch.
+
+        Args:
+          positions: what `serialize` gives on each of them.
+
+        Raises:
+          ValueError: one has made another number of batches.
+        """
+        streams = dict(self._state["streams"])
+        for other in map(_parsed, positions):
+            if other["batches"] != self._state["batches"]:
+                made = f"{other['batches']:,} and {self._state['batches']:,}"
+                raise ValueError(f"hosts that save the same step have made {made} batches")
+            streams |= other["streams"]
+        self._state = self._state | {"streams": streams}
+
     def serialize(self) -> str:
         """The iterator's position, as JSON."""
         return json.dumps(self._state)
@@ -161,19 +153,19 @@ class OrderedIterator(tf.train.experimental.PythonState):
         """Moves to a position returned by `serialize`.
 
         Raises:
-          UserError: the position belongs to other data.
+          UserError: the position belongs to other data, or lacks a stream of this host.
         """
-        text = string_value.decode() if isinstance(string_value, bytes) else string_value
-        state = json.loads(text)
-        for name, value in self._state["of"].items():
-            if state["of"].get(name) != value:
-                raise UserError(
-                    f"the checkpoint belongs to a run on other data, with {name} "
-                    f"{state['of'].get(name)!r} instead of {value!r}: use the data that it was "
-                    "trained on, or another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
-                )
+        state = _parsed(string_value)
+        self._batches.check(state)
         self._stop()
         self._state = state
+
+
+def _parsed(text: str | bytes) -> dict:
+    """A position from JSON, whose names are all texts, with streams by number."""
+    state = json.loads(text)
+    streams = {int(number): position for number, position in state.get("streams", {}).items()}
+    return state | {"streams": streams}
 
 
 class _Prefetcher:
@@ -215,22 +207,35 @@ class OrderedBatches:
 
     Args:
       data: the data to read, cached in CACHE_DIR or another of SeqIO's cache folders.
-      host, num_hosts: selects the `host`-th of `num_hosts` equal parts of each batch.
+      wanted: the rows of each batch that this host needs; None for all.
+
+    Attributes:
+      rows: the rows that are made, ascending: those of all streams that hold a wanted one. The
+        others are zeros.
 
     Raises:
       UserError: the name is unknown, or a task is not cached or has no examples.
     """
 
-    def __init__(self, data: TaskData, host: int = 0, num_hosts: int = 1):
+    def __init__(self, data: TaskData, wanted: Collection[int] | None = None):
         rates = _rates(data.provider(), data.split)
         self._schedule = Schedule(rates, key(data.seed, "mixture"))
         lengths = data.task_feature_lengths
+        streams = number_of_streams(data.batch_size)
         self._tasks = [
-            Windows(seqio.TaskRegistry.get(name), data.split, lengths, data.seed) for name in rates
+            Windows(seqio.TaskRegistry.get(name), data.split, lengths, data.seed, streams)
+            for name in rates
         ]
         self._lengths = {name: lengths[name] for name in _SIDES}
         self._batch_size, self._pack = data.batch_size, data.pack
-        self._rows = host_rows(data.batch_size, host, num_hosts)
+        self._per_stream = data.batch_size // streams
+        wanted = range(data.batch_size) if wanted is None else wanted
+        self._streams = sorted({row // self._per_stream for row in wanted})
+        self.rows = [
+            stream * self._per_stream + row
+            for stream in self._streams
+            for row in range(self._per_stream)
+        ]
         self._of = {
             "task": data.mixture_or_task_name,
             "split": data.split,
@@ -241,50 +246,71 @@ class OrderedBatches:
             "examples": {task.name: task.num_cached for task in self._tasks},
             "shares": self._schedule.shares,
             "caches": [task.digest for task in self._tasks],
-            "windows": [WINDOW, CYCLE],
+            "windows": [WINDOW, CYCLE, streams],
         }
 
     def __iter__(self) -> OrderedIterator:
         return OrderedIterator(self)
 
     def describe(self) -> str:
-        """A line that describes the order."""
+        """A line that describes the order, and which rows are made if not all are."""
         tasks = self._of["examples"]
+        part = f"; this host makes {len(self.rows):,} of {self._batch_size:,} rows"
         return (
             f"data: cache of {len(tasks)} task{'s' * (len(tasks) > 1)}, {sum(tasks.values()):,} "
             "cached examples per epoch; the batch of step n depends only on (seed, n)"
+            + part
+            * (len(self.rows) < self._batch_size)
         )
 
     def start(self) -> dict:
         """The state before the first batch."""
-        count = len(self._of["examples"])
-        return {"position": 0, "cursors": [[0, 0]] * count, "of": self._of}
+        streams = range(self._tasks[0].streams)
+        first = Stream.start(len(self._tasks))
+        return {"batches": 0, "streams": dict.fromkeys(streams, first), "of": self._of}
+
+    def check(self, state: dict) -> None:
+        """Checks that the batches after a state are of this data, and can be made.
+
+        Raises:
+          UserError: they are of other data, or the state lacks a stream.
+        """
+        for name, own in self._of.items():
+            value = state["of"].get(name)
+            if name == "windows" and value != own:
+                raise UserError(
+                    "the checkpoint belongs to a run of another version, which read caches in "
+                    f"another order: go on with that version, or use {_OTHER_RUN}"
+                )
+            if value != own:
+                raise UserError(
+                    f"the checkpoint belongs to a run on other data, with {name} {value!r} instead "
+                    f"of {own!r}: use the data that it was trained on, or {_OTHER_RUN}"
+                )
+        missing = sorted(set(self._streams) - set(state["streams"]))
+        if missing:
+            raise UserError(
+                f"the checkpoint lacks the position of streams {missing} of the data, so that it "
+                f"cannot be gone on with: use {_OTHER_RUN}"
+            )
 
     def after(self, state: dict) -> Iterator[tuple[Batch, dict]]:
         """Yields the batches after a state, each with the state after it."""
-        stream = self._stream(state)
-        while True:
-            rows = [self._row(stream) for _ in range(self._batch_size)]
-            cursors = [list(cursor) for cursor in stream.cursors]
-            behind = {"position": stream.position, "cursors": cursors, "of": self._of}
-            yield self._batch([rows[number] for number in self._rows]), behind
+        parts = self._tasks, self._schedule, self._lengths, self._pack
+        made = {n: Stream(n, *parts, state["streams"][n]) for n in self._streams}
+        for batches in itertools.count(state["batches"] + 1):
+            rows = [stream.row() for stream in made.values() for _ in range(self._per_stream)]
+            positions = {number: stream.position for number, stream in made.items()}
+            batch = {name: self._placed(values) for name, values in self._batch(rows).items()}
+            yield batch, {"batches": batches, "streams": positions, "of": self._of}
 
-    def _stream(self, state: dict) -> _Stream:
-        return _Stream(self._tasks, self._schedule, state["position"], state["cursors"])
-
-    def _row(self, stream: _Stream) -> list[Example]:
-        """The examples of the next row: one or, if packed, as many as fit, in order."""
-        row, room = [], dict(self._lengths)
-        while True:
-            example = stream.peek()
-            lengths = {name: len(example[name]) for name in _SIDES}
-            if row and any(lengths[name] > room[name] for name in _SIDES):
-                return row
-            row.append(example)
-            stream.advance()
-            room = {name: room[name] - lengths[name] for name in _SIDES}
-            if not self._pack or not any(lengths.values()):
-                return row
+    def _placed(self, rows: np.ndarray) -> np.ndarray:
+        """The rows that are made, [own rows, length], at their places in a batch of zeros."""
+        if len(rows) == self._batch_size:
+            return rows
+        whole = np.zeros((self._batch_size, *rows.shape[1:]), rows.dtype)
+        whole[self.rows] = rows
+        return whole
 
     def _batch(self, rows: list[list[Example]]) -> Batch:
         """Converts rows to the features of SeqIO's `EncDecFeatureConverter`."""

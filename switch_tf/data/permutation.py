@@ -31,6 +31,13 @@ def _mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
+def scattered(count: int, seed: int) -> np.ndarray:
+    """Numbers to sort by for an order that a seed selects: those of splitmix64, uint64 [count]."""
+    with np.errstate(over="ignore"):
+        steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return _mixed(steps + np.uint64(seed))
+
+
 def permute(indices: np.ndarray, size: int, seed: int) -> np.ndarray:
     """Maps `indices` by a permutation of 0 .. size - 1.
 
@@ -81,10 +88,15 @@ class Schedule:
         self._ends = np.cumsum(list(self.shares.values()))
         self._cycle = functools.lru_cache(maxsize=2)(self._make_cycle)
 
-    def at(self, position: int) -> int:
-        """The index of the task at a position of the mixture."""
+    def at(self, position: int, phase: int = 0) -> int:
+        """The index of the task at a position of the mixture.
+
+        Args:
+          position: the position, from 0.
+          phase: the place, below CYCLE, at which every cycle begins and, once around, ends.
+        """
         cycle, place = divmod(position, CYCLE)
-        return int(self._cycle(cycle)[place])
+        return int(self._cycle(cycle)[(place + phase) % CYCLE])
 
     def _make_cycle(self, cycle: int) -> np.ndarray:
         slots = permute(np.arange(CYCLE), CYCLE, key(self._seed, "cycle", cycle))

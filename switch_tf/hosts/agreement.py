@@ -75,14 +75,32 @@ def any_of(name: str, flag: bool) -> bool:
     """
     if is_alone():
         return flag
-    cluster, use = _cluster(), _next(name)
-    _service().set_config_key_value(f"{use}/{cluster.index}", str(int(flag)))
-    with _told(f"waiting for all hosts: {name}"):
-        found = [
-            _service().get_config_key_value(f"{use}/{host}", _milliseconds())
-            for host in range(len(cluster.addresses))
-        ]
-    return _text(max(found)) == "1"
+    use = _next(name)
+    _say(use, str(int(flag)))
+    return max(_said_by_all(use, name)) == "1"
+
+
+def to_chief(name: str, text: str) -> list[str]:
+    """The texts of all hosts, in their order, on the chief; none on the others.
+
+    Args:
+      name: as for `barrier`.
+      text: this host's.
+
+    Raises:
+      HostLost: see `barrier`.
+    """
+    if is_alone():
+        return [text]
+    use = _next(name)
+    _say(use, text)
+    if _cluster().index:
+        return []
+    found = _said_by_all(use, name)
+    # Texts may be long, and nobody else reads them.
+    for host in range(len(found)):
+        _service().delete_config_key_value(f"{use}/{host}")
+    return found
 
 
 def from_chief(name: str, text: str) -> str:
@@ -122,6 +140,21 @@ def stops(wanted: bool) -> bool:
     if is_chief and number >= _KEPT_ANSWERS:
         _service().delete_config_key_value(f"stops {number - _KEPT_ANSWERS}")
     return _said_by_chief(f"stops {number}", str(int(answer))) == "1"
+
+
+def _say(use: str, text: str) -> None:
+    """Says a text to those who ask by `_said_by_all`."""
+    _service().set_config_key_value(f"{use}/{_cluster().index}", text)
+
+
+def _said_by_all(use: str, name: str) -> list[str]:
+    """What each host says at a use of a name."""
+    hosts = range(len(_cluster().addresses))
+    with _told(f"waiting for all hosts: {name}"):
+        return [
+            _text(_service().get_config_key_value(f"{use}/{host}", _milliseconds()))
+            for host in hosts
+        ]
 
 
 def _said_by_chief(key: str, text: str) -> str:

@@ -17,6 +17,7 @@ from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
 from switch_tf.data import answers, features
+from switch_tf.data.batch_shape import local_rows
 from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.features import check_records, describe_order, train_batches
 from switch_tf.data.feed import Feed
@@ -29,6 +30,7 @@ from switch_tf.errors import UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.periodic import PeriodicEvaluation
 from switch_tf.evaluation.settings import Evaluation
+from switch_tf.hosts import agreement
 from switch_tf.metrics.goodput import Goodput
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.models.encoder_decoder import parameter_count
@@ -202,13 +204,16 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
         evaluators = Evaluators(made, evaluation, in_training=True)
         _check_answers(made.data)
         with mesh_lib.host():
-            batches = train_batches(made.data)
+            batches = train_batches(made.data, local_rows(made.data.batch_size, made.mesh))
         what = TaskSplit.of(made.data)
         feed = Feed(batches, made.mesh, what)
         runtime.keep(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
     samples = _read_samples(made, evaluators)
-    return evaluators, feed, f"{describe_order(batches)}; {packed}", samples
+    order = describe_order(batches)
+    if not made.data.use_cached and not agreement.is_alone():
+        order += "; each host makes all rows (of cached tasks, its own)"
+    return evaluators, feed, f"{order}; {packed}", samples
 
 
 def _check_answers(data: TaskData) -> None:

@@ -107,9 +107,10 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
     seen = {}
     train_batches = bench_input.train_batches
 
-    def watch(data):
+    def watch(data, wanted=None):
         seen["data"] = data
-        return train_batches(data)
+        seen.setdefault("wanted", []).append(wanted)
+        return train_batches(data, wanted)
 
     monkeypatch.setattr(bench_input, "train_batches", watch)
     main_module.main(
@@ -119,9 +120,14 @@ def test_a_cached_task_is_read_from_its_cache_as_the_run_is_set(tmp_path, capsys
             "--gin.MIXTURE_OR_TASK_MODULE='tests.data.cached_tasks'",
             "--gin.MIXTURE_OR_TASK_NAME='cached_pairs'",
             *("--gin.USE_CACHED_TASKS=True", f"--gin.CACHE_DIR='{tmp_path}'"),
+            "--gin.bench_input.hosts=2",
         ]
     )
-    assert "cache of 1 task, 1,300 cached examples" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "cache of 1 task, 1,300 cached examples" in output
+    assert "this host makes 4 of 8 rows" in output
+    assert f"training steps on one batch of {8 * 64} positions" in output
+    assert seen["wanted"] == [range(4), None]
     assert seen["data"] == task_data(
         *("cached_pairs", {"inputs": 40, "targets": 24}, 8),
         pack=True,

@@ -70,11 +70,13 @@ def test_cached_texts_are_those_of_the_shards(folder):
     assert rows(source) == rows(task.preprocess_precache(task.source.get_dataset("train", False)))
 
 
-def test_an_epoch_in_our_order_has_the_tokens_of_seqio_reading(folder):
+def test_an_epoch_in_our_order_has_the_tokens_of_seqio_reading(folder, monkeypatch):
     """Spans fall elsewhere, as documents are joined in another order; no token goes missing."""
     task = seqio.TaskRegistry.get(TASK)
     theirs = task.get_dataset(LENGTHS, "train", use_cached=True, shuffle=False, num_epochs=1)
-    ours = windows.Windows(task, "train", LENGTHS, seed=0).examples(0)
+    # The 60 examples of an epoch.
+    monkeypatch.setattr(windows, "WINDOW", 60)
+    ours = windows.Windows(task, "train", LENGTHS, seed=0, streams=1).examples(0, 0)
     size = task.output_features["targets"].vocabulary.vocab_size
 
     def counts(examples):

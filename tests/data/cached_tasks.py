@@ -10,7 +10,9 @@ from t5.data import preprocessors
 BYTES = seqio.ByteVocabulary(extra_ids=100)
 LENGTHS = {"inputs": 40, "targets": 24}
 # More than a window, and no multiple of it.
-COUNTS = {"cached_pairs": 1300, "cached_few": 30, "cached_spans": 300}
+COUNTS = {"cached_pairs": 1300, "cached_few": 30, "cached_spans": 300, "cached_drops": 20}
+# What the targets of the examples begin with that `cached_drops` does not drop.
+KEPT = {"text": "d0007"}
 
 
 def documents(split, shuffle_files=False, seed=None, *, name):
@@ -18,6 +20,12 @@ def documents(split, shuffle_files=False, seed=None, *, name):
     texts = [f"{name[7]}{i:04d} " + "lorem ipsum dolor sit amet "[: i % 27] for i in range(count)]
     inputs = [""] * count if name == "cached_spans" else [text[:6] for text in texts]
     return tf.data.Dataset.from_tensor_slices({"inputs": inputs, "targets": texts})
+
+
+def _only_kept(dataset):
+    """Drops all examples but those whose targets begin with KEPT."""
+    start = BYTES.encode(KEPT["text"])
+    return dataset.filter(lambda e: tf.reduce_all(e["targets"][: len(start)] == start))
 
 
 def _add(name, behind):
@@ -41,6 +49,7 @@ if "cached_pairs" not in seqio.TaskRegistry.names():
     _add("cached_pairs", [])
     _add("cached_few", [])
     _add("cached_not", [])
+    _add("cached_drops", [_only_kept])
     _add("cached_spans", [preprocessors.span_corruption])
     seqio.MixtureRegistry.add("cached_mixture", [("cached_pairs", 3.0), ("cached_few", 1.0)])
 

@@ -1,3 +1,6 @@
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from switch_tf.data.batch_shape import (
     count_tokens,
     feature_axes,
     host_rows,
+    local_rows,
 )
 from switch_tf.errors import UserError
 
@@ -41,6 +45,30 @@ def test_tokens_that_are_not_padding_are_counted():
         "decoder_target_tokens": np.array([[1, 0], [0, 0]]),
     }
     assert count_tokens(batch) == (5, 1)
+
+
+def test_the_tokens_of_a_batch_are_estimated_from_the_rows_that_are_made():
+    batch = {
+        "encoder_input_tokens": np.array([[0, 0, 0], [4, 5, 1], [0, 0, 0], [2, 1, 0]]),
+        "decoder_target_tokens": np.array([[0, 0], [2, 1], [0, 0], [1, 0]]),
+    }
+    assert count_tokens(batch, [1, 3]) == (10, 6)
+
+
+@pytest.mark.parametrize(
+    "shape, devices, rows",
+    [
+        ("batch:4", [0, 1], [0, 1, 2, 3]),
+        ("batch:4", [2, 3], [4, 5, 6, 7]),
+        ("batch:2,model:2", [2, 3], [4, 5, 6, 7]),
+        # Hosts that split the weights, but not the batch.
+        ("model:2,batch:2", [2, 3], [0, 1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+def test_a_host_needs_the_rows_of_its_devices(shape, devices, rows):
+    mesh = mesh_lib.Mesh.on_paper(shape, "batch:batch")
+    there = types.SimpleNamespace(local_device_ids=lambda: devices)
+    assert local_rows(8, dataclasses.replace(mesh, dtensor_mesh=there)) == rows
 
 
 def test_hosts_share_the_rows_of_a_batch_out():

@@ -11,6 +11,7 @@ from switch_tf.data.feed import Feed
 from switch_tf.data.waiting import Input
 from switch_tf.errors import InputHangs, UserError
 
+FEATURES = ("encoder_input_tokens", "decoder_target_tokens")
 MESHES = [("batch:8", "batch:batch"), ("batch:2,model:2", "batch:batch")]
 
 
@@ -107,6 +108,21 @@ def test_the_tokens_of_the_batch_are_counted_without_padding():
     feed = Feed(batches(), mesh_lib.Mesh.create("batch:2", "batch:batch"))
     feed.next()
     assert feed.tokens == (31, 16)
+
+
+def test_the_tokens_of_rows_that_other_hosts_make_are_estimated():
+    class Half:
+        rows = range(4)
+
+        def __iter__(self):
+            batch = {name: np.zeros((8, 4), np.int32) for name in FEATURES}
+            for tokens in batch.values():
+                tokens[:4, :3] = 1
+            return iter([batch])
+
+    feed = Feed(Half(), mesh_lib.Mesh.create("batch:2", "batch:batch"))
+    feed.next()
+    assert feed.tokens == (24, 24)
 
 
 def test_an_error_of_the_pipeline_is_one_line_that_names_what_is_read():

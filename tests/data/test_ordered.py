@@ -1,6 +1,8 @@
+import collections
 import functools
 import gc
 import itertools
+import json
 import random
 import threading
 
@@ -9,16 +11,20 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from switch_tf.data import permutation, windows
+from switch_tf.data import permutation, streams, windows
+from switch_tf.data.batch_shape import host_rows
 from switch_tf.data.ordered import OrderedBatches, use_cache_dir
 from switch_tf.errors import UserError
 from tests.data import cached_tasks
 from tests.data.cached_tasks import COUNTS, LENGTHS
-from tests.helpers import assert_same_batches, joined, on_ram, task_data
+from tests.helpers import assert_same_batches, on_ram, task_data
 from tests.tasks.official_files import set_macros
 
 KINDS = [("cached_spans", False), ("cached_mixture", False), ("cached_mixture", True)]
+PROPERTY = settings(max_examples=8, deadline=None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,10 +38,45 @@ def cache(tmp_path_factory):
     cached_tasks.forget()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced():
+    """Traces the steps of each task once, as many readers are made of it."""
+    prepared, kept = windows._prepared, {}
+
+    class Traced:
+        def __init__(self, task, cache, lengths):
+            self._of = task, cache, lengths
+
+        def get_concrete_function(self):
+            task, cache, lengths = self._of
+            what = task.name, task.cache_dir, str(lengths)
+            if what not in kept:
+                kept[what] = prepared(task, cache, lengths).get_concrete_function()
+            return kept[what]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "_prepared", Traced)
+        yield kept
+
+
 @functools.cache
-def ordered(name, batch_size=8, pack=False, seed=1, **hosts):
+def ordered(name, batch_size=8, pack=False, seed=1, wanted=None):
     data = task_data(name, LENGTHS, batch_size, pack=pack, seed=seed)
-    return OrderedBatches(data, **hosts)
+    return OrderedBatches(data, wanted)
+
+
+def of_hosts(number, name, batch_size=8, **settings):
+    """What each of several hosts reads."""
+    shares = [host_rows(batch_size, host, number) for host in range(number)]
+    return [ordered(name, batch_size, wanted=wanted, **settings) for wanted in shares]
+
+
+def together(parts):
+    """Global batches of those of each host, whose other rows are zeros."""
+    return [
+        {feature: sum(part[feature] for part in step) for feature in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
 
 
 def take(batches, count):
@@ -55,42 +96,153 @@ def texts(batches):
     return found
 
 
-@pytest.mark.parametrize("pack", [False, True])
-def test_an_epoch_has_every_example_once_and_the_next_another_order(pack):
-    rows = texts(take(ordered("cached_pairs", pack=pack), 2 * COUNTS["cached_pairs"] // 8))
+def test_an_epoch_has_every_example_once_and_the_next_another_order():
+    rows = texts(take(ordered("cached_pairs"), 2 * COUNTS["cached_pairs"] // 8))
     epochs = [rows[i * COUNTS["cached_pairs"] :][: COUNTS["cached_pairs"]] for i in (0, 1)]
-    sources = cached_tasks.documents("train", name="cached_pairs").as_numpy_iterator()
-    cut = sorted(example["targets"].decode()[: LENGTHS["targets"] - 1] for example in sources)
-    assert sorted(epochs[0]) == cut == sorted(epochs[1])
-    assert epochs[0] != epochs[1] and epochs[0] != cut
+    assert sorted(epochs[0]) == targets("cached_pairs") == sorted(epochs[1])
+    assert epochs[0] != epochs[1] and epochs[0] != targets("cached_pairs")
+
+
+def targets(name):
+    """The target texts of a task, sorted."""
+    sources = cached_tasks.documents("train", name=name).as_numpy_iterator()
+    return sorted(example["targets"].decode()[: LENGTHS["targets"] - 1] for example in sources)
+
+
+@PROPERTY
+@given(name=st.sampled_from(["cached_few", "cached_pairs"]), streams=st.integers(1, 16))
+def test_streams_that_take_turns_see_every_example_once_an_epoch(name, streams):
+    """Of a cache that is smaller than a window, and of one that is larger."""
+    dealt, size = dealt_of(name, streams), COUNTS[name]
+    assert len(dealt) >= 2 * size
+    epochs = [dealt[i : i + size] for i in range(0, len(dealt) - size + 1, size)]
+    assert all(sorted(epoch) == targets(name) for epoch in epochs)
+    assert len(set(map(tuple, epochs))) == len(epochs)
+
+
+@functools.cache
+def dealt_of(name, streams):
+    """The target texts of the first windows of all streams, which take turns."""
+    task = seqio.TaskRegistry.get(name)
+    made = windows.Windows(task, "train", LENGTHS, 3, streams)
+    number = -(-2 * COUNTS[name] // (windows.WINDOW * streams))
+    own = [
+        [e["targets"].tolist() for w in range(number) for e in made.examples(stream, w)]
+        for stream in range(streams)
+    ]
+    return [cached_tasks.BYTES.decode(tokens) for turn in zip(*own, strict=True) for tokens in turn]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_examples_of_the_first_epochs_are_seen_about_equally_often(pack):
+    """Streams do not wait for each other, so that some are ahead where rows are packed."""
+    rows = texts(take(ordered("cached_pairs", pack=pack), 400 // (1 + pack)))
+    seen = collections.Counter(rows)
+    assert len(seen) == COUNTS["cached_pairs"]
+    assert max(seen.values()) - min(seen.values()) <= 1 + pack
+
+
+@PROPERTY
+@given(
+    kind=st.sampled_from(KINDS),
+    batch_size=st.sampled_from([4, 6, 24, 32]),
+    wanted=st.data(),
+)
+def test_wanted_rows_are_those_of_the_whole_batch_and_rows_that_are_not_made_are_zeros(
+    kind, batch_size, wanted
+):
+    """So are those of hosts, however many and whatever their meshes."""
+    name, pack = kind
+    first, end = sorted(
+        wanted.draw(st.lists(st.integers(0, batch_size), min_size=2, max_size=2, unique=True))
+    )
+    part = ordered(name, batch_size, pack, wanted=range(first, end))
+    assert set(range(first, end)) <= set(part.rows)
+    others = sorted(set(range(batch_size)) - set(part.rows))
+    for own, whole in zip(take(part, 10), take(ordered(name, batch_size, pack), 10), strict=True):
+        assert own.keys() == whole.keys()
+        for feature in whole:
+            assert own[feature].shape == whole[feature].shape
+            np.testing.assert_array_equal(own[feature][part.rows], whole[feature][part.rows])
+            assert not own[feature][others].any()
 
 
 @pytest.mark.parametrize("name, pack", KINDS)
 def test_hosts_put_together_are_the_global_batch(name, pack):
     whole = take(ordered(name, pack=pack), 30)
-    for num_hosts in (2, 4):
-        parts = [
-            take(ordered(name, pack=pack, host=host, num_hosts=num_hosts), 30)
-            for host in range(num_hosts)
-        ]
-        assert_same_batches(joined(parts), whole)
+    for number in (2, 4):
+        parts = of_hosts(number, name, pack=pack)
+        assert [row for part in parts for row in part.rows] == list(range(8))
+        assert_same_batches(together([take(part, 30) for part in parts]), whole)
 
 
-@pytest.mark.parametrize("name, pack", KINDS)
-def test_a_run_goes_on_with_another_number_of_hosts(name, pack):
-    """From 1 to 2 to 4 to 1; any host's state is that of all."""
-    whole, found, state = take(ordered(name, pack=pack), 24), [], None
-    for num_hosts, steps in ((1, 5), (2, 7), (4, 9), (1, 3)):
-        iterators = [
-            iter(ordered(name, pack=pack, host=host, num_hosts=num_hosts))
-            for host in range(num_hosts)
-        ]
+@PROPERTY
+@given(
+    kind=st.sampled_from(KINDS),
+    sittings=st.lists(
+        st.tuples(st.sampled_from([1, 2, 4, 8]), st.integers(1, 8)), min_size=2, max_size=3
+    ),
+)
+def test_a_run_goes_on_with_any_other_number_of_hosts(kind, sittings):
+    """Each sitting has so many hosts and steps, and goes on with what the chief saved."""
+    name, pack = kind
+    found, state = [], None
+    for number, steps in sittings:
+        iterators = [iter(part) for part in of_hosts(number, name, pack=pack)]
         for iterator in iterators if state else ():
             iterator.deserialize(state)
-        found += joined([take(iterator, steps) for iterator in iterators])
-        states = {iterator.serialize() for iterator in iterators}
-        (state,) = states
-    assert_same_batches(found, whole)
+        found += together([take(iterator, steps) for iterator in iterators])
+        iterators[0].join([iterator.serialize() for iterator in iterators])
+        state = iterators[0].serialize()
+    whole = iter(ordered(name, pack=pack))
+    assert_same_batches(found, take(whole, len(found)))
+    assert state == whole.serialize()
+
+
+def test_windows_that_a_host_makes_fall_with_the_hosts(monkeypatch):
+    """Counted, as their time is most of the work."""
+    monkeypatch.setattr(windows, "WINDOW", 16)
+    made = []
+    examples = windows.Windows.examples
+
+    def counted(self, stream, window):
+        made.append((self.name, stream, window))
+        return examples(self, stream, window)
+
+    monkeypatch.setattr(windows.Windows, "examples", counted)
+
+    def numbers(hosts):
+        found = []
+        for part in of_hosts(hosts, "cached_mixture", 16, pack=True):
+            made.clear()
+            take(part.after(part.start()), 50)
+            assert len(set(made)) == len(made)
+            found.append(len(made))
+        return found
+
+    (alone,) = numbers(1)
+    assert alone > 60
+    for hosts in (2, 4, 8, 16):
+        found = numbers(hosts)
+        assert sum(found) == alone
+        assert max(found) <= 1.3 * alone / hosts
+
+
+def test_hosts_at_different_steps_are_not_joined():
+    first, other = (iter(part) for part in of_hosts(2, "cached_pairs"))
+    take(first, 2)
+    take(other, 3)
+    with pytest.raises(ValueError, match="have made 3 and 2 batches"):
+        first.join([other.serialize()])
+
+
+def test_a_position_that_lacks_what_another_host_made_is_refused():
+    first, _ = (iter(part) for part in of_hosts(2, "cached_pairs"))
+    take(first, 2)
+    with pytest.raises(
+        UserError, match=r"lacks the position of streams \[4, 5, 6, 7\] of the data"
+    ):
+        iter(ordered("cached_pairs")).deserialize(first.serialize())
 
 
 @pytest.mark.parametrize("name, pack", KINDS)
@@ -106,24 +258,29 @@ def test_resumes_at_any_step_from_a_few_numbers(name, pack, tmp_path):
         assert_same_batches(take(resumed, 10), whole[step : step + 10])
 
 
-def test_a_resume_reads_one_window_of_each_task(monkeypatch):
+def test_a_resume_reads_one_window_of_each_task_and_stream(monkeypatch):
     iterator = iter(ordered("cached_mixture"))
-    take(iterator, 400)
-    resumed = iter(ordered("cached_mixture"))
-    resumed.deserialize(iterator.serialize())
+    take(iterator, 300)
+    batches = ordered("cached_mixture")
     read = []
     examples = windows.Windows.examples
 
-    def counted(self, window):
-        read.append((self.name, window))
-        return examples(self, window)
+    def counted(self, stream, window):
+        read.append((self.name, stream, window))
+        return examples(self, stream, window)
 
     monkeypatch.setattr(windows.Windows, "examples", counted)
-    take(resumed, 1)
-    # About 2,400 of the 3,200 examples were pairs: in the second epoch, behind its first window.
-    assert [window for name, window in read if name == "cached_pairs"] == [3]
-    # Batches are made ahead, and a window of the few examples is soon through.
-    assert min(window for name, window in read if name == "cached_few") > 20
+    next(batches.after(ordered_state(iterator)))
+    assert len(set(read)) == len(read) <= 16
+    # Of 300 examples of a stream, about 225 were pairs.
+    assert {window for name, _, window in read if name == "cached_pairs"} == {1}
+    assert {window for name, _, window in read if name == "cached_few"} == {0}
+
+
+def ordered_state(iterator):
+    other = iter(ordered("cached_mixture"))
+    other.deserialize(iterator.serialize())
+    return other._state
 
 
 def test_a_mixture_keeps_its_rates():
@@ -140,6 +297,17 @@ def test_a_mixture_keeps_its_rates():
     assert abs(few - 256) < 3 * (1024 * 0.25 * 0.75) ** 0.5
 
 
+@PROPERTY
+@given(streams=st.integers(1, 16), few=st.integers(1, 100))
+def test_streams_together_have_the_shares_of_a_cycle_long_before_each_is_through(streams, few):
+    """Each is as long on its way as a cycle, divided by the streams, takes all of them."""
+    schedule = permutation.Schedule({"many": 1000.0, "few": float(few)}, few)
+    each = permutation.CYCLE // streams
+    starts = [stream * permutation.CYCLE // streams for stream in range(streams)]
+    found = sum(schedule.at(place, start) for start in starts for place in range(each))
+    assert abs(found - schedule.shares["few"]) <= streams
+
+
 def test_rare_tasks_have_their_share_too():
     shares = permutation.Schedule({"a": 1.0, "b": 1e-9, "c": 2.0}, 0).shares
     assert shares == {"a": 21845, "b": 1, "c": 43690}
@@ -149,19 +317,19 @@ def test_rare_tasks_have_their_share_too():
 @pytest.mark.parametrize("pack", [False, True])
 def test_rows_are_those_of_seqio_converter(pack):
     """The same examples in the same order, through SeqIO's own packing and shifting."""
-    batches = ordered("cached_mixture", pack=pack)
-    stream = batches._stream(batches.start())
-    examples = []
-    for _ in range(200):
-        examples.append(stream.peek())
-        stream.advance()
+    batches = ordered("cached_mixture", batch_size=1, pack=pack)
+    stream = streams.Stream(
+        *(0, batches._tasks, batches._schedule, LENGTHS, False),
+        batches.start()["streams"][0],
+    )
+    examples = [stream.row()[0] for _ in range(200)]
     dataset = tf.data.Dataset.from_generator(
         lambda: iter(examples),
         output_signature={k: tf.TensorSpec([None], tf.int32) for k in LENGTHS},
     )
     converted = seqio.EncDecFeatureConverter(pack=pack)(dataset, LENGTHS)
-    theirs = list(converted.batch(8, drop_remainder=True).as_numpy_iterator())[:6]
-    assert_same_batches(take(ordered("cached_mixture", pack=pack), len(theirs)), theirs)
+    theirs = list(converted.batch(1).as_numpy_iterator())[:48]
+    assert_same_batches(take(batches, len(theirs)), theirs)
 
 
 def test_examples_are_those_of_seqio_reading():
@@ -169,18 +337,18 @@ def test_examples_are_those_of_seqio_reading():
     task = seqio.TaskRegistry.get("cached_pairs")
     theirs = task.get_dataset(LENGTHS, "train", use_cached=True, shuffle=False, num_epochs=1)
     theirs = sorted(example["targets"].tolist() for example in theirs.as_numpy_iterator())
-    ours = windows.Windows(task, "train", LENGTHS, seed=3)
-    found = [e["targets"].tolist() for w in range(ours.per_epoch) for e in ours.examples(w)]
-    assert sorted(found) == theirs
+    ours = windows.Windows(task, "train", LENGTHS, seed=3, streams=1)
+    found = [e["targets"].tolist() for w in range(11) for e in ours.examples(0, w)]
+    assert sorted(found[: len(theirs)]) == theirs
 
 
 def test_span_corruption_loses_no_token_and_noises_each_window_anew(monkeypatch):
     monkeypatch.setattr(windows, "WINDOW", 100)
-    spans = windows.Windows(seqio.TaskRegistry.get("cached_spans"), "train", LENGTHS, seed=0)
+    spans = windows.Windows(seqio.TaskRegistry.get("cached_spans"), "train", LENGTHS, 0, streams=1)
     sentinels = range(BYTES_SIZE - 100, BYTES_SIZE)
     masks, letters = [], 0
-    for window in range(spans.per_epoch):
-        examples = spans.examples(window)
+    for window in range(3):
+        examples = spans.examples(0, window)
         whole = [e["inputs"] for e in examples if len(e["inputs"]) == LENGTHS["inputs"]]
         masks.append({tuple(np.flatnonzero(np.isin(row, sentinels))) for row in whole})
         tokens = np.concatenate([np.concatenate(list(e.values())) for e in examples])
@@ -213,14 +381,35 @@ def test_a_state_of_other_data_is_refused():
         iter(ordered("cached_pairs")).deserialize(state)
 
 
+def test_a_state_of_the_version_that_knew_no_streams_is_refused_as_that():
+    state = json.loads(iter(ordered("cached_pairs")).serialize())
+    of = state["of"] | {"windows": [1024, permutation.CYCLE]}
+    old = json.dumps({"position": 8, "cursors": [[0, 8]], "of": of})
+    with pytest.raises(UserError, match="of another version, which read caches in another order"):
+        iter(ordered("cached_pairs")).deserialize(old)
+
+
+def test_a_stream_finds_the_one_example_that_is_not_dropped():
+    rows = take(ordered("cached_drops"), 3)
+    (text,) = set(texts(rows))
+    assert text.startswith("d0007")
+
+
+def test_a_task_whose_examples_are_all_dropped_is_told(monkeypatch, traced):
+    monkeypatch.setitem(cached_tasks.KEPT, "text", "none")
+    traced.clear()
+    ordered.cache_clear()
+    with pytest.raises(
+        UserError, match="'cached_drops' has no examples: its preprocessors drop them all"
+    ):
+        next(iter(ordered("cached_drops")))
+    traced.clear()
+    ordered.cache_clear()
+
+
 def test_a_task_without_a_cache_is_told_with_both_ways_out():
     with pytest.raises(UserError, match=r"cached_not.*cache_tasks.sh.*USE_CACHED_TASKS=False"):
         ordered("cached_not")
-
-
-def test_batch_must_divide_by_the_hosts():
-    with pytest.raises(UserError, match="BATCH_SIZE=8 is not divisible by 3 hosts"):
-        ordered("cached_pairs", num_hosts=3)
 
 
 def test_a_cache_on_a_remote_file_system_or_below_a_tilde_gives_the_same_batches(

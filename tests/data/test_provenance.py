@@ -171,7 +171,7 @@ def test_a_cache_that_does_not_say_what_it_was_made_with_is_told(cached, capsys)
     set_macros(VOCABULARY_PATH=str(cached / "smaller.model"))
     task = seqio.TaskRegistry.get(NAME)
     with pytest.raises(UserError, match=r"has token \d+ in 'targets', but the vocabulary has 128"):
-        windows.Windows(task, "train", LENGTHS, seed=0).examples(0)
+        windows.Windows(task, "train", LENGTHS, seed=0, streams=1).examples(0, 0)
 
 
 @pytest.mark.parametrize("split_of", [features.train_batches, features.eval_dataset])

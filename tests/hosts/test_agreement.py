@@ -1,3 +1,5 @@
+import collections
+
 import pytest
 import tensorflow as tf
 
@@ -19,6 +21,40 @@ def test_a_process_alone_agrees_with_itself_at_once():
     assert [agreement.any_of("flag", flag) for flag in (False, True)] == [False, True]
     assert [agreement.stops(wanted) for wanted in (False, True)] == [False, True]
     assert agreement.from_chief("text", "mine") == "mine"
+    assert agreement.to_chief("text", "mine") == ["mine"]
+
+
+class Service:
+    """TensorFlow's coordination service, of which this process is one host and has heard others."""
+
+    def __init__(self, heard):
+        self.said = dict(heard)
+
+    def set_config_key_value(self, key, value):
+        self.said[key] = value
+
+    def get_config_key_value(self, key, _):
+        return self.said[key].encode()
+
+    def delete_config_key_value(self, key):
+        del self.said[key]
+
+
+def test_the_chief_has_the_texts_of_all_in_their_order_and_then_forgets_them(hosts, monkeypatch):
+    monkeypatch.setattr(agreement, "_uses", collections.Counter())
+    service = Service({"text 1/2": "c", "text 1/1": "b", "other": "stays"})
+    monkeypatch.setattr(agreement, "_service", lambda: service)
+    assert agreement.to_chief("text", "a") == ["a", "b", "c"]
+    assert service.said == {"other": "stays"}
+
+
+def test_other_hosts_say_theirs_and_have_none(hosts, monkeypatch):
+    monkeypatch.setenv("DTENSOR_CLIENT_ID", "1")
+    monkeypatch.setattr(agreement, "_uses", collections.Counter())
+    service = Service({})
+    monkeypatch.setattr(agreement, "_service", lambda: service)
+    assert agreement.to_chief("text", "b") == []
+    assert service.said == {"text 1/1": "b"}
 
 
 @pytest.mark.parametrize(

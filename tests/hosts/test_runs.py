@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from switch_tf.checkpoints import tensor_files
-from switch_tf.checkpoints.model_dir import ModelDir, state_prefix
+from switch_tf.checkpoints.model_dir import ModelDir, data_prefix, state_prefix
 from switch_tf.hosts.cluster import Cluster
 from switch_tf.hosts.local import free_addresses
 from switch_tf.metrics.writer import read_metrics
 from tests.data import cached_tasks
-from tests.training.test_train import FILES, RUN, SMALL, losses
+from tests.training.test_train import FILES, RUN, SMALL, STEPS, losses
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = SMALL | RUN | {"BATCH_SIZE": 8, "GROUPS_MULTIPLE": 4, "MESH_SHAPE": "batch:4"}
@@ -185,12 +185,13 @@ def test_when_a_host_is_killed_the_other_ends_and_names_it(killed):
     )
 
 
-def test_another_layout_of_two_hosts_has_the_losses_of_one(one, killed):
-    found, expected = losses(killed[0]), losses(one)
-    steps = sorted(found.keys() & expected.keys())
-    assert steps[:3] == [1, 2, 3]
+def test_another_layout_of_two_hosts_has_the_losses_of_one(killed, tmp_path):
+    with Hosts(1, tmp_path, command(tmp_path / "run", layout="data", TRAIN_STEPS=3)) as process:
+        assert process.wait() == [0], process.said()
+    found, expected = losses(killed[0]), losses(tmp_path / "run")
+    assert list(expected) == [1, 2, 3]
     np.testing.assert_allclose(
-        [found[step] for step in steps], [expected[step] for step in steps], rtol=1e-5
+        [found[step] for step in expected], list(expected.values()), rtol=1e-5
     )
 
 
@@ -242,7 +243,7 @@ def test_two_hosts_evaluate_what_one_process_saved_with_its_figures(one, tmp_pat
 
 @pytest.fixture
 def cached(tmp_path):
-    """Settings of a mixture that is read from a cache, in packed rows."""
+    """Settings of a packed mixture that is read from a cache."""
     cached_tasks.forget()
     for name in ("cached_pairs", "cached_few"):
         cached_tasks.write(tmp_path / "cache", name, ("train", "validation"))
@@ -253,25 +254,43 @@ def cached(tmp_path):
         "USE_CACHED_TASKS": True,
         "CACHE_DIR": str(tmp_path / "cache"),
         "PACK": True,
-        "TRAIN_STEPS": 3,
     }
     cached_tasks.forget()
 
 
-def test_four_hosts_with_a_model_dimension_have_the_losses_of_one(cached, tmp_path):
-    """Four hosts of two devices; each half of a layer is on two hosts."""
+def test_four_hosts_with_a_model_dimension_read_their_rows_of_a_cache_as_one_goes_on(
+    cached, tmp_path
+):
+    """Two devices each; each half of a layer is on two hosts, which have the same rows."""
     settings = cached | {"MESH_SHAPE": "model:2,batch:4", "layout": "expert_model_data"}
-    for number in (1, 4):
-        with Hosts(number, tmp_path, command(tmp_path / str(number), **settings)) as hosts:
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    for folder, number, steps in ((parts, 4, 3), (parts, 1, STEPS), (whole, 1, STEPS)):
+        arguments = command(folder, **settings, TRAIN_STEPS=steps)
+        with Hosts(number, tmp_path, arguments) as hosts:
             assert hosts.wait() == [0] * number, hosts.said()
-    one, four = tmp_path / "1", tmp_path / "4"
-    found, expected = losses(four), losses(one)
-    assert list(found) == list(expected) == [1, 2, 3]
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
-    parts = [name for name in os.listdir(four / "checkpoint_3") if "state.data" in name]
-    assert len(parts) == 4
-    evaluated = [
-        {r["task"]: r["nlp"] for r in read_metrics(str(folder)) if r["kind"] == "evaluation"}
-        for folder in (one, four)
-    ]
-    assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-5) and evaluated[0]
+            assert ("; this host makes 4 of 8 rows" in hosts.said()[0]) == (number > 1)
+    found, expected = losses(parts), losses(whole)
+    assert list(found) == list(expected) == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(
+        [found[step] for step in (1, 2, 3)], [expected[step] for step in (1, 2, 3)], rtol=1e-5
+    )
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+    written = [name for name in os.listdir(parts / "checkpoint_3") if "state.data" in name]
+    assert len(written) == 4
+    # The chief's file holds what all hosts knew.
+    assert position(parts) == position(whole)
+    assert evaluated(parts) == pytest.approx(evaluated(whole), rel=1e-5)
+
+
+def position(folder):
+    """What the last checkpoint says of the position in a cache."""
+    reader = tensor_files.reader(data_prefix(ModelDir(str(folder)).checkpoint(STEPS)))
+    (name,) = [name for name in reader.get_variable_to_shape_map() if "py_state" in name]
+    return reader.get_tensor(name)
+
+
+def evaluated(folder):
+    """Task -> NLP of the evaluation at step 3."""
+    found = [r for r in read_metrics(str(folder)) if r["kind"] == "evaluation" and r["step"] == 3]
+    assert found
+    return {record["task"]: record["nlp"] for record in found}
