@@ -5,7 +5,7 @@ import tensorflow as tf
 from tensorflow.python.data.experimental.ops.testing import sleep
 
 VOCABULARY = seqio.ByteVocabulary(extra_ids=100)
-MICROSECONDS = 15_000
+MICROSECONDS = 2_000
 
 
 def _examples(split, shuffle_files=False, seed=None, *, first):
