@@ -36,8 +36,11 @@ _received: list[int] = []
 _discarded: list[int] = []
 # What is not taken down before the process ends; None where the process goes on.
 _kept: list | None = None
-# The environment with which the process of a command was started.
+# The environment with which the process of a command was started, or is started anew.
 _first_environment: dict[str, str] = {}
+_RESTARTED = "SWITCH_TF_RESTARTED"
+# Numbers of the files that stay open over that.
+_handed_on: set[int] = set()
 
 # Makes DTensor write its state after each pass, to the folder of `lowered_functions`.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
@@ -133,14 +136,30 @@ def can_restart() -> bool:
 
 
 def restart() -> NoReturn:
-    """Starts the command anew in this process, as it was started at first: only its number stays.
+    """Starts the command anew in this process, as it was started at first.
 
-    What the process holds, memory and threads, goes; files have to be closed before.
+    Its number stays, and the files that `hand_on` names; memory, threads and other files go.
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if int(name) > 2 and int(name) not in _handed_on:
+                os.set_inheritable(int(name), False)
     command = [sys.executable, *sys.orig_argv[1:]]
-    os.execve(sys.executable, command, _first_environment)
+    os.execve(sys.executable, command, _first_environment | {_RESTARTED: "1"})
+
+
+def has_restarted() -> bool:
+    """Whether this process is that of a command that `restart` started anew."""
+    return _RESTARTED in os.environ
+
+
+def hand_on(file) -> None:
+    """Has a file, with what is locked by it, stay open over a `restart`."""
+    number = os.dup(file.fileno())
+    os.set_inheritable(number, True)
+    _handed_on.add(number)
 
 
 def keep(thing) -> None:

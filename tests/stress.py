@@ -30,8 +30,8 @@ from switch_tf.hosts.cluster import Cluster
 from switch_tf.hosts.local import free_addresses
 from switch_tf.metrics.writer import read_metrics
 
-PHASES = ("compiling", "stepping", "evaluating", "saving")
-SIGNALS = (signal.SIGTERM, signal.SIGKILL)
+PHASES = ("saving", "stepping", "evaluating", "compiling")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 STEPS = 24
 FILES = ("models/switch_tiny.gin", "layouts/expert_data.gin", "runs/pretrain.gin")
 COMMON = {
@@ -151,6 +151,9 @@ class Launch:
           phase: one of `PHASES`.
           before: number of steps logged at the start.
         """
+        if "trains on" not in self.said():
+            # Its signals are not its own yet, and the log is that of the process before.
+            return False
         if phase == "compiling":
             return "compiling the first step" in self.said()
         if phase == "saving":
@@ -260,7 +263,7 @@ class Stress:
           number: of the kill, from 0, which decides upon phase, signal and moment.
         """
         chance = random.Random(f"{self.seed} {self.hosts} {number}")
-        phase, sent = PHASES[number % len(PHASES)], SIGNALS[number // len(PHASES) % 2]
+        phase, sent = PHASES[number % len(PHASES)], SIGNALS[(number + number // len(PHASES)) % 2]
         after = chance.uniform(0.0, WITHIN[phase])
         host = chance.randrange(self.hosts)
         run = self.folder / "run"

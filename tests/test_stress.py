@@ -11,7 +11,7 @@ from tests.stress import Stress
 
 @pytest.fixture(scope="module")
 def stressed(tmp_path_factory):
-    """Three kills: while a run compiles by SIGTERM, as it evaluates, and while it saves."""
+    """Kills of one process: the first by SIGKILL as it saves, and then as it steps, evaluates."""
     found = Stress(1, tmp_path_factory.mktemp("stress"), seed=0)
     found.prepare()
     return found

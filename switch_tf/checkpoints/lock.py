@@ -17,7 +17,7 @@ from typing import Any
 
 from switch_tf import runtime, storage
 from switch_tf.checkpoints.model_dir import ModelDir
-from switch_tf.errors import UserError
+from switch_tf.errors import Restart, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,18 +116,24 @@ def in_use(model_dir: str) -> Iterator[None]:
         yield
         return
     path, record = ModelDir(model_dir).in_use, json.dumps(dataclasses.asdict(Holder.this()))
+    stays, file = False, None
     with contextlib.ExitStack() as stack:
         with storage.told(f"MODEL_DIR='{model_dir}' cannot be written to"):
             if storage.is_remote(path):
                 _take_remote(path, model_dir, record)
             else:
-                stack.enter_context(_taken(path, model_dir, record))
+                file = stack.enter_context(_taken(path, model_dir, record))
         try:
             yield
+        except Restart:
+            stays = True
+            if file is not None:
+                runtime.hand_on(file)
+            raise
         finally:
             with contextlib.suppress(*storage.errors()):
                 # Somebody may have removed it by hand, for another run.
-                if storage.read_text(path) == record:
+                if not stays and storage.read_text(path) == record:
                     storage.remove(path)
             if not storage.is_remote(path):
                 with contextlib.suppress(OSError):
@@ -166,7 +172,10 @@ def _left_by(file: Any, model_dir: str) -> Holder | None:
         is_unlocked = True
     except BlockingIOError:
         file.seek(0)
-        raise _refusal(Holder.said_by(file.read()), model_dir) from None
+        holder = Holder.said_by(file.read())
+        if _is_handed_on(holder):
+            return None
+        raise _refusal(holder, model_dir) from None
     except OSError:
         # The file system has no locks.
         is_unlocked = False
@@ -180,7 +189,7 @@ def _dead(holder: Holder | None, is_unlocked: bool, model_dir: str) -> Holder | 
     Raises:
       UserError: it runs, or may run.
     """
-    if holder is None:
+    if holder is None or _is_handed_on(holder):
         return None
     lives = holder.is_alive(is_unlocked)
     if lives:
@@ -192,6 +201,13 @@ def _dead(holder: Holder | None, is_unlocked: bool, model_dir: str) -> Holder | 
             "MODEL_DIR"
         )
     return holder
+
+
+def _is_handed_on(holder: Holder | None) -> bool:
+    """Whether this process had the lock before it started anew, and so has it still."""
+    if holder is None or not runtime.has_restarted():
+        return False
+    return holder == dataclasses.replace(Holder.this(), since=holder.since)
 
 
 def _refusal(holder: Holder | None, model_dir: str) -> UserError:

@@ -4,6 +4,7 @@ They hold the model, the optimizer and the position in the data. Tensors are nam
 paths, and `tf.train.load_checkpoint` reads them unsharded.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Mapping
 
@@ -22,6 +23,7 @@ from switch_tf.checkpoints.model_dir import (
 from switch_tf.checkpoints.pending import Pending
 from switch_tf.checkpoints.restore import DAMAGED, PASSING
 from switch_tf.data import stamps
+from switch_tf.data.waiting import Input, within
 from switch_tf.errors import UserError
 from switch_tf.hosts import agreement
 
@@ -85,8 +87,11 @@ class Checkpoints:
                 self._dir.remove_interrupted()
             agreement.barrier("MODEL_DIR is made")
 
+    @contextlib.contextmanager
     def _disk_errors(self):
-        return storage.told(f"cannot write to MODEL_DIR '{self._dir.path}'")
+        # The inner one first: that a host is lost is no error of the disk.
+        with storage.told(f"cannot write to MODEL_DIR '{self._dir.path}'"), agreement.losses_told():
+            yield
 
     def _tensors(self, step: int) -> dict[str, tf.Variable]:
         with mesh_lib.host():
@@ -134,8 +139,8 @@ class Checkpoints:
         """Ends the save that `begin` began, if there is one.
 
         Args:
-          waits: whether to wait for it; if not, all hosts call this after each step, and it does
-            nothing before all have written their parts.
+          waits: whether to wait for it; if not, all hosts call this after each step, and each
+            batch of an evaluation, and it does nothing before all have written their parts.
 
         Raises:
           UserError: see `begin`.
@@ -156,8 +161,11 @@ class Checkpoints:
             own = self._data.iterator.serialize()
             self._data.iterator.join(agreement.to_chief("the position in the data", own))
         if runtime.is_chief():
-            with mesh_lib.host():
-                self._data.write(data_prefix(folder))
+            within(Input().timeout, lambda: self._write_data(folder), "the position in the data")
+
+    def _write_data(self, folder: str) -> None:
+        with mesh_lib.host():
+            self._data.write(data_prefix(folder))
 
     def _steps(self) -> list[int]:
         """The steps of all whole checkpoints, as the chief sees them."""

@@ -16,8 +16,11 @@ _LOOK_EVERY = 10
 class Pending:
     """Writes the tensors of a checkpoint in a thread, which gives way to the run's own.
 
+    Where this process is alone, the checkpoint is whole when that thread ends; several hosts have
+    to agree that all have written their parts.
+
     Args:
-      folder: the checkpoint's folder, which is there when `finish` returns.
+      folder: the checkpoint's folder, which is there at the latest when `finish` returns.
       tensors: this host's part of them.
       first: writes the other files to the folder that it is given, at once.
     """
@@ -39,13 +42,15 @@ class Pending:
             # The priority of this thread alone: it takes what the run leaves of the cores.
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
             tensor_files.write_part(self._prefix, self._tensors)
+            if agreement.is_alone():
+                self._complete()
         except BaseException as error:  # Raised again by `finish`.
             self._error = error
         finally:
             self._tensors = None
 
     def is_written(self) -> bool:
-        """Whether all hosts have written their parts; all call it, after each step."""
+        """Whether all hosts have written their parts; all call it, after each step or batch."""
         self._steps += 1
         is_alive = self._thread.is_alive()
         if agreement.is_alone():
@@ -60,8 +65,12 @@ class Pending:
         Raises:
           Exception: what its writing raised; the checkpoint is then absent.
         """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        if not agreement.is_alone():
+            self._complete()
+
+    def _complete(self) -> None:
         with self._open:
-            self._thread.join()
-            if self._error is not None:
-                raise self._error
             tensor_files.join(self._prefix)

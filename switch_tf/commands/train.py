@@ -32,8 +32,8 @@ def _run(argv: Sequence[str]) -> None:
         raise UserError(
             f"MODEL_DIR='{folder}' is gone when the command ends: give a folder on a disk"
         )
-    launch.start()
-    from switch_tf.training.train import train
-
     with agreement.losses_told():
+        launch.start()
+        from switch_tf.training.train import train
+
         train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -68,11 +69,10 @@ class Feed:
         """Passes over the next batches.
 
         Raises:
-          UserError: see `next`.
+          UserError, InputHangs: see `next`.
         """
-        with mesh_lib.host(), user_errors(self._what):
-            for _ in range(batches):
-                next(self.iterator)
+        for _ in range(batches):
+            self._wait()
 
     def next(self) -> dict:
         """The next batch: feature name -> int32 DTensor [batch, length].
@@ -83,11 +83,25 @@ class Feed:
           InputHangs: it has not come in time.
         """
         start = time.perf_counter()
-        batch = within(self._timeout, self._take, f"a batch of {self._what}")
+        batch = self._wait()
         self.wait_seconds = time.perf_counter() - start
         self.tokens = count_tokens(batch, self._rows)
         return {n: self.mesh.pack(v, feature_axes(n)) for n, v in batch.items()}
 
-    def _take(self) -> dict[str, np.ndarray]:
+    def _wait(self) -> dict[str, np.ndarray]:
+        batch, state = within(self._timeout, self._take, f"a batch of {self._what}")
+        if self.tells_position:
+            self.iterator.move_to(state)
+        return batch
+
+    def _take(self) -> tuple[dict[str, np.ndarray], Any]:
+        """A batch, and where it is known the position behind it, to which `_wait` moves.
+
+        A batch that comes after the wait for it was given up must not move the position.
+        """
         with mesh_lib.host(), user_errors(self._what):
-            return {name: np.asarray(v) for name, v in next(self.iterator).items()}
+            if self.tells_position:
+                batch, state = self.iterator.ahead()
+            else:
+                batch, state = next(self.iterator), None
+            return {name: np.asarray(value) for name, value in batch.items()}, state

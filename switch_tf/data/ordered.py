@@ -112,6 +112,12 @@ class OrderedIterator(tf.train.experimental.PythonState):
         return self
 
     def __next__(self) -> Batch:
+        batch, state = self.ahead()
+        self.move_to(state)
+        return batch
+
+    def ahead(self) -> tuple[Batch, dict]:
+        """The next batch, and the position behind it; `move_to` takes that."""
         if self._prefetcher is None:
             self._prefetcher = _Prefetcher(self._batches.after(self._state))
             # Otherwise its thread would run as long as the process.
@@ -120,8 +126,11 @@ class OrderedIterator(tf.train.experimental.PythonState):
         if isinstance(found, Exception):
             self._stop()
             raise found
-        batch, self._state = found
-        return batch
+        return found
+
+    def move_to(self, state: dict) -> None:
+        """Moves to the position behind the last batch, as `ahead` gave it."""
+        self._state = state
 
     def _stop(self) -> None:
         if self._prefetcher is not None:

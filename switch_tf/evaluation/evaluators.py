@@ -1,5 +1,6 @@
 """All figures of an evaluation: teacher-forced ones, and the tasks' own metrics."""
 
+import json
 from collections.abc import Callable
 
 from switch_tf import mesh as mesh_lib
@@ -10,6 +11,7 @@ from switch_tf.errors import UserError
 from switch_tf.evaluation.settings import Evaluation
 from switch_tf.evaluation.task_metrics import TaskEvaluator
 from switch_tf.evaluation.teacher_forced import EvaluationInterrupt, TeacherForcedEvaluator
+from switch_tf.hosts import agreement
 from switch_tf.setup.mesh_model import MeshModel
 from switch_tf.stages import telling
 
@@ -47,7 +49,7 @@ class Evaluators:
         most = self._examples and self._examples + features.EVAL_SHUFFLE_EXAMPLES
         with mesh_lib.host():
             self._looks = answers.looks(features.tasks(self.data), self.data, most)
-        lacking = self._without_answers()
+        lacking = self._agreed_to_lack_answers()
         self.teacher_forced = TeacherForcedEvaluator(
             *(made.model, made.mesh, self.data, settings.batches, settings.dropless),
             without=lacking,
@@ -72,6 +74,14 @@ class Evaluators:
                 del self._looks[task]
             if look.note:
                 runtime.tell(look.note)
+        return found
+
+    def _agreed_to_lack_answers(self) -> list[str]:
+        """Like `_without_answers`, of which hosts see different numbers of examples in the time."""
+        own = json.dumps(self._without_answers())
+        found = json.loads(agreement.from_chief("tasks without answers", own))
+        for task in found:
+            self._looks.pop(task, None)
         return found
 
     def _leave_out(self, lacking: list[str]) -> None:
@@ -123,12 +133,12 @@ class Evaluators:
         Raises:
           EvaluationInterrupt: `stop` returned True.
         """
-        if self._looks:
-            with telling("looking for examples without answers", at_once=False):
-                while self._looks:
-                    if stop():
-                        raise EvaluationInterrupt()
-                    self._leave_out(self._without_answers())
+        with telling("looking for examples without answers", at_once=False):
+            # As often on all hosts, whose calls of `stop` must match.
+            while agreement.any_of("there are examples to look at", bool(self._looks)):
+                if stop():
+                    raise EvaluationInterrupt()
+                self._leave_out(self._agreed_to_lack_answers())
         results = self.teacher_forced.run(stop)
         for task, of_task in self._count_lost(stop).items():
             if any(of_task.figures().values()):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from switch_tf import runtime
+from switch_tf import runtime, storage
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.evaluation import ranking
 from switch_tf.evaluation.evaluators import Evaluators
@@ -99,8 +99,10 @@ class PeriodicEvaluation:
             best.write(self._dir.path, self._peaks(), self._dir.steps() if ended else self.kept)
 
     def rewind(self) -> None:
-        """Forgets the evaluations that the log has dropped."""
+        """Forgets the evaluations that the log has dropped, also in best.json."""
         self._rank(self._dir.steps())
+        if storage.exists(self._dir.best):
+            best.write(self._dir.path, self._peaks(), self.kept)
 
     def _rank(self, there: list[int]) -> None:
         """Sets `stops_early` and, among the steps whose checkpoints can be kept, `kept`."""

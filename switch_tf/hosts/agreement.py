@@ -144,7 +144,8 @@ def stops(wanted: bool) -> bool:
 
 def _say(use: str, text: str) -> None:
     """Says a text to those who ask by `_said_by_all`."""
-    _service().set_config_key_value(f"{use}/{_cluster().index}", text)
+    with _told("telling the other hosts"):
+        _service().set_config_key_value(f"{use}/{_cluster().index}", text)
 
 
 def _said_by_all(use: str, name: str) -> list[str]:

@@ -11,11 +11,13 @@ import socket
 import time
 from collections.abc import Mapping
 
-from switch_tf.errors import UserError
+from switch_tf.errors import HostLost, UserError
 from switch_tf.hosts.cluster import Cluster
 
 # Seconds between two tries to reach the chief.
 _PAUSE = 0.5
+# Seconds in which one that has come must say who it is.
+_SILENCE = 5.0
 
 
 def meet(cluster: Cluster, said: Mapping[str, str], timeout: float) -> None:
@@ -27,8 +29,9 @@ def meet(cluster: Cluster, said: Mapping[str, str], timeout: float) -> None:
       timeout: seconds to wait.
 
     Raises:
-      UserError: a host is missing at the end of that time, or differs in a setting. The chief and
-        the hosts that have come say which.
+      HostLost: a host is missing at the end of that time. The chief and the hosts that have come
+        say which.
+      UserError: a host differs in a setting.
     """
     end = time.monotonic() + timeout
     if cluster.index == 0:
@@ -42,15 +45,17 @@ def _receive(cluster: Cluster, said: Mapping[str, str], end: float, timeout: flo
     came: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_server(cluster))
-        error = ""
+        error, is_missing = "", False
         while not error and len(came) < len(cluster.addresses) - 1:
             server.settimeout(max(end - time.monotonic(), 0.001))
             try:
                 connection, _ = server.accept()
             except TimeoutError:
-                error = _missing(cluster, came, timeout)
+                error, is_missing = _missing(cluster, came, timeout), True
                 break
             stack.enter_context(connection)
+            # A host speaks at once; what does not must not hold up the others.
+            connection.settimeout(_SILENCE)
             heard = _heard(connection)
             if heard is None:
                 # Not a host of a run, such as a scan of ports.
@@ -60,9 +65,9 @@ def _receive(cluster: Cluster, said: Mapping[str, str], end: float, timeout: flo
             error = _difference(cluster, index, said, heard["said"])
         for connection in came.values():
             with contextlib.suppress(OSError):
-                connection.sendall(_message({"error": error}))
+                connection.sendall(_message({"error": error, "missing": is_missing}))
         if error:
-            raise UserError(error)
+            raise (HostLost if is_missing else UserError)(error)
 
 
 def _server(cluster: Cluster) -> socket.socket:
@@ -112,10 +117,10 @@ def _come(cluster: Cluster, said: Mapping[str, str], end: float, timeout: float)
             answer = None
         if answer is not None:
             if answer["error"]:
-                raise UserError(answer["error"])
+                raise (HostLost if answer.get("missing") else UserError)(answer["error"])
             return
         time.sleep(_PAUSE)
-    raise UserError(
+    raise HostLost(
         f"{cluster.name(0)}, the chief, cannot be reached within {timeout:g} s (Hosts.timeout): "
         f"{why}; start the same command there, and see that the network lets this host through"
     )

@@ -298,12 +298,17 @@ class MetricsWriter:
         path = self._folder.metrics
         if storage.is_still_at(self._records, path):
             return
-        print(f"{path} was removed or moved: it begins again behind step {self._logged:,}")
-        for file in (self._records, self._events):
-            file.close()
+        print(
+            f"{path} was removed or moved: it begins again behind step "
+            f"{self._logged:,}, with the evaluations of before"
+        )
         storage.make_folder(self._folder.path)
+        old = self._records, self._events
         self._records = storage.opened(path, "a")
         self._events = Events(self._folder.events, self._step)
+        self._records.writelines(json.dumps(record) + "\n" for record in self.evaluations)
+        for file in old:
+            file.close()
 
 
 def _tell_of_later(folder: ModelDir, restored_step: int, last: int) -> None:

@@ -60,7 +60,7 @@ class TrainLoop:
         self._load_watch = LoadWatch()
         self._bad_steps = train_step.bad_steps
         self._bad_steps.restore(checkpoints.notes)
-        self._began, self._restarts = step, Restarts()
+        self._steps_made, self._restarts = 0, Restarts()
         self._is_first = True
 
     def run(self, train_steps: int, checkpoint_period: int) -> None:
@@ -78,9 +78,15 @@ class TrainLoop:
         evaluation.write_best()
         self._goodput.started()
         with StopSignals() as signals, Progress(train_steps, self.step) as progress:
-            with contextlib.closing(self._writer):
-                stopped = self._train(train_steps, checkpoint_period, signals, progress)
-                self._writer.goodput(self.step, self._goodput.seconds())
+            try:
+                with contextlib.closing(self._writer):
+                    stopped = self._train(train_steps, checkpoint_period, signals, progress)
+                    self._writer.goodput(self.step, self._goodput.seconds())
+            except Restart:
+                # A signal that came too late for `_restart`.
+                if signals.number is None:
+                    raise
+                stopped = True
             evaluation.write_best(ended=True)
             if stopped:
                 done = not self._is_over(train_steps) or evaluation.is_done(self.step)
@@ -113,7 +119,7 @@ class TrainLoop:
                     self._save(batch, goes_on=True)
                 if evaluation.is_due(self.step):
                     self._evaluate(batch, signals)
-                if self._restarts.due(self.step - self._began) and not self._is_over(train_steps):
+                if self._restarts.due(self._steps_made) and not self._is_over(train_steps):
                     self._restart(batch, signals, progress)
             stopped = signals.stopped() and not self._is_over(train_steps)
         except EvaluationInterrupt:
@@ -121,20 +127,32 @@ class TrainLoop:
         except Exception:
             # Several hosts cannot agree on anything where one has failed.
             if agreement.is_alone():
-                self._checkpoints.finish()
+                self._finish_after_an_error()
             raise
         if stopped:
             self._writer.flush()
             self._save(batch)
         with telling("saving a checkpoint", at_once=False), self._goodput.within("saving"):
             self._checkpoints.finish()
+        # The chief's end takes away what hosts agree through.
+        agreement.barrier("the run ends")
         return stopped
+
+    def _finish_after_an_error(self) -> None:
+        """Ends a save that goes on; that it fails, too, is told, but is not why the run ends."""
+        try:
+            self._checkpoints.finish()
+        except UserError as error:
+            runtime.tell(f"the last checkpoint is not whole: {error}")
 
     def _restart(self, batch, signals: StopSignals, progress: Progress) -> None:
         """Saves, and raises `Restart`, unless a signal came that the new process would not get."""
         self._writer.flush()
         self._save(batch)
-        if not signals.stopped():
+        self._steps_made = 0
+        # Not `signals.stopped`, which may learn of another host's signal one step later.
+        if not agreement.any_of("a host stops", signals.number is not None):
+            agreement.barrier("the process starts anew")
             progress.say(
                 f"step {self.step} is saved; the process starts anew after "
                 f"{self._restarts.period:,} steps, as TensorFlow keeps memory of each on CPU"
@@ -152,9 +170,9 @@ class TrainLoop:
         evaluation, before = self._evaluation, self._checkpoints.protected
         try:
             with self._goodput.within("evaluation"):
-                evaluation.run(self.step, signals.stopped)
+                evaluation.run(self.step, lambda: self._between_batches(signals))
         except Exception as error:
-            if not isinstance(error, EvaluationInterrupt):
+            if not isinstance(error, EvaluationInterrupt) and self._can_save(error):
                 self._save(batch)
                 saved = f"step {self.step} is saved in {self._checkpoints.path}"
                 runtime.tell(f"{saved}; its evaluation fails: mend that, and rerun the command")
@@ -166,6 +184,11 @@ class TrainLoop:
         evaluation.write_best()
         self._checkpoints.protected = evaluation.kept
         self._checkpoints.prune()
+
+    def _between_batches(self, signals: StopSignals) -> bool:
+        """Ends a save that is written, and returns whether to stop."""
+        self._checkpoints.finish(waits=False)
+        return signals.stopped()
 
     def _save(self, batch, goes_on: bool = False) -> None:
         """Saves a checkpoint, unless the last update left weights with a non-finite loss.
@@ -190,13 +213,19 @@ class TrainLoop:
         try:
             return self._feed.next()
         except Exception as error:
-            # Of several hosts, the others have their batch.
-            hangs = isinstance(error, InputHangs)
-            can_save = not hangs or (self._feed.tells_position and agreement.is_alone())
-            if before is not None and can_save:
+            if before is not None and self._can_save(error):
                 self._writer.flush()
                 self._save(before)
             raise
+
+    def _can_save(self, error: Exception) -> bool:
+        """Whether the last step can be saved although something failed since.
+
+        A save takes all hosts, of which others may have failed in nothing. And the position of a
+        pipeline of tf.data cannot be read while it is waited for.
+        """
+        hangs = isinstance(error, InputHangs)
+        return agreement.is_alone() and (self._feed.tells_position or not hangs)
 
     def _advance(self, progress, before):
         """Performs one training step, logs it, and returns its batch.
@@ -216,6 +245,7 @@ class TrainLoop:
         seconds = time.perf_counter() - started
         self._goodput.add("input", self._feed.wait_seconds)
         self._goodput.add(kind, seconds - self._feed.wait_seconds)
+        self._steps_made += 1
         why = metrics.get("skipped") or self._bad_steps.fault(metrics["loss"])
         if why:
             return before if self._pass_over(why, batch, metrics, progress) else None

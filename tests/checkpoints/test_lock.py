@@ -163,3 +163,40 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="^MODEL_DIR='.*/file/run' cannot be written to: .*Not a d"):
         in_use(str(tmp_path / "file/run")).__enter__()
+
+
+ANEW = """
+import sys
+from switch_tf import runtime
+from switch_tf.checkpoints.lock import check_free, in_use
+from switch_tf.errors import Restart
+runtime.ends_at_once()
+if runtime.has_restarted():
+    print("anew", flush=True)
+    sys.stdin.readline()
+    check_free(sys.argv[1])
+try:
+    with in_use(sys.argv[1]):
+        if not runtime.has_restarted():
+            raise Restart
+        print("held", flush=True)
+        sys.stdin.readline()
+except Restart:
+    runtime.restart()
+"""
+
+
+def test_a_process_that_starts_anew_keeps_its_lock_meanwhile(tmp_path):
+    path = str(tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-c", ANEW, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        for said in ("anew", "held"):
+            assert process.stdout.readline().strip() == said
+            with pytest.raises(UserError, match=f"is in use by process {process.pid} on host"):
+                check_free(path)
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert process.wait() == 0
+    check_free(path)
+    assert not os.path.exists(path)

@@ -5,8 +5,10 @@ import threading
 import pytest
 import tensorflow as tf
 
-from switch_tf.checkpoints import tensor_files
+from switch_tf.checkpoints import manager, tensor_files
 from switch_tf.checkpoints.model_dir import ModelDir
+from switch_tf.data.waiting import Input
+from switch_tf.errors import HostLost, InputHangs
 from switch_tf.hosts import agreement
 from tests.checkpoints.runs import line_of, save_steps, small_run
 
@@ -96,6 +98,39 @@ def test_a_writing_that_fails_is_told_by_what_follows_and_older_ones_stay(
     assert ModelDir(str(tmp_path)).steps() == [1]
     # It is told once.
     run.checkpoints.finish()
+
+
+def test_a_checkpoint_is_whole_as_soon_as_it_is_written_whatever_the_run_does(tmp_path):
+    """Such as a long evaluation, in which the process may be killed."""
+    run = small_run(tmp_path, 1.0, keep=1)
+    run.checkpoints.save(1)
+    run.checkpoints.begin(2)
+    run.checkpoints._pending._thread.join()
+    assert ModelDir(str(tmp_path)).steps() == [1, 2]
+    run.checkpoints.finish()
+    assert ModelDir(str(tmp_path)).steps() == [2]
+
+
+def test_a_position_that_cannot_be_read_ends_the_save(tmp_path, monkeypatch):
+    run, never = small_run(tmp_path), threading.Event()
+    monkeypatch.setattr(run.checkpoints, "_write_data", lambda folder: never.wait())
+    monkeypatch.setattr(manager, "Input", lambda: Input(timeout=0.2))
+    with pytest.raises(InputHangs, match="^the position in the data has not come within 0.2 s"):
+        run.checkpoints.begin(1)
+    never.set()
+    assert ModelDir(str(tmp_path)).steps() == []
+
+
+def test_a_lost_host_is_no_full_disk(tmp_path, monkeypatch):
+    run = small_run(tmp_path)
+
+    def fail(*_):
+        raise tf.errors.UnavailableError(None, None, "Socket closed; ipv4:127.0.0.1:2222")
+
+    monkeypatch.setenv("DTENSOR_JOBS", "a:1111,b:2222")
+    monkeypatch.setattr(agreement, "from_chief", fail)
+    with pytest.raises(HostLost, match=r"^host 1 \(b:2222\) has ended or does not answer"):
+        run.checkpoints.begin(1)
 
 
 def test_several_hosts_look_seldom_whether_all_have_written(tmp_path, monkeypatch):

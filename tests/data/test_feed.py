@@ -1,3 +1,4 @@
+import threading
 import time
 
 import numpy as np
@@ -144,3 +145,48 @@ def test_data_that_hang_end_the_wait_with_their_names(monkeypatch):
     with pytest.raises(InputHangs, match="a batch of 'toy', split 'train' has not come within 0.1"):
         feed.next()
     assert not feed.tells_position
+
+
+class Late(tf.train.experimental.PythonState):
+    """An iterator of numbers as of a cache, which comes when it is let."""
+
+    def __init__(self):
+        super().__init__()
+        self.position, self.goes_on = 0, threading.Event()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise AssertionError("the position is moved by itself")
+
+    def ahead(self):
+        assert self.goes_on.wait(60)
+        tokens = np.full((8, 4), self.position, np.int32)
+        batch = {"encoder_input_tokens": tokens, "decoder_target_tokens": tokens}
+        return batch, self.position + 1
+
+    def move_to(self, position):
+        self.position = position
+
+    def serialize(self):
+        return str(self.position)
+
+    def deserialize(self, string_value):
+        self.position = int(string_value)
+
+
+def test_a_batch_that_comes_too_late_does_not_move_the_position(monkeypatch):
+    monkeypatch.setattr(feed_module, "Input", lambda: Input(timeout=0.2))
+    late, before = Late(), threading.active_count()
+    feed = Feed(late, mesh_lib.Mesh.create("batch:2", "batch:batch"))
+    assert feed.tells_position
+    with pytest.raises(InputHangs):
+        feed.skip(1)
+    late.goes_on.set()
+    while threading.active_count() > before:
+        time.sleep(0.01)
+    assert late.position == 0
+    feed.skip(2)
+    assert late.position == 2
+    assert int(host(feed.next())["encoder_input_tokens"][0, 0]) == 2

@@ -275,14 +275,16 @@ def test_a_log_that_was_removed_begins_again_aloud(tmp_path, capsys):
     folder = tmp_path / "run"
     writer = MetricsWriter(str(folder), log_period=1)
     writer.train(1, metrics_of(1), RATES)
+    writer.evaluation(1, "copy", {"nlp": -1.0})
     shutil.rmtree(folder)
     for step in (2, 3):
         writer.train(step, metrics_of(step), RATES)
     writer.close()
-    assert [record["step"] for record in read_metrics(str(folder))] == [2, 3]
+    assert [r["step"] for r in read_metrics(str(folder))] == [1, 2, 3]
+    assert read_metrics(str(folder))[0]["kind"] == "evaluation"
     assert [event.step for event in events_of(folder)["scalars"]["train/loss"]] == [2, 3]
-    told = f"{folder / 'metrics.jsonl'} was removed or moved: it begins again behind step 1\n"
-    assert capsys.readouterr().out == told
+    told = f"{folder / 'metrics.jsonl'} was removed or moved: it begins again behind step 1"
+    assert capsys.readouterr().out == f"{told}, with the evaluations of before\n"
 
 
 def test_programs_read_the_same_figures(run):

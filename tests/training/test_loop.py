@@ -13,7 +13,7 @@ from switch_tf.training.bad_steps import BadSteps
 METRICS = {"loss": 1.0, "routing": {}, "not_finite": []}
 
 
-def run(monkeypatch, batches, step=7, tells_position=True, steps=None):
+def run(monkeypatch, batches, step=7, tells_position=True, steps=None, finish=None):
     """Runs from a step on, with these batches or errors; keeps the steps that are saved."""
     monkeypatch.setattr(loop, "Progress", mock.MagicMock())
     feed = mock.Mock(tokens=(1, 1), wait_seconds=0.0, next=mock.Mock(side_effect=batches))
@@ -22,6 +22,7 @@ def run(monkeypatch, batches, step=7, tells_position=True, steps=None):
     evaluation.is_due.return_value = False
     evaluation.nlp.return_value = -1.0
     checkpoints = run.checkpoints = mock.Mock(path="folder", notes={})
+    checkpoints.finish.side_effect = finish
     train_step = mock.Mock(return_value=METRICS, side_effect=steps, bad_steps=BadSteps())
     others = mock.Mock(), evaluation, Goodput()
     runs = loop.TrainLoop(step, train_step, feed, checkpoints, *others)
@@ -54,6 +55,46 @@ def test_where_the_data_hang_the_step_is_saved_if_their_position_can_be(monkeypa
     assert run.saved == saved
 
 
+@pytest.mark.parametrize("error", [UserError("a bad record"), ValueError("of a preprocessor")])
+def test_a_host_whose_record_cannot_be_read_saves_nothing_by_itself(monkeypatch, error):
+    """The others are in the step, and would never come to the save."""
+    monkeypatch.setattr(loop, "agreement", mock.Mock(is_alone=lambda: False))
+    with pytest.raises(type(error), match=str(error)):
+        run(monkeypatch, ["one", "two", error])
+    assert run.saved == []
+
+
+def test_that_a_save_fails_too_does_not_hide_why_a_run_ends(monkeypatch, capsys):
+    def finish(waits=True):
+        if waits:
+            raise UserError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="in a step"):
+        run(
+            monkeypatch,
+            ["one", "two", "three"],
+            steps=[METRICS, METRICS, RuntimeError("in a step")],
+            finish=finish,
+        )
+    assert "the last checkpoint is not whole: the disk is full" in capsys.readouterr().out
+
+
+def test_a_signal_after_the_save_for_a_restart_ends_the_run_too(monkeypatch):
+    monkeypatch.setattr(loop.Restarts, "due", lambda self, steps: steps == 2)
+    signals = mock.MagicMock(number=None)
+    signals.__enter__.return_value = signals
+    signals.stopped.return_value = False
+    monkeypatch.setattr(loop, "StopSignals", lambda: signals)
+
+    def barrier(name):
+        signals.number = signal.SIGTERM
+
+    alone = {"is_alone": lambda: True, "any_of": lambda name, flag: flag, "barrier": barrier}
+    monkeypatch.setattr(loop, "agreement", mock.Mock(**alone))
+    with pytest.raises(Interruption, match="SIGTERM: saved step 9 in folder"):
+        run(monkeypatch, ["one", "two", "three"])
+
+
 @pytest.mark.parametrize("is_alone", [True, False])
 def test_a_save_that_goes_on_is_finished_where_a_run_ends_badly(monkeypatch, is_alone):
     """Several hosts cannot agree on anything then."""
@@ -67,7 +108,7 @@ def test_a_save_that_goes_on_is_finished_where_a_run_ends_badly(monkeypatch, is_
 @pytest.mark.parametrize("comes", [False, True])
 def test_a_signal_while_a_step_is_saved_for_a_restart_ends_the_run(monkeypatch, comes):
     monkeypatch.setattr(loop.Restarts, "due", lambda self, steps: steps == 2)
-    signals = mock.MagicMock(number=signal.SIGTERM)
+    signals = mock.MagicMock(number=signal.SIGTERM if comes else None)
     monkeypatch.setattr(loop, "StopSignals", lambda: signals)
     signals.__enter__.return_value = signals
     signals.stopped.side_effect = lambda: comes and bool(run.checkpoints.save.call_args_list)
