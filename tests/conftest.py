@@ -21,6 +21,7 @@ import gin  # noqa: E402 - the network is blocked first
 import pytest  # noqa: E402
 
 from switch_tf import configurables, runtime  # noqa: E402
+from tests.slow import is_slow  # noqa: E402
 
 # The lowered steps are looked at in tests of the planner.
 runtime.start(num_devices=8, shows_lowered=True)
@@ -36,9 +37,29 @@ _LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Sorts what was collected: the longest files, then the others in their order."""
+def pytest_addoption(parser):
+    parser.addoption("--whole", action="store_true", help="also run the tests of tests/slow.py")
+
+
+def pytest_configure(config):
+    # A worker has what its controller found.
+    is_worker = hasattr(config, "workerinput")
+    some = config.args_source == config.ArgsSource.ARGS or config.option.keyword
+    if not is_worker and some:
+        config.option.whole = True
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what is slow, and sorts: the longest files, then the others in their order."""
+    if not config.option.whole:
+        slow = [item for item in items if is_slow(_file(item), item.name)]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in {*slow}]
     items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
+def _file(item):
+    return item.path.relative_to(Path(__file__).parent).as_posix()
 
 
 def pytest_collection_finish():
