@@ -101,10 +101,9 @@ def two(tmp_path_factory):
     # The learning rate does not depend on how long a run is.
     flags = command(folder, TRAIN_STEPS=3)[4:]
     own = [flag for flag in flags if flag.startswith("--gin.")]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(
-        [sys.executable, "-m", "switch_tf.hosts.local", *shlex.split(line), *own],
-        env=os.environ | {"PATH": path, "PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}"},
+        [str(ROOT / "scripts/local_cluster.sh"), *shlex.split(line), *own],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{os.environ['PYTHONPATH']}"},
         cwd=place,
         check=True,
         timeout=300,
