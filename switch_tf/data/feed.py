@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,11 @@ class Feed:
         for _ in range(batches):
             self._wait()
 
-    def next(self) -> dict:
+    def next(self, is_over: Callable[[], bool] = lambda: False) -> dict:
         """The next batch: feature name -> int32 DTensor [batch, length].
+
+        Args:
+          is_over: see `waiting.within`.
 
         Raises:
           StopIteration: the dataset is at its end.
@@ -83,13 +87,14 @@ class Feed:
           InputHangs: it has not come in time.
         """
         start = time.perf_counter()
-        batch = self._wait()
+        batch = self._wait(is_over)
         self.wait_seconds = time.perf_counter() - start
         self.tokens = count_tokens(batch, self._rows)
         return {n: self.mesh.pack(v, feature_axes(n)) for n, v in batch.items()}
 
-    def _wait(self) -> dict[str, np.ndarray]:
-        batch, state = within(self._timeout, self._take, f"a batch of {self._what}")
+    def _wait(self, is_over: Callable[[], bool] = lambda: False) -> dict[str, np.ndarray]:
+        what = f"a batch of {self._what}"
+        batch, state = within(self._timeout, self._take, what, is_over)
         if self.tells_position:
             self.iterator.move_to(state)
         return batch

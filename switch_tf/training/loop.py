@@ -111,7 +111,7 @@ class TrainLoop:
             if evaluation.is_due(self.step) and not evaluation.is_done(self.step):
                 self._evaluate(batch, signals)
             while not self._is_over(train_steps) and not signals.stopped():
-                batch = self._advance(progress, batch)
+                batch = self._advance(progress, batch, signals)
                 self._checkpoints.finish(waits=False)
                 if self.step % checkpoint_period == 0 or self.step == train_steps:
                     # Records up to a checkpoint's step must survive whatever comes next.
@@ -208,14 +208,27 @@ class TrainLoop:
             (self._checkpoints.begin if goes_on else self._checkpoints.save)(self.step)
         self._writer.goodput(self.step, self._goodput.seconds())
 
-    def _next(self, before):
-        """The next batch; if it cannot be read, saves the step, of which `before` was the batch."""
+    def _next(self, before, signals: StopSignals):
+        """The next batch; if it cannot be read, saves the step, of which `before` was the batch.
+
+        Raises:
+          Interruption: a signal came, and the batch does not.
+        """
+
+        def is_over():
+            # Data that are slow are worth the wait where nothing can be saved without them.
+            return signals.number is not None and self._can_save(InputHangs())
+
         try:
-            return self._feed.next()
+            return self._feed.next(is_over)
         except Exception as error:
-            if before is not None and self._can_save(error):
+            saves = before is not None and self._can_save(error)
+            if saves:
                 self._writer.flush()
                 self._save(before)
+            if isinstance(error, InputHangs) and signals.number is not None:
+                kept = f"saved step {self.step}" if saves else "the last steps are not saved"
+                raise Interruption(signals.number, f"{kept}; {error}") from error
             raise
 
     def _can_save(self, error: Exception) -> bool:
@@ -227,12 +240,13 @@ class TrainLoop:
         hangs = isinstance(error, InputHangs)
         return agreement.is_alone() and (self._feed.tells_position or not hangs)
 
-    def _advance(self, progress, before):
+    def _advance(self, progress, before, signals: StopSignals):
         """Performs one training step, logs it, and returns its batch.
 
         Args:
           progress: shows it.
           before: the batch of the last step; None if no step was made.
+          signals: those that end a wait for the batch.
         """
         started = time.perf_counter()
         stage, kind = contextlib.nullcontext(), "steps"
@@ -240,7 +254,7 @@ class TrainLoop:
             stage, kind = telling("compiling the first step"), "compiling"
             self._is_first = False
         with stage:
-            batch = self._next(before)
+            batch = self._next(before, signals)
             metrics = self._train_step(batch, self.step)
         seconds = time.perf_counter() - started
         self._goodput.add("input", self._feed.wait_seconds)

@@ -54,3 +54,14 @@ def test_a_signal_is_heard_while_a_call_does_not_return():
         signal.signal(signal.SIGALRM, before)
         never.set()
     assert heard
+
+
+def test_a_wait_is_given_up_soon_where_it_is_to_be_over(monkeypatch):
+    monkeypatch.setattr(waiting, "_UNREMARKABLE", 0.05)
+    monkeypatch.setattr(waiting, "_LOOK_EVERY", 0.05)
+    never, asked = threading.Event(), []
+    with pytest.raises(InputHangs, match="^a batch does not come; rerun the command to resume$"):
+        within(60, never.wait, "a batch", is_over=lambda: asked.append(1) or len(asked) > 2)
+    never.set()
+    assert len(asked) == 3
+    assert within(60, lambda: 7, "a batch", is_over=lambda: True) == 7

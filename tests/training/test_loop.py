@@ -17,7 +17,7 @@ def run(monkeypatch, batches, step=7, tells_position=True, steps=None, finish=No
     """Runs from a step on, with these batches or errors; keeps the steps that are saved."""
     monkeypatch.setattr(loop, "Progress", mock.MagicMock())
     feed = mock.Mock(tokens=(1, 1), wait_seconds=0.0, next=mock.Mock(side_effect=batches))
-    feed.tells_position = tells_position
+    run.feed, feed.tells_position = feed, tells_position
     evaluation = mock.Mock(kept=set(), stops_early=False)
     evaluation.is_due.return_value = False
     evaluation.nlp.return_value = -1.0
@@ -93,6 +93,21 @@ def test_a_signal_after_the_save_for_a_restart_ends_the_run_too(monkeypatch):
     monkeypatch.setattr(loop, "agreement", mock.Mock(**alone))
     with pytest.raises(Interruption, match="SIGTERM: saved step 9 in folder"):
         run(monkeypatch, ["one", "two", "three"])
+
+
+@pytest.mark.parametrize("tells_position", [True, False])
+def test_a_signal_ends_a_run_whose_data_do_not_come(monkeypatch, tells_position):
+    signals = mock.MagicMock(number=signal.SIGTERM)
+    signals.__enter__.return_value = signals
+    signals.stopped.return_value = False
+    monkeypatch.setattr(loop, "StopSignals", lambda: signals)
+    kept = "saved step 8" if tells_position else "the last steps are not saved"
+    with pytest.raises(Interruption, match=f"^interrupted by SIGTERM: {kept}; no batch$"):
+        run(monkeypatch, ["one", InputHangs("no batch")], tells_position=tells_position)
+    assert run.saved == [8] * tells_position
+    # Slow data are waited for where the step cannot be saved without them.
+    (is_over,) = run.feed.next.call_args.args
+    assert is_over() == tells_position
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
