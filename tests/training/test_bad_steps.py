@@ -29,9 +29,9 @@ def spoil(monkeypatch, *numbers):
     """Has the batches of these numbers, from 1, a loss that is not a number."""
     read = Feed.next
 
-    def spoilt(self, is_over):
+    def spoilt(self, *is_over):
         self.read = getattr(self, "read", 0) + 1
-        batch = read(self, is_over)
+        batch = read(self, *is_over)
         if self.read in numbers:
             name = "decoder_loss_weights"
             batch[name] = tf.cast(batch[name], tf.float32) * NAN
@@ -163,11 +163,11 @@ def test_a_run_goes_back_and_on_behind_the_bad_batch(tmp_path, monkeypatch, caps
     with monkeypatch.context() as patch:
         read = Feed.next
 
-        def skipped(self, is_over):
+        def skipped(self, *is_over):
             if not hasattr(self, "skipped"):
                 self.skipped = True
                 self.skip(2)
-            return read(self, is_over)
+            return read(self, *is_over)
 
         patch.setattr(Feed, "next", skipped)
         pretrain(tmp_path / "hand", **RUN | {"TRAIN_STEPS": 4})
