@@ -39,6 +39,7 @@ _kept: list | None = None
 # The environment with which the process of a command was started, or is started anew.
 _first_environment: dict[str, str] = {}
 _RESTARTED = "SWITCH_TF_RESTARTED"
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 # Numbers of the files that stay open over that.
 _handed_on: set[int] = set()
 
@@ -70,6 +71,8 @@ def interruptible(command: str) -> Iterator[None]:
     interruption, hook = None, sys.unraisablehook
     sys.unraisablehook = lambda what: _keep_interruption(what, hook)
     try:
+        # Those that came while the process started anew.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
         yield
         check_interrupted()
     except Interruption as error:
@@ -142,10 +145,11 @@ def restart() -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    for name in os.listdir("/proc/self/fd"):
+    for number in {*map(int, os.listdir("/proc/self/fd"))} - {0, 1, 2} - _handed_on:
         with contextlib.suppress(OSError):
-            if int(name) > 2 and int(name) not in _handed_on:
-                os.set_inheritable(int(name), False)
+            os.set_inheritable(number, False)
+    # They wait until the new process has its handlers.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     command = [sys.executable, *sys.orig_argv[1:]]
     os.execve(sys.executable, command, _first_environment | {_RESTARTED: "1"})
 

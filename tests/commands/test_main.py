@@ -117,6 +117,28 @@ def test_a_command_starts_anew_as_it_was_started_at_first():
     assert len(lines) == 3 and len({*lines}) == 1 and " none " in lines[0]
 
 
+def test_a_signal_that_comes_while_a_command_starts_anew_ends_it():
+    code = (
+        "import importlib, os, signal, sys, types\n"
+        "from switch_tf import runtime\n"
+        "from switch_tf.commands import main\n"
+        "from switch_tf.errors import Restart\n"
+        "def run(argv):\n"
+        "    print('runs', flush=True)\n"
+        "    raise Restart\n"
+        "if runtime.has_restarted():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "importlib.import_module = lambda name: types.SimpleNamespace(main=run)\n"
+        "sys.argv[1:] = ['tasks']\n"
+        "main.entry()\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert (done.returncode, done.stdout) == (143, "runs\n")
+    assert done.stderr.startswith("switch-tf: interrupted by SIGTERM: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_command_is_a_module_with_main_and_a_line_of_the_list(monkeypatch, capsys):
     def hello(argv):
         """What a module `switch_tf.commands.hello` would have as its `main`."""
