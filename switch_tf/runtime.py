@@ -40,8 +40,8 @@ _kept: list | None = None
 _first_environment: dict[str, str] = {}
 _RESTARTED = "SWITCH_TF_RESTARTED"
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-# Numbers of the files that stay open over that.
-_handed_on: set[int] = set()
+# Numbers of the files that stay open over that, also of those that stayed before.
+_handed_on = {int(number) for number in os.environ.get(_RESTARTED, "").split()}
 
 # Makes DTensor write its state after each pass, to the folder of `lowered_functions`.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
@@ -150,8 +150,8 @@ def restart() -> NoReturn:
             os.set_inheritable(number, False)
     # They wait until the new process has its handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    command = [sys.executable, *sys.orig_argv[1:]]
-    os.execve(sys.executable, command, _first_environment | {_RESTARTED: "1"})
+    kept = {_RESTARTED: " ".join(map(str, _handed_on))}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], _first_environment | kept)
 
 
 def has_restarted() -> bool:

@@ -171,13 +171,17 @@ from switch_tf import runtime
 from switch_tf.checkpoints.lock import check_free, in_use
 from switch_tf.errors import Restart
 runtime.ends_at_once()
+with open(sys.argv[1] + ".starts", "a+") as file:
+    file.write("x")
+    file.seek(0)
+    starts = len(file.read())
 if runtime.has_restarted():
     print("anew", flush=True)
     sys.stdin.readline()
     check_free(sys.argv[1])
 try:
     with in_use(sys.argv[1]):
-        if not runtime.has_restarted():
+        if starts < 3:
             raise Restart
         print("held", flush=True)
         sys.stdin.readline()
@@ -191,7 +195,7 @@ def test_a_process_that_starts_anew_keeps_its_lock_meanwhile(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", ANEW, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        for said in ("anew", "held"):
+        for said in ("anew", "anew", "held"):
             assert process.stdout.readline().strip() == said
             with pytest.raises(UserError, match=f"is in use by process {process.pid} on host"):
                 check_free(path)
