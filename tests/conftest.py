@@ -52,9 +52,9 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     """Leaves out what is slow, and sorts: the longest files, then the others in their order."""
     if not config.option.whole:
-        slow = [item for item in items if is_slow(_file(item), item.name)]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in {*slow}]
+        slow = {item: is_slow(_file(item), item.name) for item in items}
+        config.hook.pytest_deselected(items=[item for item in items if slow[item]])
+        items[:] = [item for item in items if not slow[item]]
     items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 

@@ -29,6 +29,7 @@ from switch_tf.checkpoints.model_dir import ModelDir, data_prefix, state_prefix
 from switch_tf.hosts.cluster import Cluster
 from switch_tf.hosts.local import free_addresses
 from switch_tf.metrics.writer import read_metrics
+from tests.data import cached_tasks
 
 PHASES = ("saving", "stepping", "evaluating", "compiling")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -64,10 +65,7 @@ OF_HOSTS = {
     2: {
         "MESH_SHAPE": "batch:2",
         "GROUPS_MULTIPLE": 2,
-        "MIXTURE_OR_TASK_NAME": "cached_mixture",
-        "MIXTURE_OR_TASK_MODULE": "tests.data.cached_tasks",
-        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
-        "USE_CACHED_TASKS": True,
+        **cached_tasks.OF_MIXTURE,
     },
 }
 # Seconds: a moment in a phase is within so many of its beginning; and none takes longer than that.
@@ -243,12 +241,9 @@ class Stress:
     def prepare(self) -> None:
         """Makes the cache and the reference, unless they are there."""
         if self.hosts > 1 and not (self.folder / "cache").exists():
-            from tests.data import cached_tasks
-
             partial = self.folder / "cache.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            for name in ("cached_pairs", "cached_few"):
-                cached_tasks.write(partial, name, ("train", "validation"))
+            cached_tasks.write_mixture(partial)
             partial.rename(self.folder / "cache")
         if not (self.reference / f"checkpoint_{STEPS}").exists():
             shutil.rmtree(self.reference, ignore_errors=True)

@@ -23,12 +23,12 @@ from switch_tf.checkpoints.model_dir import (
 from switch_tf.checkpoints.pending import Pending
 from switch_tf.checkpoints.restore import DAMAGED, PASSING
 from switch_tf.data import stamps
+from switch_tf.data.ordered import OTHER_RUN
 from switch_tf.data.waiting import Input, within
 from switch_tf.errors import UserError
 from switch_tf.hosts import agreement
 
 _OTHER_DATA = "Failed to restore dataset iterator"
-_OTHER_RUN = "another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
 
 
 class Checkpoints:
@@ -245,7 +245,7 @@ class Checkpoints:
         path = self._dir.checkpoint(step)
         try:
             contents.check_model(path, self._model)
-            contents.check_optimizer(path, self._optimizer, _OTHER_RUN, all_saved=True)
+            contents.check_optimizer(path, self._optimizer, OTHER_RUN, all_saved=True)
             offset = contents.saved_optimizer_step(path) - step
             notes = self._notes(path)
             tensor_files.read(state_prefix(path), self._variables)
@@ -258,7 +258,7 @@ class Checkpoints:
             if _OTHER_DATA in str(error):
                 raise UserError(
                     f"checkpoint '{path}' belongs to a run on other data: use its "
-                    f"MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or {_OTHER_RUN}"
+                    f"MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or {OTHER_RUN}"
                 ) from error
             return storage.first_line(error)
         self.optimizer_offset = offset
@@ -280,7 +280,7 @@ class Checkpoints:
             raise UserError(
                 f"data have changed since checkpoint '{path}' was saved, so that its position in "
                 f"them means nothing: {changed[0]}{more}: put the old ones back, or use "
-                f"{_OTHER_RUN}"
+                f"{OTHER_RUN}"
             )
         return notes
 
@@ -304,5 +304,5 @@ class Checkpoints:
         if was_cached != self._is_cached:
             raise UserError(
                 f"checkpoint '{path}' belongs to a run with USE_CACHED_TASKS={was_cached}, which "
-                f"reads the data in another order: set it to {was_cached}, or use {_OTHER_RUN}"
+                f"reads the data in another order: set it to {was_cached}, or use {OTHER_RUN}"
             )

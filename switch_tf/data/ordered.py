@@ -38,7 +38,7 @@ _NO_PATTERN = Rule(
     "a path in quotes without *, ? and [, which SeqIO takes for patterns",
     lambda path: not set("*?[") & set(str(path)),
 )
-_OTHER_RUN = "another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
+OTHER_RUN = "another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
 
 Batch = dict[str, np.ndarray]
 
@@ -268,8 +268,7 @@ class OrderedBatches:
         return (
             f"data: cache of {len(tasks)} task{'s' * (len(tasks) > 1)}, {sum(tasks.values()):,} "
             "cached examples per epoch; the batch of step n depends only on (seed, n)"
-            + part
-            * (len(self.rows) < self._batch_size)
+            + (part if len(self.rows) < self._batch_size else "")
         )
 
     def start(self) -> dict:
@@ -289,18 +288,18 @@ class OrderedBatches:
             if name == "windows" and value != own:
                 raise UserError(
                     "the checkpoint belongs to a run of another version, which read caches in "
-                    f"another order: go on with that version, or use {_OTHER_RUN}"
+                    f"another order: go on with that version, or use {OTHER_RUN}"
                 )
             if value != own:
                 raise UserError(
                     f"the checkpoint belongs to a run on other data, with {name} {value!r} instead "
-                    f"of {own!r}: use the data that it was trained on, or {_OTHER_RUN}"
+                    f"of {own!r}: use the data that it was trained on, or {OTHER_RUN}"
                 )
         missing = sorted(set(self._streams) - set(state["streams"]))
         if missing:
             raise UserError(
                 f"the checkpoint lacks the position of streams {missing} of the data, so that it "
-                f"cannot be gone on with: use {_OTHER_RUN}"
+                f"cannot be gone on with: use {OTHER_RUN}"
             )
 
     def after(self, state: dict) -> Iterator[tuple[Batch, dict]]:

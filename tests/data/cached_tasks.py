@@ -54,6 +54,22 @@ if "cached_pairs" not in seqio.TaskRegistry.names():
     seqio.MixtureRegistry.add("cached_mixture", [("cached_pairs", 3.0), ("cached_few", 1.0)])
 
 
+# Settings of a run on the mixture of a cache that `write_mixture` wrote, in packed rows.
+OF_MIXTURE = {
+    "MIXTURE_OR_TASK_NAME": "cached_mixture",
+    "MIXTURE_OR_TASK_MODULE": "tests.data.cached_tasks",
+    "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
+    "USE_CACHED_TASKS": True,
+    "PACK": True,
+}
+
+
+def write_mixture(folder):
+    """Caches the tasks of the mixture."""
+    for name in ("cached_pairs", "cached_few"):
+        write(folder, name, ("train", "validation"))
+
+
 def forget():
     """Has SeqIO look for caches anew; it keeps the folder of each task that it found."""
     seqio.set_global_cache_dirs([])

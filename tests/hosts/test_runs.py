@@ -244,16 +244,8 @@ def test_two_hosts_evaluate_what_one_process_saved_with_its_figures(one, tmp_pat
 def cached(tmp_path):
     """Settings of a packed mixture that is read from a cache."""
     cached_tasks.forget()
-    for name in ("cached_pairs", "cached_few"):
-        cached_tasks.write(tmp_path / "cache", name, ("train", "validation"))
-    yield {
-        "MIXTURE_OR_TASK_NAME": "cached_mixture",
-        "MIXTURE_OR_TASK_MODULE": "tests.data.cached_tasks",
-        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
-        "USE_CACHED_TASKS": True,
-        "CACHE_DIR": str(tmp_path / "cache"),
-        "PACK": True,
-    }
+    cached_tasks.write_mixture(tmp_path / "cache")
+    yield cached_tasks.OF_MIXTURE | {"CACHE_DIR": str(tmp_path / "cache")}
     cached_tasks.forget()
 
 

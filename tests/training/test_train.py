@@ -292,16 +292,8 @@ def test_a_run_tells_and_keeps_each_tasks_best_evaluation(tmp_path, capsys):
 def cached(tmp_path):
     """Settings of a mixture that is read from a cache."""
     cached_tasks.forget()
-    for name in ("cached_pairs", "cached_few"):
-        cached_tasks.write(tmp_path / "cache", name, ("train", "validation"))
-    yield {
-        "MIXTURE_OR_TASK_NAME": "cached_mixture",
-        "MIXTURE_OR_TASK_MODULE": "tests.data.cached_tasks",
-        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 64},
-        "USE_CACHED_TASKS": True,
-        "CACHE_DIR": str(tmp_path / "cache"),
-        "PACK": True,
-    }
+    cached_tasks.write_mixture(tmp_path / "cache")
+    yield cached_tasks.OF_MIXTURE | {"CACHE_DIR": str(tmp_path / "cache")}
     cached_tasks.forget()
 
 
