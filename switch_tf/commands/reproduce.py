@@ -112,7 +112,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
 
 
 def _row(name: str, experiment: Experiment) -> tuple[str, ...]:
-    runs = [run for of_seeds in experiment.runs(Path(), {}, Path()).values() for run in of_seeds]
+    runs = [run for of_seeds in experiment.runs(Path(), Path()).values() for run in of_seeds]
     minutes = sum(run.minutes for run in runs)
     claims = "; ".join(claim.text for claim in experiment.claims)
     return name, experiment.reproduces, str(len(runs)), f"{minutes:.0f}", claims

@@ -48,25 +48,24 @@ class Arm:
             return "distill"
         return "pretrain" if self.starts_from is None else "finetune"
 
-    def runs(self, folder: Path, bindings: Mapping[str, Any], results: Path) -> list[TrainingRun]:
+    def runs(self, folder: Path, results: Path) -> list[TrainingRun]:
         """The arm's runs in the order of its seeds.
 
         Args:
           folder: the folder for the runs of all arms.
-          bindings: shared by all arms; the arm's own take precedence.
           results: the folder for the results of all arms.
         """
-        return [self._run(seed, folder, bindings, results) for seed in self.seeds or (None,)]
+        return [self._run(seed, folder, results) for seed in self.seeds or (None,)]
 
-    def _run(self, seed: int | None, folder: Path, bindings, results: Path) -> TrainingRun:
-        given, needs = {**bindings, **self.bindings}, []
+    def _run(self, seed: int | None, folder: Path, results: Path) -> TrainingRun:
+        given, needs = dict(self.bindings), []
         for macro, arm in (
             ("INITIAL_CHECKPOINT_PATH", self.starts_from),
             ("TEACHER_PATH", self.teacher),
         ):
             if arm is not None:
                 first = seed if seed in arm.seeds or not arm.seeds else arm.seeds[0]
-                needs.append(arm._run(first if arm.seeds else None, folder, bindings, results))
+                needs.append(arm._run(first if arm.seeds else None, folder, results))
                 given[macro] = str(needs[-1].model_dir)
         name, place = f"{_KINDS[self.kind]} {self.model}", self.kind
         if seed is not None:
@@ -136,7 +135,6 @@ class Experiment:
         share the runs of the arms that they share, and keep all results in `docs/results`.
       has_core_each: whether a run has one core, and as many train at a time as there are cores: for
         small models, on which several cores gain little. So it is where a folder is shared.
-      times_dtype: whether all runs use the dtype that is faster on this machine; otherwise gin's.
       pretraining: the task whose NLP pictures show.
       picture: the picture of the report, of `pictures.draw`; "" for none.
       report: module of `switch_tf.reproduce` whose `make` makes the report from the finished runs.
@@ -155,7 +153,6 @@ class Experiment:
     claims: Sequence[Claim]
     folder: str = ""
     has_core_each: bool = False
-    times_dtype: bool = False
     pretraining: str = "pydocs_span_corruption"
     picture: str = ""
     report: str = "report"
@@ -169,7 +166,7 @@ class Experiment:
           UserError: names of models differ only in case or punctuation, or an arm is there twice.
         """
         found = {}
-        for run in itertools.chain(*self.runs(Path(), {}, Path()).values()):
+        for run in itertools.chain(*self.runs(Path(), Path()).values()):
             other = found.setdefault(run.model_dir, run)
             if other is not run:
                 raise UserError(
@@ -186,9 +183,9 @@ class Experiment:
         """How many of its runs train at a time on so many cores."""
         return cores if self.has_core_each or self.is_shared else 1
 
-    def runs(self, folder: Path, bindings: Mapping[str, Any], results: Path) -> Runs:
+    def runs(self, folder: Path, results: Path) -> Runs:
         """Arm -> its runs in the order of its seeds; see `Arm.runs`."""
-        return {arm: arm.runs(folder, bindings, results) for arm in self.arms}
+        return {arm: arm.runs(folder, results) for arm in self.arms}
 
     def measure(self, results: Results) -> Measurements:
         """Model -> metric name -> one value per seed, from the arm that has the metric."""

@@ -47,7 +47,7 @@ def runs(experiment: str) -> list[TrainingRun]:
             f"'{experiment}' has no runs at --scale=paper; these have: {', '.join(ARMS)}"
         )
     root = Path("ROOT")
-    return [run for arm in _once(ARMS[experiment]) for run in arm.runs(root, {}, root)]
+    return [run for arm in _once(ARMS[experiment]) for run in arm.runs(root, root)]
 
 
 def write(experiment: str, folder: Path) -> list[str]:

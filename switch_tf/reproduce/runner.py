@@ -1,7 +1,6 @@
 """Runs experiments: finished runs are skipped, and interrupted runs resume."""
 
 import importlib
-import json
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -9,8 +8,7 @@ from pathlib import Path
 
 import gin
 
-from switch_tf import config, storage
-from switch_tf.benches.dtype import seconds_per_layer
+from switch_tf import config
 from switch_tf.data import registry
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
@@ -37,10 +35,7 @@ def run(experiment: Experiment, folder: Path, results_dir: Path) -> Report:
       Interruption: a run was interrupted; later ones are not started. The same call resumes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    timed = folder / "settings.json"
-    if experiment.times_dtype and not timed.exists():
-        _time_dtypes(timed)
-    runs = _runs(experiment, folder, results_dir)
+    runs = experiment.runs(folder, results_dir / "runs")
     own = in_order(runs)
     left = _left(own)
     at_once = experiment.at_once(len(os.sched_getaffinity(0)))
@@ -73,7 +68,7 @@ def run_one(experiment: Experiment, folder: Path, results_dir: Path, number: int
       UserError: there is no such run, or it failed, or those that it needs are not there.
       Interruption: it was interrupted; the same call resumes.
     """
-    found = with_needed(in_order(_runs(experiment, folder, results_dir)))
+    found = with_needed(in_order(experiment.runs(folder, results_dir / "runs")))
     if not 0 <= number < len(found):
         raise UserError(f"--only={number}: '{experiment.name}' has the runs 0 to {len(found) - 1}")
     each = found[number]
@@ -107,7 +102,7 @@ def finished(experiment: Experiment, folder: Path, results_dir: Path) -> Results
     Raises:
       UserError: see `report`.
     """
-    runs = _runs(experiment, folder, results_dir)
+    runs = experiment.runs(folder, results_dir / "runs")
     own = in_order(runs)
     left = [run.name for run in own if not run.is_done()]
     if left and (len(left) == len(own) or not experiment.is_shared):
@@ -147,7 +142,7 @@ def write_html(
 
 
 def _has_results(experiment: Experiment, folder: Path, results_dir: Path) -> bool:
-    return any(run.is_done() for run in in_order(_runs(experiment, folder, results_dir)))
+    return any(run.is_done() for run in in_order(experiment.runs(folder, results_dir / "runs")))
 
 
 def _left(runs: Iterable[TrainingRun]) -> list[TrainingRun]:
@@ -195,20 +190,3 @@ def _prepare_data(runs: Sequence[TrainingRun]) -> None:
             data = TaskData()
             registry.prepare(data.provider(), data.use_cached)
     gin.clear_config()
-
-
-def _runs(experiment: Experiment, folder: Path, results_dir: Path) -> Runs:
-    """The experiment's runs, in the dtype that was timed if it has timed them."""
-    timed, shared = folder / "settings.json", {}
-    if experiment.times_dtype and timed.exists():
-        shared["DTYPE"] = json.loads(timed.read_text(encoding="utf-8"))["dtype"]
-    return experiment.runs(folder, shared, results_dir / "runs")
-
-
-def _time_dtypes(path: Path) -> None:
-    """Times both dtypes and stores the faster one, so that resumed runs keep it."""
-    seconds = seconds_per_layer()
-    dtype = min(seconds, key=seconds.get)
-    times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
-    print(f"a small layer takes {times}: using DTYPE='{dtype}'", flush=True)
-    storage.write_json(path, {"dtype": dtype, "seconds_per_layer": seconds})

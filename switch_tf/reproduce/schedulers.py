@@ -42,7 +42,7 @@ def script(experiment: Experiment, folder: Path, results_dir: Path, scheduler: s
     name = experiment.name
     if not experiment.is_shared:
         raise UserError(f"'{name}' is made for one machine: --scheduler is for tables and figures")
-    runs = with_needed(in_order(experiment.runs(folder, {}, results_dir / "runs")))
+    runs = with_needed(in_order(experiment.runs(folder, results_dir / "runs")))
     flags = [f"--output_dir={folder}", f"--results_dir={results_dir}"]
     command = shlex.join(["switch-tf", "reproduce", "run", name, *flags])
     collect = shlex.join(["switch-tf", "reproduce", "report", name, *flags])

@@ -42,7 +42,7 @@ def test_curves_are_drawn_by_step_and_by_second():
 )
 def test_the_picture_of_each_experiment_is_drawn_from_what_is_done(name, tmp_path):
     experiment = EXPERIMENTS[name]
-    runs = experiment.runs(tmp_path, {}, tmp_path)
+    runs = experiment.runs(tmp_path, tmp_path)
     if not experiment.picture:
         return
     assert pictures.draw(experiment.picture, experiment, {arm: [] for arm in runs}) is None

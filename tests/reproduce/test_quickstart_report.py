@@ -45,7 +45,7 @@ def write_run(run, parameters, evaluations):
 def found(tmp_path, monkeypatch):
     """A report on runs whose figures are known."""
     monkeypatch.setattr(pydocs, "chance_levels", lambda: CHANCE)
-    runs = SHORT.runs(tmp_path, {}, tmp_path)
+    runs = SHORT.runs(tmp_path, tmp_path)
     for arm, of_seeds in runs.items():
         parameters, seeds = PRETRAINED[arm.model]
         if arm.starts_from:
@@ -86,13 +86,13 @@ def test_the_table_has_every_figure_of_both_models_and_chance(found):
 
 def test_a_load_of_others_is_told_under_the_table_of_speeds(found, tmp_path):
     assert "Other processes" not in found.table()
-    (dense, other_seed), (switch,), (tuned,), _ = SHORT.runs(tmp_path, {}, tmp_path).values()
+    (dense, other_seed), (switch,), (tuned,), _ = SHORT.runs(tmp_path, tmp_path).values()
     logs.sat(dense, 0.5, 0.02, 0.25)
     logs.sat(other_seed, 0.1)
     logs.sat(switch, 0.8)
     # Its speed is not in the table.
     logs.sat(tuned, 1.0)
-    report = quickstart_report.make(SHORT, logs.results(SHORT.runs(tmp_path, {}, tmp_path)))
+    report = quickstart_report.make(SHORT, logs.results(SHORT.runs(tmp_path, tmp_path)))
     *_, empty, remark = report.table().splitlines()
     assert (empty, remark) == (
         "",

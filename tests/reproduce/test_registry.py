@@ -21,7 +21,7 @@ each = pytest.mark.parametrize("experiment", EVERY, ids=[e.name for e in EVERY])
 
 @each
 def test_every_run_has_good_gin(experiment, tmp_path):
-    runs = [run for found in experiment.runs(tmp_path, {}, tmp_path).values() for run in found]
+    runs = [run for found in experiment.runs(tmp_path, tmp_path).values() for run in found]
     assert runs and all(run.train_steps > 0 for run in runs)
 
 
@@ -37,7 +37,7 @@ def test_runs_that_share_a_folder_are_the_same_run(tmp_path):
     found = {}
     for experiment in EVERY:
         place = tmp_path / (experiment.folder or experiment.name)
-        for run in itertools.chain(*experiment.runs(place, {}, place).values()):
+        for run in itertools.chain(*experiment.runs(place, place).values()):
             same = found.setdefault(run.model_dir, run)
             assert (run.gin_files, run.binding_strings) == (same.gin_files, same.binding_strings)
     assert len(found) < sum(len(arm.seeds or (0,)) for e in EVERY for arm in e.arms)
@@ -73,7 +73,7 @@ def test_the_experiment_that_contributing_shows_is_short_and_runs_good_gin(tmp_p
     exec(code, names | {"ahead": ahead, "evaluated": evaluated}, names)
     dtypes = {
         arm.model: [(run.settings.get("Router.dtype"), run.settings["SEED"]) for run in runs]
-        for arm, runs in names["TABLE2"].runs(tmp_path, {}, tmp_path).items()
+        for arm, runs in names["TABLE2"].runs(tmp_path, tmp_path).items()
     }
     assert dtypes == {
         "selective": [(None, seed) for seed in range(3)],

@@ -125,10 +125,9 @@ def test_an_interrupted_run_ends_the_command_with_its_status_and_starts_no_furth
 
 
 def test_fine_tuning_starts_from_the_first_run_of_its_arm(tmp_path):
-    *_, (finetune,) = TOY.runs(tmp_path, {"DTYPE": "bfloat16"}, tmp_path).values()
+    *_, (finetune,) = TOY.runs(tmp_path, tmp_path).values()
     start = finetune.bindings["INITIAL_CHECKPOINT_PATH"]
     assert start == str(tmp_path / "dense" / "pretrain_seed0")
-    assert finetune.bindings["DTYPE"] == "bfloat16"
     assert "SEED" not in finetune.bindings
 
 
@@ -158,7 +157,7 @@ def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path, m
 def test_the_report_names_the_runs_that_others_slowed(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sittings.LoadMeter, "read", lambda self: Load(0.1, 2))
     assert "Other processes" not in run(TOY, tmp_path).table()
-    slowed = TOY.runs(tmp_path, {}, tmp_path / "runs")[SPARSE][1]
+    slowed = TOY.runs(tmp_path, tmp_path / "runs")[SPARSE][1]
     logs.sat(slowed, 0.5)
     slowed.keep()
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
@@ -274,18 +273,6 @@ def test_a_task_that_is_not_there_is_told_before_any_run(trained, tmp_path):
     assert trained == []
 
 
-def test_the_dtype_is_timed_once_and_kept(trained, tmp_path, monkeypatch):
-    times = {"float32": 2.0, "bfloat16": 1.0}
-    monkeypatch.setattr(runner, "seconds_per_layer", lambda: times)
-    timed = dataclasses.replace(TOY, times_dtype=True)
-    for _ in range(2):
-        report = run(timed, tmp_path)
-        times.update(float32=0.5)
-    assert len(trained) == 5
-    assert json.loads((tmp_path / "settings.json").read_text())["dtype"] == "bfloat16"
-    assert report.rows == runner.report(timed, tmp_path, tmp_path).rows
-
-
 SHARED = dataclasses.replace(TOY, name="shared", folder="mini")
 
 
@@ -335,13 +322,13 @@ def test_a_report_of_shared_runs_can_be_made_before_all_are_done(trained, tmp_pa
 
 def test_a_seed_is_fine_tuned_from_the_same_seed(tmp_path):
     tuned = Arm("dense", TUNED.gin_files, TASK, seeds=(1, 5), starts_from=DENSE)
-    same, first = (run.needs[0].model_dir.name for run in tuned.runs(tmp_path, {}, tmp_path))
+    same, first = (run.needs[0].model_dir.name for run in tuned.runs(tmp_path, tmp_path))
     assert (same, first) == ("pretrain_seed1", "pretrain_seed0")
 
 
 def test_a_student_names_its_teacher_and_needs_it(tmp_path):
     student = Arm("student", ("models/t5_tiny.gin",), seeds=(1,), teacher=SPARSE)
-    (run,) = student.runs(tmp_path, {}, tmp_path)
+    (run,) = student.runs(tmp_path, tmp_path)
     teacher = tmp_path / "switch_8" / "pretrain_seed1"
     assert run.bindings["TEACHER_PATH"] == str(teacher)
     assert [needed.model_dir for needed in run.needs] == [teacher]

@@ -15,7 +15,7 @@ TABLE8 = EXPERIMENTS["table8"]
 
 def stages(tmp_path):
     """Numbers of the runs, by what they need: pre-training, fine-tuning, distilling."""
-    runs = with_needed(in_order(TABLE8.runs(tmp_path, {}, tmp_path / "runs")))
+    runs = with_needed(in_order(TABLE8.runs(tmp_path, tmp_path / "runs")))
     kinds = [run.model_dir.name.split("_")[0] for run in runs]
     return [
         [number for number, found in enumerate(kinds) if found == kind]

@@ -69,7 +69,6 @@ LONG = Experiment(
             ),
         ),
     ),
-    times_dtype=True,
     report="quickstart_report",
     size="more steps; 4, 16 and 64 experts; three seeds of each model: one to two hours",
 )
@@ -93,7 +92,6 @@ SHORT = Experiment(
         ),
     ),
     has_core_each=True,
-    times_dtype=True,
     report="quickstart_report",
     variants={"long": LONG},
 )

@@ -4,13 +4,13 @@ from switch_tf.reproduce.experiments import quickstart
 
 def pretraining(of, folder):
     """Model -> its pre-training runs by seed."""
-    found = of.runs(folder, {"DTYPE": "bfloat16"}, folder).items()
+    found = of.runs(folder, folder).items()
     return {arm.model: runs for arm, runs in found if arm.starts_from is None}
 
 
 def finetuning(folder):
     """Model -> its fine-tuning run."""
-    found = quickstart.SHORT.runs(folder, {"DTYPE": "bfloat16"}, folder).items()
+    found = quickstart.SHORT.runs(folder, folder).items()
     return {arm.model: run for arm, (run, *_) in found if arm.starts_from}
 
 
@@ -38,7 +38,7 @@ def test_a_short_run_has_one_core_and_long_ones_at_most_one_device_an_expert(tmp
 
 
 def test_two_cores_end_together(tmp_path):
-    runs = experiment.in_order(quickstart.SHORT.runs(tmp_path, {}, tmp_path))
+    runs = experiment.in_order(quickstart.SHORT.runs(tmp_path, tmp_path))
     assert [run.name for run in runs] == [
         "pre-training dense T5, seed 0",
         "pre-training Switch, seed 0",
