@@ -11,8 +11,10 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from switch_tf import mesh as mesh_lib
 from switch_tf import storage, user_code
 from switch_tf.data import counts, dropped, records
+from switch_tf.data.waiting import Input, within
 from switch_tf.errors import UserError
 from switch_tf.stages import telling
 
@@ -233,6 +235,19 @@ def elements(dataset, what: TaskSplit | str) -> Iterator:
 
     Raises:
       UserError: see `user_errors`; errors of the caller's loop are not changed.
+      InputHangs: one has not come in time; see `waiting.Input`.
     """
-    with user_errors(what):
-        yield from dataset.as_numpy_iterator()
+    with mesh_lib.host():
+        iterator = dataset.as_numpy_iterator()
+
+    def take():
+        # In another thread, which has no context of the caller's.
+        with mesh_lib.host():
+            return next(iterator, None)
+
+    while True:
+        with user_errors(what):
+            element = within(Input().timeout, take, f"data of {what}")
+        if element is None:
+            return
+        yield element

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 
 from switch_tf.errors import HostLost
@@ -19,6 +20,8 @@ from switch_tf.hosts.settings import TIMEOUT
 # Answers to `stops` are kept this long, for hosts that are behind the chief.
 _KEPT_ANSWERS = 1000
 _WANTED = "a host stops"
+# Seconds between two looks whether those that are waited for are still there.
+_LOOK_EVERY = 5.0
 _timeout = TIMEOUT
 _uses: collections.Counter[str] = collections.Counter()
 
@@ -60,7 +63,7 @@ def barrier(name: str) -> None:
     if is_alone():
         return
     with _told(f"waiting for all hosts: {name}"):
-        _service().wait_at_barrier(_next(name), _milliseconds())
+        _service().wait_at_barrier(_next(name), _milliseconds(_timeout))
 
 
 def any_of(name: str, flag: bool) -> bool:
@@ -152,10 +155,7 @@ def _said_by_all(use: str, name: str) -> list[str]:
     """What each host says at a use of a name."""
     hosts = range(len(_cluster().addresses))
     with _told(f"waiting for all hosts: {name}"):
-        return [
-            _text(_service().get_config_key_value(f"{use}/{host}", _milliseconds()))
-            for host in hosts
-        ]
+        return [_heard(f"{use}/{host}") for host in hosts]
 
 
 def _said_by_chief(key: str, text: str) -> str:
@@ -163,7 +163,40 @@ def _said_by_chief(key: str, text: str) -> str:
         _service().set_config_key_value(key, text)
         return text
     with _told("waiting for the chief"):
-        return _text(_service().get_config_key_value(key, _milliseconds()))
+        return _heard(key)
+
+
+def _heard(key: str) -> str:
+    """A text that a host says, for which it is waited while no host has ended.
+
+    Raises:
+      Exception: it is not said in time, or a host has ended; see `_told`.
+    """
+    import tensorflow as tf
+
+    end = time.monotonic() + _timeout
+    while True:
+        left = end - time.monotonic()
+        try:
+            wait = _milliseconds(min(left, _LOOK_EVERY))
+            return _text(_service().get_config_key_value(key, wait))
+        except tf.errors.DeadlineExceededError:
+            if left <= _LOOK_EVERY:
+                raise
+        _check_all_there()
+
+
+def _check_all_there() -> None:
+    """Checks that no host's process has ended.
+
+    Raises:
+      OpError: what TensorFlow says of one that has.
+    """
+    # Those of the first so many tasks of a job: an error, or None while a task is there.
+    states = _service().get_task_states([("worker", len(_cluster().addresses))])
+    ended = [error for error in states if error is not None]
+    if ended:
+        raise ended[0]
 
 
 def _is_there(key: str) -> bool:
@@ -227,8 +260,8 @@ def _next(name: str) -> str:
     return f"{name} {_uses[name]}"
 
 
-def _milliseconds() -> int:
-    return max(int(1000 * _timeout), 1)
+def _milliseconds(seconds: float) -> int:
+    return max(int(1000 * seconds), 1)
 
 
 def _text(value: str | bytes) -> str:

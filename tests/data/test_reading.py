@@ -1,4 +1,5 @@
 import re
+import time
 
 import pytest
 import seqio
@@ -6,7 +7,8 @@ import tensorflow as tf
 
 from switch_tf.data import reading
 from switch_tf.data.reading import TaskSplit, elements, user_errors
-from switch_tf.errors import UserError
+from switch_tf.data.waiting import Input
+from switch_tf.errors import InputHangs, UserError
 from switch_tf.tasks.vocabulary import t5
 from tests.data.pairs import FEATURES, STEPS
 
@@ -187,3 +189,19 @@ def test_control_characters_in_what_no_file_shows_are_told(tmp_path, capsys):
 def test_other_errors_pass():
     with pytest.raises(ZeroDivisionError), user_errors("data"):
         raise ZeroDivisionError
+
+
+def test_elements_that_do_not_come_end_the_wait_with_their_names(monkeypatch):
+    """Such as those of an evaluation, read from a disk that is gone."""
+    monkeypatch.setattr(reading, "Input", lambda: Input(timeout=0.2))
+
+    def slow(number):
+        time.sleep(0.5 if number else 0)
+        return number
+
+    numbers = tf.data.Dataset.range(2).map(lambda n: tf.numpy_function(slow, [n], tf.int64))
+    found = elements(numbers, "'toy', split 'validation'")
+    assert next(found) == 0
+    told = "data of 'toy', split 'validation' has not come within 0.2 s"
+    with pytest.raises(InputHangs, match=told):
+        next(found)

@@ -103,3 +103,37 @@ def test_other_errors_stay_what_they_are(hosts, error):
 def test_alone_no_error_is_of_another_host():
     with pytest.raises(tf.errors.UnavailableError), agreement.losses_told():
         raise tf.errors.UnavailableError(None, None, "Socket closed")
+
+
+class Late(Service):
+    """A service whose text comes after so many looks; before each, hosts are in some state."""
+
+    def __init__(self, looks, lost=None):
+        super().__init__({})
+        self.looks, self.lost, self.waits = looks, lost, []
+
+    def get_config_key_value(self, key, wait):
+        self.waits.append(wait)
+        if len(self.waits) <= self.looks:
+            raise tf.errors.DeadlineExceededError(None, None, "GetKeyValue() timed out with key")
+        return b"1"
+
+    def get_task_states(self, hosts):
+        assert hosts == [("worker", 3)]
+        return [None, self.lost, None]
+
+
+def test_what_a_host_says_late_is_waited_for_while_all_are_there(hosts, monkeypatch):
+    service = Late(looks=3)
+    monkeypatch.setattr(agreement, "_service", lambda: service)
+    assert agreement.any_of("flag", False)
+    assert max(service.waits) <= 5000
+
+
+def test_a_host_that_has_ended_is_not_waited_for(hosts, monkeypatch):
+    text = "Task /job:worker/replica:0/task:1 heartbeat timeout."
+    service = Late(looks=10**6, lost=tf.errors.UnavailableError(None, None, text))
+    monkeypatch.setattr(agreement, "_service", lambda: service)
+    with pytest.raises(HostLost, match=r"host 1 \(b:2\) has ended or does not answer"):
+        agreement.to_chief("text", "a")
+    assert len(service.waits) == 1
