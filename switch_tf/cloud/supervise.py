@@ -90,7 +90,7 @@ class Supervisor:
     def _look(self) -> int | None:
         """Does what the state asks for; returns the run's status once it has ended for good."""
         state, why = self.slice.queue_state()
-        self._tell_state(f"{state}: {why}" if why else state)
+        self._tell_state(f"{self.slice.name} is {state}" + f": {why}" * bool(why))
         if state == "MISSING":
             self._create()
         elif state == "ACTIVE":
@@ -133,12 +133,14 @@ class Supervisor:
             self._partly_since = None
             return self._judge(workers)
         if len(running) < number:
-            # The others end by themselves once they miss it, in a step in seconds.
-            now = time.monotonic()
-            self._partly_since = self._partly_since or now
-            if now - self._partly_since > self.silence:
+            # The others end by themselves once they miss it: in a step in seconds, but at the start
+            # after minutes, for which nobody waits in vain.
+            now, since = time.monotonic(), self._partly_since
+            is_vain = any(worker.status in _NOT_AGAIN for worker in workers.values())
+            if since is not None and (is_vain or now - since > self.silence):
                 self._say("some workers have ended, but others go on: ending them")
                 self.slice.kill()
+            self._partly_since = now if since is None else since
         elif workers[0].silent > self.silence:
             self._say(f"the log has had no new line for {workers[0].silent} s: ending the run")
             self.slice.kill()
@@ -265,7 +267,7 @@ class Supervisor:
     def _tell_state(self, state: str) -> None:
         if state != self._state:
             self._state = state
-            self._say(f"{self.slice.name} is {state}" if " is " not in state else state)
+            self._say(state)
 
     def _pause(self) -> None:
         """Waits longer each time, as what cannot be had now can seldom be had in a minute."""

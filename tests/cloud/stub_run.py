@@ -16,7 +16,7 @@ from pathlib import Path
 STUB = Path(os.environ["STUB_FOLDER"])
 WORKER = int(os.environ["STUB_WORKER"])
 HOST = os.environ["STUB_HOST"]
-ALONE = int(os.environ["STUB_WORKERS"]) == 1
+WORKERS = int(os.environ["STUB_WORKERS"])
 STEPS = 10
 
 
@@ -34,6 +34,32 @@ def events():
     launches = json.loads(scenario.read_text()) if scenario.exists() else []
     found = launches[launch] if launch < len(launches) else []
     return {step: what for worker, step, what in found if worker == WORKER}
+
+
+def alive(worker):
+    """The process of a worker; None if it does not run."""
+    try:
+        number = int((STUB / f"process_{worker}").read_text())
+        os.kill(number, 0)
+    except (OSError, ValueError):
+        return None
+    return number
+
+
+def meet():
+    """Goes on once all workers have come, and all know it."""
+    (STUB / f"process_{WORKER}.new").write_text(str(os.getpid()))
+    os.replace(STUB / f"process_{WORKER}.new", STUB / f"process_{WORKER}")
+    seen = set()
+    # A process that was killed may seem to live for a while, so that a worker can see several sets.
+    while not any(len(list(come.iterdir())) == WORKERS for come in seen):
+        numbers = [alive(worker) for worker in range(WORKERS)]
+        if None not in numbers:
+            come = STUB / "met" / "_".join(map(str, numbers))
+            come.mkdir(parents=True, exist_ok=True)
+            (come / str(WORKER)).touch()
+            seen.add(come)
+        time.sleep(0.01)
 
 
 def end(status):
@@ -57,6 +83,7 @@ def train(model_dir):
     first = max(steps, default=0)
     if is_chief:
         note("resumed.txt", first)
+    meet()
     for step in range(first + 1, STEPS + 1):
         time.sleep(0.02)
         print(f"step {step}", flush=True)
@@ -82,6 +109,8 @@ def end_whole(lock, is_chief, status):
 
 
 def main():
+    # Whatever becomes of the test.
+    signal.alarm(60)
     told = {"argv": sys.argv[1:], "jobs": os.environ.get("DTENSOR_JOBS")}
     told["client"] = os.environ.get("DTENSOR_CLIENT_ID")
     note(f"argv_{WORKER}.jsonl", json.dumps(told))
