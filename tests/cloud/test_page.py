@@ -94,5 +94,8 @@ def test_a_template_is_a_script_whose_run_is_quoted_rightly(template, tmp_path):
         run = re.search(r"(switch-tf .*) \|\| test", run)[1]
     words = shlex.split(run)
     assert words[:2] == ["switch-tf", "train"]
+    files = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
+    files = [file for file in files if HAS_SLICES or not file.startswith("slices/")]
+    assert files and all((ROOT / "gin" / file).exists() for file in files)
     assert "--gin.MODEL_DIR='gs://my-bucket/switch-base'" in words
     assert "--gin.VOCABULARY_PATH='gs://my-bucket/t5.model'" in words

@@ -7,12 +7,12 @@ set -euo pipefail
 
 project=my-project zone=europe-west4-a region=europe-west4
 name=switch-base bucket=gs://my-bucket
-# v6e-16: four machines of four chips. See https://cloud.google.com/tpu/docs/v6e for others.
-machine=ct6e-standard-4t topology=4x4 machines=4
+# v6e-256: 64 machines of four chips. See https://cloud.google.com/tpu/docs/v6e for others.
+machine=ct6e-standard-4t topology=16x16 machines=64
 account=switch-tf@$project.iam.gserviceaccount.com
-train="switch-tf train --gin_file=models/switch_base.gin --gin_file=slices/v6e_16.gin \
---gin_file=runs/paper_pretrain.gin --gin.MODEL_DIR=\\\"'$bucket/$name'\\\" \
---gin.VOCABULARY_PATH=\\\"'$bucket/t5.model'\\\""
+train="switch-tf train --gin_file=models/switch_base.gin --gin_file=slices/v6e_256.gin \
+--gin_file=runs/paper_pretrain.gin --gin.MODEL_DIR=\"'$bucket/$name'\" \
+--gin.VOCABULARY_PATH=\"'$bucket/t5.model'\""
 
 # The project at the commit at hand, for machines that come later.
 git archive --format=tar.gz --output=source.tar.gz HEAD
@@ -30,6 +30,7 @@ while :; do
   bash worker.sh start $train
   while [[ \$(bash worker.sh state) == *state=running* ]]; do sleep 30; done
   [[ \$(bash worker.sh state) =~ status=(0|2|126|127)\  ]] && break
+  sleep 30
 done
 END
 

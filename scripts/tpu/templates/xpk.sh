@@ -6,7 +6,7 @@
 set -euo pipefail
 
 project=my-project zone=europe-west4-a cluster=my-cluster
-name=switch-base bucket=gs://my-bucket type=v6e-16
+name=switch-base bucket=gs://my-bucket type=v6e-256
 
 # Once; it goes on to cost money until: xpk cluster delete --cluster=...
 xpk cluster create --project=$project --zone=$zone --cluster=$cluster --tpu-type=$type \
@@ -17,7 +17,7 @@ xpk cluster create --project=$project --zone=$zone --cluster=$cluster --tpu-type
 # would only repeat, so that the command ends with 0 then; see its log.
 command="SWITCH_TF_LOCK=tpu bash -c 'set -e; source scripts/setup.sh' && \
 PATH=\$PWD/.venv/bin:\$PATH switch-tf train --gin_file=models/switch_base.gin \
---gin_file=slices/v6e_16.gin --gin_file=runs/paper_pretrain.gin \
+--gin_file=slices/v6e_256.gin --gin_file=runs/paper_pretrain.gin \
 --gin.MODEL_DIR=\"'$bucket/$name'\" --gin.VOCABULARY_PATH=\"'$bucket/t5.model'\" || test \$? = 2"
 xpk workload create --project=$project --zone=$zone --cluster=$cluster --workload=$name \
   --tpu-type=$type --num-slices=1 --base-docker-image=python:3.11 --script-dir=. \
