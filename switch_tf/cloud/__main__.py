@@ -198,7 +198,7 @@ def _stop(args: argparse.Namespace, _) -> None:
 
 def _delete(args: argparse.Namespace, _) -> None:
     tpu = _slice(args)
-    if not args.dry_run and not args.force and tpu.node_state()[0] == "READY":
+    if not args.dry_run and not args.force and tpu.node().state == "READY":
         _check_idle(tpu, ", or give --force")
     tpu.delete()
 
@@ -243,18 +243,18 @@ def _check_there(tpu: slices.Slice) -> int:
     Raises:
       UserError: it is not there.
     """
-    state, number = tpu.node_state()
-    if state == "MISSING":
+    node = tpu.node()
+    if node.state == "MISSING":
         queued = tpu.queue_state()[0]
         told = "there is no such slice" if queued == "MISSING" else f"its request is {queued}"
         see = f"see {_script('create')} and {_script('list')}"
         raise UserError(f"{tpu.name} in {tpu.zone}: {told}: {see}")
-    if state != "READY":
+    if node.state != "READY":
         raise UserError(
-            f"{tpu.name} is {state}: wait, or delete it and create it anew; {_script('supervise')} "
-            "does so by itself"
+            f"{tpu.name} is {node.state}: wait, or delete it and create it anew, as "
+            f"{_script('supervise')} does by itself"
         )
-    return number
+    return node.number
 
 
 def _check_idle(tpu: slices.Slice, otherwise: str = "") -> dict[int, slices.Worker]:

@@ -95,6 +95,21 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
+class Node:
+    """A slice, as the TPU API tells.
+
+    Attributes:
+      state: such as READY; MISSING if it is not there.
+      number: of its machines.
+      type: accelerator type.
+    """
+
+    state: str
+    number: int = 0
+    type: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Worker:
     """A machine of a slice, as its worker.sh tells.
 
@@ -175,8 +190,8 @@ class Slice:
         error = state.get("failedData", {}).get("error", {})
         return state["state"], error.get("message", "")
 
-    def node_state(self) -> tuple[str, int]:
-        """State of the slice itself, MISSING if it is not there, and how many machines it has.
+    def node(self) -> Node:
+        """The slice itself.
 
         Raises:
           gcloud.Failure: gcloud cannot tell.
@@ -186,9 +201,10 @@ class Slice:
             found = self.shell.ask_json(f"looking at {self.name}", words)
         except gcloud.Failure as failure:
             if failure.cause is gcloud.Cause.MISSING:
-                return "MISSING", 0
+                return Node("MISSING")
             raise
-        return found.get("state", "UNKNOWN"), len(found.get("networkEndpoints", []))
+        endpoints = found.get("networkEndpoints", [])
+        return Node(found["state"], len(endpoints), found.get("acceleratorType", ""))
 
     def remember(self, host: str) -> None:
         """Keeps the name of the machine of a run's chief, for `lost_chiefs`."""

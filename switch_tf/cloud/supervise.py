@@ -80,7 +80,7 @@ class Supervisor:
             except Failure as failure:
                 # Such as a network that is down for a while.
                 if failure.cause is not Cause.OTHER:
-                    raise
+                    raise self._resigned(failure) from failure
                 self._say(str(failure))
                 status = None
             if status is not None:
@@ -98,19 +98,25 @@ class Supervisor:
         elif state in ("FAILED", "SUSPENDED"):
             if state == "FAILED":
                 self._heed(Failure(f"{self.slice.name} cannot be had", why), (Cause.QUOTA,))
-                self._pause()
             self._remove()
+            if state == "FAILED":
+                self._pause()
         elif state not in _ON_THE_WAY:
             raise UserError(f"{self.slice.name} is in state {state}, which the scripts do not know")
         return None
 
     def _look_at_node(self) -> int | None:
-        state, number = self.slice.node_state()
-        if state == "READY":
+        node = self.slice.node()
+        if node.type not in ("", self.request.type):
+            raise UserError(
+                f"{self.slice.name} is a {node.type}, but --type={self.request.type}: give its "
+                "type, or another NAME"
+            )
+        if node.state == "READY":
             self._pauses = 1
-            return self._attend(number)
-        self._tell_state(f"the slice is {state}")
-        if state not in _ON_THE_WAY:
+            return self._attend(node.number)
+        self._tell_state(f"{self.slice.name} is {node.state}")
+        if node.state not in _ON_THE_WAY:
             # PREEMPTED, TERMINATED and the like: it does not come back.
             self._remove()
         return None
@@ -122,6 +128,11 @@ class Supervisor:
         running = [worker for worker in workers.values() if worker.state == "running"]
         if not running and not self._is_launched:
             return self._launch(number, workers)
+        if not workers:
+            # More likely a fault of this machine or its network than of all the slice's, on which
+            # the run may go on.
+            self._say("no worker answers by ssh; waiting")
+            return None
         if silent:
             return self._do_without_answer(silent)
         self._unanswered = 0
@@ -235,6 +246,14 @@ class Supervisor:
             return self._failed(failure.exit_status)
         self._is_launched, self._unanswered = True, 0
         return None
+
+    def _resigned(self, failure: Failure) -> UserError:
+        if not self._is_launched:
+            return failure
+        return UserError(
+            f"{failure}; the run goes on, and the slice costs money: rerun the command to go on "
+            "watching"
+        )
 
     def _remove(self) -> None:
         """Deletes a slice that is lost, so that another can be asked for under its name."""

@@ -5,9 +5,11 @@ A worker is a folder, in which a real shell runs what comes by ssh. `faults.json
   create: what the next requests meet: an error's text, or null for none;
   grants: what becomes of the next requests: ACTIVE, or FAILED with an error's text behind it;
   refused: how often each worker refuses ssh, by its number;
+  answered: how often each worker answers before;
   refused_when: what the refused commands have in them;
   preempted: a file; once it is there, the slice is taken back, and the file removed;
-  taken: state of the queued resource then.
+  taken: state of the queued resource then;
+  node: what the look at a slice meets, as create does.
 """
 
 import json
@@ -95,7 +97,7 @@ def queue(verb, name):
         count = load("count.json").get("created", 0)
         keep("count.json", {"created": count + 1})
         zone[name] = {"state": "WAITING_FOR_RESOURCES", "node": "MISSING", "number": count}
-        zone[name]["grant"] = take("grants", "ACTIVE")
+        zone[name] |= {"grant": take("grants", "ACTIVE"), "type": flag("accelerator-type")}
     elif name not in zone:
         fail(f"NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/{name}' was not found")
     elif verb == "delete":
@@ -123,8 +125,12 @@ def node(name):
     preempt(zone)
     if zone.get(name, {}).get("node", "MISSING") == "MISSING":
         fail(f"NOT_FOUND: Resource 'projects/p/locations/z/nodes/{name}' was not found")
+    error = take("node", None)
+    if error:
+        fail(error)
     endpoints = [{"ipAddress": f"10.0.0.{index}"} for index in range(WORKERS)]
-    print(json.dumps({"state": zone[name]["node"], "networkEndpoints": endpoints}))
+    told = {"state": zone[name]["node"], "acceleratorType": zone[name]["type"]}
+    print(json.dumps(told | {"networkEndpoints": endpoints}))
 
 
 def reached(name):
@@ -138,6 +144,9 @@ def reached(name):
         if which not in ("all", str(index)):
             continue
         is_meant = faults.get("refused_when", "") in (flag("command") or "")
+        if faults.get("answered", {}).get(str(index), 0) > 0:
+            faults["answered"][str(index)] -= 1
+            is_meant = False
         if is_meant and refusing.get(str(index), 0) > 0:
             refusing[str(index)] -= 1
             print("SSH command error: [ssh] exited with return code [255].", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The commands of scripts/tpu on the stub of gcloud, which runs worker.sh in real shells."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from switch_tf.checkpoints import lock, model_dir
 from switch_tf.cloud import __main__ as cloud
 from switch_tf.cloud import slices
+from switch_tf.hosts.cluster import Cluster
 from tests.cloud.conftest import COMMAND, MODEL, PLACE, ROOT, program
 
 NASTY = [
@@ -57,6 +60,8 @@ def test_from_nothing_to_a_run_and_back(zone):
         assert arguments(zone, index) == [
             {"argv": list(COMMAND[1:]), "jobs": jobs, "client": str(index)}
         ]
+    found = Cluster.find({"DTENSOR_JOBS": jobs, "DTENSOR_CLIENT_ID": "1"})
+    assert (found.addresses, found.index) == (tuple(jobs.split(",")), 1)
     assert (zone.model_dir / "checkpoint_10").exists()
     assert zone.call("delete")[0] == 0
     assert not zone.exists()
@@ -334,10 +339,6 @@ def test_without_a_python_a_script_says_so(tmp_path):
 
 def test_the_model_dir_that_a_supervisor_looks_at_is_what_runs_write():
     """Names of files and fields that another package decides."""
-    import dataclasses
-
-    from switch_tf.checkpoints import lock, model_dir
-
     assert model_dir.ModelDir("gs://b/m").in_use == "gs://b/m/in_use"
     assert "host" in {field.name for field in dataclasses.fields(lock.Holder)}
     assert MODEL == "--gin.MODEL_DIR='gs://bucket/model'"

@@ -44,7 +44,7 @@ def test_a_slice_taken_back_in_the_middle_of_a_save_is_asked_for_again(zone):
     zone.write("scenario.json", [[[0, 6, "preempt"]]])
     status, told, _ = supervise(zone)
     assert status == 0
-    assert "the slice is PREEMPTED" in told
+    assert "tpu-a is PREEMPTED" in told
     assert resumed(zone) == [0, 4] and zone.created() == 2
     assert "checkpoint_10" in checkpoints(zone) and not zone.exists()
     # The lock of the machine that is gone.
@@ -195,19 +195,42 @@ def test_a_slice_can_be_kept(zone):
     assert told.endswith("tpu-a is kept and costs money until: scripts/tpu/delete.sh tpu-a\n")
 
 
-def test_a_network_that_is_down_for_a_while_ends_nothing(zone, monkeypatch):
-    from switch_tf.cloud import slices
-    from switch_tf.cloud.gcloud import Failure
+def test_a_slice_of_another_type_is_left_alone(zone):
+    zone.make()
+    status, _, error = zone.call("supervise", "--type=v4-8", "--poll=0.02", *COMMAND)
+    assert (status, error) == (
+        2,
+        "scripts/tpu/supervise.sh: error: tpu-a is a v4-16, but --type=v4-8: give its type, or "
+        "another NAME\n",
+    )
+    assert zone.exists()
 
-    ask, calls = slices.Slice.node_state, []
 
-    def node_state(self):
-        calls.append(1)
-        if len(calls) in (2, 3):
-            raise Failure("looking at tpu-a", "gcloud crashed (TransportError)", 1)
-        return ask(self)
-
-    monkeypatch.setattr(slices.Slice, "node_state", node_state)
+def test_a_network_that_is_down_for_a_while_ends_nothing(zone):
+    zone.set(node=[None, "gcloud crashed (TransportError)", "Read timed out"])
     status, told, _ = supervise(zone)
-    assert status == 0 and resumed(zone) == [0]
-    assert "looking at tpu-a: gcloud crashed (TransportError)" in told
+    assert status == 0 and resumed(zone) == [0] and zone.created() == 1
+    assert "looking at tpu-a: (gcloud.stub) gcloud crashed (TransportError)" in told
+
+
+def test_a_supervisor_that_reaches_no_worker_leaves_the_run_alone(zone):
+    """It is rather its own ssh that fails."""
+    zone.make()
+    zone.write("scenario.json", [[[0, 9, "hang"], [1, 9, "hang"]]])
+    assert zone.call("launch", *COMMAND)[0] == 0
+    # The first look finds the run.
+    zone.set(answered={"0": 1, "1": 1}, refused={"0": 6, "1": 6})
+    status, told, _ = supervise(zone, "--tries=2", "--silence=1")
+    assert "no worker answers by ssh; waiting" in told
+    assert status == 0 and resumed(zone) == [0, 8] and zone.created() == 1
+
+
+def test_an_account_that_is_logged_out_leaves_the_run_alone(zone):
+    zone.set(
+        node=[None, "Reauthentication failed. cannot prompt during non-interactive execution."]
+    )
+    status, _, error = supervise(zone)
+    assert status == 2 and zone.exists()
+    assert error.endswith(
+        "; the run goes on, and the slice costs money: rerun the command to go on watching\n"
+    )
