@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *words = sys.argv[1:] if argv is None else argv
     try:
         flags, command = _split(name, words)
-        parser = _parser(name)
-        return globals()[f"_{name}"](parser.parse_args(flags), command) or 0
+        args = _parser(name).parse_args(flags)
+        return globals()[f"_{name}"](args, command) or 0
     except UserError as error:
         print(f"{_script(name)}: error: {error}", file=sys.stderr)
         return error.status

@@ -203,8 +203,8 @@ class Slice:
             if failure.cause is gcloud.Cause.MISSING:
                 return Node("MISSING")
             raise
-        endpoints = found.get("networkEndpoints", [])
-        return Node(found["state"], len(endpoints), found.get("acceleratorType", ""))
+        number = max(1, len(found.get("networkEndpoints", [])))
+        return Node(found["state"], number, found.get("acceleratorType", ""))
 
     def remember(self, host: str) -> None:
         """Keeps the name of the machine of a run's chief, for `lost_chiefs`."""
@@ -339,9 +339,9 @@ def _tell_changes() -> None:
         print(f"note: changes that are not committed are not sent ({changed[0][3:]}{more})")
 
 
-def digest(path: Path) -> str:
+def digest(archive: bytes) -> str:
     """What identifies an archive, as worker.sh computes it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return hashlib.sha256(archive).hexdigest()[:12]
 
 
 @dataclasses.dataclass(frozen=True)

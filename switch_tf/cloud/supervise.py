@@ -1,7 +1,7 @@
 """Keeps a run going on a slice that may be taken back: asks, launches, watches, and does so again.
 
-Nothing of it is kept here but the names of machines: a supervisor that is started again looks at
-what there is and goes on. The run resumes by itself, from its MODEL_DIR (docs/training.md).
+A supervisor that is started again looks at what there is, and goes on from there. The run resumes
+by itself, from its MODEL_DIR (docs/training.md).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _ON_THE_WAY = (
 _NOT_AGAIN = (UserError.status, 126, 127)
 _STOPPED = 143
 _TEMPORARY = (HostLost.status, 130, 143)
+# Why another request would fail, too.
+_FATAL = (Cause.QUOTA, Cause.REFUSED)
 # What waits for a slice need not be looked at as often as a run, nor be asked for again at once.
 _LONGEST_PAUSE = 32
 
@@ -60,6 +62,8 @@ class Supervisor:
         self._state = ""
         # Whether the run was started, or found going, on the slice that is there now.
         self._is_launched = False
+        # Kept here, as somebody may set up another commit by hand meanwhile.
+        self._code = self.archive.read_bytes()
         self._failures = 0
         self._unanswered = 0
         self._pauses = 1
@@ -97,7 +101,7 @@ class Supervisor:
             return self._look_at_node()
         elif state in ("FAILED", "SUSPENDED"):
             if state == "FAILED":
-                self._heed(Failure(f"{self.slice.name} cannot be had", why), (Cause.QUOTA,))
+                self._heed(Failure(f"{self.slice.name} cannot be had", why), _FATAL)
             self._remove()
             if state == "FAILED":
                 self._pause()
@@ -185,9 +189,11 @@ class Supervisor:
         """Counts a failure; returns `status` once there were too many in a row."""
         self._is_launched = False
         step = self.model_dir.newest() if self.model_dir else None
-        if step is not None and (self._step is None or step > self._step):
-            self._failures = 0
-        self._step, self._failures = step, self._failures + 1
+        if step is not None:
+            if self._step is None or step > self._step:
+                self._failures = 0
+            self._step = step
+        self._failures += 1
         kept = "no checkpoint yet" if step is None else f"the newest checkpoint is of step {step}"
         self._say(f"failure {self._failures} of {self.tries} in a row; {kept}")
         return status if self._failures >= self.tries else None
@@ -210,7 +216,7 @@ class Supervisor:
         try:
             self.slice.create(self.request)
         except Failure as failure:
-            self._heed(failure, (Cause.QUOTA, Cause.REFUSED, Cause.MISSING))
+            self._heed(failure, (*_FATAL, Cause.MISSING))
             self._say(str(failure))
             self._pause()
 
@@ -225,10 +231,11 @@ class Supervisor:
 
     def _launch(self, number: int, workers: Mapping[int, Worker]) -> int | None:
         """Sets up, if this was not done yet, and starts the run."""
-        code = digest(self.archive)
+        codes = {worker.code for worker in workers.values()}
         try:
-            if len(workers) < number or any(worker.code != code for worker in workers.values()):
+            if len(workers) < number or codes != {digest(self._code)}:
                 self._say("setting up")
+                self.archive.write_bytes(self._code)
                 self.slice.set_up(self.archive)
                 workers = self.slice.workers()
             silent = [i for i in range(number) if i not in workers]

@@ -149,6 +149,19 @@ def test_stop_saves_and_kill_does_not(zone):
     ]
 
 
+def test_a_machine_that_was_started_again_has_lost_its_run(zone):
+    zone.write("scenario.json", [[[0, 3, "hang"], [1, 3, "hang"]]])
+    zone.make()
+    zone.call("launch", *COMMAND)
+    assert state(zone)[0].state == "running"
+    run = zone.folder / "workers" / "tpu-a" / "0" / "switch_tf_run"
+    (run / "boot").write_text("an earlier start")
+    assert [(w.state, w.status) for w in state(zone).values()] == [
+        ("lost", None),
+        ("running", None),
+    ]
+
+
 def test_a_worker_that_refuses_leaves_no_part_of_a_run(zone):
     zone.make()
     # It answers the look before the start.

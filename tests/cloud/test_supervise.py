@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from switch_tf.cloud import slices
 from tests.cloud.conftest import COMMAND
 
 FAST = ("--type=v4-16", "--tier=spot", "--poll=0.02")
@@ -51,12 +52,26 @@ def test_a_slice_taken_back_in_the_middle_of_a_save_is_asked_for_again(zone):
     assert zone.calls("storage", "rm") == [["storage", "rm", "gs://bucket/model/in_use"]]
 
 
+def test_the_code_stays_that_of_the_beginning(zone, monkeypatch):
+    """Whatever is set up by hand meanwhile, for which the same file is used."""
+    delete = slices.Slice.delete
+
+    def and_another_is_packed(self):
+        delete(self)
+        (self.folder / "source.tar.gz").write_text("another")
+
+    monkeypatch.setattr(slices.Slice, "delete", and_another_is_packed)
+    zone.set(preempted=str(zone.folder / "preempted"))
+    zone.write("scenario.json", [[[0, 6, "preempt"]]])
+    assert supervise(zone)[0] == 0 and resumed(zone) == [0, 4]
+
+
 @pytest.mark.parametrize("taken", ["SUSPENDED", "FAILED:the node was lost"])
 def test_so_is_one_whose_request_ends(zone, taken):
     zone.set(preempted=str(zone.folder / "preempted"), taken=taken)
-    zone.write("scenario.json", [[[0, 6, "preempt"]], [[0, 8, "preempt"]]])
+    zone.write("scenario.json", [[[0, 6, "preempt"]]])
     assert supervise(zone)[0] == 0
-    assert resumed(zone) == [0, 4, 6] and zone.created() == 3
+    assert resumed(zone) == [0, 4] and zone.created() == 2
 
 
 def test_the_lock_of_an_unknown_machine_stays(zone):
@@ -89,14 +104,20 @@ def test_a_quota_ends_it_with_one_line(zone, faults):
     assert zone.created() == 1
 
 
-def test_a_permission_ends_it_with_one_line(zone):
-    zone.set(create=["PERMISSION_DENIED: Permission 'tpu.nodes.create' denied"])
-    status, _, error = supervise(zone)
-    assert status == 2
-    assert error == (
-        "scripts/tpu/supervise.sh: error: creating tpu-a: (gcloud.stub) PERMISSION_DENIED: "
-        "Permission 'tpu.nodes.create' denied\n"
-    )
+DENIED = "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied"
+
+
+@pytest.mark.parametrize(
+    "faults, what",
+    [
+        ({"create": [DENIED]}, "creating tpu-a: (gcloud.stub)"),
+        ({"grants": [f"FAILED:{DENIED}"]}, "tpu-a cannot be had:"),
+    ],
+)
+def test_a_permission_ends_it_with_one_line(zone, faults, what):
+    zone.set(**faults)
+    told = f"scripts/tpu/supervise.sh: error: {what} {DENIED}\n"
+    assert supervise(zone)[::2] == (2, told)
 
 
 def test_a_users_mistake_is_not_tried_again(zone):
@@ -107,7 +128,7 @@ def test_a_users_mistake_is_not_tried_again(zone):
     assert not zone.exists()
 
 
-@pytest.mark.parametrize("status", [75, 1, 137])
+@pytest.mark.parametrize("status", [75, 137])
 def test_another_status_is_tried_again(zone, status):
     zone.write("scenario.json", [[[0, 5, status], [1, 5, 75]]])
     ended, told, _ = supervise(zone)
@@ -125,9 +146,9 @@ def test_failures_without_a_checkpoint_between_end_it(zone):
 
 
 def test_failures_with_a_checkpoint_between_do_not(zone):
-    zone.write("scenario.json", [[[0, step, 75], [1, step, 75]] for step in (3, 5, 7, 9)])
+    zone.write("scenario.json", [[[0, step, 75], [1, step, 75]] for step in (3, 5, 7)])
     assert supervise(zone, "--tries=2")[0] == 0
-    assert resumed(zone) == [0, 2, 4, 6, 8]
+    assert resumed(zone) == [0, 2, 4, 6]
 
 
 def test_a_worker_that_refuses_for_a_while_is_waited_for(zone):
