@@ -56,6 +56,12 @@ def test_a_run_of_the_page_passes_the_checks_before_tensorflow(words):
     checks.check_mesh(config.precheck(files, bindings))
 
 
+def test_the_caching_of_the_page_passes_the_checks_before_tensorflow():
+    (command,) = re.findall(r"^scripts/cache_tasks.sh (?:.*\\\n)*.*", TEXT, re.M)
+    words = words_of(command)[1:]
+    config.precheck([], [w.removeprefix("--gin.") for w in words if w.startswith("--gin.")])
+
+
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(--[a-z_]+)`", TEXT))))
 def test_a_flag_that_the_page_names_is_there(name, capsys):
     told = ""

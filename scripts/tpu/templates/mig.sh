@@ -35,7 +35,7 @@ done
 END
 
 gcloud compute resource-policies create workload-policy "$name" --project=$project --region=$region \
-  --type=HIGH_THROUGHPUT --accelerator-topology=$topology --accelerator-topology-mode=AUTO_CONNECT
+  --type=HIGH_THROUGHPUT --accelerator-topology=$topology
 # For a reservation or on-demand: --provisioning-model=STANDARD.
 gcloud compute instance-templates create "$name" --project=$project \
   --instance-template-region=$region --machine-type=$machine --provisioning-model=SPOT \
@@ -43,7 +43,8 @@ gcloud compute instance-templates create "$name" --project=$project \
   --image-project=ubuntu-os-accelerator-images \
   --image-family=ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e \
   --service-account="$account" --scopes=cloud-platform --metadata-from-file=startup-script=startup.sh
-# A slice comes as a whole or not at all: bulk.
+# A slice comes as a whole or not at all: bulk. Google Cloud SDK 528 does not know the last two flags
+# yet.
 gcloud compute instance-groups managed create "$name" --project=$project --zone=$zone --size=0 \
   --template="projects/$project/regions/$region/instanceTemplates/$name" \
   --workload-policy="projects/$project/regions/$region/resourcePolicies/$name" \
