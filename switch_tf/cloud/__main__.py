@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from switch_tf.cloud import gcloud, slices
+from switch_tf.cloud.model_dir import ModelDir
 from switch_tf.cloud.supervise import Supervisor
 from switch_tf.errors import UserError
 
@@ -115,8 +117,8 @@ def _add_supervision(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     defaults = Supervisor.__dataclass_fields__
     for flag, kind, text in (
-        ("poll", float, "seconds between two looks"),
-        ("silence", float, "seconds without a new line in the log that mean that the run hangs"),
+        ("poll", _seconds, "seconds between two looks"),
+        ("silence", _seconds, "seconds without a new line in the log that mean that the run hangs"),
         ("tries", _count, "failures in a row, without a new checkpoint, that end the supervision"),
     ):
         default = defaults[flag].default
@@ -128,6 +130,16 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return seconds
 
 
 def _slice(args: argparse.Namespace) -> slices.Slice:
@@ -169,7 +181,7 @@ def _set_up(args: argparse.Namespace, _) -> None:
 
 def _launch(args: argparse.Namespace, command: Sequence[str]) -> None:
     tpu = _slice(args)
-    model_dir = slices.ModelDir.of(command, tpu.shell)
+    model_dir = ModelDir.of(command, tpu.shell)
     if not args.dry_run:
         number = _check_there(tpu)
         workers = _check_idle(tpu)
@@ -213,7 +225,7 @@ def _list(args: argparse.Namespace, _) -> None:
 
 def _supervise(args: argparse.Namespace, command: Sequence[str]) -> int:
     tpu, request = _slice(args), _request(args)
-    model_dir = slices.ModelDir.of(command, tpu.shell)
+    model_dir = ModelDir.of(command, tpu.shell)
     archive = tpu.archive(args.commit)
     if args.dry_run:
         _show_supervision(tpu, request, archive, command, args.keep)
@@ -232,7 +244,7 @@ def _show_supervision(tpu, request, archive, command, keeps) -> None:
     tpu.set_up(archive)
     tpu.start(command)
     print("# Looked at from then on; after status 75 and the like, the run is started again:")
-    print(gcloud.shown(tpu.ssh(["bash", "worker.sh", "state"])))
+    print(gcloud.shown(tpu.look()))
     print("# Once it is lost, and at the end:" if not keeps else "# Once it is lost:")
     tpu.delete()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import subprocess
@@ -33,6 +32,8 @@ RUNTIMES = {
 _COUNT_CORES = ("v2", "v3", "v4", "v5p")
 _TIERS = {"on-demand": [], "spot": ["--spot"], "reserved": ["--reserved"]}
 TIERS = tuple(_TIERS)
+# A machine that is dead is not waited for minutes, ten times, as gcloud would.
+_IMPATIENT = "--ssh-flag=-oConnectTimeout=20"
 _STATE = re.compile(
     r"switch_tf worker=(\d+) host=(\S+) state=(\w+) status=(\d+|-) stopped=(\w+) silent=(\d+) "
     r"code=(\w+)"
@@ -270,16 +271,15 @@ class Slice:
     def kill(self) -> None:
         """Ends the run on all workers that can be reached, without a save."""
         try:
-            words = self.ssh(["bash", "worker.sh", "kill"])
+            words = [*self.ssh(["bash", "worker.sh", "kill"]), _IMPATIENT]
             self.shell.ask(f"ending the run on {self.name}", words)
         except gcloud.Failure as failure:
             print(failure, flush=True)
 
     def workers(self) -> dict[int, Worker]:
         """What each worker tells, by its number; those that do not answer are missing."""
-        words = self.ssh(["bash", "worker.sh", "state"])
         # A worker that refuses makes gcloud fail, but the others have told.
-        done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(self.look(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
         return {
             int(number): Worker(
                 host, state, None if status == "-" else int(status), stop == "yes", int(age), code
@@ -299,6 +299,10 @@ class Slice:
         """The words that run a command on workers, which their shells split as it is here."""
         words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", self.name, *self._place()]
         return [*words, f"--worker={worker}", f"--command={gcloud.join(command)}"]
+
+    def look(self) -> list[str]:
+        """The words that ask the workers what they do."""
+        return [*self.ssh(["bash", "worker.sh", "state"]), _IMPATIENT]
 
     def describe(self) -> list[str]:
         """The words that describe the queued resource."""
@@ -342,57 +346,3 @@ def _tell_changes() -> None:
 def digest(archive: bytes) -> str:
     """What identifies an archive, as worker.sh computes it."""
     return hashlib.sha256(archive).hexdigest()[:12]
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelDir:
-    """The folder on gs:// that a run writes to, as far as its supervisor looks at it."""
-
-    path: str
-    shell: gcloud.Shell
-
-    @classmethod
-    def of(cls, command: Sequence[str], shell: gcloud.Shell) -> ModelDir | None:
-        """That of a command; None if it does not train.
-
-        Raises:
-          UserError: the workers would not share it.
-        """
-        if "train" not in command[1:2]:
-            return None
-        values = [w.partition("=")[2] for w in command if w.startswith("--gin.MODEL_DIR=")]
-        found = re.fullmatch(r"""\s*(['"])(gs://[^'"]+?)/*\1\s*""", values[-1] if values else "")
-        if not found:
-            given = f", but it is {values[-1]}" if values else ""
-            raise UserError(
-                "all workers must write to one MODEL_DIR on gs://: give "
-                f"--gin.MODEL_DIR=\"'gs://BUCKET/FOLDER'\"{given}"
-            )
-        return cls(found[2], shell)
-
-    def newest(self) -> int | None:
-        """The step of the newest checkpoint; None if there is none, or it cannot be told."""
-        try:
-            told = self.shell.ask("", ["gcloud", "storage", "ls", f"{self.path}/"])
-        except gcloud.Failure:
-            return None
-        steps = re.findall(r"/checkpoint_(\d+)/$", told, re.MULTILINE)
-        return max(map(int, steps), default=None)
-
-    def free(self, lost: Sequence[str]) -> None:
-        """Removes the lock of a run on machines that are gone, which nobody else can.
-
-        A run takes over what a dead process of its own machine left, but of another machine it
-        cannot know whether it still runs (`switch_tf.checkpoints.lock`).
-
-        Args:
-          lost: names of machines that have been deleted.
-        """
-        path = f"{self.path}/in_use"
-        try:
-            host = json.loads(self.shell.ask("", ["gcloud", "storage", "cat", path]))["host"]
-        except (gcloud.Failure, ValueError, KeyError, TypeError):
-            return
-        if host in lost:
-            words = ["gcloud", "storage", "rm", path]
-            self.shell.run(f"removing what {host} left", words)

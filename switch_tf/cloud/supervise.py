@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from switch_tf.cloud.gcloud import SSH_REFUSED, Cause, Failure
-from switch_tf.cloud.slices import ModelDir, Request, Slice, Worker, digest
+from switch_tf.cloud.model_dir import ModelDir
+from switch_tf.cloud.slices import Request, Slice, Worker, digest
 from switch_tf.errors import HostLost, UserError
 
 # States in which a queued resource, or its slice, is on its way.

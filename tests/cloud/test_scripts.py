@@ -280,6 +280,8 @@ TYPE = "--type=v4-32"
             "give --gin.MODEL_DIR=\"'gs://BUCKET/FOLDER'\", but it is 'runs/a'",
         ),
         (["supervise", "a", TYPE, *PLACE, "--tries=x", *COMMAND], "'x' is not a whole number"),
+        (["supervise", "a", TYPE, *PLACE, "--poll=-1", *COMMAND], "'-1' is not a number above 0"),
+        (["supervise", "a", TYPE, *PLACE, "--silence=nan", *COMMAND], "'nan' is not a number ab"),
         (["supervise", "a", TYPE, *PLACE, "--commit=x", *COMMAND], "--commit=x: git: fatal: "),
         (["stop", "a", *PLACE, "--wait=-1"], "'-1' is not a whole number"),
     ],
