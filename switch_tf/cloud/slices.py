@@ -83,6 +83,12 @@ class Request:
         if self.valid_until and not re.fullmatch(r"([1-9][0-9]*[dhms])+", self.valid_until):
             raise UserError(f"--valid_until={self.valid_until}: give a time such as 6h or 1d12h")
 
+        if self.service_account and "@" not in self.service_account:
+            raise UserError(
+                f"--service_account={self.service_account}: give its address, such as "
+                "NAME@PROJECT.iam.gserviceaccount.com"
+            )
+
     def flags(self) -> list[str]:
         """The flags of gcloud's create."""
         runtime = self.runtime or RUNTIMES[self.type.partition("-")[0]]

@@ -266,6 +266,7 @@ TYPE = "--type=v4-32"
         (["create", "a", "--type=tpu7x-8", *PLACE], "the TPU API does not offer it"),
         (["create", "a", TYPE, "--tier=cheap", *PLACE], "argument --tier: invalid choice: 'cheap'"),
         (["create", "a", TYPE, "--valid_until=6", *PLACE], "give a time such as 6h or 1d12h"),
+        (["create", "a", TYPE, "--service_account=a", *PLACE], "give its address, such as NAME@"),
         (["create", "a", *PLACE], "the following arguments are required: --type; see scripts/tpu"),
         (["create", "a", TYPE, PLACE[1]], "no project: give --project, or set CLOUDSDK_CORE_PROJ"),
         (["create", "a", TYPE, PLACE[0]], "no zone: give --zone, or set CLOUDSDK_COMPUTE_ZONE"),
