@@ -37,6 +37,7 @@ LAYERS = (
     "switch_tf.layers",
     "switch_tf.mesh",
     "switch_tf.hosts",
+    "switch_tf.cloud",
     "switch_tf.config",
     "switch_tf.gin_checks",
     "switch_tf.configurables",

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# A template, to be copied and filled in: a run on GKE by xpk (pip install xpk, and docker), which
+# Google recommends beside managed instance groups, and which TPU7x needs. Nobody has run it. GKE
+# tells each container who it is, by TPU_WORKER_HOSTNAMES and TPU_WORKER_ID (docs/hosts.md), and
+# starts all of them anew when one fails, so that the run resumes.
+set -euo pipefail
+
+project=my-project zone=europe-west4-a cluster=my-cluster
+name=switch-base bucket=gs://my-bucket type=v6e-256
+
+# Once; it goes on to cost money until: xpk cluster delete --cluster=...
+xpk cluster create --project=$project --zone=$zone --cluster=$cluster --tpu-type=$type \
+  --num-slices=1 --spot
+
+# xpk puts the folder at hand into an image on top of this one. worker.sh is not needed: there is
+# Python 3.11, and who is who comes from GKE. A status of 2 is a user's mistake, which a new start
+# would only repeat, so that the command ends with 0 then; see its log.
+command="SWITCH_TF_LOCK=tpu bash -c 'set -e; source scripts/setup.sh' && \
+PATH=\$PWD/.venv/bin:\$PATH switch-tf train --gin_file=models/switch_base.gin \
+--gin_file=slices/v6e_256.gin --gin_file=runs/paper_pretrain.gin \
+--gin.MODEL_DIR=\"'$bucket/$name'\" --gin.VOCABULARY_PATH=\"'$bucket/t5.model'\" || test \$? = 2"
+xpk workload create --project=$project --zone=$zone --cluster=$cluster --workload=$name \
+  --tpu-type=$type --num-slices=1 --base-docker-image=python:3.11 --script-dir=. \
+  --max-restarts=100 --command="$command"
+
+# A container that was killed leaves MODEL_DIR/in_use behind. If the next one is refused for it, and
+# no other run has that MODEL_DIR: gcloud storage rm MODEL_DIR/in_use.
+# xpk workload list --cluster=..., xpk workload delete --cluster=... --workload=...

@@ -1,0 +1,258 @@
+"""Supervision on the stub of gcloud, with a run that saves, resumes and locks as the real one."""
+
+import json
+import re
+import threading
+import time
+
+import pytest
+
+from switch_tf.cloud import slices
+from tests.cloud.conftest import COMMAND
+
+FAST = ("--type=v4-16", "--tier=spot", "--poll=0.02")
+STOCKOUT = 'There is no more capacity in the zone "us-central2-b"; you can try in another zone'
+QUOTA = "Quota limit 'TPUV4sPreemptiblePodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0"
+
+
+def supervise(zone, *flags, command=COMMAND):
+    return zone.call("supervise", *FAST, *flags, *command)
+
+
+def resumed(zone):
+    return [int(line) for line in zone.lines("resumed.txt")]
+
+
+def checkpoints(zone):
+    return sorted(path.name for path in zone.model_dir.iterdir())
+
+
+WHOLE = sorted(f"checkpoint_{step}" for step in (2, 4, 6, 8, 10))
+
+
+def test_a_run_is_brought_to_its_end_and_the_slice_deleted(zone):
+    status, told, error = supervise(zone)
+    assert (status, error) == (0, "")
+    assert checkpoints(zone) == WHOLE and resumed(zone) == [0]
+    assert zone.created() == 1 and not zone.exists()
+    order = ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE", "setting up", "launching", "done"]
+    places = [told.index(word) for word in order]
+    assert places == sorted(places)
+
+
+def test_a_slice_taken_back_in_the_middle_of_a_save_is_asked_for_again(zone):
+    """The run on new machines goes on behind the last whole checkpoint, whatever the old left."""
+    zone.set(preempted=str(zone.folder / "preempted"))
+    zone.write("scenario.json", [[[0, 6, "preempt"]]])
+    status, told, _ = supervise(zone)
+    assert status == 0
+    assert "tpu-a is PREEMPTED" in told
+    assert resumed(zone) == [0, 4] and zone.created() == 2
+    assert "checkpoint_10" in checkpoints(zone) and not zone.exists()
+    # The lock of the machine that is gone.
+    assert zone.calls("storage", "rm") == [["storage", "rm", "gs://bucket/model/in_use"]]
+
+
+def test_the_code_stays_that_of_the_beginning(zone, monkeypatch):
+    """Whatever is set up by hand meanwhile, for which the same file is used."""
+    delete = slices.Slice.delete
+
+    def and_another_is_packed(self):
+        delete(self)
+        (self.folder / "source.tar.gz").write_text("another")
+
+    monkeypatch.setattr(slices.Slice, "delete", and_another_is_packed)
+    zone.set(preempted=str(zone.folder / "preempted"))
+    zone.write("scenario.json", [[[0, 6, "preempt"]]])
+    assert supervise(zone)[0] == 0 and resumed(zone) == [0, 4]
+
+
+@pytest.mark.parametrize("taken", ["SUSPENDED", "FAILED:the node was lost"])
+def test_so_is_one_whose_request_ends(zone, taken):
+    zone.set(preempted=str(zone.folder / "preempted"), taken=taken)
+    zone.write("scenario.json", [[[0, 6, "preempt"]]])
+    assert supervise(zone)[0] == 0
+    assert resumed(zone) == [0, 4] and zone.created() == 2
+
+
+def test_the_lock_of_an_unknown_machine_stays(zone):
+    """It may be a run elsewhere; the run itself refuses, and says what to do."""
+    zone.model_dir.mkdir(parents=True)
+    lock = {"host": "elsewhere", "process": 1}
+    (zone.model_dir / "in_use").write_text(json.dumps(lock))
+    status, told, _ = supervise(zone)
+    assert status == 2 and json.loads((zone.model_dir / "in_use").read_text()) == lock
+    assert not zone.calls("storage", "rm") and not zone.exists()
+
+
+def test_what_cannot_be_had_yet_is_asked_for_again(zone):
+    zone.set(create=[STOCKOUT], grants=[f"FAILED:{STOCKOUT}", "FAILED:valid until has passed"])
+    status, told, _ = supervise(zone)
+    assert status == 0 and zone.created() == 4
+    assert f"tpu-a is FAILED: {STOCKOUT}" in told
+
+
+@pytest.mark.parametrize("faults", [{"create": [QUOTA]}, {"grants": [f"FAILED:{QUOTA}"]}])
+def test_a_quota_ends_it_with_one_line(zone, faults):
+    zone.set(**faults)
+    status, _, error = supervise(zone)
+    assert status == 2 and error.count("\n") == 1
+    assert QUOTA in error
+    assert error.endswith(
+        "; ask for more, or delete what holds it: scripts/tpu/list.sh names it, also what has "
+        "failed or was suspended\n"
+    )
+    assert zone.created() == 1
+
+
+DENIED = "PERMISSION_DENIED: Permission 'tpu.nodes.create' denied"
+
+
+@pytest.mark.parametrize(
+    "faults, what",
+    [
+        ({"create": [DENIED]}, "creating tpu-a: (gcloud.stub)"),
+        ({"grants": [f"FAILED:{DENIED}"]}, "tpu-a cannot be had:"),
+    ],
+)
+def test_a_permission_ends_it_with_one_line(zone, faults, what):
+    zone.set(**faults)
+    told = f"scripts/tpu/supervise.sh: error: {what} {DENIED}\n"
+    assert supervise(zone)[::2] == (2, told)
+
+
+def test_a_users_mistake_is_not_tried_again(zone):
+    zone.write("scenario.json", [[[0, 5, 75], [1, 4, 2]]])
+    status, told, _ = supervise(zone)
+    assert status == 2 and resumed(zone) == [0]
+    assert "(worker: status) 0: 75, 1: 2" in told
+    assert not zone.exists()
+
+
+@pytest.mark.parametrize("status", [75, 137])
+def test_another_status_is_tried_again(zone, status):
+    zone.write("scenario.json", [[[0, 5, status], [1, 5, 75]]])
+    ended, told, _ = supervise(zone)
+    assert ended == 0 and resumed(zone) == [0, 4] and zone.created() == 1
+    assert "failure 1 of 5 in a row; the newest checkpoint is of step 4" in told
+
+
+def test_failures_without_a_checkpoint_between_end_it(zone):
+    crash = [[0, 5, 1], [1, 5, 75]]
+    zone.write("scenario.json", [crash] * 9)
+    status, told, _ = supervise(zone, "--tries=3")
+    assert status == 1
+    # The first one is behind a checkpoint.
+    assert resumed(zone) == [0, 4, 4]
+
+
+def test_failures_with_a_checkpoint_between_do_not(zone):
+    zone.write("scenario.json", [[[0, step, 75], [1, step, 75]] for step in (3, 5, 7)])
+    assert supervise(zone, "--tries=2")[0] == 0
+    assert resumed(zone) == [0, 2, 4, 6]
+
+
+def test_a_worker_that_refuses_for_a_while_is_waited_for(zone):
+    zone.set(refused={"1": 3})
+    status, told, _ = supervise(zone)
+    assert status == 0 and zone.created() == 1 and resumed(zone) == [0]
+    assert "status 255" in told
+
+
+def test_a_worker_that_goes_on_refusing_is_replaced_with_the_slice(zone):
+    zone.set(refused={"1": 5})
+    status, told, _ = supervise(zone, "--tries=2")
+    assert status == 0 and zone.created() == 2
+
+
+def test_a_set_up_that_fails_ends_it_at_last(zone):
+    (zone.folder / "setup_fails").touch()
+    status, told, _ = supervise(zone, "--tries=2")
+    assert status == 1 and zone.created() == 1 and not resumed(zone)
+
+
+def test_a_run_that_hangs_is_ended_and_started_again(zone):
+    zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
+    status, told, _ = supervise(zone, "--silence=2")
+    assert status == 0 and resumed(zone) == [0, 4] and zone.created() == 1
+    assert re.search(r"the log has had no new line for \d+ s: ending the run", told)
+
+
+def test_workers_that_do_not_miss_another_are_ended(zone):
+    zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, 75]]])
+    status, told, _ = supervise(zone, "--silence=2")
+    assert status == 0 and resumed(zone) == [0, 4]
+
+
+def test_a_run_that_is_stopped_by_hand_is_not_started_again(zone):
+    zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
+
+    def stop():
+        while not resumed(zone):
+            time.sleep(0.02)
+        zone.call_gcloud(
+            "tpu-vm", "ssh", "tpu-a", "--worker=all", "--command=bash worker.sh stop 20"
+        )
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    status, told, _ = supervise(zone)
+    thread.join()
+    assert status == 143 and resumed(zone) == [0]
+    assert "it was stopped by hand" in told and not zone.exists()
+
+
+def test_a_supervisor_that_is_started_again_finds_the_run(zone):
+    zone.make()
+    zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
+    assert zone.call("launch", *COMMAND)[0] == 0
+    status, told, _ = supervise(zone, "--silence=2")
+    assert "found a run on 2 of 2 workers" in told
+    assert status == 0 and resumed(zone) == [0, 4] and zone.created() == 1
+
+
+def test_a_slice_can_be_kept(zone):
+    status, told, _ = supervise(zone, "--keep")
+    assert status == 0 and zone.exists()
+    assert told.endswith("tpu-a is kept and costs money until: scripts/tpu/delete.sh tpu-a\n")
+
+
+def test_a_slice_of_another_type_is_left_alone(zone):
+    zone.make()
+    status, _, error = zone.call("supervise", "--type=v4-8", "--poll=0.02", *COMMAND)
+    assert (status, error) == (
+        2,
+        "scripts/tpu/supervise.sh: error: tpu-a is a v4-16, but --type=v4-8: give its type, or "
+        "another NAME\n",
+    )
+    assert zone.exists()
+
+
+def test_a_network_that_is_down_for_a_while_ends_nothing(zone):
+    zone.set(node=[None, "gcloud crashed (TransportError)", "Read timed out"])
+    status, told, _ = supervise(zone)
+    assert status == 0 and resumed(zone) == [0] and zone.created() == 1
+    assert "looking at tpu-a: (gcloud.stub) gcloud crashed (TransportError)" in told
+
+
+def test_a_supervisor_that_reaches_no_worker_leaves_the_run_alone(zone):
+    """It is rather its own ssh that fails."""
+    zone.make()
+    zone.write("scenario.json", [[[0, 9, "hang"], [1, 9, "hang"]]])
+    assert zone.call("launch", *COMMAND)[0] == 0
+    # The first look finds the run.
+    zone.set(answered={"0": 1, "1": 1}, refused={"0": 6, "1": 6})
+    status, told, _ = supervise(zone, "--tries=2", "--silence=2")
+    assert "no worker answers by ssh; waiting" in told
+    assert status == 0 and resumed(zone) == [0, 8] and zone.created() == 1
+
+
+def test_an_account_that_is_logged_out_leaves_the_run_alone(zone):
+    zone.set(
+        node=[None, "Reauthentication failed. cannot prompt during non-interactive execution."]
+    )
+    status, _, error = supervise(zone)
+    assert status == 2 and zone.exists()
+    assert error.endswith(
+        "; the run goes on, and the slice costs money: rerun the command to go on watching\n"
+    )
