@@ -8,7 +8,6 @@ TensorFlow is imported inside functions, so that settings can be checked before 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 from collections.abc import Collection
 
@@ -165,8 +164,8 @@ def _options():
     return options
 
 
-def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | None, share=None):
-    """Unbatched examples, converted to model features; those of a `seqio.ShardInfo` alone."""
+def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | None):
+    """Unbatched examples, converted to model features."""
     import seqio
 
     provider = data.provider()
@@ -183,7 +182,6 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
             shuffle=shuffle,
             seed=seed,
             num_epochs=num_epochs,
-            shard_info=share,
             # The whole cache would be written into each checkpoint.
             try_in_mem_cache=False,
         )
@@ -217,10 +215,7 @@ def _check_not_empty(examples, data: TaskData) -> None:
 
 
 def train_batches(data: TaskData, wanted: Collection[int] | None = None):
-    """Endless shuffled batches.
-
-    Those of cached data are `ordered.OrderedBatches`, those of many files `shares.SharedBatches`,
-    and others a `train_dataset`.
+    """Endless shuffled batches: `ordered.OrderedBatches` of cached data, else `train_dataset`.
 
     Args:
       data: the data to read.
@@ -229,21 +224,12 @@ def train_batches(data: TaskData, wanted: Collection[int] | None = None):
     Raises:
       UserError: see either of them.
     """
-    if data.use_cached:
-        from switch_tf.data import ordered
-
-        ordered.use_cache_dir()
-        return ordered.OrderedBatches(data, wanted)
-    from switch_tf.data import shares
-
-    with _errors_of(data):
-        number = shares.number_of_shares(data.batch_size, tasks(data), data.split)
-    if number == 1:
+    if not data.use_cached:
         return train_dataset(data)
-    _check_examples(data)
-    what = TaskSplit.of(data)
-    make = functools.partial(_endless, data)
-    return shares.SharedBatches(what, data.batch_size, number, make, wanted)
+    from switch_tf.data import ordered
+
+    ordered.use_cache_dir()
+    return ordered.OrderedBatches(data, wanted)
 
 
 def describe_order(batches) -> str:
@@ -268,13 +254,8 @@ def train_dataset(data: TaskData):
     Raises:
       UserError: the name or split is unknown, lengths are invalid, or there are no examples.
     """
-    _check_examples(data)
-    return _endless(data)
-
-
-def _check_examples(data: TaskData) -> None:
-    """Checks that there are examples of every task to train on."""
     import seqio
+    import tensorflow as tf
 
     from switch_tf.data import registry
 
@@ -283,17 +264,8 @@ def _check_examples(data: TaskData) -> None:
         registry.check_rates(provider, tasks(data))
     # One epoch, because a repeated dataset whose examples are all filtered out never ends.
     _check_not_empty(_examples(data, shuffle=False, seed=data.seed, num_epochs=1), data)
-
-
-def _endless(data: TaskData, share=None, batch_size: int | None = None):
-    """Endless shuffled batches; of a `seqio.ShardInfo` alone, each of so many rows, if given."""
-    import tensorflow as tf
-
-    from switch_tf.data.shares import seed_of
-
-    seed = seed_of(data.seed, share)
-    dataset = _examples(data, shuffle=True, seed=seed, num_epochs=None, share=share)
-    dataset = dataset.batch(batch_size or data.batch_size, drop_remainder=True)
+    dataset = _examples(data, shuffle=True, seed=data.seed, num_epochs=None)
+    dataset = dataset.batch(data.batch_size, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 

@@ -237,7 +237,8 @@ def elements(dataset, what: TaskSplit | str) -> Iterator:
       UserError: see `user_errors`; errors of the caller's loop are not changed.
       InputHangs: one has not come in time; see `waiting.Input`.
     """
-    with mesh_lib.host():
+    timeout = Input().timeout
+    with user_errors(what), mesh_lib.host():
         iterator = dataset.as_numpy_iterator()
 
     def take():
@@ -247,7 +248,7 @@ def elements(dataset, what: TaskSplit | str) -> Iterator:
 
     while True:
         with user_errors(what):
-            element = within(Input().timeout, take, f"data of {what}")
+            element = within(timeout, take, f"data of {what}")
         if element is None:
             return
         yield element

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from switch_tf.errors import HostLost
 from switch_tf.hosts.cluster import Cluster
@@ -154,49 +154,52 @@ def _say(use: str, text: str) -> None:
 def _said_by_all(use: str, name: str) -> list[str]:
     """What each host says at a use of a name."""
     hosts = range(len(_cluster().addresses))
-    with _told(f"waiting for all hosts: {name}"):
-        return [_heard(f"{use}/{host}") for host in hosts]
+    return [_heard(f"{use}/{host}", host, f"waiting for all hosts: {name}") for host in hosts]
 
 
 def _said_by_chief(key: str, text: str) -> str:
     if _cluster().index == 0:
         _service().set_config_key_value(key, text)
         return text
-    with _told("waiting for the chief"):
-        return _heard(key)
+    return _heard(key, 0, "waiting for the chief")
 
 
-def _heard(key: str) -> str:
+def _heard(key: str, host: int, doing: str) -> str:
     """A text that a host says, for which it is waited while no host has ended.
 
     Raises:
-      Exception: it is not said in time, or a host has ended; see `_told`.
+      HostLost: it is not said in time, or a host has ended.
     """
     import tensorflow as tf
 
     end = time.monotonic() + _timeout
     while True:
         left = end - time.monotonic()
-        try:
-            wait = _milliseconds(min(left, _LOOK_EVERY))
-            return _text(_service().get_config_key_value(key, wait))
-        except tf.errors.DeadlineExceededError:
-            if left <= _LOOK_EVERY:
-                raise
-        _check_all_there()
+        with _told(doing):
+            try:
+                wait = _milliseconds(min(left, _LOOK_EVERY))
+                return _text(_service().get_config_key_value(key, wait))
+            except tf.errors.DeadlineExceededError as error:
+                if left <= _LOOK_EVERY:
+                    raise HostLost(_lost([host], doing)) from error
+        _check_all_there(doing)
 
 
-def _check_all_there() -> None:
-    """Checks that no host's process has ended.
+def _check_all_there(doing: str) -> None:
+    """Checks that no host's process has ended, where this is the chief.
+
+    The others hear of it from the chief, which ends then; they would ask it without a time limit.
 
     Raises:
-      OpError: what TensorFlow says of one that has.
+      HostLost: one has ended.
     """
-    # Those of the first so many tasks of a job: an error, or None while a task is there.
-    states = _service().get_task_states([("worker", len(_cluster().addresses))])
-    ended = [error for error in states if error is not None]
-    if ended:
-        raise ended[0]
+    number = len(_cluster().addresses)
+    if _cluster().index == 0:
+        # Of the first so many tasks of the job: an error, or None of one that is there.
+        states = _service().get_task_states([("worker", number)])
+        ended = [host for host, error in enumerate(states) if error is not None]
+        if ended:
+            raise HostLost(_lost(ended, doing))
 
 
 def _is_there(key: str) -> bool:
@@ -247,8 +250,14 @@ def _message(text: str, doing: str) -> str:
     named = {int(number) for number in re.findall(r"task:(\d+)", missing)}
     ports = set(re.findall(r"(?:ipv4|ipv6):\S*?:(\d+)", text))
     named |= {i for i, a in enumerate(cluster.addresses) if a.rpartition(":")[2] in ports}
-    lost = sorted(i for i in named if i < len(cluster.addresses) and i != cluster.index)
-    who = " and ".join(map(cluster.name, lost)) or "another host"
+    return _lost(sorted(named), doing)
+
+
+def _lost(hosts: Sequence[int], doing: str) -> str:
+    """One line on the loss of these hosts."""
+    cluster = _cluster()
+    others = [i for i in hosts if i < len(cluster.addresses) and i != cluster.index]
+    who = " and ".join(map(cluster.name, others)) or "another host"
     return (
         f"{who} has ended or does not answer ({doing}): see its output; rerun the command on all "
         "hosts to resume"

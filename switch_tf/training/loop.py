@@ -172,7 +172,8 @@ class TrainLoop:
             with self._goodput.within("evaluation"):
                 evaluation.run(self.step, lambda: self._between_batches(signals))
         except Exception as error:
-            if not isinstance(error, EvaluationInterrupt) and self._can_save(error):
+            # Data of an evaluation that hang do not keep the position of the training data.
+            if not isinstance(error, EvaluationInterrupt) and agreement.is_alone():
                 self._save(batch)
                 saved = f"step {self.step} is saved in {self._checkpoints.path}"
                 runtime.tell(f"{saved}; its evaluation fails: mend that, and rerun the command")

@@ -211,8 +211,8 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
     samples = _read_samples(made, evaluators)
     order = describe_order(batches)
-    if not hasattr(batches, "rows") and not agreement.is_alone():
-        order += "; each host makes all rows (of cached tasks and of several files, its own)"
+    if not made.data.use_cached and not agreement.is_alone():
+        order += "; each host makes all rows (of cached tasks, its own)"
     return evaluators, feed, f"{order}; {packed}", samples
 
 

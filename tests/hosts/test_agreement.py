@@ -137,3 +137,19 @@ def test_a_host_that_has_ended_is_not_waited_for(hosts, monkeypatch):
     with pytest.raises(HostLost, match=r"host 1 \(b:2\) has ended or does not answer"):
         agreement.to_chief("text", "a")
     assert len(service.waits) == 1
+
+
+def test_a_host_that_says_nothing_in_time_is_named(hosts, monkeypatch):
+    monkeypatch.setattr(agreement, "_service", lambda: Late(looks=10**6))
+    monkeypatch.setattr(agreement, "_timeout", 0.1)
+    monkeypatch.setenv("DTENSOR_CLIENT_ID", "1")
+    with pytest.raises(HostLost, match=r"^host 0 \(a:1\) has ended .* \(waiting for the chief\)"):
+        agreement.from_chief("text", "mine")
+
+
+def test_other_hosts_than_the_chief_do_not_ask_it_who_is_there(hosts, monkeypatch):
+    """If it is gone, they would not come back from that."""
+    service = Late(looks=3, lost=tf.errors.UnavailableError(None, None, "gone"))
+    monkeypatch.setattr(agreement, "_service", lambda: service)
+    monkeypatch.setenv("DTENSOR_CLIENT_ID", "1")
+    assert agreement.from_chief("text", "mine") == "1"

@@ -28,8 +28,6 @@ SETTINGS = SMALL | RUN | {"BATCH_SIZE": 8, "GROUPS_MULTIPLE": 4, "MESH_SHAPE": "
 
 
 ENDLESS = {"TRAIN_STEPS": 10**6, "EVAL_PERIOD": 10**6}
-# A task that is not cached, of which each host reads its own files.
-OF_FILES = {"MIXTURE_OR_TASK_NAME": "toy_files"}
 
 
 def command(folder, layout="expert_data", **settings):
@@ -171,7 +169,7 @@ def test_one_process_goes_on_with_what_two_hosts_saved(one, two, tmp_path):
 def killed(tmp_path_factory):
     """The MODEL_DIR of two hosts in the data layout, one of which was killed; what each said."""
     folder, logs = tmp_path_factory.mktemp("killed"), tmp_path_factory.mktemp("logs")
-    with Hosts(2, logs, command(folder, layout="data", **ENDLESS | OF_FILES)) as hosts:
+    with Hosts(2, logs, command(folder, layout="data", **ENDLESS)) as hosts:
         until(lambda: len(losses(folder)) > 4 and ModelDir(str(folder)).steps() == [3], hosts)
         hosts.processes[1].kill()
         assert hosts.wait() == [75, -9], hosts.said()
@@ -187,11 +185,8 @@ def test_when_a_host_is_killed_the_other_ends_and_names_it(killed):
 
 
 def test_another_layout_of_two_hosts_has_the_losses_of_one(killed, tmp_path):
-    settings = OF_FILES | {"TRAIN_STEPS": 3}
-    with Hosts(1, tmp_path, command(tmp_path / "run", layout="data", **settings)) as process:
+    with Hosts(1, tmp_path, command(tmp_path / "run", layout="data", TRAIN_STEPS=3)) as process:
         assert process.wait() == [0], process.said()
-        assert "in 4 shares of its files; one" in process.said()[0]
-    assert "in 4 shares of its files; this host makes 4 of 8 rows" in killed[1][0]
     found, expected = losses(killed[0]), losses(tmp_path / "run")
     assert list(expected) == [1, 2, 3]
     np.testing.assert_allclose(
@@ -204,7 +199,7 @@ def test_a_signal_to_one_host_stops_all_and_they_save_the_same_step(killed, tmp_
     folder = tmp_path / "run"
     shutil.copytree(killed[0], folder)
     goes_back = {"BadSteps.policy": "back", "BadSteps.back_steps": 1, "BadSteps.most": 10**6}
-    goes_back |= {"BadSteps.spike": 0.02, "BadSteps.window": 2} | OF_FILES
+    goes_back |= {"BadSteps.spike": 0.02, "BadSteps.window": 2}
     steps = functools.partial(losses, folder)
 
     def has_gone_back():
