@@ -16,7 +16,7 @@ from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.commands import main as main_module
 from switch_tf.data.feed import Feed
-from switch_tf.errors import Interruption, UserError
+from switch_tf.errors import InputHangs, Interruption, UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.run import evaluate
 from switch_tf.evaluation.teacher_forced import TeacherForcedEvaluator
@@ -431,11 +431,14 @@ def test_a_signal_during_an_evaluation_stops_it_and_resumes_there(whole, tmp_pat
     assert losses(tmp_path) == losses(whole)
 
 
-def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("in a metric"), InputHangs("data that do not come")]
+)
+def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, error):
     def fail(*_):
-        raise ZeroDivisionError("in a metric")
+        raise error
 
-    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr(TeacherForcedEvaluator, "run", fail)
         pretrain(tmp_path, CHECKPOINT_PERIOD=STEPS)
     assert ModelDir(str(tmp_path)).steps() == [3]
