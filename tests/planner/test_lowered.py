@@ -7,6 +7,7 @@ eight devices, in bfloat16.
 import functools
 import math
 from collections import Counter
+from typing import NamedTuple
 
 import gin
 import pytest
@@ -22,6 +23,7 @@ from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
 from switch_tf.planner import lowered
+from switch_tf.planner.activations import kept_bytes
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import STAGES, stage_dtypes
 from switch_tf.planner.plan import collective_table, dtype_table, training_step
@@ -29,6 +31,25 @@ from tests.helpers import LAYOUTS, compiled, layout_of, place, task_data, tiny_m
 
 BATCH, LENGTHS, D_MODEL, EXPERTS, GROUP_SIZE = 64, {"inputs": 16, "targets": 8}, 16, 8, 8
 LAYERS, HEADS, D_KV = 2, 8, 4
+DATA = task_data(None, LENGTHS, BATCH)
+
+
+class Lowered(NamedTuple):
+    """What is read off one training step in a layout: see `step_of`."""
+
+    collectives: list
+    dtypes: dict
+    shape: dict
+    names: list
+    kept: dict
+
+
+def model_of(**kwargs):
+    """A model that is not built, and its optimizer; arguments by name."""
+    router = functools.partial(SwitchRouter, z_loss_coef=1e-3, min_capacity=1)
+    given = {"dtype": "bfloat16", "router": router} | kwargs
+    optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
+    return tiny_model(EXPERTS, GROUP_SIZE, built=False, **given), optimizer
 
 
 @functools.cache
@@ -39,15 +60,13 @@ def step_of(name, **kwargs):
     """
     options = {"microbatches": kwargs.pop("microbatches", 1)}
     with using(layout_of(name)) as mesh:
-        optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
-        router = functools.partial(SwitchRouter, z_loss_coef=1e-3, min_capacity=1)
-        given = {"dtype": "bfloat16", "router": router} | kwargs
-        model = tiny_model(EXPERTS, GROUP_SIZE, built=False, **given)
-        make_step, features = training_step(model, optimizer, mesh, task_data(None, LENGTHS, BATCH))
+        model, optimizer = model_of(**kwargs)
+        make_step, features = training_step(model, optimizer, mesh, DATA)
         step = lowered.LoweredStep.of(make_step(**options), features)
         definition = lowered.definition(step.texts[0])
         names = [(node.op, node.name) for node in definition.node_def]
-        return step.collectives(), stage_dtypes(definition), mesh.shape, names
+        kept = kept_bytes(definition)
+        return Lowered(step.collectives(), stage_dtypes(definition), mesh.shape, names, kept)
 
 
 def counted(name, kind, **kwargs):
