@@ -18,12 +18,14 @@ from switch_tf.errors import UserError
 from switch_tf.metrics.tables import size, table
 from switch_tf.optimizers.base import Optimizer
 from switch_tf.planner.counts import Counts, parts
-from switch_tf.planner.parts import Exchange, Part, StepSizes
+from switch_tf.planner.parts import Part, StepSizes
 from switch_tf.planner.slices import PRICES, Slice, groups
 
 # The share of the roofline's speed that the paper's models reach on v3-32, fitted to Table 1.
 EFFICIENCY = 0.65
 _FLOAT32 = 4
+# Axis of the relative positions' bias, whose gradient is summed before it is that of a table.
+_BIAS = "buckets"
 # How often a byte that is kept moves: written and read in the forward pass, read in the backward
 # pass, and its gradient written and read there.
 _PASSES = 5
@@ -84,7 +86,8 @@ class PaperStep:
             held["all"] += elements
             if self.is_trained(weight.path):
                 held["trained"] += elements
-                if over not in (mesh.rules.get(axis, "") for axis in weight.axes):
+                is_bias = _BIAS in weight.axes
+                if not is_bias and over not in (mesh.rules.get(axis) for axis in weight.axes):
                     held["summed"] += elements
         return held
 
@@ -101,9 +104,7 @@ class PaperStep:
             ),
             "activations": kept,
             "experts' buffers": buffers,
-            "all-to-alls in flight": 2 * max(
-                (e.elements * e.element_bytes for e in self._exchanges("all-to-all")), default=0
-            ),
+            "in flight": self._in_flight,
         }
         if self.sizes.microbatches > 1:
             found["sums of gradients"] = trained
@@ -130,8 +131,16 @@ class PaperStep:
         inputs = self.sizes.block_inputs if name == "kept" else 0
         return outside + inputs + max(blocks.values(), default=0)
 
-    def _exchanges(self, kind: str) -> list[Exchange]:
-        return [e for part in self._parts for e in part.exchanges if e.kind == kind]
+    @property
+    def _in_flight(self) -> int:
+        """Bytes of the largest all-to-all, sent and received, or of the logits' gradient."""
+        sent = (
+            one.elements * one.element_bytes
+            for part in self._parts
+            for one in part.exchanges
+            if one.kind == "all-to-all"
+        )
+        return max(2 * max(sent, default=0), self.sizes.logits_bytes)
 
     @functools.cached_property
     def traffic(self) -> list[Traffic]:
@@ -141,7 +150,7 @@ class PaperStep:
         for part in self._parts:
             again = self.rematerialize and part.block is not None
             for one in part.exchanges:
-                count = times * (one.forward * (2 if again else 1) + one.backward)
+                count = times * (one.forward + one.backward + again * one.again)
                 found[one.kind, one.over][0] += count * one.elements * one.element_bytes
                 found[one.kind, one.over][1] += count
         if mesh.ways("batch") > 1:

@@ -34,6 +34,8 @@ class Exchange:
       elements: elements that each device sends.
       element_bytes: bytes of an element.
       forward, backward: how often it occurs in either pass.
+      again: how often it occurs once more if activations of blocks are made again: as often as in
+        the forward pass, unless only the block's output needs it.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Exchange:
     element_bytes: int
     forward: int = 0
     backward: int = 0
+    again: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,28 +125,30 @@ class StepSizes:
             yield self._embedding(length)
             for block in stack.blocks:
                 own = block.self_attention.layer
-                found = [self._attention(own, length, length, False)]
+                found = [self._attention(own, length, length)]
                 if block.cross_attention is not None:
                     crossing = block.cross_attention.layer
-                    found.append(self._attention(crossing, length, inputs, True))
+                    found.append(self._attention(crossing, length, inputs))
                 layer = block.feed_forward.layer
                 make = self._switch if isinstance(layer, SwitchLayer) else self._dense
                 found.append(make(layer, length))
                 yield from (dataclasses.replace(part, block=number) for part in found)
                 number += 1
-        yield self._memory(inputs)
+            yield self._final(length, stack is model.encoder)
         yield self._loss(targets)
 
     def _over(self, axis: str) -> str | None:
         """The mesh dimension of several devices that shards an axis, if there is one."""
         return self.mesh.rules[axis] if self.mesh.ways(axis) > 1 else None
 
-    def _sum(self, axis: str, elements: int, forward: int, backward: int) -> tuple[Exchange, ...]:
+    def _sum(
+        self, axis: str, elements: int, forward: int, backward: int, again: int = 0
+    ) -> tuple[Exchange, ...]:
         """The all-reduces of a sum over an axis, if a mesh dimension shards it."""
         over = self._over(axis)
         if over is None:
             return ()
-        return (Exchange("all-reduce", over, elements, _REDUCED, forward, backward),)
+        return (Exchange("all-reduce", over, elements, _REDUCED, forward, backward, again),)
 
     @property
     def block_inputs(self) -> int:
@@ -151,6 +156,12 @@ class StepSizes:
         model, lengths = self.model, self.data.task_feature_lengths
         tokens = self.rows * sum(lengths.values())
         return model.num_layers * tokens * model.d_model * self.element
+
+    @property
+    def logits_bytes(self) -> int:
+        """Bytes of the logits, float32."""
+        vocab = self.model.vocab_size // self.mesh.ways("vocab")
+        return self.rows * self.data.task_feature_lengths["targets"] * vocab * _FLOAT32
 
     def _embedding(self, length: int) -> Part:
         model, tokens = self.model, self.rows * length
@@ -167,27 +178,26 @@ class StepSizes:
         )
 
     def _norm(self, tokens: int) -> int:
-        """Bytes that a norm keeps: its input and its product with the root in float32."""
-        return tokens * self.model.d_model * 2 * _FLOAT32
+        """Bytes that a norm keeps: in float32 its input, the root, and the product of both."""
+        return tokens * _FLOAT32 * (2 * self.model.d_model + 1)
 
-    def _attention(self, layer, length: int, memory_length: int, crosses: bool) -> Part:
+    def _attention(self, layer, length: int, memory_length: int) -> Part:
         model, tokens, memory = self.model, self.rows * length, self.rows * memory_length
-        width = layer.num_heads * layer.d_kv // self.mesh.ways("heads")
-        pairs = tokens * memory_length * layer.num_heads // self.mesh.ways("heads")
-        projected = model.d_model * width * 2
-        products = 2 * 2 * pairs * layer.d_kv
+        heads = layer.num_heads // self.mesh.ways("heads")
+        width, pairs = heads * layer.d_kv, tokens * memory_length * heads
         inner = [self._switch(one, length) for one in layer.switch_layers]
+        # Of queries, keys and logits; the weights are kept in both dtypes if they differ.
+        exact = _FLOAT32 if layer.float32_logits else self.element
         kept = self._norm(tokens) + tokens * model.d_model * self.element
-        # Queries, keys, values and what is attended, and the former two in float32.
-        exact = _FLOAT32 if self.element == _BFLOAT16 and layer.float32_logits else 0
-        kept += width * ((2 * tokens + 2 * memory) * self.element + (tokens + memory) * exact)
-        # The weights of attention, before and after they are rounded.
-        kept += pairs * (self.element + (exact or 0))
-        flops = projected * ((tokens if inner else 2 * tokens) + (0 if inner else 2 * memory))
-        flops += products
-        exchanges = self._sum("heads", tokens * model.d_model, 1, 0 if inner else 1)
+        # Queries and what is attended, keys and values.
+        kept += width * (tokens + memory) * (exact + self.element)
+        kept += pairs * (exact + self.element if exact > self.element else self.element)
+        # Of Switch attention, only the output's is not an expert's.
+        projected = tokens if inner else 2 * tokens + 2 * memory
+        flops = 2 * model.d_model * width * projected + 2 * 2 * pairs * layer.d_kv
+        exchanges = self._sum("heads", tokens * model.d_model, 1, 0 if inner else 1, 1)
         return Part(
-            "cross-attention" if crosses else "self-attention",
+            "attention",
             flops + sum(part.flops for part in inner),
             2 * flops + sum(part.backward_flops for part in inner),
             kept + sum(part.kept for part in inner),
@@ -200,68 +210,86 @@ class StepSizes:
         flops = self.rows * layer.flops(model.d_model, length) / self.mesh.ways("d_ff")
         hidden = tokens * layer.d_ff // self.mesh.ways("d_ff")
         kept = self._norm(tokens) + tokens * model.d_model * self.element
-        kept += hidden * self.element * _hiddens(layer.activation)
+        kept += hidden * self.element * _HIDDEN[layer.activation]
         exchanges = self._sum("d_ff", tokens * model.d_model, 1, 1)
         return Part("feed forward", flops, 2 * flops, kept, exchanges=exchanges)
 
     def _switch(self, layer: SwitchLayer, length: int) -> Part:
         """A Switch layer: its router, its dispatcher and its experts."""
         model, (groups, group_size, slots) = self.model, self.routed(layer, length)
-        tokens, all_slots, experts = groups * group_size, groups * slots, layer.num_experts
+        tokens, all_slots = groups * group_size, groups * slots
         axis = layer.output_axis or "d_ff"
         width = layer.expert_width // self.mesh.ways(axis)
         output = width if layer.output_axis else model.d_model
-        routing = 2 * tokens * model.d_model * experts
-        work = 2 * all_slots * model.d_model * width
-        kept = tokens * experts * _FLOAT32 * _OF_ROUTER
-        flops, backward = routing + work, 2 * (routing + work)
+        products = 2 * tokens * model.d_model * layer.num_experts
+        products += 2 * all_slots * model.d_model * width
+        flops, backward, kept = products, 2 * products, self._routing(layer, tokens)
         if self.one_hot:
-            moved = 2 * groups * group_size * slots
+            moved = 2 * tokens * slots
             flops += moved * (model.d_model + output)
             # No gradient with respect to which slot a token takes, but one to its gate.
             backward += moved * (model.d_model + 2 * output)
-            choices = layer.router.experts_per_token
-            kept += 2 * groups * group_size * slots * self.element * max(1, choices)
+            # The slots of tokens, once with gates, and the experts and places that make them.
+            places = layer.num_experts + slots // layer.num_experts
+            kept += tokens * (2 * slots + places) * self.element
         if layer.output_axis is None:
-            kept += self._norm(tokens) + tokens * model.d_model * self.element
+            kept += self._norm(tokens)
             hidden = all_slots * layer.d_ff // self.mesh.ways(axis)
-            kept += hidden * self.element * _hiddens(layer.activation)
+            kept += hidden * self.element * _HIDDEN[layer.activation]
         buffers = all_slots * (model.d_model + output) * self.element
         forward = 0 if layer.output_axis else 1
-        exchanges = self._sum(axis, all_slots * model.d_model, forward, 1)
+        exchanges = self._sum(axis, all_slots * model.d_model, forward, 1, forward)
         over = self._over("experts")
         if over is not None:
             exchanges += tuple(
-                Exchange("all-to-all", over, all_slots * wide, self.element, 1, 1)
+                Exchange("all-to-all", over, all_slots * wide, self.element, 1, 1, 1)
                 for wide in (model.d_model, output)
             )
         return Part("Switch layer", flops, backward, kept, buffers, exchanges)
 
-    def _memory(self, inputs: int) -> Part:
-        """The gradient of the encoder's output, which all blocks of the decoder attend to."""
-        elements = self.rows * inputs * self.model.d_model
-        return Part("memory", exchanges=self._sum("heads", elements, 0, 1))
+    def _routing(self, layer: SwitchLayer, tokens: int) -> int:
+        """Bytes that a router keeps, in float32: choices, probabilities, its input with its noise.
+
+        And what a token has of each: whether it counts, whether it is kept, its gate and slot.
+        """
+        router, d_model = layer.router, self.model.d_model
+        of_experts = (2 + bool(router.z_loss_coef)) * layer.num_experts
+        noisy = router.policy in ("input_jitter", "input_dropout")
+        return tokens * _FLOAT32 * (of_experts + (1 + noisy) * d_model + 4)
+
+    def _final(self, length: int, is_encoder: bool) -> Part:
+        """The norm behind a stack, and its position bias, whose gradient is that of all pairs.
+
+        Behind the encoder also the gradient of its output, which all blocks of the decoder take.
+        """
+        tokens, d_model = self.rows * length, self.model.d_model
+        kept = self._norm(tokens) + _BUCKETS * length * length * _FLOAT32
+        pairs = length * length * self.model.num_heads // self.mesh.ways("heads")
+        exchanges = self._sum("batch", pairs, 0, 1)
+        if is_encoder:
+            kept += tokens * d_model * self.element
+            exchanges += self._sum("heads", tokens * d_model, 0, 1)
+        return Part("norm", kept=kept, exchanges=exchanges)
 
     def _loss(self, targets: int) -> Part:
         model, tokens = self.model, self.rows * targets
         vocab = model.vocab_size // self.mesh.ways("vocab")
         flops = 2 * tokens * model.d_model * vocab
-        kept = tokens * (vocab * _FLOAT32 * _OF_LOGITS + model.d_model * _FLOAT32)
+        exact = _FLOAT32 if model.float32_softmax_logits else self.element
+        # Probabilities; where logits are spread, also which of them is the target's.
+        over_vocab = 1 if self._over("vocab") is None else 2
+        kept = tokens * (vocab * _FLOAT32 * over_vocab + model.d_model * exact)
         exchanges = self._sum("vocab", tokens * model.d_model, 0, 1)
         # The largest logit, the sum, the target's, and those that are larger.
-        exchanges += self._sum("vocab", tokens, 4, 1)
+        exchanges += self._sum("vocab", tokens, 4, 0)
         return Part("loss", flops, 2 * flops, kept, exchanges=exchanges)
 
 
-# Tensors of the router [tokens, experts] in float32 that its gradient needs.
-_OF_ROUTER = 4
-# Those of the logits: probabilities, and their gradient, which is there at the same time.
-_OF_LOGITS = 2
-
-
-def _hiddens(activation: str) -> int:
-    """Tensors [tokens, d_ff] that the gradient of a feed-forward layer needs."""
-    return 7 if activation == "geglu" else 1
+# Tensors [tokens, d_ff] that the gradient of a feed-forward layer needs; of GELU as TensorFlow
+# computes it by tanh.
+_HIDDEN = {"relu": 1, "geglu": 7}
+# Of relative positions.
+_BUCKETS = 32
 
 
 def check_layout(mesh: Mesh) -> None:
