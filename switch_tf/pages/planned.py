@@ -55,6 +55,7 @@ TABLE1 = (
     _of_capacity("Switch-Base", "switch_base", 1.0, 1000),
     _of_capacity("Switch-Base+", "switch_base_plus", 1.0, 780),
 )
+_DENSE, _SPARSE = ("data", "model_data"), ("expert_data", "expert_model_data")
 _BASIS = "Switch-Base, 1.0"
 
 
@@ -105,8 +106,8 @@ def speeds() -> list[tuple[Speed, Estimate]]:
     on, found = Slice.parse("v3-32"), []
     for row in TABLE1:
         step = step_of(row.file, row.bindings)
-        layout = "data" if row.file.startswith("t5") else "expert_data"
-        choices = ranking.rank(step, on, [layout]).choices
+        layouts = _DENSE if row.file.startswith("t5") else _SPARSE
+        choices = ranking.rank(step, on, layouts).choices
         found.append((row, choices[0].estimate))
     return found
 

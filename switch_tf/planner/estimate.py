@@ -19,10 +19,10 @@ from switch_tf.metrics.tables import size, table
 from switch_tf.optimizers.base import Optimizer
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.parts import Part, StepSizes
-from switch_tf.planner.slices import PRICES, Slice, groups
+from switch_tf.planner.slices import PRICED, Slice, groups
 
 # The share of the roofline's speed that the paper's models reach on v3-32, fitted to Table 1.
-EFFICIENCY = 0.65
+EFFICIENCY = 0.695
 _FLOAT32 = 4
 # Axis of the relative positions' bias, whose gradient is summed before it is that of a table.
 _BIAS = "buckets"
@@ -176,8 +176,10 @@ class PaperStep:
     def moved(self) -> int:
         """Bytes that a device's memory reads and writes in a step, beside those of products."""
         kept = sum(part.kept + part.buffers for part in self._parts)
+        passing = sum(part.passing for part in self._parts)
         # Made again, they are written and read once more.
         activations = kept * (_PASSES + 2 * self.rematerialize)
+        activations += passing * (1 + self.rematerialize)
         weights = _FLOAT32 * self._held["all"]
         once = _UPDATE_PASSES * _FLOAT32 * self._held["trained"]
         return self.sizes.microbatches * (activations + _WEIGHT_PASSES * weights) + once
@@ -294,7 +296,7 @@ def lines(estimate: Estimate, steps: int) -> Iterator[str]:
     yield (
         f"{steps:,} steps: {steps * estimate.seconds / 3600:,.1f} hours, "
         f"{estimate.chip_hours(steps):,.0f} chip-hours, {estimate.dollars(steps):,.0f} dollars at "
-        f"{chip.dollars:.2f} a chip-hour ({PRICES})"
+        f"{chip.dollars:.2f} a chip-hour, a list price ({PRICED})"
     )
     if estimate.fits:
         yield f"it fits: {size(chip.usable_bytes - estimate.needed)} of each device are left"

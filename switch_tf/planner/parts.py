@@ -56,6 +56,7 @@ class Part:
       flops, backward_flops: of its matrix products, 2 per multiply-add, in either pass.
       kept: bytes of activations that the backward pass needs, apart from `buffers`.
       buffers: bytes of the experts' buffers that it needs, which all-to-alls bring.
+      passing: bytes that it writes and reads, and does not keep, in the forward pass.
       exchanges: its collectives.
       block: the number of its block, whose activations `rematerialize` makes again; None outside.
     """
@@ -65,6 +66,7 @@ class Part:
     backward_flops: float = 0.0
     kept: int = 0
     buffers: int = 0
+    passing: int = 0
     exchanges: tuple[Exchange, ...] = ()
     block: int | None = None
 
@@ -202,6 +204,7 @@ class StepSizes:
             2 * flops + sum(part.backward_flops for part in inner),
             kept + sum(part.kept for part in inner),
             sum(part.buffers for part in inner),
+            sum(part.passing for part in inner),
             exchanges + tuple(one for part in inner for one in part.exchanges),
         )
 
@@ -224,6 +227,9 @@ class StepSizes:
         products = 2 * tokens * model.d_model * layer.num_experts
         products += 2 * all_slots * model.d_model * width
         flops, backward, kept = products, 2 * products, self._routing(layer, tokens)
+        # The places of each choice: counted for each expert, and added up.
+        choices = layer.router.experts_per_token
+        passing = 2 * choices * _PLACING * tokens * layer.num_experts * _FLOAT32
         if self.one_hot:
             moved = 2 * tokens * slots
             flops += moved * (model.d_model + output)
@@ -232,6 +238,8 @@ class StepSizes:
             # The slots of tokens, once with gates, and the experts and places that make them.
             places = layer.num_experts + slots // layer.num_experts
             kept += tokens * (2 * slots + places) * self.element
+            # Those of each choice are made by themselves, and added up.
+            passing += 2 * 2 * choices * tokens * slots * self.element
         if layer.output_axis is None:
             kept += self._norm(tokens)
             hidden = all_slots * layer.d_ff // self.mesh.ways(axis)
@@ -245,7 +253,7 @@ class StepSizes:
                 Exchange("all-to-all", over, all_slots * wide, self.element, 1, 1, 1)
                 for wide in (model.d_model, output)
             )
-        return Part("Switch layer", flops, backward, kept, buffers, exchanges)
+        return Part("Switch layer", flops, backward, kept, buffers, passing, exchanges)
 
     def _routing(self, layer: SwitchLayer, tokens: int) -> int:
         """Bytes that a router keeps, in float32: choices, probabilities, its input with its noise.
@@ -288,6 +296,8 @@ class StepSizes:
 # Tensors [tokens, d_ff] that the gradient of a feed-forward layer needs; of GELU as TensorFlow
 # computes it by tanh.
 _HIDDEN = {"relu": 1, "geglu": 7}
+# Tensors [tokens, experts] of a choice by which `routing.place` finds its place in a buffer.
+_PLACING = 3
 # Of relative positions.
 _BUCKETS = 32
 

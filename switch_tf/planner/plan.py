@@ -108,8 +108,7 @@ def paper_step(counts: Counts, data: TaskData, optimizer, mesh) -> estimate.Pape
     """
     of_step, model = gin.get_bindings("TrainStep"), counts.model
     frozen = of_step.get("frozen", ())
-    kinds = ("SwitchLayer", "SwitchFFN", "SwitchProjection")
-    gathers = any("Gather" in str(gin.get_bindings(kind).get("dispatcher")) for kind in kinds)
+    gathers = "Gather" in str(gin.get_bindings("SwitchLayer").get("dispatcher"))
     sizes = StepSizes(model, data, mesh, of_step.get("microbatches", 1), one_hot=not gathers)
     return estimate.PaperStep(
         sizes, counts, optimizer, lambda path: not matches(path, frozen), model.rematerialize

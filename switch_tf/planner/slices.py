@@ -111,9 +111,10 @@ CHIPS = {
 }
 # Of the prices: those of us-central1, of v4 in us-central2, and of v3 in us-east1; v2 and v3 are
 # those of slices of 32 cores.
+PRICED = "read on 27 November 2026"
 PRICES = (
-    "Google Cloud's list prices as SkyPilot's catalog has them (skypilot-org/skypilot-catalog, "
-    "catalogs/v8/gcp/vms.csv at 006059e), read on 27 November 2026"
+    "Google Cloud's list prices on demand, as SkyPilot's catalog has them "
+    f"(skypilot-org/skypilot-catalog, catalogs/v8/gcp/vms.csv at 006059e), {PRICED}"
 )
 _ALIASES = {"v5litepod": "v5e"}
 _NAME = re.compile(r"(?P<type>v\d+[a-z]*)-(?P<number>[1-9]\d*)")
