@@ -43,6 +43,8 @@ SLOW: Mapping[str, tuple[str, ...]] = {
         "test_what_lies_where_and_crosses_devices_is_what_the_page_says[expert_data]",
     ),
     "planner/test_lowered.py": (
+        "test_activations_on_paper_are_so_with_gated_experts_and_one_hot_dispatch",
+        "test_blocks_made_again_exchange_on_paper_what_they_do_lowered",
         "test_the_same_crosses_devices_whatever_the_router[Top2Router]",
         "test_the_same_crosses_devices_whatever_the_router[ExpertChoiceRouter]",
     ),

@@ -93,7 +93,7 @@ GIANTS = (
 def step_of(file: str, bindings: Sequence[str]) -> PaperStep:
     """A model's step with the paper's batch of 2^20 tokens, on one device."""
     try:
-        config.load([f"models/{file}.gin", "runs/plan.gin"], [*bindings, _BATCH])
+        config.load([f"models/{file}.gin", "runs/plan.gin"], [_BATCH, *bindings])
         setup, data = ModelSetup(), TaskData()
         counts = Counts.of(setup.model)
         return paper_step(counts, data, setup.optimizer(), setup.mesh_on_paper(data))

@@ -241,7 +241,9 @@ class Estimate:
         found = []
         for one in self.step.traffic:
             group = along[one.over]
-            take = group.all_to_all_seconds if one.kind == "all-to-all" else group.all_reduce_seconds
+            take = (
+                group.all_to_all_seconds if one.kind == "all-to-all" else group.all_reduce_seconds
+            )
             found.append((one, take(one.sent)))
         return found
 

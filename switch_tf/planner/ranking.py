@@ -163,8 +163,10 @@ def lines(ranking: Ranking, steps: int) -> Iterator[str]:
     if len(ranking.choices) > _SHOWN:
         yield f"and {len(ranking.choices) - _SHOWN} slower ones"
     if ranking.left_out:
-        told = (f"{count} whose {reason}" if "divide" in reason else f"{count} that {reason}"
-                for reason, count in ranking.left_out.items())
+        told = (
+            f"{count} whose {reason}" if "divide" in reason else f"{count} that {reason}"
+            for reason, count in ranking.left_out.items()
+        )
         yield f"left out: {', '.join(told)}"
     yield (
         "parts: TrainStep.microbatches; made again: TransformerEncoderDecoder.rematerialize; set "
