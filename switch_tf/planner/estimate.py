@@ -19,7 +19,7 @@ from switch_tf.metrics.tables import size, table
 from switch_tf.optimizers.base import Optimizer
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.parts import Part, StepSizes
-from switch_tf.planner.slices import PRICED, Slice, groups
+from switch_tf.planner.slices import PRICED, Group, Slice, groups
 
 # The share of the roofline's speed that the paper's models reach on v3-32, fitted to Table 1.
 EFFICIENCY = 0.695
@@ -236,21 +236,41 @@ class Estimate:
 
     def traffic_seconds(self) -> list[tuple[Traffic, float]]:
         """The step's collectives, and the seconds that they take."""
-        mesh = self.step.sizes.mesh
-        along = dict(zip(mesh.shape, groups([*mesh.shape.values()], self.slice), strict=True))
-        found = []
-        for one in self.step.traffic:
-            group = along[one.over]
-            take = (
-                group.all_to_all_seconds if one.kind == "all-to-all" else group.all_reduce_seconds
-            )
-            found.append((one, take(one.sent)))
-        return found
+        return [(one, self._take(one.kind, one.over, one.sent)) for one in self.step.traffic]
+
+    @functools.cached_property
+    def _groups(self) -> dict[str, Group]:
+        shape = self.step.sizes.mesh.shape
+        return dict(zip(shape, groups([*shape.values()], self.slice), strict=True))
+
+    def _take(self, kind: str, over: str, sent: float) -> float:
+        """Seconds of collectives of a kind along a mesh dimension, of so many bytes."""
+        group = self._groups[over]
+        if kind == "all-to-all":
+            return group.all_to_all_seconds(sent)
+        return group.all_reduce_seconds(sent)
 
     @functools.cached_property
     def seconds(self) -> float:
         """Seconds of a step."""
         return sum(self.roofline.values()) / EFFICIENCY
+
+    @property
+    def forward_seconds(self) -> float:
+        """Seconds of its forward pass alone, as a teacher takes it."""
+        step, chip = self.step, self.slice.chip
+        parts, times = step.sizes.parts(), step.sizes.microbatches
+        flops = sum(part.flops for part in parts)
+        moved = sum(2 * (part.kept + part.buffers) + part.passing for part in parts)
+        moved += step.bytes_by_kind["weights"]
+        links = sum(
+            self._take(one.kind, one.over, one.forward * one.elements * one.element_bytes)
+            for part in parts
+            for one in part.exchanges
+        )
+        peak = chip.flops[step.sizes.model.compute_dtype] / chip.devices
+        seconds = flops / peak + moved / (chip.memory_bandwidth / chip.devices) + links
+        return times * seconds / EFFICIENCY
 
     @property
     def examples_per_second(self) -> float:

@@ -128,8 +128,11 @@ def _plan_on(step: estimate.PaperStep, on: Slice, ranks: bool, steps: int) -> No
         return
     found = ranking.rank(step, on)
     if not found.choices:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in found.left_out.items())
-        raise UserError(f"no mesh and layout of {on.name} fits ({reasons}): take a larger slice")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
+        raise UserError(
+            f"no mesh and layout of {on.name} fits ({reasons}): take a larger slice, or a "
+            "BATCH_SIZE that its devices divide"
+        )
     print(on.describe(), *ranking.lines(found, steps), sep="\n")
 
 

@@ -60,28 +60,40 @@ def rank(step: PaperStep, on: Slice, layouts: Sequence[str] = LAYOUTS) -> Rankin
     """
     choices, left_out = [], Counter()
     for layout, mesh_shape, rules in _candidates(on.devices, layouts):
-        mesh = Mesh.on_paper(mesh_shape, rules)
-        found = None
         try:
-            _check(step, mesh)
-            with _grouped_for(step, mesh):
-                found = _fastest(step, mesh, on)
+            found = plan_mesh(step, mesh_shape, rules, on)
         except UserError:
-            left_out["sizes do not divide"] += 1
+            left_out["whose sizes do not divide"] += 1
             continue
         if found is None:
-            left_out["do not fit"] += 1
+            left_out["that do not fit"] += 1
         else:
             choices.append(Choice(layout, mesh_shape, found))
     choices.sort(key=lambda choice: choice.estimate.seconds)
     return Ranking(choices, left_out)
 
 
+def plan_mesh(step: PaperStep, mesh_shape: str, rules: str, on: Slice) -> Estimate | None:
+    """The fastest estimate of a mesh and layout that fits; None if none fits; see `rank`.
+
+    Raises:
+      UserError: sizes do not divide.
+    """
+    mesh = Mesh.on_paper(mesh_shape, rules)
+    _check(step, mesh)
+    with grouped_for(step, mesh):
+        return _fastest(step, mesh, on)
+
+
+def rules_of(layout: str) -> str:
+    """LAYOUT_RULES of a file of gin/layouts."""
+    return gin_files.read([f"layouts/{layout}.gin"]).macros["LAYOUT_RULES"].value
+
+
 def _candidates(devices: int, layouts: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     """Names of layouts, with each mesh of so many devices, and the layout's rules."""
     for layout in layouts:
-        macros = gin_files.read([f"layouts/{layout}.gin"]).macros
-        rules = macros["LAYOUT_RULES"].value
+        rules = rules_of(layout)
         has_batch, has_model = "batch:batch" in rules, ":model" in rules
         if has_batch and has_model:
             for model in range(2, devices):
@@ -105,7 +117,7 @@ def _check(step: PaperStep, mesh: Mesh) -> None:
 
 
 @contextlib.contextmanager
-def _grouped_for(step: PaperStep, mesh: Mesh) -> Iterator[None]:
+def grouped_for(step: PaperStep, mesh: Mesh) -> Iterator[None]:
     """Context in which Switch layers form groups that the mesh divides."""
     layers = step.sizes.model.switch_layers
     before = [layer.groups_multiple for layer in layers]
@@ -133,40 +145,39 @@ def _fastest(step: PaperStep, mesh: Mesh, on: Slice) -> Estimate | None:
     return min(found)[2] if found else None
 
 
-def lines(ranking: Ranking, steps: int) -> Iterator[str]:
-    """The lines of a ranking.
+def rows(ranking: Ranking, steps: int) -> Iterator[tuple]:
+    """The rows of a table of a ranking.
 
     Args:
       ranking: what to show.
       steps: steps of the run.
     """
-    rows = [
-        ("layout", "MESH_SHAPE", "parts", "made again", "each device", "s a step", "examples/s")
-        + (f"chip-hours of {steps:,} steps", "dollars")
-    ]
+    yield (
+        *("layout", "MESH_SHAPE", "parts", "made again", "each device", "s a step", "examples/s"),
+        *(f"chip-hours of {steps:,} steps", "dollars"),
+    )
     for choice in ranking.choices[:_SHOWN]:
         estimate = choice.estimate
-        rows.append(
-            (
-                choice.layout,
-                choice.mesh_shape,
-                estimate.step.sizes.microbatches,
-                "yes" if estimate.step.rematerialize else "no",
-                size(estimate.needed),
-                f"{estimate.seconds:.3g}",
-                f"{estimate.examples_per_second:,.0f}",
-                f"{estimate.chip_hours(steps):,.0f}",
-                f"{estimate.dollars(steps):,.0f}",
-            )
+        yield (
+            choice.layout,
+            choice.mesh_shape,
+            estimate.step.sizes.microbatches,
+            "yes" if estimate.step.rematerialize else "no",
+            size(estimate.needed),
+            f"{estimate.seconds:.3g}",
+            f"{estimate.examples_per_second:,.0f}",
+            f"{estimate.chip_hours(steps):,.0f}",
+            f"{estimate.dollars(steps):,.0f}",
         )
-    yield from table(rows)
+
+
+def lines(ranking: Ranking, steps: int) -> Iterator[str]:
+    """The lines of a ranking; see `rows`."""
+    yield from table(rows(ranking, steps))
     if len(ranking.choices) > _SHOWN:
         yield f"and {len(ranking.choices) - _SHOWN} slower ones"
     if ranking.left_out:
-        told = (
-            f"{count} whose {reason}" if "divide" in reason else f"{count} that {reason}"
-            for reason, count in ranking.left_out.items()
-        )
+        told = (f"{count} {reason}" for reason, count in ranking.left_out.items())
         yield f"left out: {', '.join(told)}"
     yield (
         "parts: TrainStep.microbatches; made again: TransformerEncoderDecoder.rematerialize; set "

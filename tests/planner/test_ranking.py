@@ -65,7 +65,7 @@ def test_what_is_left_out_is_told_and_what_is_shown_has_a_row():
 
 def test_nothing_fits_what_is_too_small():
     found = ranked("switch_c", "v3-32")
-    assert not found.choices and found.left_out["do not fit"] > 0
+    assert not found.choices and found.left_out["that do not fit"] > 0
 
 
 def test_meshes_of_sixteen_thousand_cores_are_planned_in_seconds():
