@@ -36,9 +36,9 @@ _TYPE = "v3"
 _INTRO = f"""# The paper's tables on TPUs
 
 What it takes to run the paper's own experiments, of its sizes, steps and batches, by the planner,
-on cores of TPU v3, as in the paper. Written from shapes alone by `python -m switch_tf.pages
-reproduce_on_tpu`. Nothing of this was run: no TPU was at hand. [planned.md](planned.md) says how
-far the planner's seconds are from those that the paper prints: a third, for one model.
+on cores of TPU v3, as in the paper. Nothing of this was run: no TPU was at hand.
+[planned.md](planned.md) says how far the planner's seconds are from those that the paper prints.
+Written from shapes alone by `python -m switch_tf.pages reproduce_on_tpu`.
 
 Each row of the first table is a table or figure of the paper. Its runs and their commands are
 written by
@@ -118,7 +118,7 @@ class Costs:
             if choice.layout != layout:
                 flags.append(f"LAYOUT_RULES={ranking.rules_of(choice.layout)!r}")
             shards = found.step.sizes.mesh.ways("batch")
-            if found.step.counts.expert_parameters and settings.get("GROUPS_MULTIPLE") != shards:
+            if settings.get("GROUPS_MULTIPLE", shards) % shards:
                 flags.append(f"GROUPS_MULTIPLE={shards}")
         if found.step.sizes.microbatches > 1:
             flags.append(f"TrainStep.microbatches={found.step.sizes.microbatches}")

@@ -72,9 +72,15 @@ def plan(
         step = paper_step(counts, data, setup.optimizer(), on_paper)
         print()
         _plan_on(step, on, ranks, steps)
-    if not (collectives or dtypes or memory):
-        return
-    _check_memory(counts)
+    if collectives or dtypes or memory:
+        _check_memory(counts)
+        _take_steps(data, setup, collectives, dtypes, memory)
+
+
+def _take_steps(
+    data: TaskData, setup: ModelSetup, collectives: bool, dtypes: bool, memory: bool
+) -> None:
+    """Compiles or takes training steps on this machine, and prints what `plan` is asked for."""
     with setup.mesh(data) as mesh:
         make_step, features = training_step(setup.model(), setup.optimizer(), mesh, data)
         # Measured first, because the peak never goes down.
