@@ -48,11 +48,12 @@ switch-tf reproduce run NAME --scale=paper --output_dir=runs/paper/NAME
 ```
 
 a gin file for each run, and `commands.sh`, which trains them in order with `ROOT` and `VOCABULARY`
-set. Each command has this form, with the flags of the tables below, which the files leave out:
+set. Each command has this form, with the flags of the tables below, which the files leave out, in
+place of the dots:
 
 ```
 switch-tf train --gin_file=FILE --gin.MODEL_DIR="'$ROOT/MODEL/KIND'" \\
-  --gin.VOCABULARY_PATH="'$VOCABULARY'" FLAGS
+  --gin.VOCABULARY_PATH="'$VOCABULARY'" ...
 ```
 
 Chip-hours are of training; evaluations and decoding are not counted. Dollars are at

@@ -18,7 +18,7 @@ from switch_tf.mesh import Mesh
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 
 _FLOAT32, _BFLOAT16 = 4, 2
-# DTensor adds up in float32 over more than four devices, and on CPU over any number.
+# In which dtype DTensor adds up on CPU. On TPU it may add up in bfloat16, which sends half.
 _REDUCED = _FLOAT32
 # What a tensor may be sharded by, for this planner. Others gather or scatter tokens or weights.
 _SHARDED = ("batch", "experts", "heads", "d_ff", "vocab")
