@@ -30,6 +30,7 @@ from switch_tf.setup.mesh_model import ModelSetup
 
 # What decides what a model's step takes, beside its file.
 _OF_MODEL = ("DTYPE", "NUM_EXPERTS", "CAPACITY_FACTOR", "GROUPS_MULTIPLE")
+_DROPOUT = ("DROPOUT_RATE", "EXPERT_DROPOUT_RATE")
 _CLASSES = ("TransformerEncoderDecoder.", "SwitchFFN.", "SwitchRouter.")
 _TYPE = "v3"
 
@@ -136,6 +137,9 @@ class Costs:
             for name, value in run.bindings.items()
             if name in _OF_MODEL or name.startswith(_CLASSES)
         }
+        # Dense models read only the first.
+        names = _DROPOUT[:1] if "NUM_EXPERTS" not in settings else _DROPOUT
+        kept |= {name: settings[name] for name in names}
         key = f"{model} {kept}"
         if key not in self._steps:
             bindings = [f"{name}={gin_text(value)}" for name, value in kept.items()]

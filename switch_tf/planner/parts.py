@@ -188,12 +188,13 @@ class StepSizes:
         heads = layer.num_heads // self.mesh.ways("heads")
         width, pairs = heads * layer.d_kv, tokens * memory_length * heads
         inner = [self._switch(one, length) for one in layer.switch_layers]
-        # Of queries, keys and logits; the weights are kept in both dtypes if they differ.
+        # Of queries, keys and logits; the weights are kept twice if they are rounded or dropped.
         exact = _FLOAT32 if layer.float32_logits else self.element
         kept = self._norm(tokens) + tokens * model.d_model * self.element
         # Queries and what is attended, keys and values.
         kept += width * (tokens + memory) * (exact + self.element)
-        kept += pairs * (exact + self.element if exact > self.element else self.element)
+        twice = exact > self.element or layer.dropout_rate > 0
+        kept += pairs * (exact * twice + self.element)
         # Of Switch attention, only the output's is not an expert's.
         projected = tokens if inner else 2 * tokens + 2 * memory
         flops = 2 * model.d_model * width * projected + 2 * 2 * pairs * layer.d_kv
@@ -213,7 +214,8 @@ class StepSizes:
         flops = self.rows * layer.flops(model.d_model, length) / self.mesh.ways("d_ff")
         hidden = tokens * layer.d_ff // self.mesh.ways("d_ff")
         kept = self._norm(tokens) + tokens * model.d_model * self.element
-        kept += hidden * self.element * _HIDDEN[layer.activation]
+        # What is dropped of them has a mask that all positions share.
+        kept += hidden * self.element * _hiddens(layer.activation, layer.dropout_rate)
         exchanges = self._sum("d_ff", tokens * model.d_model, 1, 1)
         return Part("feed forward", flops, 2 * flops, kept, exchanges=exchanges)
 
@@ -243,7 +245,8 @@ class StepSizes:
         if layer.output_axis is None:
             kept += self._norm(tokens)
             hidden = all_slots * layer.d_ff // self.mesh.ways(axis)
-            kept += hidden * self.element * _HIDDEN[layer.activation]
+            rate = layer.expert_dropout_rate
+            kept += hidden * self.element * (_hiddens(layer.activation, rate) + (rate > 0))
         buffers = all_slots * (model.d_model + output) * self.element
         forward = 0 if layer.output_axis else 1
         exchanges = self._sum(axis, all_slots * model.d_model, forward, 1, forward)
@@ -293,13 +296,18 @@ class StepSizes:
         return Part("loss", flops, 2 * flops, kept, exchanges=exchanges)
 
 
-# Tensors [tokens, d_ff] that the gradient of a feed-forward layer needs; of GELU as TensorFlow
-# computes it by tanh.
-_HIDDEN = {"relu": 1, "geglu": 7}
 # Tensors [tokens, experts] of a choice by which `routing.place` finds its place in a buffer.
 _PLACING = 3
 # Of relative positions.
 _BUCKETS = 32
+
+
+def _hiddens(activation: str, dropout_rate: float) -> int:
+    """Tensors [tokens, d_ff] that the gradient of a feed-forward layer needs, without masks.
+
+    Of GELU as TensorFlow computes it by tanh. Dropout adds its output; that of ReLU stays.
+    """
+    return 7 if activation == "geglu" else 1 + (dropout_rate > 0)
 
 
 def check_layout(mesh: Mesh) -> None:

@@ -199,3 +199,11 @@ def test_what_is_printed_adds_up_and_names_what_does_not_fit(monkeypatch):
     assert "it fits" not in "\n".join(planner.lines(found, 1000))
     with pytest.raises(UserError, match="^the step needs .* on each device, but a device of v3-8"):
         planner.check_fits(found)
+
+
+def test_dropout_keeps_masks_of_the_experts_and_what_it_leaves():
+    """Of ReLU two more of the experts' hidden layer, and one more of the dense one."""
+    plain, dropped = paper(), paper(dropout_rate=0.1)
+    kept = [step.bytes_by_kind["activations"] for step in (plain, dropped)]
+    tokens, slots, d_ff = 64 * (16 + 8) // 8, 2 * (64 * (16 + 8) // 8), 32
+    assert kept[1] - kept[0] == 2 * d_ff * (2 * slots + tokens)

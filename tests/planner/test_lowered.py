@@ -311,10 +311,10 @@ def test_activations_on_paper_are_those_that_the_backward_pass_takes(name):
 
 
 def test_activations_on_paper_are_so_with_gated_experts_and_one_hot_dispatch():
-    """And an untied softmax, in the layout of Switch-XXL."""
+    """And an untied softmax and dropout, in the layout of Switch-XXL."""
     router = functools.partial(SwitchRouter, z_loss_coef=1e-3, min_capacity=1)
     options = {"group_size": GROUP_SIZE, "router": router, "dispatcher": EinsumDispatcher}
-    given = {"activation": "geglu", "tied_softmax": False}
+    given = {"activation": "geglu", "tied_softmax": False, "dropout_rate": 0.1}
     given["switch_ffn"] = functools.partial(SwitchFFN, EXPERTS, **options)
     found, paper = step_of("expert_model_data", **given), on_paper("expert_model_data", **given)
     paper = dataclasses.replace(paper, sizes=dataclasses.replace(paper.sizes, one_hot=True))
