@@ -1,6 +1,7 @@
 """`switch-tf plan`: what a configuration needs and communicates, before it is run."""
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from switch_tf import config
@@ -65,8 +66,10 @@ def _slice(args: argparse.Namespace, given: config.Values) -> tuple[Slice | None
                 "--cores lists meshes: leave MESH_SHAPE and gin/layouts out, or plan them with "
                 f"--slice=v3-{args.cores}"
             )
-        if not args.cores.isdecimal():
-            raise UserError(f"--cores='{args.cores}': give a number of TPU v3 cores, such as 512")
-    if args.cores is None and args.slice is None:
+        given = f"--cores='{args.cores}'"
+        if not re.fullmatch("[1-9][0-9]*", args.cores):
+            raise UserError(f"{given}: give a number of TPU v3 cores, such as 512")
+        return Slice.parse(f"v3-{args.cores}", given), True
+    if args.slice is None:
         return None, False
-    return Slice.parse(args.slice or f"v3-{args.cores}"), not has_mesh
+    return Slice.parse(args.slice), not has_mesh

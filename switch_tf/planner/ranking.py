@@ -96,9 +96,8 @@ def _candidates(devices: int, layouts: Sequence[str]) -> Iterator[tuple[str, str
         rules = rules_of(layout)
         has_batch, has_model = "batch:batch" in rules, ":model" in rules
         if has_batch and has_model:
-            for model in range(2, devices):
-                if devices % model == 0:
-                    yield layout, f"batch:{devices // model},model:{model}", rules
+            for model in _divisors(devices)[1:-1]:
+                yield layout, f"batch:{devices // model},model:{model}", rules
         else:
             yield layout, f"{'batch' if has_batch else 'model'}:{devices}", rules
 
@@ -135,7 +134,7 @@ def _fastest(step: PaperStep, mesh: Mesh, on: Slice) -> Estimate | None:
     rows = step.sizes.data.batch_size // mesh.ways("batch")
     found = []
     for again in (False, True):
-        for parts in (n for n in range(1, rows + 1) if rows % n == 0):
+        for parts in _divisors(rows):
             sizes = dataclasses.replace(step.sizes, mesh=mesh, microbatches=parts)
             estimate = Estimate(dataclasses.replace(step, sizes=sizes, rematerialize=again), on)
             if estimate.fits:
@@ -143,6 +142,12 @@ def _fastest(step: PaperStep, mesh: Mesh, on: Slice) -> Estimate | None:
                 found.append((estimate.seconds, len(found), estimate))
                 break
     return min(found)[2] if found else None
+
+
+def _divisors(number: int) -> list[int]:
+    """The divisors of a number, ascending."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
 
 
 def rows(ranking: Ranking, steps: int) -> Iterator[tuple]:

@@ -116,6 +116,8 @@ PRICES = (
     "Google Cloud's list prices on demand, as SkyPilot's catalog has them "
     f"(skypilot-org/skypilot-catalog, catalogs/v8/gcp/vms.csv at 006059e), {PRICED}"
 )
+# What a planner can look through in seconds.
+_MOST = 2**20
 _ALIASES = {"v5litepod": "v5e"}
 _NAME = re.compile(r"(?P<type>v\d+[a-z]*)-(?P<number>[1-9]\d*)")
 
@@ -133,25 +135,32 @@ class Slice:
     chips: int
 
     @classmethod
-    def parse(cls, name: str) -> Slice:
+    def parse(cls, name: str, given: str | None = None) -> Slice:
         """The slice of a name such as "v3-32"; see the table at the head of this module.
 
+        Args:
+          name: its name.
+          given: how the user gave it, for errors; by default as --slice.
+
         Raises:
-          UserError: the type is unknown, or the number is not one of whole chips.
+          UserError: the type is unknown, or the number is not one of whole chips, or too large.
         """
+        given = given or f"--slice='{name}'"
         found = _NAME.fullmatch(name)
         kind = found and _ALIASES.get(found["type"], found["type"])
         if kind not in CHIPS:
             raise UserError(
-                f"--slice='{name}': give TYPE-NUMBER, such as v3-32 or v6e-256; types are "
+                f"{given}: give TYPE-NUMBER, such as v3-32 or v6e-256; types are "
                 + ", ".join(CHIPS)
             )
         chip, number = CHIPS[kind], int(found["number"])
         if chip.counts_cores and number % chip.cores:
             raise UserError(
-                f"--slice='{name}': the number of a {kind} counts TensorCores, {chip.cores} a "
-                f"chip: give a multiple of {chip.cores}"
+                f"{given}: the number of a {kind} counts TensorCores, {chip.cores} a chip: give a "
+                f"multiple of {chip.cores}"
             )
+        if number > _MOST:
+            raise UserError(f"{given}: give at most {_MOST}, far more than any machine has")
         return cls(chip, number // chip.cores if chip.counts_cores else number)
 
     @property

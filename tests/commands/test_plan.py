@@ -142,10 +142,20 @@ def test_flags_that_name_no_slice_for_the_mesh_are_told(flags, capsys):
     assert status == 2 and err.startswith(f"switch-tf: error: {BAD_SLICES[flags]}")
 
 
-def test_cores_that_are_no_number_are_told(capsys):
+BAD_CORES = {
+    "many": "--cores='many': give a number of TPU v3 cores, such as 512",
+    "0": "--cores='0': give a number of TPU v3 cores, such as 512",
+    "7": "--cores='7': the number of a v3 counts TensorCores, 2 a chip: give a multiple of 2",
+    "2097152": "--cores='2097152': give at most 1048576, far more than any machine has",
+    "8192": "no mesh and layout of v3-8192 fits (",
+}
+
+
+@pytest.mark.parametrize("cores", BAD_CORES)
+def test_cores_on_which_nothing_can_be_planned_are_told(cores, capsys):
     flags = [flag for flag in SMALL if "layouts" not in flag]
-    _, err, status = told(capsys, *flags, "--cores=many")
-    assert status == 2 and "--cores='many': give a number of TPU v3 cores, such as 512" in err
+    _, err, status = told(capsys, *flags, f"--cores={cores}")
+    assert status == 2 and err.startswith(f"switch-tf: error: {BAD_CORES[cores]}")
 
 
 SLICES = sorted(path.stem for path in (gin_files.GIN_FOLDER / "slices").glob("*.gin"))
