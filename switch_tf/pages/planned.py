@@ -149,7 +149,8 @@ precision. A slice is taken for a torus with sides as equal as possible; a side 
 whole pods of v2, v3, v5e and v6e, and in v4 and v5p where all sides are multiples of 4. The number
 in a slice's name counts TensorCores in v2, v3, v4 and v5p, and chips in v5e and v6e; a device of a
 mesh is a TensorCore in v2 and v3, and a chip in the others. So v3-32 is 16 chips and 32 devices,
-v4-32 16 chips and 16 devices. Dollars are of a chip-hour: {PRICES}. They leave out hosts' disks,
+v4-32 16 chips and 16 devices. Past the size of a pod the torus is taken to go on, as on no
+machine. Dollars are of a chip-hour: {PRICES}. They leave out hosts' disks,
 storage and network.
 
 ## Table 1

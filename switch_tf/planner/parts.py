@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
+from switch_tf.layers.feed_forward import FeedForward
+from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.layers.switch_layer import SwitchLayer
 from switch_tf.mesh import Mesh
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
@@ -132,7 +134,8 @@ class StepSizes:
                     crossing = block.cross_attention.layer
                     found.append(self._attention(crossing, length, inputs))
                 layer = block.feed_forward.layer
-                make = self._switch if isinstance(layer, SwitchLayer) else self._dense
+                _check_layer(layer)
+                make = self._switch if isinstance(layer, SwitchFFN) else self._dense
                 found.append(make(layer, length))
                 yield from (dataclasses.replace(part, block=number) for part in found)
                 number += 1
@@ -308,6 +311,19 @@ def _hiddens(activation: str, dropout_rate: float) -> int:
     Of GELU as TensorFlow computes it by tanh. Dropout adds its output; that of ReLU stays.
     """
     return 7 if activation == "geglu" else 1 + (dropout_rate > 0)
+
+
+def _check_layer(layer) -> None:
+    """Checks that a feed-forward layer is one whose tensors are known.
+
+    Raises:
+      UserError: it is one of the user's own.
+    """
+    if not isinstance(layer, SwitchFFN | FeedForward):
+        raise UserError(
+            f"--slice and --cores plan SwitchFFN and FeedForward, but {layer.path} is a "
+            f"{type(layer).__name__}: leave TransformerEncoderDecoder.switch_ffn out to plan"
+        )
 
 
 def check_layout(mesh: Mesh) -> None:

@@ -12,6 +12,7 @@ import pytest
 from switch_tf import config
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
+from switch_tf.layers.base import Layer
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
 from switch_tf.mesh import Mesh
@@ -171,6 +172,25 @@ def test_a_layout_whose_collectives_are_not_known_is_refused():
             UserError, match="--slice and --cores plan layouts that shard batch, ex"
         ):
             assert paper(mesh=mesh).traffic
+
+
+class OwnFFN(Layer):
+    """A feed-forward layer of a user's, without weights."""
+
+    def __init__(self, d_ff, activation, init_scale, expert_dropout_rate, **kwargs):
+        super().__init__(**kwargs)
+
+    def build(self, input_shape):
+        """input_shape: [batch, length, d_model]."""
+
+    def flops(self, d_model, length):
+        """None."""
+        return 0
+
+
+def test_a_layer_whose_tensors_are_not_known_is_refused():
+    with pytest.raises(UserError, match="plan SwitchFFN and FeedForward, but .*ffn is a OwnFFN"):
+        assert paper(switch_ffn=OwnFFN).flops
 
 
 def test_a_mesh_of_another_size_than_the_slice_is_refused():
