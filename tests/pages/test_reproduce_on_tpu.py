@@ -6,6 +6,7 @@ import gin
 import pytest
 
 from switch_tf.pages import reproduce_on_tpu as page
+from switch_tf.pages.registry import PAGES
 from switch_tf.planner.slices import Slice
 from switch_tf.reproduce import paper_scale
 from switch_tf.reproduce.experiments.paper_arms import ARMS
@@ -32,7 +33,7 @@ def section(name):
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table6"])
 def test_a_table_of_the_page_is_what_the_planner_says_now(name):
-    """All of them: python -m switch_tf.pages --check reproduce_on_tpu."""
+    """The whole page is compared by the next test, in half a minute."""
     for run in paper_scale.runs(name):
         row = re.search(rf"^\| `{paper_scale.file_name(run)}` \|(.*)\|$", text(), re.MULTILINE)
         slice, steps, seconds, hours, chips, _, flags = map(str.strip, row[1].split("|"))
@@ -42,6 +43,11 @@ def test_a_table_of_the_page_is_what_the_planner_says_now(name):
         assert seconds == f"{cost.estimate.seconds + cost.teacher:.3g}"
         assert (hours, chips) == (f"{cost.hours:,.0f}", f"{cost.chip_hours:,.0f}")
         assert flags == " ".join(f"`--gin.{flag}`" for flag in cost.flags)
+
+
+def test_the_whole_page_is_what_the_planner_says_now():
+    """If not: scripts/docs.sh reproduce_on_tpu."""
+    assert PAGES["reproduce_on_tpu"].stale(DOCS) == []
 
 
 def test_every_run_at_the_papers_scale_is_there_once():
