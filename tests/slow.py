@@ -36,6 +36,7 @@ SLOW: Mapping[str, tuple[str, ...]] = {
         "test_loss_gradients_and_reports_are_those_without_it[experts with data]",
         "test_the_noise_is_the_same_when_made_again[with a model dimension]",
     ),
+    "pages/test_reproduce_on_tpu.py": ("test_the_whole_page_is_what_the_planner_says_now",),
     "pages/test_sharding.py": (
         "test_what_lies_where_and_crosses_devices_is_what_the_page_says[data]",
         "test_what_lies_where_and_crosses_devices_is_what_the_page_says[model]",
@@ -43,6 +44,8 @@ SLOW: Mapping[str, tuple[str, ...]] = {
         "test_what_lies_where_and_crosses_devices_is_what_the_page_says[expert_data]",
     ),
     "planner/test_lowered.py": (
+        "test_activations_on_paper_are_so_with_gated_experts_and_one_hot_dispatch",
+        "test_blocks_made_again_exchange_on_paper_what_they_do_lowered",
         "test_the_same_crosses_devices_whatever_the_router[Top2Router]",
         "test_the_same_crosses_devices_whatever_the_router[ExpertChoiceRouter]",
     ),

@@ -53,6 +53,8 @@ PAGES = {
         Page("models", is_cheap=True),
         Page("task_table", is_cheap=True),
         Page("reference", is_cheap=True, devices=0),
+        Page("planned", is_cheap=True),
+        Page("reproduce_on_tpu"),
         Page("sharding", devices=8, shows_lowered=True),
         Page("switch_layer", needs_run=True),
     )

@@ -1,7 +1,11 @@
-"""How activations are sharded over a mesh, read from the shapes in the lowered step."""
+"""What activations a step keeps, and how a mesh shards them, read from the lowered step."""
 
 import dataclasses
+import math
 import re
+
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
 
 from switch_tf.mesh import Mesh
 
@@ -73,3 +77,65 @@ def _dimensions(node, mesh: Mesh) -> tuple[str, ...]:
     if not set(parts) <= set(by_size):
         raise ValueError(f"{node.name}: parts {parts} on a mesh of {mesh.shape}")
     return tuple(by_size[part] for part in parts)
+
+
+# Operations whose output is their input in another shape, or the same.
+_SAME_MEMORY = ("Identity", "Reshape", "ExpandDims", "Squeeze", "StopGradient", "PreventGradient")
+# What takes no memory of its own: weights and constants.
+_NOT_KEPT = ("Const", "ReadVariableOp", "Placeholder")
+# Of layers and losses; all-reduces that DTensor has joined may be of both passes, and are small.
+_FORWARD = re.compile(r"(model|loss|ReduceLogSumExp)(_\d+)?(/|$)(?!.*AllReduce)")
+
+
+def kept_bytes(definition) -> dict[str, int]:
+    """Tensor of the forward pass -> its bytes on a device, for those that the backward pass takes.
+
+    Weights are left out, also rounded: an accelerator rounds them where it reads them.
+
+    Args:
+      definition: the `FunctionDef` of a training step, from `lowered.definition`.
+    """
+    nodes = {node.name: node for node in definition.node_def}
+    found = {}
+    for node in definition.node_def:
+        if not _is_backward(node.name):
+            continue
+        for source in node.input:
+            name, argument, index = _resolved(source, nodes)
+            # Sums of gradients, which have no name of the model's, are of the backward pass, too.
+            is_forward = _FORWARD.match(name) and not _is_backward(name)
+            # Without an argument, it is an input of the function, or only the order of operations.
+            if is_forward and argument and not _is_weight(nodes[name], nodes):
+                found[f"{name}:{argument}:{index}"] = _bytes_of(nodes[name], argument, index)
+    return found
+
+
+def _is_backward(name: str) -> bool:
+    return "gradient_tape" in name
+
+
+def _resolved(source: str, nodes) -> tuple[str, str, int]:
+    """The operation, output argument and index that an input comes from, in whatever shape."""
+    while True:
+        name, _, rest = source.partition(":")
+        argument, _, index = rest.partition(":")
+        node = nodes.get(name)
+        if node is None or node.op not in (*_SAME_MEMORY, "IdentityN"):
+            return name, argument, int(index or 0)
+        source = node.input[int(index or 0) if node.op == "IdentityN" else 0]
+
+
+def _is_weight(node, nodes) -> bool:
+    while node.op == "Cast" or node.op in _SAME_MEMORY:
+        source = node.input[0].partition(":")[0]
+        if source not in nodes:
+            return True
+        node = nodes[source]
+    return node.op in _NOT_KEPT
+
+
+def _bytes_of(node, argument: str, index: int) -> int:
+    output = {one.name: one for one in op_def_registry.get(node.op).output_arg}[argument]
+    number = node.attr[output.type_attr].type if output.type_attr else output.type
+    shape = node.attr["_output_shapes"].list.shape[index]
+    return math.prod(dim.size for dim in shape.dim) * tf.as_dtype(number).size

@@ -58,11 +58,23 @@ class Counts:
         """
         return sum(_bytes(w.shape, w.axes, mesh) for w in self.weights)
 
-    def slot_bytes(self, mesh: Mesh, optimizer: Optimizer) -> int:
-        """Bytes of the optimizer's float32 slots on each device."""
+    def slot_bytes(
+        self,
+        mesh: Mesh,
+        optimizer: Optimizer,
+        is_trained: Callable[[str], bool] = lambda path: True,
+    ) -> int:
+        """Bytes of the optimizer's float32 slots on each device.
+
+        Args:
+          mesh: the mesh, which may be on paper.
+          optimizer: the optimizer, which need not be built.
+          is_trained: tells from a weight's path whether it is trained, and so has slots.
+        """
         return sum(
             _bytes([w.shape[i] for i in kept], [w.axes[i] for i in kept], mesh)
             for w in self.weights
+            if is_trained(w.path)
             for kept in optimizer.slot_axes(w.shape, w.axis_groups).values()
         )
 

@@ -14,24 +14,31 @@ from switch_tf.data.batch_shape import check_parts
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.metrics.tables import size, table
-from switch_tf.planner import lowered
+from switch_tf.planner import estimate, lowered, ranking
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import stage_dtypes
 from switch_tf.planner.memory import bytes_of_steps, peak_bytes
-from switch_tf.rules import configurable
+from switch_tf.planner.parts import StepSizes
+from switch_tf.planner.slices import Slice
+from switch_tf.rules import configurable, matches
 from switch_tf.setup.describe import switch_layers
 from switch_tf.setup.mesh_model import ModelSetup
 from switch_tf.stages import telling
 from switch_tf.training.step import TrainStep
 
 _SHOWN_WEIGHTS = 8
+# Of a run whose gin files do not say: those of the paper's Table 1.
+STEPS = 100_000
 
 
-@configurable(denylist=["collectives", "dtypes", "memory"])
+@configurable(denylist=["collectives", "dtypes", "memory", "on", "ranks", "steps"])
 def plan(
     collectives: bool = False,
     dtypes: bool = False,
     memory: bool = False,
+    on: Slice | None = None,
+    ranks: bool = False,
+    steps: int = STEPS,
     data: Callable[[], TaskData] = TaskData,
     setup: Callable[[], ModelSetup] = ModelSetup,
 ) -> None:
@@ -42,11 +49,14 @@ def plan(
       dtypes: whether to compile a training step and list the precision of each stage of its Switch
         layers.
       memory: whether to run training steps and report the memory they take.
+      on: the slice of TPUs on which to plan a training step; None for none.
+      ranks: whether to list the meshes and layouts that fit it, in place of planning the given one.
+      steps: steps of the run on it.
       data: makes the `TaskData`, of which only lengths and batch size matter.
       setup: makes the `ModelSetup`, whose mesh needs no devices unless a step is compiled or run.
 
     Raises:
-      UserError: sizes are inconsistent, or a step does not fit on this machine.
+      UserError: sizes are inconsistent, or a step does not fit on the slice or on this machine.
     """
     data, setup = data(), setup()
     on_paper = setup.mesh_on_paper(data)
@@ -58,9 +68,19 @@ def plan(
         *switch_layers(counts.model, data, on_paper, parts_of_batch),
     ]
     print(*lines, sep="\n")
-    if not (collectives or dtypes or memory):
-        return
-    _check_memory(counts)
+    if on is not None:
+        step = paper_step(counts, data, setup.optimizer(), on_paper)
+        print()
+        _plan_on(step, on, ranks, steps)
+    if collectives or dtypes or memory:
+        _check_memory(counts)
+        _take_steps(data, setup, collectives, dtypes, memory)
+
+
+def _take_steps(
+    data: TaskData, setup: ModelSetup, collectives: bool, dtypes: bool, memory: bool
+) -> None:
+    """Compiles or takes training steps on this machine, and prints what `plan` is asked for."""
     with setup.mesh(data) as mesh:
         make_step, features = training_step(setup.model(), setup.optimizer(), mesh, data)
         # Measured first, because the peak never goes down.
@@ -81,6 +101,45 @@ def plan(
         if collectives:
             print("\ncollectives of a training step; bytes are those that each device sends")
             print(*collective_table(lowered_step.collectives()), sep="\n")
+
+
+def paper_step(counts: Counts, data: TaskData, optimizer, mesh) -> estimate.PaperStep:
+    """The training step of the gin configuration in force, on a TPU.
+
+    Args:
+      counts: its model, counted.
+      data: gives the lengths and the batch size.
+      optimizer: an optimizer, which need not be built.
+      mesh: a mesh on paper.
+    """
+    of_step, model = gin.get_bindings("TrainStep"), counts.model
+    frozen = of_step.get("frozen", ())
+    gathers = "Gather" in str(gin.get_bindings("SwitchLayer").get("dispatcher"))
+    sizes = StepSizes(model, data, mesh, of_step.get("microbatches", 1), one_hot=not gathers)
+    return estimate.PaperStep(
+        sizes, counts, optimizer, lambda path: not matches(path, frozen), model.rematerialize
+    )
+
+
+def _plan_on(step: estimate.PaperStep, on: Slice, ranks: bool, steps: int) -> None:
+    """Prints what a step takes on a slice, or which meshes and layouts fit it.
+
+    Raises:
+      UserError: the step does not fit, or no mesh and layout does.
+    """
+    if not ranks:
+        found = estimate.Estimate(step, on)
+        print(*estimate.lines(found, steps), sep="\n")
+        estimate.check_fits(found)
+        return
+    found = ranking.rank(step, on)
+    if not found.choices:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items())
+        raise UserError(
+            f"no mesh and layout of {on.name} fits ({reasons}): take a larger slice, or a "
+            "BATCH_SIZE that its devices divide"
+        )
+    print(on.describe(), *ranking.lines(found, steps), sep="\n")
 
 
 def _check_memory(counts: Counts) -> None:

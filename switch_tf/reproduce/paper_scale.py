@@ -66,17 +66,18 @@ def write(experiment: str, folder: Path) -> list[str]:
     found = runs(experiment)
     folder.mkdir(parents=True, exist_ok=True)
     for run in found:
-        storage.write_atomically(folder / _file_name(run), _gin(experiment, run))
+        storage.write_atomically(folder / file_name(run), _gin(experiment, run))
     text = _COMMANDS.format(experiment=experiment, commands="\n\n".join(map(_command, found)))
     storage.write_atomically(folder / "commands.sh", text)
-    return [*map(_file_name, found), "commands.sh"]
+    return [*map(file_name, found), "commands.sh"]
 
 
 def _once(arms: Sequence[Arm]) -> list[Arm]:
     return list({id(arm): arm for arm in arms}.values())
 
 
-def _file_name(run: TrainingRun) -> str:
+def file_name(run: TrainingRun) -> str:
+    """The name of a run's gin file."""
     return re.sub(r"\W+", "_", "_".join(run.model_dir.parts[1:])) + ".gin"
 
 
@@ -98,7 +99,7 @@ def _bindings(run: TrainingRun) -> Iterator[str]:
 
 
 def _command(run: TrainingRun) -> str:
-    flags = [f"--gin_file={_file_name(run)}", _place("MODEL_DIR", str(run.model_dir))]
+    flags = [f"--gin_file={file_name(run)}", _place("MODEL_DIR", str(run.model_dir))]
     flags += [_place(name, run.bindings[name]) for name in _PLACES if name in run.bindings]
     flags.append("--gin.VOCABULARY_PATH=\"'$VOCABULARY'\"")
     return " \\\n  ".join(["switch-tf train", *flags])

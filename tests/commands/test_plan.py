@@ -5,9 +5,13 @@ import re
 import gin
 import pytest
 
+from switch_tf import gin_files
 from switch_tf.commands import main as main_module
 from switch_tf.metrics import tables
+from switch_tf.pages.planned import step_of
+from switch_tf.planner import ranking
 from switch_tf.planner.dtypes import STAGES
+from switch_tf.planner.slices import Slice
 
 SMALL = [
     *("plan", "--gin_file=models/switch_tiny.gin", "--gin_file=runs/plan.gin"),
@@ -80,3 +84,97 @@ def test_weights_of_layers_that_are_alike_are_a_row(capsys):
     assert ["model/encoder/layer_*/feed_forward/switch_ffn/experts/wi", "3"] in [
         cells[:2] for cells in found
     ]
+
+
+def told(capsys, *flags):
+    """What is printed, the error on stderr, and the exit status."""
+    status = 0
+    try:
+        main_module.main([*flags])
+    except SystemExit as end:
+        status = end.code
+    printed = capsys.readouterr()
+    # Beside lines on what takes long.
+    errors = [line for line in printed.err.splitlines() if ": error: " in line]
+    return printed.out, "\n".join(errors), status
+
+
+def test_a_slice_is_planned_on_the_mesh_that_is_given(capsys):
+    out, err, status = told(capsys, *SMALL, "--slice=v3-8")
+    assert status == 0 and not err
+    assert "v3-8: 4 chips, 8 devices (TensorCores) of 61.5 TFLOP/s" in out
+    kinds = [cells[0] for cells in rows(out, "on each device")]
+    assert kinds[:4] == ["weights", "gradients", "optimizer slots", "activations"]
+    assert {cells[0] for cells in rows(out, "in a step")[:2]} == {"all-reduce", "all-to-all"}
+    assert re.search(r"a step: matrix products \S+ s, memory \S+ s, .* examples/s", out)
+    assert re.search(r"100,000 steps: \S+ hours, \S+ chip-hours, \S+ dollars at 2.00 a chip", out)
+    assert "it fits: " in out
+
+
+def test_what_does_not_fit_a_slice_ends_with_a_line_and_status_2(capsys):
+    flags = ("plan", "--gin_file=models/switch_base.gin", "--gin_file=runs/plan.gin")
+    flags += ("--gin_file=layouts/data.gin", "--gin.GROUPS_MULTIPLE=8")
+    out, err, status = told(capsys, *flags, "--slice=v3-8")
+    assert status == 2 and "it fits" not in out
+    assert re.match(r"switch-tf: error: the step needs \S+ GB on each device, but a device of", err)
+
+
+def test_without_a_mesh_those_that_fit_are_listed_the_fastest_first(capsys):
+    flags = [flag for flag in SMALL if "layouts" not in flag]
+    out, _, status = told(capsys, *flags, "--cores=8")
+    found = rows(out, "layout")
+    seconds = [float(cells[5]) for cells in found if cells[0] in ("data", "expert_data")]
+    assert status == 0 and seconds == sorted(seconds) and len(seconds) == 2
+    assert told(capsys, *flags, "--slice=v3-8")[0] == out
+
+
+BAD_SLICES = {
+    ("--slice=v9-8",): "--slice='v9-8': give TYPE-NUMBER",
+    ("--slice=v3-16",): "MESH_SHAPE has 8 devices, but v3-16 has 16, 2 a chip",
+    ("--cores=8",): "--cores lists meshes: leave MESH_SHAPE and gin/layouts out",
+    ("--cores=8", "--slice=v3-8"): "--cores and --slice name two slices: leave one out",
+}
+
+
+@pytest.mark.parametrize("flags", BAD_SLICES, ids=" ".join)
+def test_flags_that_name_no_slice_for_the_mesh_are_told(flags, capsys):
+    _, err, status = told(capsys, *SMALL, *flags)
+    assert status == 2 and err.startswith(f"switch-tf: error: {BAD_SLICES[flags]}")
+
+
+BAD_CORES = {
+    "many": "--cores='many': give a number of TPU v3 cores, such as 512",
+    "0": "--cores='0': give a number of TPU v3 cores, such as 512",
+    "7": "--cores='7': the number of a v3 counts TensorCores, 2 a chip: give a multiple of 2",
+    "2097152": "--cores='2097152': give at most 1048576, far more than any machine has",
+    "8192": "no mesh and layout of v3-8192 fits (",
+}
+
+
+@pytest.mark.parametrize("cores", BAD_CORES)
+def test_cores_on_which_nothing_can_be_planned_are_told(cores, capsys):
+    flags = [flag for flag in SMALL if "layouts" not in flag]
+    _, err, status = told(capsys, *flags, f"--cores={cores}")
+    assert status == 2 and err.startswith(f"switch-tf: error: {BAD_CORES[cores]}")
+
+
+SLICES = sorted(path.stem for path in (gin_files.GIN_FOLDER / "slices").glob("*.gin"))
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_switch_base_fits_each_slice_that_has_a_file(name, capsys, tmp_path):
+    """By the flags at the head of the file; and nothing that fits is faster."""
+    (tmp_path / "t5.model").write_text("not read by a plan")
+    text = (gin_files.GIN_FOLDER / "slices" / f"{name}.gin").read_text()
+    (groups,) = re.findall(r"--gin\.(GROUPS_MULTIPLE=\d+)", text)
+    (on,) = re.findall(r"--slice=(\S+[^.\s])", text)
+    assert on.replace("-", "_") == name
+    flags = ("--gin_file=models/switch_base.gin", f"--gin_file=slices/{name}.gin")
+    flags += ("--gin_file=runs/paper_pretrain.gin", f"--gin.{groups}")
+    flags += (f"--gin.MODEL_DIR='{tmp_path}/a'", f"--gin.VOCABULARY_PATH='{tmp_path}/t5.model'")
+    out, err, status = told(capsys, "plan", *flags, f"--slice={on}")
+    assert (status, err) == (0, "") and "it fits: " in out
+    assert "500,000 steps: " in out
+    speed = float(re.search(r"([\d,]+) examples/s", out)[1].replace(",", ""))
+    best = ranking.rank(step_of("switch_base", ()), Slice.parse(on)).choices[0].estimate
+    assert speed == pytest.approx(best.examples_per_second, rel=0.01)

@@ -4,31 +4,57 @@ Read off the step as DTensor lowers it, for a model of 2 + 2 layers of which two
 eight devices, in bfloat16.
 """
 
+import dataclasses
 import functools
 import math
 from collections import Counter
+from typing import NamedTuple
 
 import gin
 import pytest
 
 from switch_tf import config, runtime
+from switch_tf.layers.dispatch import EinsumDispatcher
 from switch_tf.layers.group_router import ExpertChoiceRouter
 from switch_tf.layers.multi_router import Top2Router
 from switch_tf.layers.router import SwitchRouter
 from switch_tf.layers.switch_attention import SwitchAttention, SwitchProjection
+from switch_tf.layers.switch_ffn import SwitchFFN
 from switch_tf.mesh import Mesh
 from switch_tf.metrics import tables
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
 from switch_tf.planner import lowered
+from switch_tf.planner.activations import kept_bytes
 from switch_tf.planner.counts import Counts, parts
 from switch_tf.planner.dtypes import STAGES, stage_dtypes
+from switch_tf.planner.estimate import PaperStep
+from switch_tf.planner.parts import StepSizes
 from switch_tf.planner.plan import collective_table, dtype_table, training_step
 from tests.helpers import LAYOUTS, compiled, layout_of, place, task_data, tiny_model, using
 
 BATCH, LENGTHS, D_MODEL, EXPERTS, GROUP_SIZE = 64, {"inputs": 16, "targets": 8}, 16, 8, 8
 LAYERS, HEADS, D_KV = 2, 8, 4
+DATA = task_data(None, LENGTHS, BATCH)
+
+
+class Lowered(NamedTuple):
+    """What is read off one training step in a layout: see `step_of`."""
+
+    collectives: list
+    dtypes: dict
+    shape: dict
+    names: list
+    kept: dict
+
+
+def model_of(**kwargs):
+    """A model that is not built, and its optimizer; arguments by name."""
+    router = functools.partial(SwitchRouter, z_loss_coef=1e-3, min_capacity=1)
+    given = {"dtype": "bfloat16", "router": router} | kwargs
+    optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
+    return tiny_model(EXPERTS, GROUP_SIZE, built=False, **given), optimizer
 
 
 @functools.cache
@@ -39,15 +65,13 @@ def step_of(name, **kwargs):
     """
     options = {"microbatches": kwargs.pop("microbatches", 1)}
     with using(layout_of(name)) as mesh:
-        optimizer = Adafactor(constant(0.1), min_dim_size_to_factor=16)
-        router = functools.partial(SwitchRouter, z_loss_coef=1e-3, min_capacity=1)
-        given = {"dtype": "bfloat16", "router": router} | kwargs
-        model = tiny_model(EXPERTS, GROUP_SIZE, built=False, **given)
-        make_step, features = training_step(model, optimizer, mesh, task_data(None, LENGTHS, BATCH))
+        model, optimizer = model_of(**kwargs)
+        make_step, features = training_step(model, optimizer, mesh, DATA)
         step = lowered.LoweredStep.of(make_step(**options), features)
         definition = lowered.definition(step.texts[0])
         names = [(node.op, node.name) for node in definition.node_def]
-        return step.collectives(), stage_dtypes(definition), mesh.shape, names
+        kept = kept_bytes(definition)
+        return Lowered(step.collectives(), stage_dtypes(definition), mesh.shape, names, kept)
 
 
 def counted(name, kind, **kwargs):
@@ -270,3 +294,49 @@ def test_without_the_start_for_it_nothing_can_be_lowered(monkeypatch):
     monkeypatch.delenv("TF_CPP_VMODULE")
     with pytest.raises(RuntimeError, match="shows_lowered"), runtime.lowered_functions():
         pass
+
+
+def on_paper(name, **kwargs):
+    """The same step on paper."""
+    counts = Counts.of(lambda: model_of(**kwargs)[0])
+    sizes = StepSizes(counts.model, DATA, Mesh.on_paper(*layout_of(name)))
+    return PaperStep(sizes, counts, model_of()[1], rematerialize=counts.model.rematerialize)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_activations_on_paper_are_those_that_the_backward_pass_takes(name):
+    step = on_paper(name).bytes_by_kind
+    kept = step["activations"] + step["experts' buffers"]
+    assert kept == pytest.approx(sum(step_of(name).kept.values()), rel=0.01)
+
+
+def test_activations_on_paper_are_so_with_gated_experts_and_one_hot_dispatch():
+    """And an untied softmax and dropout, in the layout of Switch-XXL."""
+    router = functools.partial(SwitchRouter, z_loss_coef=1e-3, min_capacity=1)
+    options = {"group_size": GROUP_SIZE, "router": router, "dispatcher": EinsumDispatcher}
+    given = {"activation": "geglu", "tied_softmax": False, "dropout_rate": 0.1}
+    given["switch_ffn"] = functools.partial(SwitchFFN, EXPERTS, **options)
+    found, paper = step_of("expert_model_data", **given), on_paper("expert_model_data", **given)
+    paper = dataclasses.replace(paper, sizes=dataclasses.replace(paper.sizes, one_hot=True))
+    kept = paper.bytes_by_kind["activations"] + paper.bytes_by_kind["experts' buffers"]
+    assert kept == pytest.approx(sum(found.kept.values()), rel=0.01)
+    assert exchanged(paper) == pytest.approx(lowered_rows(found), rel=0.05)
+
+
+def test_blocks_made_again_exchange_on_paper_what_they_do_lowered():
+    found = step_of("expert_model_data", rematerialize=True)
+    paper = on_paper("expert_model_data", rematerialize=True)
+    assert exchanged(paper) == pytest.approx(lowered_rows(found), rel=0.05)
+
+
+def exchanged(paper):
+    """All-to-alls of tokens, and all-reduces of activations along 'model', in bytes."""
+    sent = {(one.kind, one.over): one.sent for one in paper.traffic}
+    return [sent["all-to-all", "batch"], sent["all-reduce", "model"]]
+
+
+def lowered_rows(found):
+    of = Counter()
+    for one in found.collectives:
+        of[one.kind, one.devices] += one.bytes
+    return [of["all-to-all", found.shape["batch"]], of["all-reduce", found.shape["model"]]]
