@@ -46,7 +46,7 @@ set_up() {
   fi
   rm -rf "$code.new" && mkdir "$code.new"
   tar -xzf source.tar.gz -C "$code.new"
-  if [[ -d $code/.venv ]]; then mv "$code/.venv" "$code.new/"; fi
+  if [[ -d $code/.venv-tpu ]]; then mv "$code/.venv-tpu" "$code.new/"; fi
   rm -rf "$code" && mv "$code.new" "$code"
   (cd "$code" && export SWITCH_TF_LOCK=tpu && source scripts/setup.sh)
   echo "$id" > "$code/code"
@@ -74,7 +74,7 @@ start() {
   find_workers
   mkdir -p "$run" && rm -f "$run"/{status,stopped,pid}
   cd "$code"
-  export PATH="$code/.venv/bin:$PATH"
+  export PATH="$code/.venv-tpu/bin:$PATH"
   setsid nohup bash "$HOME/worker.sh" attend "$@" >> "$run/log.txt" 2>&1 < /dev/null &
   for _ in {1..100}; do
     if [[ -s $run/pid ]]; then return; fi

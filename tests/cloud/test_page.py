@@ -15,8 +15,6 @@ TEXT = (ROOT / "docs" / "tpu.md").read_text()
 SHOWN = re.findall(r"^```\nscripts/tpu/(.*?)^```\n\n```console\n(.*?)^```$", TEXT, re.M | re.S)
 NAMES = [command.partition(".sh")[0] for command, _ in SHOWN]
 TEMPLATES = sorted((ROOT / "scripts" / "tpu" / "templates").glob("*.sh"))
-# Until gin/slices is there, what else a command says is looked at.
-HAS_SLICES = (ROOT / "gin" / "slices").exists()
 
 
 def words_of(command):
@@ -52,7 +50,6 @@ def test_a_run_of_the_page_passes_the_checks_before_tensorflow(words):
     files = [word.partition("=")[2] for word in run if word.startswith("--gin_file=")]
     bindings = [word.removeprefix("--gin.") for word in run if word.startswith("--gin.")]
     assert len(files) + len(bindings) == len(run)
-    files = [file for file in files if HAS_SLICES or not file.startswith("slices/")]
     checks.check_mesh(config.precheck(files, bindings))
 
 
@@ -101,7 +98,6 @@ def test_a_template_is_a_script_whose_run_is_quoted_rightly(template, tmp_path):
     words = shlex.split(run)
     assert words[:2] == ["switch-tf", "train"]
     files = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
-    files = [file for file in files if HAS_SLICES or not file.startswith("slices/")]
     assert files and all((ROOT / "gin" / file).exists() for file in files)
     assert "--gin.MODEL_DIR='gs://my-bucket/switch-base'" in words
     assert "--gin.VOCABULARY_PATH='gs://my-bucket/t5.model'" in words

@@ -1,6 +1,8 @@
 """What `switch-tf plan` prints of a small model on eight devices."""
 
 import re
+import shlex
+from pathlib import Path
 
 import gin
 import pytest
@@ -21,6 +23,9 @@ SMALL = [
     "--gin.TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
     "--gin.GROUP_SIZE=64",
 ]
+
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -178,3 +183,35 @@ def test_switch_base_fits_each_slice_that_has_a_file(name, capsys, tmp_path):
     speed = float(re.search(r"([\d,]+) examples/s", out)[1].replace(",", ""))
     best = ranking.rank(step_of("switch_base", ()), Slice.parse(on)).choices[0].estimate
     assert speed == pytest.approx(best.examples_per_second, rel=0.01)
+
+
+@pytest.mark.parametrize("page", ["planning.md", "tpu.md"])
+def test_a_page_quotes_what_is_planned_for_a_slice(page, capsys):
+    """To the figure: those of a slice do not depend on this machine."""
+    text = (ROOT / "docs" / page).read_text()
+    shown = re.findall(
+        r"^```\n(switch-tf plan .*?)^```\n.*?^```console\n(.*?)^```$", text, re.M | re.S
+    )
+    shown = [pair for pair in shown if "--slice=" in pair[0]]
+    assert shown
+    for command, quoted in shown:
+        main_module.main(shlex.split(command.replace("\\\n", " "))[1:])
+        assert set(quoted.splitlines()) <= set(capsys.readouterr().out.splitlines())
+
+
+def test_the_runs_of_the_page_on_tpu_have_groups_that_their_slices_divide(capsys):
+    """What a launch there would be refused for, after the slice is paid for."""
+    text = (ROOT / "docs" / "tpu.md").read_text()
+    runs = re.findall(r"^scripts/tpu/.*?--type=(\S+) .*?-- train (.*?)^```$", text, re.M | re.S)
+    assert [name for name, _ in runs] == ["v4-32", "v3-2048"]
+    for name, flags in runs:
+        words = shlex.split(flags.replace("\\\n", " "))
+        own = ("GROUPS_MULTIPLE", "MESH_SHAPE", "BATCH_SIZE", "DTYPE", "DEVICE_TYPE")
+        kept = [w for w in words if re.match(rf"--gin\.({'|'.join(own)})=", w)]
+        kept += [w for w in words if w.startswith("--gin_file=") and "runs/" not in w]
+        kept += ["--gin_file=runs/plan.gin", "--gin.BATCH_SIZE=2048"][: 2 - ("v3" in name)]
+        if name == "v3-2048":
+            # Each device of the paper's has half a gigabyte less than it needs without.
+            kept.append("--gin.TransformerEncoderDecoder.rematerialize=True")
+        main_module.main(["plan", *kept, f"--slice={name}"])
+        assert "it fits" in capsys.readouterr().out

@@ -11,7 +11,7 @@ name=switch-base bucket=gs://my-bucket
 machine=ct6e-standard-4t topology=16x16 machines=64
 account=switch-tf@$project.iam.gserviceaccount.com
 train="switch-tf train --gin_file=models/switch_base.gin --gin_file=slices/v6e_256.gin \
---gin_file=runs/paper_pretrain.gin --gin.MODEL_DIR=\"'$bucket/$name'\" \
+--gin_file=runs/paper_pretrain.gin --gin.GROUPS_MULTIPLE=256 --gin.MODEL_DIR=\"'$bucket/$name'\" \
 --gin.VOCABULARY_PATH=\"'$bucket/t5.model'\""
 
 # The project at the commit at hand, for machines that come later.

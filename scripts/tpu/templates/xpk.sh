@@ -16,9 +16,9 @@ xpk cluster create --project=$project --zone=$zone --cluster=$cluster --tpu-type
 # Python 3.11, and who is who comes from GKE. A status of 2 is a user's mistake, which a new start
 # would only repeat, so that the command ends with 0 then; see its log.
 command="SWITCH_TF_LOCK=tpu bash -c 'set -e; source scripts/setup.sh' && \
-PATH=\$PWD/.venv/bin:\$PATH switch-tf train --gin_file=models/switch_base.gin \
+PATH=\$PWD/.venv-tpu/bin:\$PATH switch-tf train --gin_file=models/switch_base.gin \
 --gin_file=slices/v6e_256.gin --gin_file=runs/paper_pretrain.gin \
---gin.MODEL_DIR=\"'$bucket/$name'\" --gin.VOCABULARY_PATH=\"'$bucket/t5.model'\" || test \$? = 2"
+--gin.GROUPS_MULTIPLE=256 --gin.MODEL_DIR=\"'$bucket/$name'\" --gin.VOCABULARY_PATH=\"'$bucket/t5.model'\" || test \$? = 2"
 xpk workload create --project=$project --zone=$zone --cluster=$cluster --workload=$name \
   --tpu-type=$type --num-slices=1 --base-docker-image=python:3.11 --script-dir=. \
   --max-restarts=100 --command="$command"
