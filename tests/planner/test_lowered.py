@@ -119,7 +119,7 @@ def test_without_model_parallelism_only_gradients_and_figures_are_reduced(name):
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name != "model"])
 def test_each_gradient_is_reduced_once_over_the_batch(name):
     """What a device holds of the weights, but for experts that no other device of its row has."""
-    found, _, shape, _ = step_of(name)
+    found, shape = step_of(name).collectives, step_of(name).shape
     mesh = Mesh.on_paper(*layout_of(name))
     weights = Counts.of(functools.partial(tiny_model, EXPERTS, built=False)).weights
     held = sum(
