@@ -19,7 +19,7 @@ PYTHON = f'#!/bin/sh\nexec {sys.executable} -S -E {{}} "$@"\n'
 # What the stub's set-up makes; it fails as long as the file is there.
 SETUP = """
 if [[ -e "$STUB_FOLDER/setup_fails" ]]; then echo "error: no such package" >&2; exit 1; fi
-mkdir -p .venv/bin && cp "$STUB_FOLDER/switch-tf" .venv/bin/
+mkdir -p .venv-tpu/bin && cp "$STUB_FOLDER/switch-tf" .venv-tpu/bin/
 echo "$SWITCH_TF_LOCK" >> "$STUB_FOLDER/locks.txt"
 """
 CURL = """#!/bin/bash

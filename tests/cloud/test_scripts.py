@@ -98,7 +98,7 @@ def test_a_second_set_up_is_quick_and_one_of_another_commit_replaces_the_files(z
     zone.make()
     assert "is set up" not in "".join(zone.lines("calls.txt"))
     home = zone.folder / "workers" / "tpu-a" / "0" / "switch_tf"
-    (home / ".venv" / "kept").touch()
+    (home / ".venv-tpu" / "kept").touch()
     (home / "old").touch()
     assert zone.call("set_up")[0] == 0 and (home / "old").exists()
     project = slices.ROOT
@@ -107,8 +107,8 @@ def test_a_second_set_up_is_quick_and_one_of_another_commit_replaces_the_files(z
     for words in (["add", "."], [*settings, "commit", "-q", "-m", "m"]):
         subprocess.run(["git", *words], cwd=project, check=True)
     assert zone.call("set_up")[0] == 0
-    assert {path.name for path in home.iterdir()} == {"code", "new", "scripts", ".venv"}
-    assert (home / ".venv" / "kept").exists()
+    assert {path.name for path in home.iterdir()} == {"code", "new", "scripts", ".venv-tpu"}
+    assert (home / ".venv-tpu" / "kept").exists()
 
 
 def test_changes_that_are_not_committed_are_told(zone):
