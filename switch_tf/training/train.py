@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gin
 
-from switch_tf import config, runtime
+from switch_tf import config, process, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.lock import in_use
@@ -207,7 +207,7 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
             batches = train_batches(made.data, local_rows(made.data.batch_size, made.mesh))
         what = TaskSplit.of(made.data)
         feed = Feed(batches, made.mesh, what)
-        runtime.keep(feed)
+        process.keep(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
     samples = _read_samples(made, evaluators)
     order = describe_order(batches)
