@@ -124,7 +124,7 @@ def environment(device_type: str, before: Mapping[str, str]) -> dict[str, str]:
         # The import of tensorflow-tpu would ask for a TPU's metadata, and wait minutes for them.
         wanted = {"TPU_SKIP_MDS_QUERY": "1"}
     if device_type == "GPU":
-        wanted |= {"DTENSOR_GPU_USE_NCCL_COMMUNICATION": "1"} | FLOAT32_REDUCTIONS
+        wanted["DTENSOR_GPU_USE_NCCL_COMMUNICATION"] = "1"
     if device_type != "CPU":
         # SeqIO and clu bring JAX, which must not take the devices.
         wanted["JAX_PLATFORMS"] = "cpu"
@@ -133,13 +133,6 @@ def environment(device_type: str, before: Mapping[str, str]) -> dict[str, str]:
         # Of flags that are there twice, the last one counts.
         found["TF_XLA_FLAGS"] = f"{_XLA_FLAGS} {before.get('TF_XLA_FLAGS', '')}".strip()
     return found
-
-
-# Has DTensor make the bfloat16 reductions of groups larger than that in float32.
-FLOAT32_REDUCTIONS = {
-    "DTENSOR_ENABLE_MIXED_PRECISION_REDUCE": "1",
-    "DTENSOR_REDUCE_IN_BFLOAT16_MAX_GROUP_SIZE": "1",
-}
 
 
 def check_machine(device_type: str) -> None:

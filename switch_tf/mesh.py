@@ -258,10 +258,11 @@ class Mesh:
 
 
 def _tpu_mesh(shape: dict[str, int]):
-    """A mesh of all TPU devices, whose dimensions are rings in the torus as far as they can be.
+    """A mesh of all TPU devices, in which neighbours are as near in the torus as DTensor can have it.
 
-    Those behind the first exchange most, in all-reduces of each layer, and so are of consecutive
-    devices. The first, over which batch and experts are split, joins the rings that they form.
+    The dimensions behind the first exchange most, in all-reduces of each layer, and so are of
+    adjacent chips. The first, over which batch and experts are split, goes from one such group to
+    the next.
     """
     from tensorflow.experimental import dtensor
 

@@ -92,12 +92,10 @@ def test_for_tpu_the_variables_of_pjrt_are_set_unless_the_user_has(machine, monk
     assert flags.endswith(" --own=1")
 
 
-def test_for_gpu_collectives_are_of_nccl_and_reductions_of_float32(machine):
+def test_for_gpu_collectives_are_of_nccl(machine):
     machine()
     assert accelerators.environment("GPU", {}) == {
         "DTENSOR_GPU_USE_NCCL_COMMUNICATION": "1",
-        "DTENSOR_ENABLE_MIXED_PRECISION_REDUCE": "1",
-        "DTENSOR_REDUCE_IN_BFLOAT16_MAX_GROUP_SIZE": "1",
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
     }
