@@ -258,7 +258,7 @@ class Mesh:
 
 
 def _tpu_mesh(shape: dict[str, int]):
-    """A mesh of all TPU devices, in which neighbours are as near in the torus as DTensor can have it.
+    """A mesh of all TPU devices, whose neighbours are as near in the torus as DTensor can have it.
 
     The dimensions behind the first exchange most, in all-reduces of each layer, and so are of
     adjacent chips. The first, over which batch and experts are split, goes from one such group to

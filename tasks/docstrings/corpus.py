@@ -63,9 +63,12 @@ def _key() -> str:
 
 
 def _version(name: str) -> str:
-    """The version of a distribution; of TensorFlow that which holds its module."""
-    held_by = accelerators.tensorflow_packages() if name == "tensorflow" else {}
-    return next(iter(held_by.values()), None) or importlib.metadata.version(name)
+    """The version of a distribution; of TensorFlow also that of another which holds its module."""
+    others = accelerators.tensorflow_packages() if name == "tensorflow" else {}
+    if others and name not in others:
+        # Its files are not all the same.
+        return " ".join(next(iter(others.items())))
+    return importlib.metadata.version(name)
 
 
 def documents(split: str) -> list[Document]:

@@ -108,6 +108,14 @@ BEFORE_TENSORFLOW = {
         [MODEL, PRETRAIN, DIR, "--gin.DEVICE_TYPE='gpu'"],
         "DEVICE_TYPE='gpu': give 'CPU', 'GPU' or 'TPU'",
     ),
+    "a profile of no range": (
+        [MODEL, PRETRAIN, DIR, "--profile_steps=10"],
+        "--profile_steps=10: give the first and the last step, such as --profile_steps=10-20",
+    ),
+    "a profile beyond the run": (
+        [MODEL, PRETRAIN, DIR, "--gin.TRAIN_STEPS=15", "--profile_steps=10-20"],
+        "--profile_steps=10-20 goes beyond TRAIN_STEPS=15: give steps that the run makes",
+    ),
     "no experts": (
         [MODEL, PRETRAIN, DIR, "--gin.NUM_EXPERTS=0"],
         "NUM_EXPERTS=0: give a whole number of at least 1",
