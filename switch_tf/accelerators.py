@@ -157,20 +157,16 @@ def check_machine(device_type: str) -> None:
         )
 
 
-def check_build(device_type: str) -> list[str]:
+def check_build(device_type: str) -> None:
     """Checks after the import of TensorFlow that its build is one for the devices.
-
-    Returns:
-      Lines to print: on a machine with TPUs that are not used.
 
     Raises:
       UserError: it is not; the message names the installed package.
     """
-    found, build = tpu(), is_tpu_build()
-    if device_type == "TPU" and not build:
+    if device_type == "TPU" and not is_tpu_build():
         raise UserError(
             f"DEVICE_TYPE='TPU': the module tensorflow is that of {_installed()}, which cannot use "
-            f"the {found} of this machine: {_SET_UP}; tensorflow and tensorflow-tpu must not be "
+            f"the {tpu()} of this machine: {_SET_UP}; tensorflow and tensorflow-tpu must not be "
             "installed side by side"
         )
     if device_type == "GPU" and not _has_cuda():
@@ -178,11 +174,21 @@ def check_build(device_type: str) -> list[str]:
             f"DEVICE_TYPE='GPU': the module tensorflow is that of {_installed()}, which cannot use "
             "GPUs: set up without SWITCH_TF_LOCK"
         )
-    if device_type != "TPU" and found is not None:
-        mend = "set DEVICE_TYPE='TPU'" if build else f"{_SET_UP}, and set DEVICE_TYPE='TPU'"
-        what = f"; the module tensorflow is that of {_installed()}" * (not build)
-        return [f"the {found} of this machine are not used{what}: to use them, {mend}"]
-    return []
+
+
+def unused(device_type: str) -> list[str]:
+    """A line for the user of a run, once TensorFlow is there, if the machine has an unused TPU."""
+    found = tpu()
+    if device_type == "TPU" or found is None:
+        return []
+    mend, what = "set DEVICE_TYPE='TPU'", ""
+    if not is_tpu_build():
+        what = f"; the module tensorflow is that of {_installed()}"
+        mend = f"{_SET_UP}, and {mend}"
+    return [
+        f"DEVICE_TYPE='{device_type}' does not use the {found} of this machine{what}: for TPU, "
+        + mend
+    ]
 
 
 def no_device(device_type: str) -> str:

@@ -78,7 +78,7 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
 
     # Keras would add many lines to a UserError raised in a layer.
     keras.config.disable_traceback_filtering()
-    tell(*accelerators.check_build(device_type))
+    accelerators.check_build(device_type)
     _make_devices(device_type, num_devices)
     tf.get_logger().setLevel("ERROR")
     absl_logging.set_verbosity(absl_logging.ERROR)

@@ -142,14 +142,18 @@ def test_another_build_than_that_for_tpu_is_one_line_on_a_tpu_vm(machine, instal
         "the 4 TPU v4 chips of this machine: set up with SWITCH_TF_LOCK=tpu; tensorflow and "
         "tensorflow-tpu must not be installed side by side"
     )
-    assert accelerators.check_build("CPU") == [
-        "the 4 TPU v4 chips of this machine are not used; the module tensorflow is that of "
-        "tensorflow 2.20.0: to use them, set up with SWITCH_TF_LOCK=tpu, and set DEVICE_TYPE='TPU'"
+    accelerators.check_build("CPU")
+    assert accelerators.unused("CPU") == [
+        "DEVICE_TYPE='CPU' does not use the 4 TPU v4 chips of this machine; the module tensorflow "
+        "is that of tensorflow 2.20.0: for TPU, set up with SWITCH_TF_LOCK=tpu, and set "
+        "DEVICE_TYPE='TPU'"
     ]
     installed(is_tpu=True, tensorflow="2.20.0", tensorflow_tpu="2.20.0")
-    assert accelerators.check_build("TPU") == []
-    assert accelerators.check_build("CPU") == [
-        "the 4 TPU v4 chips of this machine are not used: to use them, set DEVICE_TYPE='TPU'"
+    accelerators.check_build("TPU")
+    assert accelerators.unused("TPU") == []
+    assert accelerators.unused("CPU") == [
+        "DEVICE_TYPE='CPU' does not use the 4 TPU v4 chips of this machine: for TPU, set "
+        "DEVICE_TYPE='TPU'"
     ]
 
 
@@ -159,7 +163,9 @@ def test_the_build_for_tpu_is_one_line_where_gpus_are_asked_for(machine, install
         "DEVICE_TYPE='GPU': the module tensorflow is that of tensorflow-tpu 2.20.0, which cannot "
         "use GPUs: set up without SWITCH_TF_LOCK"
     )
-    assert accelerators.check_build("CPU") == []
+    machine()
+    accelerators.check_build("CPU")
+    assert accelerators.unused("CPU") == []
 
 
 def test_a_gpu_without_its_libraries_is_told_from_no_gpu(machine, installed, tmp_path):

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from switch_tf import __version__, config, gin_files, runtime
+from switch_tf import __version__, accelerators, config, gin_files, runtime
 from switch_tf.commands import checks
 from switch_tf.commands.device_defaults import dtype_of_device, mesh_of_slice
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
@@ -60,14 +60,15 @@ class Launch:
             checkpoint can reveal.
         """
         runtime.tell(*self.lines)
-        device_type = "CPU"
-        if devices is None:
+        device_type, is_run = "CPU", devices is None
+        if is_run:
             devices, device_type = self.devices, self.given.get("DEVICE_TYPE", "CPU")
             runtime.check_devices(devices, device_type)
         _meet(self.cluster, self.given)
         with importing("starting TensorFlow"):
             runtime.start(devices, device_type, shows_lowered)
             config.load(self.args.gin_file, self.bindings)
+        runtime.tell(*(accelerators.unused(device_type) if is_run else ()))
         # Reading it as a macro records it in the operative config, which needs it to run again.
         agreement.begin(Hosts().timeout)
         config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])

@@ -525,6 +525,16 @@ def test_on_tpu_a_command_takes_all_devices_and_bfloat16_and_says_so(monkeypatch
     ]
 
 
+@pytest.mark.parametrize("devices, told", [(None, True), (1, False)])
+def test_a_tpu_that_a_run_does_not_use_is_told(monkeypatch, capsys, devices, told):
+    """But not by a plan, which needs no devices."""
+    monkeypatch.setattr(accelerators, "tpu", lambda: accelerators.Tpu("v5e", 4, 4, False))
+    monkeypatch.setattr(runtime, "start", lambda *arguments, **keywords: None)
+    launch.check("plan", "", [MODEL, "--gin_file=runs/plan.gin"]).start(devices)
+    gin.clear_config()
+    assert ("does not use the 4 TPU v5e chips of this machine" in capsys.readouterr().out) is told
+
+
 def test_a_mesh_of_other_devices_than_a_tpu_has_is_refused_before_tensorflow(monkeypatch, told):
     monkeypatch.setattr(accelerators, "tpu", lambda: accelerators.Tpu("v5e", 4, 4, False))
     assert told(LAYOUT, DIR, "--gin.DEVICE_TYPE='TPU'", "--gin.MESH_SHAPE='batch:8'") == (
