@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
-exec .venv/bin/switch-tf cache "$@"
+exec "$setup_venv"/bin/switch-tf cache "$@"

@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
-exec .venv/bin/python -m switch_tf.benches.compare "$@"
+exec "$setup_venv"/bin/python -m switch_tf.benches.compare "$@"

@@ -4,4 +4,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
-exec .venv/bin/python -m switch_tf.pages "$@"
+exec "$setup_venv"/bin/python -m switch_tf.pages "$@"

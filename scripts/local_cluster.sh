@@ -6,6 +6,9 @@
 # a host ends badly, the others are ended, too. The exit status is that of the first such host, or 0.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
-(cd "$root" && source scripts/setup.sh)
-export PATH="$root/.venv/bin:$PATH"
-exec "$root/.venv/bin/python" -m switch_tf.hosts.local "$@"
+before=$PWD
+cd "$root"
+source scripts/setup.sh
+cd "$before"
+export PATH="$root/$setup_venv/bin:$PATH"
+exec "$root/$setup_venv/bin/python" -m switch_tf.hosts.local "$@"

@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh
-exec .venv/bin/switch-tf reproduce run quickstart "$@"
+exec "$setup_venv"/bin/switch-tf reproduce run quickstart "$@"

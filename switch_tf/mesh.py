@@ -125,9 +125,11 @@ class Mesh:
     def create(cls, mesh_shape: str, layout_rules: str = "") -> Mesh:
         """Creates the mesh from the first devices of each process, of the process's device type.
 
+        On TPU it has all devices, in an order in which neighbours in it are near in the torus.
+
         Raises:
-          UserError: the text is malformed, there are too few devices, or the processes do not
-            divide the size of the mesh.
+          UserError: the text is malformed, there are too few devices, or on TPU too many, or the
+            processes do not divide the size of the mesh.
         """
         from tensorflow.experimental import dtensor
 
@@ -135,23 +137,25 @@ class Mesh:
         kind, processes = runtime.device_type(), dtensor.num_clients()
         there = dtensor.num_global_devices(kind)
         # A mesh over missing devices crashes the process, so count devices first.
-        if mesh.size > there:
+        if mesh.size > there or kind == "TPU" and mesh.size < there:
+            mend = f"give sizes whose product is {there}" if kind == "TPU" else "make it smaller"
             raise UserError(
                 f"MESH_SHAPE='{mesh_shape}' needs {mesh.size} {kind} devices, but there are "
-                f"{there}: make it smaller"
+                f"{there}: {mend}"
             )
         if mesh.size % processes:
             raise UserError(
                 f"MESH_SHAPE='{mesh_shape}' has {mesh.size} devices, which {processes} hosts "
                 "cannot share: make it a multiple of them"
             )
-        devices = [f"{kind}:{i}" for i in range(mesh.size // processes)]
-        made = dtensor.create_distributed_mesh(
-            list(mesh.shape.items()),
-            # On TPU, DTensor uses all cores by itself and refuses a list.
-            local_devices=None if kind == "TPU" else devices,
-            device_type=kind,
-        )
+        if kind == "TPU":
+            made = _tpu_mesh(mesh.shape)
+        else:
+            devices = [f"{kind}:{i}" for i in range(mesh.size // processes)]
+            dimensions = list(mesh.shape.items())
+            made = dtensor.create_distributed_mesh(
+                dimensions, local_devices=devices, device_type=kind
+            )
         return cls(mesh.shape, mesh.rules, made)
 
     @classmethod
@@ -251,6 +255,25 @@ class Mesh:
             # Exit as if there were no error: otherwise DTensor (TensorFlow 2.20) would not restore
             # the previous default mesh.
             context.__exit__(None, None, None)
+
+
+def _tpu_mesh(shape: dict[str, int]):
+    """A mesh of all TPU devices, whose neighbours are as near in the torus as DTensor can have it.
+
+    The dimensions behind the first exchange most, in all-reduces of each layer, and so are of
+    adjacent chips. The first, over which batch and experts are split, goes from one such group to
+    the next.
+    """
+    from tensorflow.experimental import dtensor
+
+    return dtensor.create_tpu_mesh(
+        list(shape),
+        list(shape.values()),
+        # DTensor's own name has the time in it, which differs between hosts.
+        mesh_name="_".join(f"{name}_{size}" for name, size in shape.items()),
+        ring_dims=1 if len(shape) == 1 else 1 - len(shape),
+        build_ring_across_rings=len(shape) > 1,
+    )
 
 
 _current: list[Mesh] = []

@@ -1,4 +1,4 @@
-"""Process start and end: environment variables, devices, precision, garbage, signals.
+"""Process start: environment variables, devices, precision, garbage.
 
 These settings must be made before TensorFlow is imported or before its devices are first used, so
 no other part of the project makes them.
@@ -9,39 +9,23 @@ import functools
 import gc
 import math
 import os
-import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from typing import NoReturn
 
 from absl import logging as absl_logging
 
-from switch_tf.errors import Interruption, UserError
+from switch_tf import accelerators
+from switch_tf.errors import UserError
 
 DEVICE_TYPES = ("CPU", "GPU", "TPU")
 # More CPU devices than this on a core only wait for each other, and each takes memory.
 DEVICES_PER_CORE = 8
-
-# Seconds until an interruption is raised again that Python has discarded.
-_RAISED_AGAIN_AFTER = 0.1
 
 # Objects made between collections of new garbage, and those between collections of older.
 _GARBAGE = (50_000, 10, 10)
 
 _started_devices: int | None = None
 _device_type = "CPU"
-# Signals that interrupted the command, and those of them whose exception Python has discarded.
-_received: list[int] = []
-_discarded: list[int] = []
-# What is not taken down before the process ends; None where the process goes on.
-_kept: list | None = None
-# The environment with which the process of a command was started, or is started anew.
-_first_environment: dict[str, str] = {}
-_RESTARTED = "SWITCH_TF_RESTARTED"
-_ENDING = (signal.SIGINT, signal.SIGTERM)
-# Numbers of the files that stay open over that, also of those that stayed before.
-_handed_on = {int(number) for number in os.environ.get(_RESTARTED, "").split()}
 
 # Makes DTensor write its state after each pass, to the folder of `lowered_functions`.
 _DUMPS = "bridge_logger=4,dtensor_mlir_passes=4"
@@ -49,139 +33,13 @@ _DUMP_FOLDER = "TF_DUMP_GRAPH_PREFIX"
 _DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-@contextlib.contextmanager
-def interruptible(command: str) -> Iterator[None]:
-    """Context of a whole command, which ends with one line and an `Interruption`'s status.
-
-    It is raised by SIGINT and SIGTERM, or by what handles them itself, such as the training loop.
-
-    Args:
-      command: its name, before the line.
-
-    Raises:
-      SystemExit: the command was interrupted.
-    """
-
-    def interrupt(number, _):
-        _received.append(number)
-        raise Interruption(number)
-
-    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: interrupt, signal.SIGALRM: _raise_again}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    interruption, hook = None, sys.unraisablehook
-    sys.unraisablehook = lambda what: _keep_interruption(what, hook)
-    try:
-        # Those that came while the process started anew.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-        yield
-        check_interrupted()
-    except Interruption as error:
-        interruption = error
-    except Exception:
-        # A library's import or callback may turn what `interrupt` raises into an error of its own.
-        if not _received:
-            raise
-        interruption = Interruption(_received[0])
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.unraisablehook = hook
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        _received.clear()
-        _discarded.clear()
-    if interruption is not None:
-        if is_chief():
-            print(f"{command}: {interruption}", file=sys.stderr)
-        sys.exit(interruption.status)
-
-
-def check_interrupted() -> None:
-    """To be called between the stages of a command, for what a library's C++ code has swallowed.
-
-    Raises:
-      Interruption: a signal came in the command, and the command still goes on.
-    """
-    if _received:
-        raise Interruption(_received[0])
-
-
-def interrupted_by() -> int | None:
-    """The first signal that interrupted the command, if any: its work is to end at once."""
-    return _received[0] if _received else None
-
-
-def _keep_interruption(what, hook) -> None:
-    """Has an `Interruption` raised again that Python discards, as in `__del__`; others go on.
-
-    By a timer, because this is called where Python discards whatever is raised.
-    """
-    if isinstance(what.exc_value, Interruption):
-        _discarded.append(what.exc_value.number)
-        signal.setitimer(signal.ITIMER_REAL, _RAISED_AGAIN_AFTER)
-    else:
-        hook(what)
-
-
-def _raise_again(*_) -> None:
-    signal.raise_signal(_discarded.pop())
-
-
-def ends_at_once() -> None:
-    """Says that the process is a command's, which ends it without clean-up and may restart it."""
-    global _kept
-    _kept = []
-    _first_environment.update(os.environ)
-
-
-def can_restart() -> bool:
-    """Whether this process is a command's, which an `errors.Restart` starts anew."""
-    return _kept is not None
-
-
-def restart() -> NoReturn:
-    """Starts the command anew in this process, as it was started at first.
-
-    Its number stays, and the files that `hand_on` names; memory, threads and other files go.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    for number in {*map(int, os.listdir("/proc/self/fd"))} - {0, 1, 2} - _handed_on:
-        with contextlib.suppress(OSError):
-            os.set_inheritable(number, False)
-    # They wait until the new process has its handlers.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    kept = {_RESTARTED: " ".join(map(str, _handed_on))}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], _first_environment | kept)
-
-
-def has_restarted() -> bool:
-    """Whether this process is that of a command that `restart` started anew."""
-    return _RESTARTED in os.environ
-
-
-def hand_on(file) -> None:
-    """Has a file, with what is locked by it, stay open over a `restart`."""
-    number = os.dup(file.fileno())
-    os.set_inheritable(number, True)
-    _handed_on.add(number)
-
-
-def keep(thing) -> None:
-    """Keeps what takes long to take down until the process ends, if it then ends at once.
-
-    An iterator of tf.data waits until its threads have filled their buffers: up to a minute.
-    """
-    if _kept is not None:
-        _kept.append(thing)
-
-
 def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = False) -> None:
     """Starts TensorFlow with the given devices.
 
-    Sets environment variables (all-to-all relayouts, oneDNN, log level), splits the CPU into
-    logical devices, and turns off graph rewriting. A second call with the same or a smaller number
-    of devices does nothing. If DTENSOR_JOBS lists several processes, waits for the others; each
-    provides its share of the devices.
+    Sets environment variables (all-to-all relayouts, oneDNN, log level, those of `accelerators`),
+    splits the CPU into logical devices, and turns off graph rewriting. A second call with the same
+    or a smaller number of devices does nothing. If DTENSOR_JOBS lists several processes, waits for
+    the others; each provides its share of the devices.
 
     Args:
       num_devices: number of devices in the mesh, over all processes.
@@ -190,8 +48,8 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
         commands that inspect lowered functions need it.
 
     Raises:
-      UserError: TensorFlow was started before, with fewer or with other devices, or there are too
-        few devices.
+      UserError: TensorFlow was started before, with fewer or with other devices; there are too
+        few devices; or this build of TensorFlow is not one for them.
     """
     global _started_devices, _device_type
     check_device_type(device_type)
@@ -212,6 +70,24 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
             "tensorflow was imported before switch_tf.runtime.start(): relayouts would lower to "
             "all-gathers; call start() first"
         )
+    accelerators.check_machine(device_type)
+    _set_environment(device_type, shows_lowered)
+    with _quiet_start():
+        import keras
+        import tensorflow as tf
+
+    # Keras would add many lines to a UserError raised in a layer.
+    keras.config.disable_traceback_filtering()
+    accelerators.check_build(device_type)
+    _make_devices(device_type, num_devices)
+    tf.get_logger().setLevel("ERROR")
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    _collect_seldom()
+    _started_devices, _device_type = num_devices, device_type
+
+
+def _set_environment(device_type: str, shows_lowered: bool) -> None:
+    """Sets the variables that TensorFlow reads when it is imported."""
     # Without it, DTensor lowers expert relayouts to AllGather + slice instead of the paper's
     # all-to-all (Sec. 5).
     os.environ["DTENSOR_USE_ALL_TO_ALL_RELAYOUT"] = "1"
@@ -223,17 +99,7 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
     if shows_lowered:
         os.environ["TF_CPP_VMODULE"] = _DUMPS
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with _quiet_start():
-        import keras
-        import tensorflow as tf
-
-    # Keras would add many lines to a UserError raised in a layer.
-    keras.config.disable_traceback_filtering()
-    _make_devices(device_type, num_devices)
-    tf.get_logger().setLevel("ERROR")
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    _collect_seldom()
-    _started_devices, _device_type = num_devices, device_type
+    os.environ.update(accelerators.environment(device_type, os.environ))
 
 
 def is_started() -> bool:
@@ -262,12 +128,16 @@ def check_device_type(device_type: str) -> None:
 
 
 def check_devices(num_devices: int, device_type: str) -> None:
-    """Checks that this machine can start its share of a mesh's CPU devices; needs no TensorFlow.
+    """Checks that this machine can start its share of a mesh's devices; needs no TensorFlow.
 
     Raises:
-      UserError: there are more than `DEVICES_PER_CORE` on each core.
+      UserError: there are more than `DEVICES_PER_CORE` CPU devices on each core, or not all of the
+        TPU's.
     """
-    local_devices = math.ceil(num_devices / len(os.environ.get("DTENSOR_JOBS", "").split(",")))
+    local_devices = math.ceil(num_devices / num_hosts())
+    tpu = accelerators.tpu() if device_type == "TPU" else None
+    if tpu is not None and local_devices != tpu.devices:
+        raise UserError(_not_all(num_devices, tpu.devices))
     cores = len(os.sched_getaffinity(0))
     if device_type == "CPU" and local_devices > DEVICES_PER_CORE * cores:
         raise UserError(
@@ -304,6 +174,16 @@ def _features() -> frozenset[str]:
     return frozenset()
 
 
+def lacks_bfloat16_collectives() -> bool:
+    """Whether devices cannot exchange bfloat16: on GPU, TensorFlow refuses it of NCCL."""
+    return _device_type == "GPU"
+
+
+def num_hosts() -> int:
+    """Number of the run's hosts; 1 where this process is alone."""
+    return len(os.environ.get("DTENSOR_JOBS", "").split(","))
+
+
 def host_index() -> int:
     """Which of the run's hosts this process is; 0 where it is alone."""
     return int(os.environ.get("DTENSOR_CLIENT_ID", "0"))
@@ -327,20 +207,39 @@ def _make_devices(device_type: str, num_devices: int) -> None:
 
     physical = tf.config.list_physical_devices(device_type)
     if not physical:
-        raise UserError(
-            f"DEVICE_TYPE='{device_type}': no {device_type} device on this machine; leave it out "
-            "for CPU devices"
-        )
+        raise UserError(accelerators.no_device(device_type))
     local_devices = math.ceil(num_devices / dtensor.num_clients())
+    options = {}
     if device_type == "CPU":
         _split_cpu(physical[0], local_devices)
-    elif len(physical) < local_devices:
-        raise UserError(
-            f"MESH_SHAPE needs {local_devices} {device_type} devices, but this machine has "
-            f"{len(physical)}: make MESH_SHAPE smaller"
+    elif device_type == "TPU":
+        if local_devices != len(physical):
+            raise UserError(_not_all(num_devices, len(physical)))
+        tpu = accelerators.tpu()
+        options["experimental_enable_megcore"] = (
+            tpu is not None and tpu.has_megacore and len(physical) == tpu.chips
         )
+    else:
+        own = accelerators.own_gpus(physical, local_devices, os.environ)
+        if own is None:
+            raise UserError(
+                f"MESH_SHAPE needs {local_devices} {device_type} devices, but this machine has "
+                f"{len(physical)}: make MESH_SHAPE smaller"
+            )
+        # TensorFlow takes the memory of all that it sees.
+        tf.config.set_visible_devices(own, device_type)
     with _quiet_start():
-        dtensor.initialize_accelerator_system(device_type)
+        dtensor.initialize_accelerator_system(device_type, **options)
+
+
+def _not_all(num_devices: int, local: int) -> str:
+    """The line of an error about a mesh that is not of all TPU devices; `local` are a host's."""
+    hosts = num_hosts()
+    each = f" ({local} on each of {hosts} hosts)" if hosts > 1 else ""
+    return (
+        f"MESH_SHAPE has {num_devices} devices, but there are {hosts * local} TPU devices{each}, "
+        f"and a mesh on TPU has all of them: give sizes whose product is {hosts * local}"
+    )
 
 
 def _split_cpu(cpu, num_devices: int) -> None:

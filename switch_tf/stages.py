@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import tqdm
 
-from switch_tf import runtime
+from switch_tf import process, runtime
 
 # Seconds between two lines of a stage that goes on.
 _EVERY = 5.0
@@ -44,7 +44,7 @@ def telling(what: str, at_once: bool = True) -> Iterator[Callable[[str], None]]:
     Raises:
       Interruption: a signal came before it, and a library swallowed what it raised.
     """
-    runtime.check_interrupted()
+    process.check_interrupted()
     started, ended, parts = time.monotonic(), threading.Event(), [""]
 
     def tell_while_it_lasts():
@@ -86,7 +86,7 @@ def importing(what: str) -> Iterator[None]:
         with telling(what):
             yield
         return
-    runtime.check_interrupted()
+    process.check_interrupted()
     tqdm.tqdm.write(what, file=sys.stderr)
     sys.stderr.flush()
     parent, child = os.getpid(), os.fork()

@@ -1,27 +1,40 @@
-import contextlib
 import os
-import signal
 import subprocess
 import sys
-import time
-import weakref
 
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.experimental import dtensor
 
-from switch_tf import runtime
-from switch_tf.errors import Interruption, UserError
+from switch_tf import accelerators, runtime
+from switch_tf.accelerators import Tpu
+from switch_tf.errors import UserError
 
 ALL_TO_ALL = "DTENSOR_USE_ALL_TO_ALL_RELAYOUT"
 
 
 @pytest.fixture
 def not_started(monkeypatch):
-    """This process as one that imported TensorFlow, but did not start."""
+    """This process as one that imported TensorFlow, for any device, but did not start."""
     monkeypatch.setattr(runtime, "_started_devices", None)
+    monkeypatch.setattr(runtime, "_device_type", "CPU")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(accelerators, "check_machine", lambda kind: None)
+    monkeypatch.setattr(accelerators, "check_build", lambda kind: None)
+    # They would be those of other tests, too.
+    monkeypatch.setattr(accelerators, "environment", lambda kind, before: {})
     return monkeypatch
+
+
+@pytest.fixture
+def starts(not_started):
+    """What TensorFlow's start is called with."""
+    calls = []
+    not_started.setattr(
+        dtensor, "initialize_accelerator_system", lambda kind, **o: calls.append((kind, o))
+    )
+    return calls
 
 
 def line_of(*arguments):
@@ -117,112 +130,70 @@ def test_a_user_error_in_a_layer_comes_out_as_it_is():
     assert str(caught.value) == "x is wrong: mend it"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_what_is_interruptible_whatever_a_library_makes_of_it(number, capsys):
-    before = signal.getsignal(number)
-    for swallowed in (None, ImportError("of a library"), UserError("cannot be imported")):
-        with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
-            try:
-                os.kill(os.getpid(), number)
-            except Interruption as interruption:
-                raise swallowed or interruption from None
-        assert stop.value.code == 128 + number
-        assert capsys.readouterr().err.startswith(f"a command: interrupted by {number.name}: ")
-        assert signal.getsignal(number) is before
+@pytest.mark.parametrize(
+    "tpu, listed, megacore",
+    [
+        (Tpu("v4", 4, 4, True), 4, True),
+        # With an environment that makes two devices of a chip.
+        (Tpu("v4", 4, 4, True), 8, False),
+        (Tpu("v2 or v3", 4, 8, False), 8, False),
+        (Tpu("v5e", 4, 4, False), 4, False),
+    ],
+)
+def test_tpu_is_started_with_megacore_where_two_cores_are_one_device(
+    starts, not_started, tpu, listed, megacore
+):
+    not_started.setattr(accelerators, "tpu", lambda: tpu)
+    not_started.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * listed)
+    runtime.start(listed, "TPU")
+    assert starts == [("TPU", {"experimental_enable_megcore": megacore})]
+    assert runtime.device_type() == "TPU" and not runtime.lacks_bfloat16_collectives()
 
 
-class InDel:
-    """Whose end interrupts the process, at a place where Python discards exceptions."""
-
-    def __init__(self, number):
-        self._number = number
-
-    def __del__(self):
-        os.kill(os.getpid(), self._number)
-
-
-def in_del(number):
-    InDel(number)
-
-
-class _Referred:
-    """What a weak reference refers to."""
+@pytest.mark.parametrize("devices", [2, 8])
+def test_a_mesh_that_is_not_of_all_tpu_devices_is_one_line(starts, not_started, devices):
+    not_started.setattr(accelerators, "tpu", lambda: Tpu("v4", 4, 4, True))
+    not_started.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 4)
+    line = (
+        f"MESH_SHAPE has {devices} devices, but there are 4 TPU devices, and a mesh on TPU has all "
+        "of them: give sizes whose product is 4"
+    )
+    assert line_of(devices, "TPU") == line
+    with pytest.raises(UserError) as error:
+        runtime.check_devices(devices, "TPU")
+    assert str(error.value) == line and not starts
 
 
-def in_weakref(number):
-    thing = _Referred()
-    reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), number))
-    del thing
-    assert reference() is None
+def test_the_tpu_devices_of_all_hosts_are_counted_before_tensorflow_starts(monkeypatch):
+    monkeypatch.setattr(accelerators, "tpu", lambda: Tpu("v4", 4, 4, True))
+    monkeypatch.setenv("DTENSOR_JOBS", "a:1,b:1,c:1,d:1")
+    runtime.check_devices(16, "TPU")
+    with pytest.raises(UserError, match=r"16 TPU devices \(4 on each of 4 hosts\), .* is 16$"):
+        runtime.check_devices(32, "TPU")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("interrupt", [in_del, in_weakref])
-def test_an_interruption_that_python_discards_ends_what_goes_on(number, interrupt, capsys):
-    hook = sys.unraisablehook
-    with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
-        interrupt(number)
-        time.sleep(10)
-        raise AssertionError("it went on")
-    assert stop.value.code == 128 + number
-    told = f"a command: {Interruption(number)}\n"
-    assert capsys.readouterr().err == told
-    # Where it would have ended by itself.
-    with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
-        interrupt(number)
-    assert (stop.value.code, capsys.readouterr().err) == (128 + number, told)
-    assert sys.unraisablehook is hook
+def test_a_process_sees_no_gpus_but_its_own(starts, not_started):
+    seen = []
+    not_started.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU:0", "GPU:1"])
+    not_started.setattr(tf.config, "set_visible_devices", lambda *a: seen.append(a))
+    not_started.setattr(dtensor, "num_clients", lambda: 2)
+    not_started.setenv("DTENSOR_JOBS", "a:1,a:2")
+    not_started.setenv("DTENSOR_CLIENT_ID", "1")
+    runtime.start(2, "GPU")
+    assert (seen, starts) == ([(["GPU:1"], "GPU")], [("GPU", {})])
+    assert runtime.lacks_bfloat16_collectives()
 
 
-def test_an_interruption_that_a_library_swallows_ends_the_next_stage(capsys):
-    with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
-        with contextlib.suppress(Interruption):
-            os.kill(os.getpid(), signal.SIGINT)
-        assert runtime.interrupted_by() == signal.SIGINT
-        runtime.check_interrupted()
-        raise AssertionError("it went on")
-    assert stop.value.code == 130
-    with runtime.interruptible("the next command"):
-        runtime.check_interrupted()
-
-
-def test_an_error_in_del_that_is_no_interruption_is_told_as_ever(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda what: told.append(what.exc_value))
-
-    class Fails:
-        def __del__(self):
-            raise ValueError("a defect")
-
-    with runtime.interruptible("a command"):
-        Fails()
-    assert [str(error) for error in told] == ["a defect"]
-
-
-def test_an_error_without_a_signal_goes_through_what_is_interruptible():
-    with pytest.raises(ImportError, match="a defect"), runtime.interruptible("a command"):
-        raise ImportError("a defect")
-
-
-def test_of_several_processes_the_first_says_that_it_was_interrupted(monkeypatch, capsys):
-    monkeypatch.setenv("DTENSOR_CLIENT_ID", "1")
-    with pytest.raises(SystemExit) as stop, runtime.interruptible("a command"):
-        raise Interruption(signal.SIGTERM, "saved step 2")
-    assert (stop.value.code, capsys.readouterr().err) == (143, "")
-
-
-def test_what_is_slow_to_take_down_is_kept_only_where_the_process_ends_at_once(monkeypatch):
-    class Thing:
-        pass
-
-    def is_kept():
-        thing = Thing()
-        runtime.keep(thing)
-        there = weakref.ref(thing)
-        del thing
-        return there() is not None
-
-    monkeypatch.setattr(runtime, "_kept", None)
-    assert not is_kept()
-    runtime.ends_at_once()
-    assert is_kept()
+def test_variables_for_a_device_are_set_before_tensorflow_is_imported():
+    code = (
+        "import os, sys\n"
+        "from switch_tf import accelerators, runtime\n"
+        "def environment(kind, before):\n"
+        "    assert kind == 'CPU' and 'tensorflow' not in sys.modules\n"
+        "    return {'OF_DEVICE': 'set'}\n"
+        "accelerators.environment = environment\n"
+        "runtime.start(1)\n"
+        "print(os.environ['OF_DEVICE'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "set\n", done.stderr

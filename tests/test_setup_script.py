@@ -15,15 +15,16 @@ ROOT = Path(__file__).parent.parent
 PYTHON = f"""#!/bin/bash
 if [[ $1 == -c ]]; then exec {sys.executable} "$@"; fi
 echo made >> made.txt
-mkdir .venv/bin && cp pip .venv/bin/pip && cp compiler .venv/bin/python
+mkdir $3/bin && cp pip $3/bin/pip && cp compiler $3/bin/python
 bash during_venv.sh
 """
 PIP = """#!/bin/bash
 if [[ $* == *"-e ."* ]]; then
-  touch .venv/bin/switch-tf && chmod +x .venv/bin/switch-tf
+  touch ${0%/pip}/switch-tf && chmod +x ${0%/pip}/switch-tf
   exit
 fi
 echo "Collecting a==1"
+echo "$*" > installed.txt
 """
 # It knows nothing else to do, and fails, which does not matter.
 COMPILER = '#!/bin/bash\n[[ $* == "-m compileall "* ]] && exit 1\nkill $PPID\n'
@@ -93,6 +94,47 @@ def test_it_installs_once_for_a_lock(project):
     (project / "requirements.txt").write_text("a==1\nb==2\nc==3\n")
     assert told(ended(start(project))[1])[-2:] == ["done", "then"]
     assert (project / "made.txt").read_text() == "made\n"
+
+
+def test_the_lock_for_tpu_has_an_environment_beside_the_other(project, monkeypatch):
+    (project / "requirements-tpu.txt").write_text("a==1\nb==2\nc==3\n")
+    assert ended(start(project))[0] == 0
+    assert "-r requirements.txt" in (project / "installed.txt").read_text()
+    monkeypatch.setenv("SWITCH_TF_LOCK", "tpu")
+    lines = told(ended(start(project))[1])
+    assert lines[:2] == [
+        "making .venv-tpu",
+        "installing 3 packages from the lock (some minutes)",
+    ]
+    assert "-r requirements-tpu.txt" in (project / "installed.txt").read_text()
+    assert told(ended(start(project))[1]) == [".venv-tpu is up to date", "then"]
+    monkeypatch.delenv("SWITCH_TF_LOCK")
+    assert told(ended(start(project))[1]) == [".venv is up to date", "then"]
+
+
+def test_a_lock_that_there_is_not_is_one_line(project, monkeypatch):
+    monkeypatch.setenv("SWITCH_TF_LOCK", "gpu")
+    told_of = "error: SWITCH_TF_LOCK=gpu: give 'tpu', or leave it out\n"
+    assert ended(start(project)) == (2, [], told_of)
+
+
+def test_the_tests_run_with_the_lock_that_is_asked_for(project):
+    """What test.sh starts is told by stubs of ruff and pytest."""
+    shutil.copy(ROOT / "scripts" / "test.sh", project / "scripts")
+    (project / "requirements-tpu.txt").write_text("a==1\n")
+    says = 'echo "${0#$PWD/} $*"\n'
+    write(project / "compiler", f'#!/bin/bash\n[[ $* == "-m compileall "* ]] || {says}')
+    write(project / "pip", PIP + "cp ruff ${0%/pip}/ruff\n" + INSTALLS)
+    write(project / "ruff", f"#!/bin/bash\n{says}")
+    pytest_runs = "-m pytest -n 2 --dist loadfile --no-loadscope-reorder"
+    for arguments, venv in ((["tests/a.py"], ".venv"), (["tests/a.py", "--lock=tpu"], ".venv-tpu")):
+        command = ["bash", "scripts/test.sh", *arguments]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-3:] == [
+            f"{venv}/bin/ruff check .",
+            f"{venv}/bin/ruff format --check .",
+            f"{venv}/bin/python {pytest_runs} tests/a.py",
+        ], done.stderr
 
 
 def test_no_ten_seconds_are_silent(project):

@@ -105,7 +105,7 @@ def test_of_several_processes_the_first_tells_of_stages(capsys, monkeypatch):
 
 
 def test_no_stage_begins_after_a_signal_that_was_swallowed(monkeypatch):
-    monkeypatch.setattr(stages.runtime, "_received", [signal.SIGTERM])
+    monkeypatch.setattr(stages.process, "_received", [signal.SIGTERM])
     with pytest.raises(Interruption, match="SIGTERM"), telling("compiling"):
         raise AssertionError("it began")
 

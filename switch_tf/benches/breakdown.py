@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import tensorflow as tf
+
+from switch_tf.metrics.trace import Span, host_spans
 
 # In this order the first that is found in an operation's name is its part.
 _PARTS = {
@@ -32,22 +33,6 @@ PARTS = (*_PARTS, OTHER, WAITING)
 WAYS = ("forward", "backward")
 _PATTERNS = {part: re.compile(pattern) for part, pattern in _PARTS.items()}
 _STEP = "benched_step"
-_OPERATION = re.compile(r"[\w.\-/]+:(?P<kind>\w+)")
-# Operations that only call others, whose time is that of what they call.
-_CALLS = ("PartitionedCall", "StatefulPartitionedCall", "While", "If", "Case", "StatelessWhile")
-
-
-class Span(NamedTuple):
-    """An operation, or a step, on the clock of the profile.
-
-    Attributes:
-      name: `name:type` of an operation.
-      start, end: picoseconds.
-    """
-
-    name: str
-    start: int
-    end: int
 
 
 def part_of(name: str) -> tuple[str, str]:
@@ -73,28 +58,13 @@ def part_seconds(call: Callable[[], object], times: int) -> dict[tuple[str, str]
                 with tf.profiler.experimental.Trace(_STEP, step_num=number):
                     call()
         (path,) = Path(folder).rglob("*.xplane.pb")
-        spans = list(_spans(path.read_bytes()))
+        spans = list(host_spans(path.read_bytes(), _STEP))
     operations = [span for span in spans if span.name != _STEP]
     found: dict[tuple[str, str], float] = {}
     for step in (span for span in spans if span.name == _STEP):
         for part, seconds in seconds_by_part(step, operations).items():
             found[part] = found.get(part, 0.0) + seconds / times
     return found
-
-
-def _spans(profile: bytes) -> Iterator[Span]:
-    from tensorflow.tsl.profiler.protobuf import xplane_pb2
-
-    space = xplane_pb2.XSpace.FromString(profile)
-    for plane in space.planes:
-        names = {number: metadata.name for number, metadata in plane.event_metadata.items()}
-        for line in plane.lines:
-            for event in line.events:
-                name = names[event.metadata_id]
-                operation = _OPERATION.fullmatch(name)
-                if name == _STEP or (operation and operation["kind"] not in _CALLS):
-                    start = 1000 * line.timestamp_ns + event.offset_ps
-                    yield Span(name, start, start + event.duration_ps)
 
 
 def seconds_by_part(step: Span, operations: Iterable[Span]) -> dict[tuple[str, str], float]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import switch_tf
-from switch_tf import runtime
+from switch_tf import process
 from switch_tf.benches.command import failure_of
 from switch_tf.benches.timing import Spread
 from switch_tf.errors import UserError
@@ -136,7 +136,7 @@ def _git(*arguments: str) -> subprocess.CompletedProcess:
 
 if __name__ == "__main__":
     try:
-        with runtime.interruptible("compare_speed.sh"):
+        with process.interruptible("compare_speed.sh"):
             main(sys.argv[1:])
     except UserError as error:
         sys.exit(f"compare_speed.sh: error: {error}")

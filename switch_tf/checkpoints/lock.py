@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from switch_tf import runtime, storage
+from switch_tf import process, runtime, storage
 from switch_tf.checkpoints.model_dir import ModelDir
 from switch_tf.errors import Restart, UserError
 
@@ -86,10 +86,10 @@ def _numbering() -> str:
     return ""
 
 
-def _started(process: int) -> str:
+def _started(number: int) -> str:
     """When a process was started, in the kernel's count; empty if there is none of that number."""
     # The fields follow the command's name in parentheses, the third first.
-    fields = _read(f"/proc/{process}/stat").rpartition(")")[2].split()
+    fields = _read(f"/proc/{number}/stat").rpartition(")")[2].split()
     return fields[19] if fields else ""
 
 
@@ -128,7 +128,7 @@ def in_use(model_dir: str) -> Iterator[None]:
         except Restart:
             stays = True
             if file is not None:
-                runtime.hand_on(file)
+                process.hand_on(file)
             raise
         finally:
             with contextlib.suppress(*storage.errors()):
@@ -205,7 +205,7 @@ def _dead(holder: Holder | None, is_unlocked: bool, model_dir: str) -> Holder | 
 
 def _is_handed_on(holder: Holder | None) -> bool:
     """Whether this process had the lock before it started anew, and so has it still."""
-    if holder is None or not runtime.has_restarted():
+    if holder is None or not process.has_restarted():
         return False
     return holder == dataclasses.replace(Holder.this(), since=holder.since)
 

@@ -9,7 +9,8 @@
                                  model, sizes, mesh, devices, versions, a digest of the vocabulary
     vocabulary.model             a copy of the SentencePiece model, if the run's tasks have one
     description.txt              settings, weights with their layouts, and Switch layers
-    metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation
+    metrics.jsonl, tensorboard/  the metrics of training, by period, and of every evaluation; and
+                                 profiles, in the latter
     best.json                    the best evaluation of each task and metric
     metrics_until_<step>.jsonl,  those of a run whose checkpoints were gone, so that it began again
     best_until_<step>.json

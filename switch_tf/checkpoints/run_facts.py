@@ -10,7 +10,7 @@ from pathlib import Path
 import seqio
 
 import switch_tf
-from switch_tf import runtime, storage
+from switch_tf import accelerators, runtime, storage
 from switch_tf.checkpoints.model_dir import FACTS, ModelDir, find_file
 from switch_tf.data import provenance
 from switch_tf.errors import UserError
@@ -24,7 +24,8 @@ def versions() -> dict[str, str | None]:
     """Package -> version, of Python, this project and what it computes with.
 
     `commit` is the project's git commit, followed by -dirty if its files differ from it; None if
-    it does not run from a checkout. A package that is not installed under its usual name has None.
+    it does not run from a checkout. A package that is not installed under its usual name has None,
+    but for TensorFlow, which other packages hold, too: that of the lock for TPU is tensorflow-tpu.
     """
     found = {"python": platform.python_version(), "switch_tf": switch_tf.__version__}
     found["commit"] = _commit()
@@ -32,7 +33,9 @@ def versions() -> dict[str, str | None]:
         found[name] = None
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    others = accelerators.tensorflow_packages()
+    found["tensorflow"] = found["tensorflow"] or next(iter(others.values()), None)
+    return found | others
 
 
 def _commit() -> str | None:

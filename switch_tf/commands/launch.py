@@ -6,8 +6,9 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from switch_tf import __version__, config, gin_files, runtime
+from switch_tf import __version__, accelerators, config, gin_files, runtime
 from switch_tf.commands import checks
+from switch_tf.commands.device_defaults import dtype_of_device, mesh_of_slice
 from switch_tf.commands.flags import Parser, add_gin_flags, split_gin_args
 from switch_tf.commands.remembered import is_resumed, remember
 from switch_tf.commands.resumed import changes
@@ -31,10 +32,10 @@ class Launch:
 
     Attributes:
       args: the parsed flags other than gin's; `args.gin_file` without the config.gin of runs.
-      bindings: what is taken from runs, and `NAME=value` for each `--gin.NAME` flag.
+      bindings: what is taken from runs or set for TPU, and `NAME=value` for each `--gin.NAME`.
       given: the values set by gin files and bindings, from `config.precheck`.
       devices: number of devices in the mesh.
-      lines: what is taken from runs, to be printed; see `remembered`.
+      lines: what is taken from runs, see `remembered`, and set for TPU, to be printed.
       trains: whether the command trains.
       cluster: the hosts of the run; None if this process is alone.
     """
@@ -59,14 +60,15 @@ class Launch:
             checkpoint can reveal.
         """
         runtime.tell(*self.lines)
-        device_type = "CPU"
-        if devices is None:
+        device_type, is_run = "CPU", devices is None
+        if is_run:
             devices, device_type = self.devices, self.given.get("DEVICE_TYPE", "CPU")
             runtime.check_devices(devices, device_type)
         _meet(self.cluster, self.given)
         with importing("starting TensorFlow"):
             runtime.start(devices, device_type, shows_lowered)
             config.load(self.args.gin_file, self.bindings)
+        runtime.tell(*(accelerators.unused(device_type) if is_run else ()))
         # Reading it as a macro records it in the operative config, which needs it to run again.
         agreement.begin(Hosts().timeout)
         config.macro("DEVICE_TYPE", "CPU", annotation=Literal[runtime.DEVICE_TYPES])
@@ -117,8 +119,8 @@ def check(
     cluster = settle(args.hosts, args.host) if "hosts" in args else None
     if command == "eval":
         checks.check_no_model_dir(args.gin_file, bindings)
-    remembered = remember(args.gin_file, bindings, trains, functools.partial(_start, cluster))
-    args.gin_file, bindings = remembered.files, [*remembered.statements, *bindings]
+    hosts = len(cluster.addresses) if cluster else 1
+    bindings, lines = _complete(args, bindings, trains, cluster, hosts)
     if not trains:
         there = gin_files.read(args.gin_file, bindings).macros
         bindings += [f"{name}={value!r}" for name, value in _OF_TRAINING.items() if name in there]
@@ -128,14 +130,29 @@ def check(
     checks.check_files(args.gin_file, bindings, needs, run_file)
     given = config.precheck(args.gin_file, bindings)
     checks.check_spans(given)
-    hosts = len(cluster.addresses) if cluster else 1
     devices = checks.check_mesh(given, starts=command in ("train", "eval"), hosts=hosts)
     checks.check_paths(given, trains)
     if trains:
         checks.check_optimizer(given)
         checks.check_periods(given)
     checks.check_checkpoints(given, remote=False, trains=trains)
-    return Launch(args, bindings, given, devices, remembered.lines, trains, cluster)
+    return Launch(args, bindings, given, devices, lines, trains, cluster)
+
+
+def _complete(
+    args: argparse.Namespace, bindings: list[str], trains: bool, cluster: Cluster | None, hosts: int
+) -> tuple[list[str], list[str]]:
+    """The bindings with what runs and the type of device give, and lines on that.
+
+    `args.gin_file` is then without the config.gin of runs.
+    """
+    mesh = mesh_of_slice(args.gin_file, bindings, hosts)
+    bindings = [*mesh, *bindings]
+    remembered = remember(args.gin_file, bindings, trains, functools.partial(_start, cluster))
+    args.gin_file, bindings = remembered.files, [*remembered.statements, *bindings]
+    dtype = dtype_of_device(args.gin_file, bindings)
+    lines = [*remembered.lines, *(f"{one.where}: {one}" for one in (*mesh, *dtype))]
+    return [*dtype, *bindings], lines
 
 
 def _example(command: str, run_file: str) -> str:

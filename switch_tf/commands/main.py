@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from switch_tf import __version__, runtime, storage, user_code
+from switch_tf import __version__, process, storage, user_code
 from switch_tf.commands.flags import Parser
 from switch_tf.errors import Restart, UserError
 from switch_tf.metrics.tables import table
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else list(argv)
     _show_any_text()
     try:
-        with runtime.interruptible("switch-tf"):
+        with process.interruptible("switch-tf"):
             _run(argv)
     except UserError as error:
         print(f"switch-tf: error: {_one_line(error)}", file=sys.stderr)
@@ -61,13 +61,13 @@ def entry() -> None:
     threads of an interrupted command may never end.
     """
     status = 0
-    runtime.ends_at_once()
+    process.ends_at_once()
     try:
         main()
     except SystemExit as end:
         status = end.code or 0
     except Restart:
-        runtime.restart()
+        process.restart()
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
     sys.stderr.flush()

@@ -16,8 +16,8 @@ from typing import Any
 
 from switch_tf.errors import UserError
 
-# Where a source names hosts without ports.
-_TPU_PORT = 8476
+# Where a source names hosts without ports. Not 8476, which libtpu's own hosts meet at.
+_TPU_PORT = 19_011
 # SLURM's jobs on one machine take different ports, above those that Linux gives out by itself.
 _SLURM_PORTS = range(61_440, 65_000)
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
-from switch_tf import rules
+from switch_tf import rules, runtime
 from switch_tf.errors import UserError
 from switch_tf.layers.context import BuildContext, WeightDeclaration, current_build, weights_seed
 
@@ -64,10 +64,16 @@ def registered(name: str):
 def lay_out(x, axes: Sequence[str | None]):
     """Lays `x` out over the mesh in use by its axis names; returns `x` itself if there is no mesh.
 
-    In a compiled function, moving a mesh dimension from one axis to another is an all-to-all.
+    In a compiled function, moving a mesh dimension from one axis to another is an all-to-all, which
+    is of float32 where devices cannot exchange bfloat16.
     """
     mesh = mesh_lib.current()
-    return x if mesh is None else dtensor.relayout(x, mesh.layout(axes))
+    if mesh is None:
+        return x
+    layout = mesh.layout(axes)
+    if x.dtype == tf.bfloat16 and runtime.lacks_bfloat16_collectives():
+        return tf.cast(dtensor.relayout(tf.cast(x, tf.float32), layout), x.dtype)
+    return dtensor.relayout(x, layout)
 
 
 def wide_dtype(dtype: str) -> str:

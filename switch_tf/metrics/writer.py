@@ -16,7 +16,7 @@ from switch_tf.metrics.means import Means
 from switch_tf.rules import Count, configurable
 
 _TRAIN, _EVALUATION, _DATA, _GOODPUT = "train", "evaluation", "data", "goodput"
-_BAD_STEP = "bad_step"
+_BAD_STEP, _PROFILE = "bad_step", "profile"
 # Fields of a record other than its metrics.
 KEYS = frozenset(("step", "kind", "task", "split"))
 # Seconds between two writes of new records to a remote file system.
@@ -227,6 +227,12 @@ class MetricsWriter:
         if self._is_chief:
             told = {"bad_step": bad, "why": why, "loss": loss}
             self._record({"step": step, "kind": _BAD_STEP} | told)
+            self.flush()
+
+    def profile(self, step: int, figures: Mapping[str, float]) -> None:
+        """Logs what the time of profiled steps went on; see `profiling.Profiler.end`."""
+        if self._is_chief:
+            self._record({"step": step, "kind": _PROFILE} | dict(figures))
             self.flush()
 
     def rewind(self, step: int) -> float:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from switch_tf import runtime, storage
+from switch_tf import process, runtime, storage
 from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
 from switch_tf.pages.registry import PAGES, Page
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     try:
-        with runtime.interruptible("python -m switch_tf.pages"):
+        with process.interruptible("python -m switch_tf.pages"):
             sys.exit(main(sys.argv[1:]))
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -22,6 +22,7 @@ from switch_tf.metrics.load_watch import LoadWatch
 from switch_tf.metrics.progress import Progress
 from switch_tf.metrics.writer import MetricsWriter
 from switch_tf.stages import telling
+from switch_tf.training.profiling import Profiler
 from switch_tf.training.restarts import Restarts
 from switch_tf.training.signals import StopSignals
 from switch_tf.training.step import TrainStep
@@ -57,14 +58,22 @@ class TrainLoop:
         self._writer = writer
         self._evaluation = evaluation
         self._goodput = goodput
+        self._profiler = Profiler()
         self._load_watch = LoadWatch()
         self._bad_steps = train_step.bad_steps
         self._bad_steps.restore(checkpoints.notes)
         self._steps_made, self._restarts = 0, Restarts()
         self._is_first = True
 
-    def run(self, train_steps: int, checkpoint_period: int) -> None:
+    def run(
+        self, train_steps: int, checkpoint_period: int, profile_steps: range = range(0)
+    ) -> None:
         """Trains up to `train_steps` or until a signal, and saves checkpoints.
+
+        Args:
+          train_steps: the last step.
+          checkpoint_period: steps between checkpoints.
+          profile_steps: steps of which a profile is taken.
 
         Raises:
           UserError: a loss is not finite; the last checkpoint stays as it is. Or the data cannot
@@ -73,14 +82,17 @@ class TrainLoop:
           Restart: the command is to start anew; the step is saved.
         """
         evaluation = self._evaluation
+        self._profiler = Profiler(profile_steps, ModelDir(self._checkpoints.path).events)
+        runtime.tell(*self._profiler.missed(self.step))
         self._checkpoints.protected = evaluation.kept
         # A process that was killed after an evaluation may not have come to it.
         evaluation.write_best()
         self._goodput.started()
         with StopSignals() as signals, Progress(train_steps, self.step) as progress:
             try:
-                with contextlib.closing(self._writer):
+                with contextlib.closing(self._writer), self._profiler:
                     stopped = self._train(train_steps, checkpoint_period, signals, progress)
+                    self._end_profile(progress)
                     self._writer.goodput(self.step, self._goodput.seconds())
             except Restart:
                 # A signal that came too late for `_restart`.
@@ -249,6 +261,7 @@ class TrainLoop:
           before: the batch of the last step; None if no step was made.
           signals: those that end a wait for the batch.
         """
+        self._profiler.begin(self.step + 1)
         started = time.perf_counter()
         stage, kind = contextlib.nullcontext(), "steps"
         if self._is_first:
@@ -256,11 +269,13 @@ class TrainLoop:
             self._is_first = False
         with stage:
             batch = self._next(before, signals)
-            metrics = self._train_step(batch, self.step)
+            with self._profiler.around(self.step + 1):
+                metrics = self._train_step(batch, self.step)
         seconds = time.perf_counter() - started
         self._goodput.add("input", self._feed.wait_seconds)
         self._goodput.add(kind, seconds - self._feed.wait_seconds)
         self._steps_made += 1
+        is_profiled = self._profiler.made(self.step + 1, seconds, self._feed.wait_seconds)
         why = metrics.get("skipped") or self._bad_steps.fault(metrics["loss"])
         if why:
             return before if self._pass_over(why, batch, metrics, progress) else None
@@ -273,10 +288,19 @@ class TrainLoop:
         }
         self._writer.train(self.step, metrics, rates)
         progress.update(self.step, metrics, rates)
+        if is_profiled:
+            self._end_profile(progress)
         loads = {name: layer["load_E"] for name, layer in metrics["routing"].items()}
         for warning in self._load_watch.see(loads):
             progress.say(f"step {self.step}  {warning}")
         return batch
+
+    def _end_profile(self, progress) -> None:
+        """Ends a profile that is being taken, and says and logs what the steps' time went on."""
+        if ended := self._profiler.end():
+            line, figures = ended
+            progress.say(line)
+            self._writer.profile(self.step, figures)
 
     def _pass_over(self, why: str, batch, metrics, progress) -> bool:
         """Does about a bad step what its policy says; returns whether the weights are as before it.

@@ -1,6 +1,6 @@
 """When the process of a long run on CPU starts anew, as its all-reduces keep memory."""
 
-from switch_tf import runtime
+from switch_tf import process, runtime
 from switch_tf.rules import Count, configurable
 
 
@@ -24,6 +24,6 @@ class Restarts:
 
     def due(self, steps: int) -> bool:
         """Whether a process that has made so many steps is to start anew; the same on all hosts."""
-        if self.period is None or not runtime.can_restart() or runtime.device_type() != "CPU":
+        if self.period is None or not process.can_restart() or runtime.device_type() != "CPU":
             return False
         return steps >= self.period

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from switch_tf import runtime
+from switch_tf import process, runtime
 from switch_tf.errors import Interruption
 from switch_tf.hosts import agreement
 
@@ -16,7 +16,7 @@ class StopSignals:
     """
 
     def __init__(self):
-        self.number = runtime.interrupted_by()
+        self.number = process.interrupted_by()
         self._before = {}
         self._is_stopped = False
 

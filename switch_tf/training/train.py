@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import gin
 
-from switch_tf import config, runtime
+from switch_tf import config, process, runtime
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import run_facts
 from switch_tf.checkpoints.lock import in_use
@@ -50,7 +50,7 @@ from switch_tf.training.loop import TrainLoop
 from switch_tf.training.step import TrainStep, build_step
 
 
-@configurable
+@configurable(denylist=["profile_steps"])
 def train(
     model_dir: RunFolder = gin.REQUIRED,
     train_steps: Count = gin.REQUIRED,
@@ -66,6 +66,7 @@ def train(
     initial_checkpoint_fresh: VariablePatterns = (),
     initial_checkpoint_skipped: VariablePatterns = (),
     distillation: Callable[[], Distillation] | None = None,
+    profile_steps: range = range(0),
 ) -> None:
     """Trains a model, or resumes the run in `model_dir`.
 
@@ -85,19 +86,18 @@ def train(
         model has, as ["decoder/layer_1/"], disturbing the others until trained; and that
         only the checkpoint has, as ["switch_ffn"] for a dense model, whose learning is lost.
       distillation: makes the `Distillation` whose teacher counts in the loss; None for no teacher.
+      profile_steps: steps of which TensorBoard gets a profile; see `profiling.profiled_steps`.
 
     Raises:
       UserError: settings that do not fit, before any step; a loss that is not finite.
       Interruption: a signal came; the step is saved, and the same call resumes.
     """
-    goodput = Goodput()
-    data, setup, evaluation = data(), setup(), evaluation()
+    goodput, data, setup, evaluation = Goodput(), data(), setup(), evaluation()
     weights = _weights_of(model_dir, initial_checkpoint_path)
     with contextlib.ExitStack() as stack, setup.mesh_model(data, seed, weights) as made:
         evaluators, feed, order, samples = _open(made, evaluation)
         stack.enter_context(in_use(model_dir))
-        optimizer = setup.optimizer()
-        train_step = build_step(made, optimizer, seed, distillation)
+        train_step = build_step(made, optimizer := setup.optimizer(), seed, distillation)
         saved = keep_checkpoints, made.model, optimizer, feed.iterator, config.operative_config
         checkpoints = Checkpoints(model_dir, *saved, keep_period, feed.files)
         others = optimizer, restore_optimizer, initial_checkpoint_fresh, initial_checkpoint_skipped
@@ -110,7 +110,7 @@ def train(
         writer = _log(model_dir, step, made, setup, samples, goodput)
         periodic = PeriodicEvaluation(evaluators, evaluation, writer, model_dir, train_steps)
         parts = step, train_step, feed, checkpoints, writer, periodic, goodput
-        TrainLoop(*parts).run(train_steps, checkpoint_period)
+        TrainLoop(*parts).run(train_steps, checkpoint_period, profile_steps)
 
 
 def _data_line(data: TaskData) -> str:
@@ -207,7 +207,7 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
             batches = train_batches(made.data, local_rows(made.data.batch_size, made.mesh))
         what = TaskSplit.of(made.data)
         feed = Feed(batches, made.mesh, what)
-        runtime.keep(feed)
+        process.keep(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
     samples = _read_samples(made, evaluators)
     order = describe_order(batches)

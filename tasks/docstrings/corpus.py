@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from switch_tf import rules, storage
+from switch_tf import accelerators, rules, storage
 from switch_tf.errors import UserError
 from switch_tf.tasks.docstrings import parse
 from switch_tf.tasks.docstrings.parse import Document
@@ -52,7 +52,7 @@ def settings(
 def _key() -> str:
     """A hash of the packages' versions and of the parameters for parsing them."""
     try:
-        versions = {name: importlib.metadata.version(name) for name in parse.LIBRARIES.values()}
+        versions = {name: _version(name) for name in parse.LIBRARIES.values()}
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
             f"pydocs: package '{error.name}' is not installed; install requirements.txt "
@@ -60,6 +60,15 @@ def _key() -> str:
         ) from error
     made_by = (_FORMAT, parse.MIN_CHARACTERS, parse.VALIDATION_PER_MILLE)
     return hashlib.sha256(repr((versions, made_by)).encode()).hexdigest()[:16]
+
+
+def _version(name: str) -> str:
+    """The version of a distribution; of TensorFlow also that of another which holds its module."""
+    others = accelerators.tensorflow_packages() if name == "tensorflow" else {}
+    if others and name not in others:
+        # Its files are not all the same.
+        return " ".join(next(iter(others.items())))
+    return importlib.metadata.version(name)
 
 
 def documents(split: str) -> list[Document]:

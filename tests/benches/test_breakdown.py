@@ -1,6 +1,7 @@
 import pytest
 
-from switch_tf.benches.breakdown import OTHER, PARTS, WAITING, Span, part_of, seconds_by_part
+from switch_tf.benches.breakdown import OTHER, PARTS, WAITING, part_of, seconds_by_part
+from switch_tf.metrics.trace import Span
 
 MODEL = "tf.StatefulPartitionedCall/model/decoder/layer_1"
 

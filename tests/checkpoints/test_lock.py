@@ -167,15 +167,15 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
 
 ANEW = """
 import sys
-from switch_tf import runtime
+from switch_tf import process
 from switch_tf.checkpoints.lock import check_free, in_use
 from switch_tf.errors import Restart
-runtime.ends_at_once()
+process.ends_at_once()
 with open(sys.argv[1] + ".starts", "a+") as file:
     file.write("x")
     file.seek(0)
     starts = len(file.read())
-if runtime.has_restarted():
+if process.has_restarted():
     print("anew", flush=True)
     sys.stdin.readline()
     check_free(sys.argv[1])
@@ -186,7 +186,7 @@ try:
         print("held", flush=True)
         sys.stdin.readline()
 except Restart:
-    runtime.restart()
+    process.restart()
 """
 
 

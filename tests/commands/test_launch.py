@@ -4,9 +4,10 @@ import gin
 import pytest
 import tensorflow as tf
 
-from switch_tf import config, runtime, storage
+from switch_tf import accelerators, config, runtime, storage
 from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
+from switch_tf.hosts.cluster import FLAGS
 from tests.commands.test_main import run_without_tensorflow
 
 MODEL = "--gin_file=models/switch_tiny.gin"
@@ -106,6 +107,14 @@ BEFORE_TENSORFLOW = {
     "another kind of device": (
         [MODEL, PRETRAIN, DIR, "--gin.DEVICE_TYPE='gpu'"],
         "DEVICE_TYPE='gpu': give 'CPU', 'GPU' or 'TPU'",
+    ),
+    "a profile of no range": (
+        [MODEL, PRETRAIN, DIR, "--profile_steps=10"],
+        "--profile_steps=10: give the first and the last step, such as --profile_steps=10-20",
+    ),
+    "a profile beyond the run": (
+        [MODEL, PRETRAIN, DIR, "--gin.TRAIN_STEPS=15", "--profile_steps=10-20"],
+        "--profile_steps=10-20 goes beyond TRAIN_STEPS=15: give steps that the run makes",
     ),
     "no experts": (
         [MODEL, PRETRAIN, DIR, "--gin.NUM_EXPERTS=0"],
@@ -501,3 +510,34 @@ def test_a_vocabulary_larger_than_the_models_is_refused(told, tmp_path):
         "--gin.MIXTURE_OR_TASK_MODULE='tests.toy_task'",
     )
     assert "has 359 tokens, but the model's VOCAB_SIZE is 128: set it to" in line
+
+
+def test_on_tpu_a_command_takes_all_devices_and_bfloat16_and_says_so(monkeypatch):
+    monkeypatch.setattr(accelerators, "tpu", lambda: accelerators.Tpu("v5e", 4, 4, False))
+    tpu = "--gin.DEVICE_TYPE='TPU'"
+    given = launch.check("train", "", [MODEL, LAYOUT, PRETRAIN, DIR, tpu], flags=FLAGS)
+    assert given.devices == 4
+    assert given.given["ModelSetup.mesh_shape"] == "batch:4"
+    assert given.given["TransformerEncoderDecoder.dtype"] == "bfloat16"
+    assert given.lines == [
+        "DEVICE_TYPE='TPU': MESH_SHAPE = 'batch:4'",
+        "DEVICE_TYPE='TPU': DTYPE = 'bfloat16'",
+    ]
+
+
+@pytest.mark.parametrize("devices, told", [(None, True), (1, False)])
+def test_a_tpu_that_a_run_does_not_use_is_told(monkeypatch, capsys, devices, told):
+    """But not by a plan, which needs no devices."""
+    monkeypatch.setattr(accelerators, "tpu", lambda: accelerators.Tpu("v5e", 4, 4, False))
+    monkeypatch.setattr(runtime, "start", lambda *arguments, **keywords: None)
+    launch.check("plan", "", [MODEL, "--gin_file=runs/plan.gin"]).start(devices)
+    gin.clear_config()
+    assert ("does not use the 4 TPU v5e chips of this machine" in capsys.readouterr().out) is told
+
+
+def test_a_mesh_of_other_devices_than_a_tpu_has_is_refused_before_tensorflow(monkeypatch, told):
+    monkeypatch.setattr(accelerators, "tpu", lambda: accelerators.Tpu("v5e", 4, 4, False))
+    assert told(LAYOUT, DIR, "--gin.DEVICE_TYPE='TPU'", "--gin.MESH_SHAPE='batch:8'") == (
+        "MESH_SHAPE has 8 devices, but there are 4 TPU devices, and a mesh on TPU has all of them: "
+        "give sizes whose product is 4"
+    )

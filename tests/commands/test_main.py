@@ -120,13 +120,13 @@ def test_a_command_starts_anew_as_it_was_started_at_first():
 def test_a_signal_that_comes_while_a_command_starts_anew_ends_it():
     code = (
         "import importlib, os, signal, sys, types\n"
-        "from switch_tf import runtime\n"
+        "from switch_tf import process\n"
         "from switch_tf.commands import main\n"
         "from switch_tf.errors import Restart\n"
         "def run(argv):\n"
         "    print('runs', flush=True)\n"
         "    raise Restart\n"
-        "if runtime.has_restarted():\n"
+        "if process.has_restarted():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "importlib.import_module = lambda name: types.SimpleNamespace(main=run)\n"
         "sys.argv[1:] = ['tasks']\n"

@@ -21,10 +21,10 @@ SLURM = {
     "environment, addresses, index",
     [
         (DTENSOR, ("a:1", "b:2"), 1),
-        (TPU, ("t0:8476", "t1:8476", "t2:8476"), 2),
+        (TPU, ("t0:19011", "t1:19011", "t2:19011"), 2),
         (SLURM, ("n1:61447", "n1:61448", "n2:61447"), 2),
         (DTENSOR | TPU | SLURM, ("a:1", "b:2"), 1),
-        (TPU | SLURM, ("t0:8476", "t1:8476", "t2:8476"), 2),
+        (TPU | SLURM, ("t0:19011", "t1:19011", "t2:19011"), 2),
     ],
 )
 def test_the_environment_says_who_is_who(environment, addresses, index):

@@ -11,9 +11,12 @@ from collections import Counter
 from typing import NamedTuple
 
 import gin
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from switch_tf import config, runtime
+from switch_tf.layers.base import lay_out
 from switch_tf.layers.dispatch import EinsumDispatcher
 from switch_tf.layers.group_router import ExpertChoiceRouter
 from switch_tf.layers.multi_router import Top2Router
@@ -340,3 +343,32 @@ def lowered_rows(found):
     for one in found.collectives:
         of[one.kind, one.devices] += one.bytes
     return [of["all-to-all", found.shape["batch"]], of["all-reduce", found.shape["model"]]]
+
+
+@pytest.mark.parametrize("name", ["expert_data", "expert_model_data"])
+def test_on_gpu_a_bfloat16_model_exchanges_float32_alone(name, monkeypatch):
+    """TensorFlow refuses all collectives of NCCL for bfloat16, not only its reductions."""
+    before = step_of(name).collectives
+    assert {one.kind for one in before if one.dtype == "bf16"} == {"all-to-all"}
+    monkeypatch.setattr(runtime, "lacks_bfloat16_collectives", lambda: True)
+    found = step_of.__wrapped__(name).collectives
+    wide = [dataclasses.replace(o, dtype="f32") if o.dtype == "bf16" else o for o in before]
+    assert Counter(found) == Counter(wide)
+
+
+def test_dtensor_itself_reduces_and_gathers_bfloat16_in_float32():
+    """Other than on TPU, by its sources; or more than all-to-alls would have to be cast for GPU."""
+
+    @tf.function
+    def reduced(x_BM):
+        return tf.reduce_sum(x_BM, axis=0)
+
+    @tf.function
+    def gathered(x_BM):
+        return lay_out(x_BM, (None, None))
+
+    with using(("batch:8", "batch:batch")):
+        x_BM = tf.cast(place(np.ones((8, 4), np.float32), ("batch",)), tf.bfloat16)
+        for function in (reduced, gathered):
+            (one,) = lowered.collectives(lowered.lower(function, x_BM))
+            assert (one.kind, one.dtype) == ("all-reduce", "f32")

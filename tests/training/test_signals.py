@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from switch_tf import runtime
+from switch_tf import process
 from switch_tf.errors import Interruption
 from switch_tf.training.signals import StopSignals
 
@@ -24,7 +24,7 @@ def test_a_first_signal_asks_to_stop_and_a_second_one_interrupts(number, capfd):
 
 
 def test_a_signal_that_was_swallowed_before_asks_to_stop():
-    with pytest.raises(SystemExit), runtime.interruptible("a command"):
+    with pytest.raises(SystemExit), process.interruptible("a command"):
         with contextlib.suppress(Interruption):
             os.kill(os.getpid(), signal.SIGTERM)
         with StopSignals() as signals:

@@ -70,9 +70,9 @@ def load(files, settings):
     config.load(files, [f"{name}={text}" for name, text in texts.items()])
 
 
-def pretrain(model_dir, **settings):
+def pretrain(model_dir, profile_steps=range(0), **settings):
     load([*FILES, "runs/pretrain.gin"], SMALL | RUN | {"MODEL_DIR": str(model_dir)} | settings)
-    train()
+    train(profile_steps=profile_steps)
 
 
 def records(model_dir, kind):
@@ -85,9 +85,9 @@ def losses(model_dir):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The MODEL_DIR of a run that was never stopped."""
+    """The MODEL_DIR of a run that was never stopped, of which two steps were profiled."""
     folder = tmp_path_factory.mktemp("whole")
-    pretrain(folder)
+    pretrain(folder, profile_steps=range(4, 6))
     return folder
 
 
@@ -104,6 +104,17 @@ def test_a_run_logs_what_its_time_went_on(whole):
     assert last["step"] == STEPS and all(last[kind] > 0 for kind in spent) and last["lost"] == 0
     seconds = sum(r["seconds"] * r["steps"] for r in records(whole, "train"))
     assert last["compiling"] + last["steps"] + last["input"] == pytest.approx(seconds)
+
+
+def test_a_profile_is_written_for_tensorboard_and_its_shares_are_logged(whole):
+    (record,) = records(whole, "profile")
+    assert (record["step"], record["steps"]) == (5, 2)
+    shares = {name: record[name] for name in ("computing", "collectives", "input", "other")}
+    assert sum(shares.values()) == pytest.approx(1) and min(shares.values()) >= 0
+    # Two devices reduce gradients.
+    assert shares["computing"] > 0 and shares["collectives"] > 0
+    (file,) = (whole / "tensorboard").glob("plugins/profile/*/*.xplane.pb")
+    assert file.stat().st_size > 10_000
 
 
 @pytest.fixture(scope="module")

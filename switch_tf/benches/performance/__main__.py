@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import switch_tf
-from switch_tf import runtime, storage
+from switch_tf import process, storage
 from switch_tf.benches.performance import targets
 from switch_tf.benches.performance.measurements import all_measurements, measure
 from switch_tf.errors import UserError
@@ -79,7 +79,7 @@ def stored_figures() -> dict:
 
 if __name__ == "__main__":
     try:
-        with runtime.interruptible("performance.sh"):
+        with process.interruptible("performance.sh"):
             main()
     except UserError as error:
         sys.exit(f"performance.sh: error: {error}")

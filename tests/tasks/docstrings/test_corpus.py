@@ -77,3 +77,19 @@ def test_a_cache_that_cannot_be_written_is_one_line(parses, tmp_path):
             corpus.prepare()
     finally:
         gin.clear_config()
+
+
+def test_the_package_for_tpu_stands_for_tensorflow_and_has_a_cache_of_its_own(
+    small_corpus, monkeypatch
+):
+    versions = {"tensorflow": "2.20.0"}
+    monkeypatch.setattr(corpus.importlib.metadata, "version", lambda n: versions.get(n, "1"))
+    folders = []
+    for package in ("tensorflow", "tensorflow-tpu"):
+        held = {package: "2.20.0"}
+        monkeypatch.setattr(corpus.accelerators, "tensorflow_packages", lambda held=held: held)
+        corpus._key.cache_clear()
+        folders.append(corpus.settings()[0])
+    corpus._key.cache_clear()
+    assert corpus._version("tensorflow") == "tensorflow-tpu 2.20.0"
+    assert folders[0] != folders[1]
