@@ -20,7 +20,7 @@ runpy.run_path(str(_OFFLINE / "sitecustomize.py"))
 import gin  # noqa: E402 - the network is blocked first
 import pytest  # noqa: E402
 
-from switch_tf import configurables, runtime  # noqa: E402
+from switch_tf import accelerators, configurables, runtime  # noqa: E402
 from tests.slow import is_slow  # noqa: E402
 
 # The lowered steps are looked at in tests of the planner.
@@ -28,6 +28,11 @@ runtime.start(num_devices=8, shows_lowered=True)
 
 import keras  # noqa: E402 - after TensorFlow's start
 import seqio  # noqa: E402
+from keras.src.trainers import trainer  # noqa: E402
+
+if accelerators.is_tpu_build():
+    # It has no XLA for CPU devices, with which Keras's own `fit` would compile: see docs/hosts.md.
+    trainer.model_supports_jit = lambda model: False
 
 # The files that take longest go first, so that no process is left with one of them at the end.
 _LONGEST = (
