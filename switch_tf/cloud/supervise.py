@@ -63,6 +63,8 @@ class Supervisor:
         self._state = ""
         # Whether the run was started, or found going, on the slice that is there now.
         self._is_launched = False
+        # Whether the slice that is there now is new, so that no run of before can be on it.
+        self._is_new = False
         # Kept here, as somebody may set up another commit by hand meanwhile.
         self._code = self.archive.read_bytes()
         self._failures = 0
@@ -106,7 +108,9 @@ class Supervisor:
             self._remove()
             if state == "FAILED":
                 self._pause()
-        elif state not in _ON_THE_WAY:
+        elif state in _ON_THE_WAY:
+            self._is_new = True
+        else:
             raise UserError(f"{self.slice.name} is in state {state}, which the scripts do not know")
         return None
 
@@ -131,13 +135,16 @@ class Supervisor:
         workers = self.slice.workers()
         silent = [i for i in range(number) if i not in workers]
         running = [worker for worker in workers.values() if worker.state == "running"]
+        if not workers and not self._is_new:
+            # More likely a fault of this machine or its network than of all the slice's, on which
+            # a run may go on.
+            self._say(
+                "no worker answers by ssh; waiting, as a run may go on there: is the key in ssh's "
+                "agent (ssh-add ~/.ssh/google_compute_engine)?"
+            )
+            return None
         if not running and not self._is_launched:
             return self._launch(number, workers)
-        if not workers:
-            # More likely a fault of this machine or its network than of all the slice's, on which
-            # the run may go on.
-            self._say("no worker answers by ssh; waiting")
-            return None
         if silent:
             return self._do_without_answer(silent)
         self._unanswered = 0
@@ -214,6 +221,7 @@ class Supervisor:
         return status
 
     def _create(self) -> None:
+        self._is_new = True
         try:
             self.slice.create(self.request)
         except Failure as failure:
@@ -252,7 +260,7 @@ class Supervisor:
             if failure.exit_status == SSH_REFUSED:
                 return self._do_without_answer([])
             return self._failed(failure.exit_status)
-        self._is_launched, self._unanswered = True, 0
+        self._is_launched, self._unanswered, self._is_new = True, 0, False
         return None
 
     def _resigned(self, failure: Failure) -> UserError:

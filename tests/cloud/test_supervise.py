@@ -247,6 +247,20 @@ def test_a_supervisor_that_reaches_no_worker_leaves_the_run_alone(zone):
     assert status == 0 and resumed(zone) == [0, 8] and zone.created() == 1
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_one_that_is_started_again_and_reaches_no_worker_waits(zone, runs):
+    """Such as on a laptop that was started anew, without its key in ssh's agent."""
+    zone.make()
+    zone.write("scenario.json", [[[0, 9, "hang"], [1, 9, "hang"]]])
+    if runs:
+        assert zone.call("launch", *COMMAND)[0] == 0
+    zone.set(refused={"0": 6, "1": 6})
+    status, told, _ = supervise(zone, "--tries=2", "--silence=2")
+    assert "waiting, as a run may go on there: is the key in ssh's agent" in told
+    assert "failure" not in told.partition("the run has ended")[0]
+    assert status == 0 and resumed(zone) == [0, 8] and zone.created() == 1
+
+
 def test_an_account_that_is_logged_out_leaves_the_run_alone(zone):
     zone.set(
         node=[None, "Reauthentication failed. cannot prompt during non-interactive execution."]
