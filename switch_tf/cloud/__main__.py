@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from switch_tf.cloud import gcloud, slices
@@ -185,7 +185,7 @@ def _launch(args: argparse.Namespace, command: Sequence[str]) -> None:
     if not args.dry_run:
         number = _check_there(tpu)
         workers = _check_idle(tpu)
-        silent = ", ".join(str(index) for index in range(number) if index not in workers)
+        silent = _silent(number, workers)
         codes = {worker.code for worker in workers.values()}
         if silent or len(codes) > 1 or "none" in codes:
             told = f"no answer from worker {silent}" if silent else "not all have the same code"
@@ -210,8 +210,16 @@ def _stop(args: argparse.Namespace, _) -> None:
 
 def _delete(args: argparse.Namespace, _) -> None:
     tpu = _slice(args)
-    if not args.dry_run and not args.force and tpu.node().state == "READY":
-        _check_idle(tpu, ", or give --force")
+    if not args.dry_run and not args.force:
+        node = tpu.node()
+        if node.state == "READY":
+            workers = _check_idle(tpu, ", or give --force")
+            silent = _silent(node.number, workers)
+            if silent:
+                raise UserError(
+                    f"{tpu.name}: no answer by ssh from worker {silent}, on which a run may go on: "
+                    "look again, or give --force"
+                )
     tpu.delete()
 
 
@@ -267,6 +275,11 @@ def _check_there(tpu: slices.Slice) -> int:
             f"{_script('supervise')} does by itself"
         )
     return node.number
+
+
+def _silent(number: int, workers: Mapping[int, slices.Worker]) -> str:
+    """Those of `number` workers that do not answer, with commas between; or nothing."""
+    return ", ".join(str(index) for index in range(number) if index not in workers)
 
 
 def _check_idle(tpu: slices.Slice, otherwise: str = "") -> dict[int, slices.Worker]:

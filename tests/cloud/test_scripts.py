@@ -183,6 +183,21 @@ def test_a_worker_that_does_not_answer_is_named(zone):
     )
 
 
+def test_a_slice_of_which_a_worker_does_not_answer_is_deleted_only_by_force(zone):
+    """As a run may go on there."""
+    zone.make()
+    for refused, silent in (({"1": 1}, "1"), ({"0": 1, "1": 1}, "0, 1")):
+        zone.set(refused=refused)
+        status, _, told = zone.call("delete")
+        assert (status, zone.exists()) == (2, True)
+        assert told == (
+            f"scripts/tpu/delete.sh: error: tpu-a: no answer by ssh from worker {silent}, on which "
+            "a run may go on: look again, or give --force\n"
+        )
+    zone.set(refused={"1": 9})
+    assert zone.call("delete", "--force")[0] == 0 and not zone.exists()
+
+
 def test_a_worker_that_does_not_know_who_it_is_does_not_train_alone(zone):
     zone.make()
     program(zone.folder / "worker_bin" / "curl", "#!/bin/sh\nexit 22\n")
