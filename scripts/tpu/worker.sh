@@ -72,7 +72,7 @@ start() {
   if is_running; then fail "a run goes on here: follow or stop it"; fi
   [[ -e $code/code ]] || fail "the project is not set up here"
   find_workers
-  mkdir -p "$run" && rm -f "$run"/{status,stopped,pid}
+  mkdir -p "$run" && rm -f "$run"/{status,stopped,pid,seen}
   cd "$code"
   export PATH="$code/.venv-tpu/bin:$PATH"
   setsid nohup bash "$HOME/worker.sh" attend "$@" >> "$run/log.txt" 2>&1 < /dev/null &
@@ -100,6 +100,19 @@ attend() {
   echo $status > "$run/status.new" && mv "$run/status.new" "$run/status"
 }
 
+# Seconds since the run's log had a line that tells of progress, as far as the looks saw it: not one
+# of a stage that only tells how long it has taken (switch_tf/stages.py), as if it hangs it goes on
+# doing so.
+silence() {
+  local seen
+  seen=$(sed -E 's/[0-9]+ s so far$//' "$run/log.txt" | uniq | cksum)
+  if [[ ! -e $run/seen || $(< "$run/seen") != "$seen" ]]; then
+    echo "$seen" > "$run/seen"
+    touch -r "$run/log.txt" "$run/seen"
+  fi
+  echo $(( $(date +%s) - $(stat -c %Y "$run/seen") ))
+}
+
 state() {
   local state=none status=- stopped=no silent=0 id=none
   if is_running; then
@@ -110,7 +123,7 @@ state() {
     state=lost
   fi
   if [[ -e $run/stopped ]]; then stopped=yes; fi
-  if [[ -e $run/log.txt ]]; then silent=$(( $(date +%s) - $(stat -c %Y "$run/log.txt") )); fi
+  if [[ -e $run/log.txt ]]; then silent=$(silence); fi
   if [[ -e $code/code ]]; then id=$(< "$code/code"); fi
   printf 'switch_tf worker=%s host=%s state=%s status=%s stopped=%s silent=%s code=%s\n' \
     "$(number)" "$(hostname)" $state "$status" $stopped "$silent" "$id"

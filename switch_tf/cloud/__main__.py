@@ -118,7 +118,7 @@ def _add_supervision(parser: argparse.ArgumentParser) -> None:
     defaults = Supervisor.__dataclass_fields__
     for flag, kind, text in (
         ("poll", _seconds, "seconds between two looks"),
-        ("silence", _seconds, "seconds without a new line in the log that mean that the run hangs"),
+        ("silence", _seconds, "seconds without progress in the log that mean that the run hangs"),
         ("tries", _count, "failures in a row, without a new checkpoint, that end the supervision"),
     ):
         default = defaults[flag].default

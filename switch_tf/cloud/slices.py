@@ -126,7 +126,8 @@ class Worker:
         were killed, so that no exit status is known.
       status: exit status of the run, if it has ended.
       is_stopped: whether scripts/tpu/stop.sh ended it.
-      silent: seconds since the log had a new line.
+      silent: seconds since the log had a new line, other than of a stage that only tells how long
+        it has taken.
       code: identifies the code that is set up, or none.
     """
 

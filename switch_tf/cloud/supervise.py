@@ -42,8 +42,10 @@ class Supervisor:
       command: what each worker runs.
       model_dir: where it writes to; None for what does not train.
       poll: seconds between two looks.
-      silence: seconds without a new line in the chief's log after which the run is taken to hang.
-        Longer than a compilation and the reading of a checkpoint take.
+      silence: seconds without progress in the chief's log after which the run is taken to hang: no
+        new line, other than of a stage that only tells how long it has taken. Longer than a
+        compilation, and the writing and reading of a checkpoint, take; shorter ends a hang, which
+        costs money, earlier.
       tries: how many failures in a row end the supervision, if no checkpoint came between them.
         A slice that is taken back, or cannot be had yet, is none.
       keeps: whether the slice stays, and costs money, when the supervision ends.
@@ -165,7 +167,7 @@ class Supervisor:
                 self.slice.kill()
             self._partly_since = now if since is None else since
         elif workers[0].silent > self.silence:
-            self._say(f"the log has had no new line for {workers[0].silent} s: ending the run")
+            self._say(f"the log has told of no progress for {workers[0].silent} s: ending the run")
             self.slice.kill()
         else:
             self._partly_since = None

@@ -1,5 +1,6 @@
 """The commands of scripts/tpu on the stub of gcloud, which runs worker.sh in real shells."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from switch_tf import stages
 from switch_tf.checkpoints import lock, model_dir
 from switch_tf.cloud import __main__ as cloud
 from switch_tf.cloud import slices
@@ -147,6 +149,35 @@ def test_stop_saves_and_kill_does_not(zone):
         ("ended", 137, False),
         ("ended", 137, False),
     ]
+
+
+def test_a_stage_that_only_tells_how_long_it_takes_makes_no_progress(zone, monkeypatch):
+    """As `stages` writes it; one that tells how far it is makes some."""
+    zone.make()
+    monkeypatch.setattr(stages, "_EVERY", 0.02)
+    log = zone.folder / "workers" / "tpu-a" / "0" / slices.LOG
+    log.parent.mkdir()
+    log.write_text("step 1\n")
+
+    def write(part):
+        with open(log, "a") as file, contextlib.redirect_stderr(file):
+            with stages.telling("reading files", at_once=False) as tell:
+                tell(part)
+                time.sleep(0.1)
+
+    def age():
+        for path in log.parent.iterdir():
+            os.utime(path, (time.time() - 1000, time.time() - 1000))
+
+    write("1 of 3 files")
+    assert state(zone)[0].silent < 900
+    age()
+    assert state(zone)[0].silent >= 1000
+    write("1 of 3 files")
+    assert log.read_text().count("1 of 3 files, 0 s so far\n") > 2
+    assert state(zone)[0].silent >= 1000
+    write("2 of 3 files")
+    assert state(zone)[0].silent < 900
 
 
 def test_a_machine_that_was_started_again_has_lost_its_run(zone):

@@ -175,7 +175,7 @@ def test_a_run_that_hangs_is_ended_and_started_again(zone):
     zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
     status, told, _ = supervise(zone, "--silence=2")
     assert status == 0 and resumed(zone) == [0, 4] and zone.created() == 1
-    assert re.search(r"the log has had no new line for \d+ s: ending the run", told)
+    assert re.search(r"the log has told of no progress for \d+ s: ending the run", told)
 
 
 def test_workers_that_do_not_miss_another_are_ended(zone):
