@@ -124,6 +124,7 @@ def _add_supervision(parser: argparse.ArgumentParser) -> None:
         default = defaults[flag].default
         add(f"--{flag}", type=kind, default=default, help=f"{text} (default: {default:g})")
     add("--keep", action="store_true", help="leave the slice, which costs money, at the end")
+    add("--adopt", action="store_true", help="take over, and so delete, a slice of another command")
 
 
 def _count(text: str) -> int:
@@ -161,6 +162,8 @@ def _create(args: argparse.Namespace, _) -> None:
     tpu, request = _slice(args), _request(args)
     try:
         tpu.create(request)
+        if not args.dry_run:
+            tpu.disclaim()
     except gcloud.Failure as failure:
         if failure.cause is not gcloud.Cause.EXISTS:
             raise
@@ -238,7 +241,7 @@ def _supervise(args: argparse.Namespace, command: Sequence[str]) -> int:
     if args.dry_run:
         _show_supervision(tpu, request, archive, command, args.keep)
         return 0
-    patience = args.poll, args.silence, args.tries, args.keep
+    patience = args.poll, args.silence, args.tries, args.keep, args.adopt
     return Supervisor(tpu, request, archive, command, model_dir, *patience).run()
 
 

@@ -162,8 +162,8 @@ class Slice:
 
     @property
     def folder(self) -> Path:
-        """Where the scripts keep files of the slice."""
-        return RUNS / self.name
+        """Where the scripts keep files of the slice, of which another zone may have one so called."""
+        return RUNS / self.project / self.zone / self.name
 
     def create(self, request: Request) -> None:
         """Puts a request for the slice into the queue.
@@ -181,6 +181,8 @@ class Slice:
           gcloud.Failure: it could not be deleted.
         """
         self.shell.run(f"deleting {self.name}", self._queue("delete", "--force", "--quiet"))
+        if not self.shell.is_dry:
+            self.disclaim()
 
     def queue_state(self) -> tuple[str, str]:
         """State of the queued resource, MISSING if there is none, and why it failed, if it did.
@@ -232,6 +234,33 @@ class Slice:
     def _chiefs(self) -> list[str]:
         path = self.folder / "chiefs.txt"
         return path.read_text().splitlines() if path.exists() else []
+
+    def claim(self, command: Sequence[str]) -> None:
+        """Keeps that what is there under this name was asked for to run a command."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claims.write_text(digest("\0".join(command).encode()))
+
+    def disclaim(self) -> None:
+        """Forgets for what command it was asked for."""
+        self._claims.unlink(missing_ok=True)
+
+    def check_claimed(self, command: Sequence[str]) -> None:
+        """Raises:
+        UserError: what is there was not asked for to run this command, as far as is known here.
+        """
+        path = self._claims
+        told = path.read_text() if path.exists() else ""
+        if told == digest("\0".join(command).encode()):
+            return
+        made = "was made for another command" if told else "was not made by a supervisor in this"
+        raise UserError(
+            f"{self.name} {made}{'' if told else ' folder'}, and a supervisor deletes its slice at "
+            "the end: give --adopt if it is to take it over, or another NAME"
+        )
+
+    @property
+    def _claims(self) -> Path:
+        return self.folder / "command.txt"
 
     def archive(self, commit: str) -> Path:
         """Packs the project at a commit into a file; returns its path.
@@ -350,6 +379,6 @@ def _tell_changes() -> None:
         print(f"note: changes that are not committed are not sent ({changed[0][3:]}{more})")
 
 
-def digest(archive: bytes) -> str:
-    """What identifies an archive, as worker.sh computes it."""
-    return hashlib.sha256(archive).hexdigest()[:12]
+def digest(content: bytes) -> str:
+    """What identifies an archive, as worker.sh computes it, or a command."""
+    return hashlib.sha256(content).hexdigest()[:12]

@@ -49,6 +49,8 @@ class Supervisor:
       tries: how many failures in a row end the supervision, if no checkpoint came between them.
         A slice that is taken back, or cannot be had yet, is none.
       keeps: whether the slice stays, and costs money, when the supervision ends.
+      adopts: whether to take over what is there under the slice's name though it was not asked for to
+        run this command; otherwise that is left alone.
     """
 
     slice: Slice
@@ -60,6 +62,7 @@ class Supervisor:
     silence: float = 3600.0
     tries: int = 5
     keeps: bool = False
+    adopts: bool = False
 
     def __post_init__(self):
         self._state = ""
@@ -67,6 +70,8 @@ class Supervisor:
         self._is_launched = False
         # Whether the slice that is there now is new, so that no run of before can be on it.
         self._is_new = False
+        # Whether what is there was asked for to run this command.
+        self._is_own = False
         # Kept here, as somebody may set up another commit by hand meanwhile.
         self._code = self.archive.read_bytes()
         self._failures = 0
@@ -102,7 +107,13 @@ class Supervisor:
         self._tell_state(f"{self.slice.name} is {state}" + f": {why}" * bool(why))
         if state == "MISSING":
             self._create()
-        elif state == "ACTIVE":
+            return None
+        if not self._is_own:
+            if not self.adopts:
+                self.slice.check_claimed(self.command)
+            self.slice.claim(self.command)
+            self._is_own = True
+        if state == "ACTIVE":
             return self._look_at_node()
         elif state in ("FAILED", "SUSPENDED"):
             if state == "FAILED":
@@ -224,9 +235,13 @@ class Supervisor:
 
     def _create(self) -> None:
         self._is_new = True
+        # First, as a request may come to be though its answer is lost.
+        self.slice.claim(self.command)
         try:
             self.slice.create(self.request)
         except Failure as failure:
+            if failure.cause is Cause.EXISTS:
+                self.slice.disclaim()
             self._heed(failure, (*_FATAL, Cause.MISSING))
             self._say(str(failure))
             self._pause()
@@ -275,7 +290,7 @@ class Supervisor:
 
     def _remove(self) -> None:
         """Deletes a slice that is lost, so that another can be asked for under its name."""
-        self._is_launched = False
+        self._is_launched = self._is_own = False
         try:
             self.slice.delete()
         except Failure as failure:

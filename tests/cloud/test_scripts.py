@@ -249,6 +249,21 @@ def test_compute_engine_names_its_workers_otherwise(zone):
     assert arguments(zone, 1)[0]["client"] == "1"
 
 
+def test_slices_of_one_name_in_two_zones_share_nothing(zone):
+    """The chief of the one must not be taken for a lost one of the other."""
+    shell = cloud.gcloud.Shell()
+    places = [("my-project", "us-central2-b"), ("my-project", "europe-west4-a"), ("other1", "us-a1-b")]
+    tpus = [slices.Slice("tpu-a", project, place, shell) for project, place in places]
+    for number, tpu in enumerate(tpus):
+        tpu.remember(f"t1v-n-{number}-w-0")
+    assert [tpu.lost_chiefs("new") for tpu in tpus] == [
+        ["t1v-n-0-w-0"],
+        ["t1v-n-1-w-0"],
+        ["t1v-n-2-w-0"],
+    ]
+    assert len({tpu.archive("HEAD") for tpu in tpus}) == 3
+
+
 def test_the_log_is_followed(zone):
     zone.make()
     zone.call("launch", *COMMAND)

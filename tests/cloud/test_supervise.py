@@ -8,6 +8,7 @@ import time
 import pytest
 
 from switch_tf.cloud import slices
+from switch_tf.cloud.supervise import Supervisor
 from tests.cloud.conftest import COMMAND
 
 FAST = ("--type=v4-16", "--tier=spot", "--poll=0.02")
@@ -206,7 +207,7 @@ def test_a_supervisor_that_is_started_again_finds_the_run(zone):
     zone.make()
     zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
     assert zone.call("launch", *COMMAND)[0] == 0
-    status, told, _ = supervise(zone, "--silence=2")
+    status, told, _ = supervise(zone, "--silence=2", "--adopt")
     assert "found a run on 2 of 2 workers" in told
     assert status == 0 and resumed(zone) == [0, 4] and zone.created() == 1
 
@@ -219,13 +220,54 @@ def test_a_slice_can_be_kept(zone):
 
 def test_a_slice_of_another_type_is_left_alone(zone):
     zone.make()
-    status, _, error = zone.call("supervise", "--type=v4-8", "--poll=0.02", *COMMAND)
+    status, _, error = zone.call("supervise", "--type=v4-8", "--poll=0.02", "--adopt", *COMMAND)
     assert (status, error) == (
         2,
         "scripts/tpu/supervise.sh: error: tpu-a is a v4-16, but --type=v4-8: give its type, or "
         "another NAME\n",
     )
     assert zone.exists()
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_another_made_is_left_alone(zone, waits):
+    if waits:
+        zone.call("create", "--type=v4-16")
+    else:
+        zone.make()
+    assert supervise(zone)[::2] == (
+        2,
+        "scripts/tpu/supervise.sh: error: tpu-a was not made by a supervisor in this folder, and a "
+        "supervisor deletes its slice at the end: give --adopt if it is to take it over, or "
+        "another NAME\n",
+    )
+    assert zone.exists() and not resumed(zone)
+    assert supervise(zone, "--adopt")[0] == 0
+    assert zone.created() == 1 and not zone.exists()
+
+
+def test_what_was_made_for_another_command_is_left_alone(zone):
+    assert supervise(zone, "--keep")[0] == 0
+    other = (*COMMAND, "--gin.TRAIN_STEPS=20")
+    status, _, error = supervise(zone, command=other)
+    assert (status, zone.exists(), len(resumed(zone))) == (2, True, 1)
+    assert "error: tpu-a was made for another command, and a supervisor deletes its" in error
+    assert supervise(zone)[0] == 0 and not zone.exists()
+    # Of a slice that is gone it means nothing.
+    assert zone.call("create", "--type=v4-16")[0] == 0
+    assert "tpu-a was not made by a supervisor" in supervise(zone)[2]
+
+
+def test_a_supervisor_that_was_ended_finds_what_it_asked_for(zone, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(slices.Slice, "queue_state", lambda self: ("MISSING", ""))
+        patch.setattr(Supervisor, "_pause", interrupted)
+        zone.set(create=["gcloud crashed (TransportError)"])
+        assert supervise(zone)[0] == 130
+    assert supervise(zone)[0] == 0
 
 
 def test_a_network_that_is_down_for_a_while_ends_nothing(zone):
@@ -242,7 +284,7 @@ def test_a_supervisor_that_reaches_no_worker_leaves_the_run_alone(zone):
     assert zone.call("launch", *COMMAND)[0] == 0
     # The first look finds the run.
     zone.set(answered={"0": 1, "1": 1}, refused={"0": 6, "1": 6})
-    status, told, _ = supervise(zone, "--tries=2", "--silence=2")
+    status, told, _ = supervise(zone, "--tries=2", "--silence=2", "--adopt")
     assert "no worker answers by ssh; waiting" in told
     assert status == 0 and resumed(zone) == [0, 8] and zone.created() == 1
 
@@ -255,7 +297,7 @@ def test_one_that_is_started_again_and_reaches_no_worker_waits(zone, runs):
     if runs:
         assert zone.call("launch", *COMMAND)[0] == 0
     zone.set(refused={"0": 6, "1": 6})
-    status, told, _ = supervise(zone, "--tries=2", "--silence=2")
+    status, told, _ = supervise(zone, "--tries=2", "--silence=2", "--adopt")
     assert "waiting, as a run may go on there: is the key in ssh's agent" in told
     assert "failure" not in told.partition("the run has ended")[0]
     assert status == 0 and resumed(zone) == [0, 8] and zone.created() == 1
