@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_script(name)}: error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        told = "; the run goes on: rerun the command to go on watching" * (name == "supervise")
-        print(f"{_script(name)}: interrupted{told}", file=sys.stderr)
+        print(f"{_script(name)}: interrupted", file=sys.stderr)
         return _INTERRUPTED
 
 

@@ -30,7 +30,8 @@ class Cause(enum.Enum):
       QUOTA: the project may not have as much; waiting does not help.
       EXISTS: what is to be created is there.
       MISSING: what is named is not there.
-      REFUSED: the request, the account or a permission is wrong; waiting does not help.
+      LOGGED_OUT: gcloud wants somebody to log in.
+      REFUSED: the request or a permission is wrong; waiting does not help.
       OTHER: anything else, such as a network that is down; trying again may help.
     """
 
@@ -38,17 +39,23 @@ class Cause(enum.Enum):
     QUOTA = r"quota"
     EXISTS = r"already_exists|already exists"
     MISSING = r"not_found|not found"
+    LOGGED_OUT = r"unauthenticated|active account|reauthentication|invalid_grant"
     REFUSED = (
-        r"invalid_argument|permission_denied|unauthenticated|failed_precondition|permission"
-        r"|active account|reauthentication|invalid_grant|invalid choice"
+        r"invalid_argument|permission_denied|failed_precondition|permission|invalid choice"
         r"|unrecognized arguments|is not available in|has not been used in project|is invalid"
     )
     OTHER = r""
 
     @classmethod
     def of(cls, text: str) -> Cause:
-        """What an error's text says; the first of the above that it mentions."""
-        return next(cause for cause in cls if re.search(cause.value, text, re.IGNORECASE))
+        """What an error's text says; the first of the above that it mentions.
+
+        Warnings, which may tell of a quota, say nothing of why.
+        """
+        parts = re.split(r"^(?=ERROR:|WARNING:)", text, flags=re.MULTILINE)
+        errors = [part for part in parts if part.startswith("ERROR:")]
+        told = "".join(errors or [part for part in parts if not part.startswith("WARNING:")])
+        return next(cause for cause in cls if re.search(cause.value, told, re.IGNORECASE))
 
 
 class Failure(UserError):
@@ -175,10 +182,17 @@ class Shell:
         if status:
             raise Failure(what, f"status {status}; the lines above say why", status)
 
-    def ask_json(self, what: str, words: Sequence[str]) -> Any:
+    def ask_json(self, what: str, words: Sequence[str]) -> dict[str, Any]:
         """The output of a command that describes something.
 
         Raises:
           Failure: it ended badly.
         """
-        return json.loads(self.ask(what, [*words, "--format=json"]))
+        told = self.ask(what, [*words, "--format=json"])
+        try:
+            found = json.loads(told)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Failure(what, f"gcloud did not describe it: {told[:100]!r}")
+        return found

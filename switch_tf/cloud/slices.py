@@ -196,7 +196,9 @@ class Slice:
             if failure.cause is gcloud.Cause.MISSING:
                 return "MISSING", ""
             raise
-        state = found["state"]
+        state = found.get("state")
+        if not isinstance(state, dict) or "state" not in state:
+            raise gcloud.Failure(f"looking at {self.name}", "gcloud did not tell its state")
         error = state.get("failedData", {}).get("error", {})
         return state["state"], error.get("message", "")
 
@@ -213,6 +215,8 @@ class Slice:
             if failure.cause is gcloud.Cause.MISSING:
                 return Node("MISSING")
             raise
+        if "state" not in found:
+            raise gcloud.Failure(f"looking at {self.name}", "gcloud did not tell its state")
         number = max(1, len(found.get("networkEndpoints", [])))
         return Node(found["state"], number, found.get("acceleratorType", ""))
 

@@ -70,6 +70,7 @@ class Supervisor:
         self._is_launched = False
         # Whether the slice that is there now is new, so that no run of before can be on it.
         self._is_new = False
+        self._has_looked = False
         # Whether what is there was asked for to run this command.
         self._is_own = False
         # Kept here, as somebody may set up another commit by hand meanwhile.
@@ -86,24 +87,50 @@ class Supervisor:
         Raises:
           UserError: the run cannot be supervised any more: gcloud or a quota refuses.
         """
-        if self.model_dir:
-            self._step = self.model_dir.newest()
-        while True:
-            try:
-                status = self._look()
-            except Failure as failure:
-                # Such as a network that is down for a while.
-                if failure.cause is not Cause.OTHER:
-                    raise self._resigned(failure) from failure
-                self._say(str(failure))
-                status = None
-            if status is not None:
-                return self._end(status)
-            time.sleep(self.poll)
+        try:
+            if self.model_dir:
+                self._step = self.model_dir.newest()
+            while True:
+                status = self._try_look()
+                if status is not None:
+                    return self._end(status)
+                time.sleep(self.poll)
+        finally:
+            # Whatever ended it.
+            if self._is_own:
+                self._tell_left()
+
+    def _try_look(self) -> int | None:
+        try:
+            return self._look()
+        except Failure as failure:
+            # What passes is waited for: a network that is down, or, once something was looked at,
+            # that somebody logs in again.
+            passes = (Cause.OTHER, *[Cause.LOGGED_OUT] * self._has_looked)
+            if failure.cause not in passes:
+                raise
+            self._say(str(failure))
+            if failure.cause is Cause.LOGGED_OUT:
+                self._say("waiting until somebody runs, here: gcloud auth login")
+        except OSError as error:
+            # Such as a disk that is full.
+            self._say(f"this machine: {error}")
+        return None
+
+    def _tell_left(self) -> None:
+        """What goes on when the supervision ends, and how to end that."""
+        name = self.slice.name
+        runs = "the run goes on: the same command goes on watching it; " * self._is_launched
+        where = f"--project={self.slice.project} --zone={self.slice.zone}"
+        self._say(
+            f"{runs}{name} or its request is left, and costs money from ACTIVE on, until: "
+            f"scripts/tpu/delete.sh {name} {where}"
+        )
 
     def _look(self) -> int | None:
         """Does what the state asks for; returns the run's status once it has ended for good."""
         state, why = self.slice.queue_state()
+        self._has_looked = True
         self._tell_state(f"{self.slice.name} is {state}" + f": {why}" * bool(why))
         if state == "MISSING":
             self._create()
@@ -237,11 +264,13 @@ class Supervisor:
         self._is_new = True
         # First, as a request may come to be though its answer is lost.
         self.slice.claim(self.command)
+        self._is_own = True
         try:
             self.slice.create(self.request)
         except Failure as failure:
-            if failure.cause is Cause.EXISTS:
+            if failure.cause is not Cause.OTHER:
                 self.slice.disclaim()
+                self._is_own = False
             self._heed(failure, (*_FATAL, Cause.MISSING))
             self._say(str(failure))
             self._pause()
@@ -277,36 +306,29 @@ class Supervisor:
             if failure.exit_status == SSH_REFUSED:
                 return self._do_without_answer([])
             return self._failed(failure.exit_status)
+        except OSError as error:
+            self._say(f"this machine: {error}")
+            return self._failed(1)
         self._is_launched, self._unanswered, self._is_new = True, 0, False
         return None
 
-    def _resigned(self, failure: Failure) -> UserError:
-        if not self._is_launched:
-            return failure
-        return UserError(
-            f"{failure}; the run goes on, and the slice costs money: rerun the command to go on "
-            "watching"
-        )
-
     def _remove(self) -> None:
         """Deletes a slice that is lost, so that another can be asked for under its name."""
-        self._is_launched = self._is_own = False
+        self._is_launched = False
         try:
             self.slice.delete()
         except Failure as failure:
             if failure.cause is not Cause.MISSING:
                 raise
+        self._is_own = False
 
     def _end(self, status: int) -> int:
         self._say("done" if status == 0 else f"the run ended with status {status}")
-        name = self.slice.name
         if not self.keeps:
             try:
                 self._remove()
-                return status
-            except Failure as failure:
-                self._say(str(failure))
-        self._say(f"{name} is kept and costs money until: scripts/tpu/delete.sh {name}")
+            except (Failure, OSError) as error:
+                self._say(str(error))
         return status
 
     def _show_log(self, index: int) -> None:

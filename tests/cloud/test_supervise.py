@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from switch_tf.cloud import slices
+from switch_tf.cloud import gcloud, slices
 from switch_tf.cloud.supervise import Supervisor
 from tests.cloud.conftest import COMMAND
 
@@ -215,7 +215,7 @@ def test_a_supervisor_that_is_started_again_finds_the_run(zone):
 def test_a_slice_can_be_kept(zone):
     status, told, _ = supervise(zone, "--keep")
     assert status == 0 and zone.exists()
-    assert told.endswith("tpu-a is kept and costs money until: scripts/tpu/delete.sh tpu-a\n")
+    assert told.endswith(f"{LEFT}\n") and "the run goes on" not in told
 
 
 def test_a_slice_of_another_type_is_left_alone(zone):
@@ -303,12 +303,85 @@ def test_one_that_is_started_again_and_reaches_no_worker_waits(zone, runs):
     assert status == 0 and resumed(zone) == [0, 8] and zone.created() == 1
 
 
-def test_an_account_that_is_logged_out_leaves_the_run_alone(zone):
-    zone.set(
-        node=[None, "Reauthentication failed. cannot prompt during non-interactive execution."]
-    )
-    status, _, error = supervise(zone)
-    assert status == 2 and zone.exists()
-    assert error.endswith(
-        "; the run goes on, and the slice costs money: rerun the command to go on watching\n"
-    )
+LEFT = (
+    "tpu-a or its request is left, and costs money from ACTIVE on, until: "
+    "scripts/tpu/delete.sh tpu-a --project=my-project --zone=us-central2-b"
+)
+LOGGED_OUT = "Reauthentication failed. cannot prompt during non-interactive execution."
+
+
+def test_an_account_that_is_logged_out_is_waited_for(zone):
+    zone.set(node=[None, LOGGED_OUT, LOGGED_OUT])
+    status, told, _ = supervise(zone)
+    assert status == 0 and resumed(zone) == [0] and zone.created() == 1
+    assert told.count("waiting until somebody runs, here: gcloud auth login") == 2
+
+
+def test_at_the_beginning_it_is_one_line(zone, monkeypatch):
+    def refuse(self):
+        raise gcloud.Failure("looking at tpu-a", f"ERROR: {LOGGED_OUT}")
+
+    monkeypatch.setattr(slices.Slice, "queue_state", refuse)
+    status, told, error = supervise(zone)
+    assert (status, LEFT in told, error.count("\n")) == (2, False, 1)
+
+
+@pytest.mark.parametrize("what", [{"state": 1}, {}, [], "no JSON"])
+def test_what_gcloud_tells_otherwise_than_known_ends_nothing(zone, monkeypatch, what):
+    ask, asked = gcloud.Shell.ask, []
+
+    def strange(self, about, words, *rest):
+        told = ask(self, about, words, *rest)
+        if "--format=json" in words:
+            asked.append(words)
+        is_one = "--format=json" in words and len(asked) in (2, 5)
+        return (what if isinstance(what, str) else json.dumps(what)) if is_one else told
+
+    monkeypatch.setattr(gcloud.Shell, "ask", strange)
+    status, told, _ = supervise(zone)
+    assert status == 0 and zone.created() == 1 and resumed(zone) == [0]
+    assert "gcloud did not" in told
+
+
+def test_a_disk_that_is_full_for_a_while_ends_nothing(zone, monkeypatch):
+    remember, calls = slices.Slice.remember, []
+
+    def full(self, host):
+        calls.append(host)
+        if len(calls) in (1, 3):
+            raise OSError(28, "No space left on device", "chiefs.txt")
+        remember(self, host)
+
+    monkeypatch.setattr(slices.Slice, "remember", full)
+    status, told, _ = supervise(zone)
+    assert status == 0 and zone.created() == 1 and resumed(zone) == [0]
+    assert told.count("this machine: [Errno 28] No space left on device") == 2
+
+
+@pytest.mark.parametrize("when, runs", [("queue_state", False), ("workers", True)])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("a fault of the scripts")])
+def test_whatever_ends_it_what_is_left_is_named(zone, monkeypatch, when, runs, error):
+    zone.write("scenario.json", [[[0, 9, "hang"], [1, 9, "hang"]]])
+    real = getattr(slices.Slice, when)
+
+    def ended(self):
+        if zone.created() and (resumed(zone) or not runs):
+            raise error
+        return real(self)
+
+    monkeypatch.setattr(slices.Slice, when, ended)
+    if error is KeyboardInterrupt:
+        status, told, told_last = supervise(zone)
+        assert (status, told_last) == (130, "scripts/tpu/supervise.sh: interrupted\n")
+    else:
+        with pytest.raises(RuntimeError):
+            supervise(zone)
+        told = zone.capsys.readouterr().out
+    assert LEFT in told.splitlines()[-1]
+    assert ("the run goes on: the same command goes on watching it" in told) == runs
+
+
+def test_where_nothing_is_left_nothing_is_named(zone):
+    zone.set(create=[QUOTA])
+    assert "is left" not in supervise(zone)[1]
+    assert "is left" not in supervise(zone)[1]
