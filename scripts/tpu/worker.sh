@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What scripts/tpu runs on each worker of a slice, in the home folder:
 #   bash worker.sh set_up | start COMMAND... | state | log LINES | stop SECONDS | kill
+#   bash worker.sh save SECONDS | end     as stop and kill, but not by hand: a supervisor goes on
 # The project is in ~/switch_tf; the run's log, exit status and so on are in ~/switch_tf_run.
 set -euo pipefail
 code=$HOME/switch_tf
@@ -129,9 +130,13 @@ state() {
     "$(number)" "$(hostname)" $state "$status" $stopped "$silent" "$id"
 }
 
-stop() {
+# By hand, so that no supervisor starts the run again.
+mark_stopped() {
+  if is_running; then touch "$run/stopped"; fi
+}
+
+save() {
   is_running || return 0
-  touch "$run/stopped"
   kill -TERM "$(< "$run/child")"
   for (( waited = 0; waited < $1; waited++ )); do
     is_running || return 0
@@ -150,8 +155,10 @@ end_now() {
 main() {
   case ${1-} in
     set_up | state) "$1" ;;
-    start | stop | attend) "$@" ;;
-    kill) end_now ;;
+    start | save | attend) "$@" ;;
+    stop) mark_stopped && save "$2" ;;
+    end) end_now ;;
+    kill) mark_stopped && end_now ;;
     log) tail -n "$2" "$run/log.txt" ;;
     *) fail "no such command: ${1-}" ;;
   esac

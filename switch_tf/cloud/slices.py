@@ -310,8 +310,19 @@ class Slice:
 
     def kill(self) -> None:
         """Ends the run on all workers that can be reached, without a save."""
+        self._end("end")
+
+    def save(self, seconds: int) -> None:
+        """Has the run save its step and end, through the workers that can be reached.
+
+        Args:
+          seconds: how long it may take.
+        """
+        self._end("save", str(seconds))
+
+    def _end(self, *words: str) -> None:
         try:
-            words = [*self.ssh(["bash", "worker.sh", "kill"]), _IMPATIENT]
+            words = [*self.ssh(["bash", "worker.sh", *words]), _IMPATIENT]
             self.shell.ask(f"ending the run on {self.name}", words)
         except gcloud.Failure as failure:
             print(failure, flush=True)

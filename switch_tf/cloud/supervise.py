@@ -29,6 +29,8 @@ _TEMPORARY = (HostLost.status, 130, 143)
 _FATAL = (Cause.QUOTA, Cause.REFUSED)
 # What waits for a slice need not be looked at as often as a run, nor be asked for again at once.
 _LONGEST_PAUSE = 32
+# For a run on a slice that is given up, which costs money meanwhile.
+_SECONDS_TO_SAVE = 600
 
 
 @dataclasses.dataclass
@@ -185,13 +187,14 @@ class Supervisor:
             return None
         if not running and not self._is_launched:
             return self._launch(number, workers)
-        if silent:
-            return self._do_without_answer(silent)
-        self._unanswered = 0
-        self.slice.remember(workers[0].host)
         if not self._is_launched:
             self._say(f"found a run on {len(running)} of {number} workers")
-            self._is_launched = True
+            self._is_launched, self._is_new = True, False
+        if 0 in workers:
+            self.slice.remember(workers[0].host)
+        if silent:
+            return self._do_without_answer(silent, workers)
+        self._unanswered = 0
         if not running:
             self._partly_since = None
             return self._judge(workers)
@@ -246,15 +249,24 @@ class Supervisor:
         self._say(f"failure {self._failures} of {self.tries} in a row; {kept}")
         return status if self._failures >= self.tries else None
 
-    def _do_without_answer(self, silent: Sequence[int]) -> int | None:
+    def _do_without_answer(
+        self, silent: Sequence[int], workers: Mapping[int, Worker]
+    ) -> int | None:
         if silent:
             names = ", ".join(map(str, silent))
             self._say(f"no answer by ssh from worker {names}")
+        chief = workers.get(0)
+        if chief and chief.state == "running" and chief.silent <= self.silence:
+            self._say("the run goes on")
+            self._unanswered = 0
+            return None
         self._unanswered += 1
         if self._unanswered < self.tries:
             return None
         # A machine that stays away does so until there is another one.
         self._unanswered = 0
+        if any(worker.state == "running" for worker in workers.values()):
+            self.slice.save(_SECONDS_TO_SAVE)
         status = self._failed(HostLost.status)
         if status is None:
             self._remove()
@@ -295,7 +307,7 @@ class Supervisor:
                 workers = self.slice.workers()
             silent = [i for i in range(number) if i not in workers]
             if silent:
-                return self._do_without_answer(silent)
+                return self._do_without_answer(silent, workers)
             self.slice.remember(workers[0].host)
             if self.model_dir:
                 self.model_dir.free(self.slice.lost_chiefs(workers[0].host))
@@ -304,7 +316,7 @@ class Supervisor:
         except Failure as failure:
             self._say(str(failure))
             if failure.exit_status == SSH_REFUSED:
-                return self._do_without_answer([])
+                return self._do_without_answer([], {})
             return self._failed(failure.exit_status)
         except OSError as error:
             self._say(f"this machine: {error}")

@@ -2,7 +2,7 @@
 
 It saves every second step, under another name until the checkpoint is whole, and refuses a
 MODEL_DIR that another machine has in use. `scenario.json` says what happens at the next launches:
-for each, a list of [worker, step, what], with what a status to end with, `hang`, or `preempt`: the
+for each, a list of [worker, step, what], with what a status to end with, `slow`, `hang`, or `preempt`: the
 slice is taken back while the chief saves.
 """
 
@@ -88,6 +88,8 @@ def train(model_dir):
         time.sleep(0.02)
         print(f"step {step}", flush=True)
         what = happening.get(step)
+        if what == "slow":
+            time.sleep(3)
         if what == "hang":
             hang()
         if isinstance(what, int):

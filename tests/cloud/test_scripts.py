@@ -146,8 +146,8 @@ def test_stop_saves_and_kill_does_not(zone):
     assert zone.call("launch", *COMMAND)[0] == 0
     assert zone.call("stop", "--kill")[0] == 0
     assert [(w.state, w.status, w.is_stopped) for w in state(zone).values()] == [
-        ("ended", 137, False),
-        ("ended", 137, False),
+        ("ended", 137, True),
+        ("ended", 137, True),
     ]
 
 

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+from switch_tf.cloud import __main__ as cloud
 from switch_tf.cloud import gcloud, slices
 from switch_tf.cloud.supervise import Supervisor
-from tests.cloud.conftest import COMMAND
+from tests.cloud.conftest import COMMAND, PLACE
 
 FAST = ("--type=v4-16", "--tier=spot", "--poll=0.02")
 STOCKOUT = 'There is no more capacity in the zone "us-central2-b"; you can try in another zone'
@@ -185,15 +186,14 @@ def test_workers_that_do_not_miss_another_are_ended(zone):
     assert status == 0 and resumed(zone) == [0, 4]
 
 
-def test_a_run_that_is_stopped_by_hand_is_not_started_again(zone):
+@pytest.mark.parametrize("how", ["--wait=20", "--kill"])
+def test_a_run_that_is_stopped_by_hand_is_not_started_again(zone, how):
     zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
 
     def stop():
         while not resumed(zone):
             time.sleep(0.02)
-        zone.call_gcloud(
-            "tpu-vm", "ssh", "tpu-a", "--worker=all", "--command=bash worker.sh stop 20"
-        )
+        assert cloud.main(["stop", "tpu-a", *PLACE, how]) == 0
 
     thread = threading.Thread(target=stop)
     thread.start()
@@ -301,6 +301,25 @@ def test_one_that_is_started_again_and_reaches_no_worker_waits(zone, runs):
     assert "waiting, as a run may go on there: is the key in ssh's agent" in told
     assert "failure" not in told.partition("the run has ended")[0]
     assert status == 0 and resumed(zone) == [0, 8] and zone.created() == 1
+
+
+def test_a_run_that_goes_on_is_left_alone_though_a_worker_does_not_answer(zone):
+    zone.set(answered={"1": 6}, refused={"1": 5}, refused_when="worker.sh state")
+    zone.write("scenario.json", [[[0, 9, "slow"], [1, 9, "slow"]]])
+    status, told, _ = supervise(zone, "--tries=2")
+    assert status == 0 and resumed(zone) == [0] and zone.created() == 1
+    assert "no answer by ssh from worker 1" in told and "the run goes on" in told
+
+
+def test_before_a_slice_is_given_up_the_run_saves_where_it_can(zone):
+    """The chief does not answer, but the others do, and all save when one is told to."""
+    zone.set(answered={"0": 6}, refused={"0": 2}, refused_when="worker.sh state")
+    zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
+    status, told, _ = supervise(zone, "--tries=2")
+    assert status == 0 and zone.created() == 2
+    assert "it was stopped by hand" not in told
+    ended = [line for line in zone.lines("ended.txt") if line.endswith(" 143")]
+    assert sorted(ended) == ["0 143", "1 143"]
 
 
 LEFT = (
