@@ -20,6 +20,8 @@ _FLAG = re.compile(r"(--[\w.-]+=)(.*)", re.ASCII | re.DOTALL)
 _WIDTH = 100
 # With which ssh, and so gcloud, ends if it cannot connect.
 SSH_REFUSED = 255
+# Seconds for what only looks: of a connection that is dead gcloud may never tell.
+LOOK = 180.0
 
 
 class Cause(enum.Enum):
@@ -64,15 +66,17 @@ class Failure(UserError):
     Attributes:
       cause: why.
       exit_status: gcloud's; of ssh, that of what it ran on a worker.
+      told: its output until then.
     """
 
-    def __init__(self, what: str, text: str, exit_status: int = 1):
+    def __init__(self, what: str, text: str, exit_status: int = 1, told: str = ""):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")]
         said = (errors or lines[-1:] or ["it said nothing"])[0]
         super().__init__(f"{what}: {said.removeprefix('ERROR: ')}")
         self.cause = Cause.of(text)
         self.exit_status = exit_status
+        self.told = told
 
 
 def quote(word: str) -> str:
@@ -156,17 +160,31 @@ class Shell:
         print(shown(words), flush=True)
         return "" if self.is_dry else self.ask(what, words)
 
-    def ask(self, what: str, words: Sequence[str]) -> str:
+    def ask(self, what: str, words: Sequence[str], seconds: float | None = None) -> str:
         """Runs a command without showing it; returns its output.
 
+        Args:
+          what: what it does, for the error.
+          words: the command.
+          seconds: how long it may take; None: without an end.
+
         Raises:
-          Failure: it ended badly.
+          Failure: it ended badly, or not in time.
         """
-        done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-        )
+        try:
+            done = subprocess.run(
+                words,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired as error:
+            told = (error.stdout or b"").decode(errors="replace")
+            raise Failure(what, f"no end after {seconds:.0f} s", told=told) from None
         if done.returncode:
-            raise Failure(what, done.stderr, done.returncode)
+            raise Failure(what, done.stderr, done.returncode, done.stdout)
         return done.stdout
 
     def stream(self, what: str, words: Sequence[str]) -> None:
@@ -188,7 +206,7 @@ class Shell:
         Raises:
           Failure: it ended badly.
         """
-        told = self.ask(what, [*words, "--format=json"])
+        told = self.ask(what, [*words, "--format=json"], LOOK)
         try:
             found = json.loads(told)
         except ValueError:

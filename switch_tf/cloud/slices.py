@@ -32,8 +32,9 @@ RUNTIMES = {
 _COUNT_CORES = ("v2", "v3", "v4", "v5p")
 _TIERS = {"on-demand": [], "spot": ["--spot"], "reserved": ["--reserved"]}
 TIERS = tuple(_TIERS)
-# A machine that is dead is not waited for minutes, ten times, as gcloud would.
-_IMPATIENT = "--ssh-flag=-oConnectTimeout=20"
+# A machine that is dead is not waited for minutes, ten times, as gcloud would; nor, for ever, one
+# that dies meanwhile, or to which the network forgets the connection.
+_IMPATIENT = ("-oConnectTimeout=20", "-oServerAliveInterval=15", "-oServerAliveCountMax=4")
 _STATE = re.compile(
     r"switch_tf worker=(\d+) host=(\S+) state=(\w+) status=(\d+|-) stopped=(\w+) silent=(\d+) "
     r"code=(\w+)"
@@ -292,7 +293,8 @@ class Slice:
         """
         local = [str(archive), os.path.relpath(ROOT / WORKER)]
         scp = ["gcloud", "compute", "tpus", "tpu-vm", "scp", *local, f"{self.name}:"]
-        self.shell.stream(f"copying to {self.name}", [*scp, *self._place(), "--worker=all"])
+        flags = [f"--scp-flag={flag}" for flag in _IMPATIENT]
+        self.shell.stream(f"copying to {self.name}", [*scp, *self._place(), "--worker=all", *flags])
         self.ssh_shown(f"setting up {self.name}", ["bash", "worker.sh", "set_up"])
 
     def start(self, command: Sequence[str]) -> None:
@@ -310,7 +312,7 @@ class Slice:
 
     def kill(self) -> None:
         """Ends the run on all workers that can be reached, without a save."""
-        self._end("end")
+        self._end(gcloud.LOOK, "end")
 
     def save(self, seconds: int) -> None:
         """Has the run save its step and end, through the workers that can be reached.
@@ -318,24 +320,28 @@ class Slice:
         Args:
           seconds: how long it may take.
         """
-        self._end("save", str(seconds))
+        self._end(gcloud.LOOK + seconds, "save", str(seconds))
 
-    def _end(self, *words: str) -> None:
+    def _end(self, seconds: float, *words: str) -> None:
         try:
-            words = [*self.ssh(["bash", "worker.sh", *words]), _IMPATIENT]
-            self.shell.ask(f"ending the run on {self.name}", words)
+            self.shell.ask(
+                f"ending the run on {self.name}", self.ssh(["bash", "worker.sh", *words]), seconds
+            )
         except gcloud.Failure as failure:
             print(failure, flush=True)
 
     def workers(self) -> dict[int, Worker]:
         """What each worker tells, by its number; those that do not answer are missing."""
-        # A worker that refuses makes gcloud fail, but the others have told.
-        done = subprocess.run(self.look(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        try:
+            told = self.shell.ask(f"looking at the workers of {self.name}", self.look(), gcloud.LOOK)
+        except gcloud.Failure as failure:
+            # A worker that refuses makes gcloud fail, but the others have told.
+            told = failure.told
         return {
             int(number): Worker(
                 host, state, None if status == "-" else int(status), stop == "yes", int(age), code
             )
-            for number, host, state, status, stop, age, code in _STATE.findall(done.stdout)
+            for number, host, state, status, stop, age, code in _STATE.findall(told)
         }
 
     def ssh_shown(self, what: str, command: Sequence[str], worker: str = "all") -> None:
@@ -349,11 +355,12 @@ class Slice:
     def ssh(self, command: Sequence[str], worker: str = "all") -> list[str]:
         """The words that run a command on workers, which their shells split as it is here."""
         words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", self.name, *self._place()]
-        return [*words, f"--worker={worker}", f"--command={gcloud.join(command)}"]
+        flags = [f"--ssh-flag={flag}" for flag in _IMPATIENT]
+        return [*words, f"--worker={worker}", *flags, f"--command={gcloud.join(command)}"]
 
     def look(self) -> list[str]:
         """The words that ask the workers what they do."""
-        return [*self.ssh(["bash", "worker.sh", "state"]), _IMPATIENT]
+        return self.ssh(["bash", "worker.sh", "state"])
 
     def describe(self) -> list[str]:
         """The words that describe the queued resource."""

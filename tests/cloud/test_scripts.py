@@ -276,6 +276,33 @@ def test_the_log_is_followed(zone):
     assert "--command='tail -n 2 -F switch_tf_run/log.txt'" in zone.capsys.readouterr().out
 
 
+def test_no_connection_is_waited_for_without_an_end(zone):
+    """Neither one that does not come nor one that is dead."""
+    zone.make()
+    zone.call("launch", *COMMAND)
+    zone.call("stop")
+    calls = zone.calls("compute", "tpus", "tpu-vm", "ssh")
+    copies = zone.calls("compute", "tpus", "tpu-vm", "scp")
+    assert len(calls) == 5 and len(copies) == 1
+    options = ["ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
+    for kind, found in (("ssh", calls), ("scp", copies)):
+        flags = [f"--{kind}-flag=-o{option}" for option in options]
+        assert all(set(flags) <= set(call) for call in found)
+
+
+def test_a_look_that_does_not_end_is_ended(zone, monkeypatch, tmp_path):
+    """What came until then counts."""
+    zone.make()
+    line = "switch_tf worker=1 host=h state=none status=- stopped=no silent=0 code=none"
+    program(tmp_path / "bin" / "gcloud", f"#!/bin/sh\necho {line}\nexec sleep 60\n")
+    monkeypatch.setattr(cloud.gcloud, "LOOK", 0.5)
+    assert list(state(zone)) == [1]
+    assert zone.call("delete")[::2] == (
+        2,
+        "scripts/tpu/delete.sh: error: looking at tpu-a: no end after 0 s\n",
+    )
+
+
 def test_a_slice_that_exists_is_named(zone):
     zone.call("create", "--type=v4-16")
     status, _, told = zone.call("create", "--type=v4-16")
