@@ -333,7 +333,9 @@ class Slice:
     def workers(self) -> dict[int, Worker]:
         """What each worker tells, by its number; those that do not answer are missing."""
         try:
-            told = self.shell.ask(f"looking at the workers of {self.name}", self.look(), gcloud.LOOK)
+            told = self.shell.ask(
+                f"looking at the workers of {self.name}", self.look(), gcloud.LOOK
+            )
         except gcloud.Failure as failure:
             # A worker that refuses makes gcloud fail, but the others have told.
             told = failure.told

@@ -252,7 +252,11 @@ def test_compute_engine_names_its_workers_otherwise(zone):
 def test_slices_of_one_name_in_two_zones_share_nothing(zone):
     """The chief of the one must not be taken for a lost one of the other."""
     shell = cloud.gcloud.Shell()
-    places = [("my-project", "us-central2-b"), ("my-project", "europe-west4-a"), ("other1", "us-a1-b")]
+    places = [
+        ("my-project", "us-central2-b"),
+        ("my-project", "europe-west4-a"),
+        ("other1", "us-a1-b"),
+    ]
     tpus = [slices.Slice("tpu-a", project, place, shell) for project, place in places]
     for number, tpu in enumerate(tpus):
         tpu.remember(f"t1v-n-{number}-w-0")
