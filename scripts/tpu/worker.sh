@@ -30,6 +30,18 @@ is_running() {
     kill -0 "$(< "$run/pid")" 2> /dev/null
 }
 
+# Ubuntu 22.04 has only a release candidate of Python 3.11. A new machine updates itself at first:
+# apt-get install waits for that by itself, but not update for the lock of the lists.
+install_python() {
+  local end=$(( SECONDS + 600 ))
+  sudo add-apt-repository -y -n ppa:deadsnakes/ppa
+  until sudo apt-get -o DPkg::Lock::Timeout=600 -qq update; do
+    (( SECONDS < end )) || fail "apt-get update has failed for ten minutes; the lines above say why"
+    sleep 10
+  done
+  sudo apt-get -o DPkg::Lock::Timeout=600 -qq install -y python3.11 python3.11-venv
+}
+
 set_up() {
   local id
   id=$(sha256sum source.tar.gz | cut -c1-12)
@@ -38,13 +50,8 @@ set_up() {
     echo "$(hostname): is set up"
     return
   fi
-  if ! command -v python3.11 > /dev/null; then
-    # Ubuntu 22.04 has only a release candidate of Python 3.11. A new machine updates itself at
-    # first, and apt-get waits for that.
-    sudo add-apt-repository -y ppa:deadsnakes/ppa
-    sudo apt-get -o DPkg::Lock::Timeout=600 -qq update
-    sudo apt-get -o DPkg::Lock::Timeout=600 -qq install -y python3.11 python3.11-venv
-  fi
+  # Without ensurepip, which Ubuntu has in another package, there is no venv.
+  if ! python3.11 -c 'import ensurepip' 2> /dev/null; then install_python; fi
   rm -rf "$code.new" && mkdir "$code.new"
   tar -xzf source.tar.gz -C "$code.new"
   if [[ -d $code/.venv-tpu ]]; then mv "$code/.venv-tpu" "$code.new/"; fi

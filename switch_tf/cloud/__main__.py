@@ -9,7 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from switch_tf.cloud import gcloud, slices
+from switch_tf.cloud import gcloud
+from switch_tf.cloud import tpu as tpus
 from switch_tf.cloud.model_dir import ModelDir
 from switch_tf.cloud.supervise import Supervisor
 from switch_tf.errors import UserError
@@ -106,7 +107,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 def _add_request(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--type", required=True, help="accelerator type, such as v4-32")
-    add("--tier", choices=slices.TIERS, default="on-demand", help="how it is paid for")
+    add("--tier", choices=tpus.TIERS, default="on-demand", help="how it is paid for")
     add("--runtime", help="software of the machines (default: Google's for the type)")
     add("--valid_until", metavar="TIME", help="how long the request may wait, such as 6h")
     add("--service_account", metavar="MAIL", help="as whom the machines use storage")
@@ -142,16 +143,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _slice(args: argparse.Namespace) -> slices.Slice:
+def _slice(args: argparse.Namespace) -> tpus.Slice:
     shell = gcloud.Shell(args.dry_run)
-    found = slices.Slice(args.name, args.project, args.zone, shell)
+    found = tpus.Slice(args.name, args.project, args.zone, shell)
     found.check()
     return found
 
 
-def _request(args: argparse.Namespace) -> slices.Request:
-    found = slices.Request(
-        args.type, args.tier, args.runtime, args.valid_until, args.service_account
+def _request(args: argparse.Namespace) -> tpus.Request:
+    found = tpus.Request(
+        tpus.api_type(args.type), args.tier, args.runtime, args.valid_until, args.service_account
     )
     found.check()
     return found
@@ -162,7 +163,7 @@ def _create(args: argparse.Namespace, _) -> None:
     try:
         tpu.create(request)
         if not args.dry_run:
-            tpu.disclaim()
+            tpu.kept.disclaim()
     except gcloud.Failure as failure:
         if failure.cause is not gcloud.Cause.EXISTS:
             raise
@@ -185,22 +186,25 @@ def _launch(args: argparse.Namespace, command: Sequence[str]) -> None:
     tpu = _slice(args)
     model_dir = ModelDir.of(command, tpu.shell)
     if not args.dry_run:
-        number = _check_there(tpu)
+        node = _check_there(tpu)
+        if node.type:
+            tpus.check_files(command, node.type, f"{tpu.name} is a {node.type}")
+        number = node.number
         workers = _check_idle(tpu)
         silent = _silent(number, workers)
         codes = {worker.code for worker in workers.values()}
         if silent or len(codes) > 1 or "none" in codes:
             told = f"no answer from worker {silent}" if silent else "not all have the same code"
             raise UserError(f"{tpu.name}: {told}: run {_script('set_up')} {tpu.name}")
-        tpu.remember(workers[0].host)
+        tpu.kept.remember(workers[0].host)
         if model_dir:
-            model_dir.free(tpu.lost_chiefs(workers[0].host))
+            model_dir.free(tpu.kept.lost_chiefs(workers[0].host))
     tpu.start(command)
 
 
 def _follow(args: argparse.Namespace, _) -> None:
     tpu = _slice(args)
-    words = ["tail", "-n", str(args.lines), "-F", slices.LOG]
+    words = ["tail", "-n", str(args.lines), "-F", tpus.LOG]
     tpu.ssh_shown(f"following {tpu.name}", words, str(args.worker))
 
 
@@ -227,7 +231,7 @@ def _delete(args: argparse.Namespace, _) -> None:
 
 def _list(args: argparse.Namespace, _) -> None:
     shell = gcloud.Shell(args.dry_run)
-    commands = slices.listing(args.project, args.zone)
+    commands = tpus.listing(args.project, args.zone)
     shell.check()
     for words in commands:
         shell.stream("listing", words)
@@ -235,6 +239,7 @@ def _list(args: argparse.Namespace, _) -> None:
 
 def _supervise(args: argparse.Namespace, command: Sequence[str]) -> int:
     tpu, request = _slice(args), _request(args)
+    tpus.check_files(command, request.type, f"--type={request.type}")
     model_dir = ModelDir.of(command, tpu.shell)
     archive = tpu.archive(args.commit)
     if args.dry_run:
@@ -259,8 +264,8 @@ def _show_supervision(tpu, request, archive, command, keeps) -> None:
     tpu.delete()
 
 
-def _check_there(tpu: slices.Slice) -> int:
-    """How many machines the slice has.
+def _check_there(tpu: tpus.Slice) -> tpus.Node:
+    """The slice, which is there.
 
     Raises:
       UserError: it is not there.
@@ -276,15 +281,15 @@ def _check_there(tpu: slices.Slice) -> int:
             f"{tpu.name} is {node.state}: wait, or delete it and create it anew, as "
             f"{_script('supervise')} does by itself"
         )
-    return node.number
+    return node
 
 
-def _silent(number: int, workers: Mapping[int, slices.Worker]) -> str:
+def _silent(number: int, workers: Mapping[int, tpus.Worker]) -> str:
     """Those of `number` workers that do not answer, with commas between; or nothing."""
     return ", ".join(str(index) for index in range(number) if index not in workers)
 
 
-def _check_idle(tpu: slices.Slice, otherwise: str = "") -> dict[int, slices.Worker]:
+def _check_idle(tpu: tpus.Slice, otherwise: str = "") -> dict[int, tpus.Worker]:
     """What the workers tell, where no run goes on.
 
     Raises:

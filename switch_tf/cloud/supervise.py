@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from switch_tf.cloud.gcloud import SSH_REFUSED, Cause, Failure
+from switch_tf.cloud.kept import digest
 from switch_tf.cloud.model_dir import ModelDir
-from switch_tf.cloud.slices import Request, Slice, Worker, digest
+from switch_tf.cloud.tpu import Request, Slice, Worker
 from switch_tf.errors import HostLost, UserError
 
 # States in which a queued resource, or its slice, is on its way.
@@ -31,6 +32,8 @@ _FATAL = (Cause.QUOTA, Cause.REFUSED)
 _LONGEST_PAUSE = 32
 # For a run on a slice that is given up, which costs money meanwhile.
 _SECONDS_TO_SAVE = 600
+# How long a slice is new: its machines may still update themselves, or know no key for ssh.
+_SECONDS_NEW = 600
 
 
 @dataclasses.dataclass
@@ -51,8 +54,8 @@ class Supervisor:
       tries: how many failures in a row end the supervision, if no checkpoint came between them.
         A slice that is taken back, or cannot be had yet, is none.
       keeps: whether the slice stays, and costs money, when the supervision ends.
-      adopts: whether to take over what is there under the slice's name though it was not asked for to
-        run this command; otherwise that is left alone.
+      adopts: whether to take over what is there under the slice's name though it was not asked for
+        to run this command; otherwise that is left alone.
     """
 
     slice: Slice
@@ -82,6 +85,7 @@ class Supervisor:
         self._pauses = 1
         self._step: int | None = None
         self._partly_since: float | None = None
+        self._ready_since: float | None = None
 
     def run(self) -> int:
         """Supervises until the run ends; returns its exit status.
@@ -119,6 +123,22 @@ class Supervisor:
             self._say(f"this machine: {error}")
         return None
 
+    def _set_up(self) -> bool:
+        """Sets up; returns whether it did, False on a slice that is so new that it may do yet.
+
+        Raises:
+          Failure: it failed, on a slice that is not new.
+        """
+        self.archive.write_bytes(self._code)
+        try:
+            self.slice.set_up(self.archive)
+        except Failure as failure:
+            if time.monotonic() - self._ready_since >= _SECONDS_NEW:
+                raise
+            self._say(f"{failure}; trying again, as the slice is new")
+            return False
+        return True
+
     def _tell_left(self) -> None:
         """What goes on when the supervision ends, and how to end that."""
         name = self.slice.name
@@ -139,8 +159,8 @@ class Supervisor:
             return None
         if not self._is_own:
             if not self.adopts:
-                self.slice.check_claimed(self.command)
-            self.slice.claim(self.command)
+                self.slice.kept.check_claimed(self.command)
+            self.slice.kept.claim(self.command)
             self._is_own = True
         if state == "ACTIVE":
             return self._look_at_node()
@@ -165,6 +185,8 @@ class Supervisor:
             )
         if node.state == "READY":
             self._pauses = 1
+            if self._ready_since is None:
+                self._ready_since = time.monotonic()
             return self._attend(node.number)
         self._tell_state(f"{self.slice.name} is {node.state}")
         if node.state not in _ON_THE_WAY:
@@ -191,7 +213,7 @@ class Supervisor:
             self._say(f"found a run on {len(running)} of {number} workers")
             self._is_launched, self._is_new = True, False
         if 0 in workers:
-            self.slice.remember(workers[0].host)
+            self.slice.kept.remember(workers[0].host)
         if silent:
             return self._do_without_answer(silent, workers)
         self._unanswered = 0
@@ -275,13 +297,13 @@ class Supervisor:
     def _create(self) -> None:
         self._is_new = True
         # First, as a request may come to be though its answer is lost.
-        self.slice.claim(self.command)
+        self.slice.kept.claim(self.command)
         self._is_own = True
         try:
             self.slice.create(self.request)
         except Failure as failure:
             if failure.cause is not Cause.OTHER:
-                self.slice.disclaim()
+                self.slice.kept.disclaim()
                 self._is_own = False
             self._heed(failure, (*_FATAL, Cause.MISSING))
             self._say(str(failure))
@@ -302,15 +324,15 @@ class Supervisor:
         try:
             if len(workers) < number or codes != {digest(self._code)}:
                 self._say("setting up")
-                self.archive.write_bytes(self._code)
-                self.slice.set_up(self.archive)
+                if not self._set_up():
+                    return None
                 workers = self.slice.workers()
             silent = [i for i in range(number) if i not in workers]
             if silent:
                 return self._do_without_answer(silent, workers)
-            self.slice.remember(workers[0].host)
+            self.slice.kept.remember(workers[0].host)
             if self.model_dir:
-                self.model_dir.free(self.slice.lost_chiefs(workers[0].host))
+                self.model_dir.free(self.slice.kept.lost_chiefs(workers[0].host))
             self._say("launching")
             self.slice.start(self.command)
         except Failure as failure:
@@ -326,7 +348,7 @@ class Supervisor:
 
     def _remove(self) -> None:
         """Deletes a slice that is lost, so that another can be asked for under its name."""
-        self._is_launched = False
+        self._is_launched, self._ready_since = False, None
         try:
             self.slice.delete()
         except Failure as failure:

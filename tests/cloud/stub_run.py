@@ -2,8 +2,8 @@
 
 It saves every second step, under another name until the checkpoint is whole, and refuses a
 MODEL_DIR that another machine has in use. `scenario.json` says what happens at the next launches:
-for each, a list of [worker, step, what], with what a status to end with, `slow`, `hang`, or `preempt`: the
-slice is taken back while the chief saves.
+for each, a list of [worker, step, what], with what a status to end with, `slow`, `hang`, or
+`preempt`: the slice is taken back while the chief saves.
 """
 
 import json

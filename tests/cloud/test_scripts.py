@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from switch_tf import stages
 from switch_tf.checkpoints import lock, model_dir
 from switch_tf.cloud import __main__ as cloud
-from switch_tf.cloud import slices
+from switch_tf.cloud import tpu as tpus
 from switch_tf.hosts.cluster import Cluster
 from tests.cloud.conftest import COMMAND, MODEL, PLACE, ROOT, program
 
@@ -43,7 +43,7 @@ def wait_for(what):
 
 
 def state(zone):
-    tpu = slices.Slice("tpu-a", "my-project", "us-central2-b", cloud.gcloud.Shell())
+    tpu = tpus.Slice("tpu-a", "my-project", "us-central2-b", cloud.gcloud.Shell())
     return tpu.workers()
 
 
@@ -89,11 +89,57 @@ def test_a_command_survives_every_shell_on_its_way(zone):
 @given(words=st.lists(st.text(st.sampled_from("a '\"\\$`!*(;#\n")), max_size=4))
 def test_any_command_survives(words):
     """Through what launch passes to gcloud, as it and ssh split and join it."""
-    tpu = slices.Slice("a", "my-project", "us-central2-b", cloud.gcloud.Shell())
+    tpu = tpus.Slice("a", "my-project", "us-central2-b", cloud.gcloud.Shell())
     (flag,) = [word for word in tpu.ssh(["printf", "%s\\0", *words]) if word.startswith("--comm")]
     command = " ".join(flag.removeprefix("--command=").split(" "))
     told = subprocess.run(["bash", "-c", command], capture_output=True, check=True, text=True)
     assert told.stdout.split("\0")[:-1] == (words or [""])
+
+
+SUDO = """#!/bin/bash
+echo "$*" >> "$STUB_FOLDER/sudo.txt"
+case $* in
+  *" update") [[ $(grep -c update "$STUB_FOLDER/sudo.txt") -gt 2 ]] ;;
+  *" install "*) cp /usr/bin/true "$STUB_FOLDER/worker_bin/python3.11" ;;
+esac
+"""
+
+
+def test_a_machine_whose_python_makes_no_venv_gets_one(zone, monkeypatch):
+    """While the machine updates itself, the lists of packages cannot be had."""
+    monkeypatch.setenv("STUB_WORKERS", "1")
+    zone.call("create", "--type=v4-8")
+    zone.wait()
+    # A Python without ensurepip, as Ubuntu's own.
+    program(zone.folder / "worker_bin" / "python3.11", "#!/bin/sh\nexit 1\n")
+    program(zone.folder / "worker_bin" / "sudo", SUDO)
+    program(zone.folder / "worker_bin" / "sleep", "#!/bin/sh\n")
+    assert zone.call("set_up")[0] == 0
+    update = "apt-get -o DPkg::Lock::Timeout=600 -qq update"
+    assert zone.lines("sudo.txt") == [
+        "add-apt-repository -y -n ppa:deadsnakes/ppa",
+        *[update] * 3,
+        "apt-get -o DPkg::Lock::Timeout=600 -qq install -y python3.11 python3.11-venv",
+    ]
+
+
+def test_v5e_is_asked_for_by_the_name_that_the_api_has(zone):
+    assert zone.call("create", "--type=v5e-16")[0] == 0
+    (call,) = zone.calls("compute", "tpus", "queued-resources", "create")
+    assert "--accelerator-type=v5litepod-16" in call
+    assert "--runtime-version=v2-alpha-tpuv5-lite" in call
+
+
+def test_a_launch_wants_the_file_of_the_slice_that_is_there(zone):
+    zone.make()
+    status, _, told = zone.call("launch", *COMMAND, "--gin_file=slices/v4_32.gin")
+    assert status == 2 and "error: tpu-a is a v4-16, but the command has slices/v4_32.gin" in told
+    assert not zone.calls("storage") and told.count("\n") == 1
+    files = ("--gin_file=slices/v4_16.gin", "--gin_file=my_slices/v4_32.gin")
+    assert zone.call("launch", *COMMAND, *files)[0] == 0
+    zone.call("stop")
+    mesh = ("--gin_file=slices/v4_32.gin", "--gin.MESH_SHAPE='batch:8'")
+    assert zone.call("launch", *COMMAND, *mesh)[0] == 0
 
 
 def test_a_second_set_up_is_quick_and_one_of_another_commit_replaces_the_files(zone):
@@ -103,7 +149,7 @@ def test_a_second_set_up_is_quick_and_one_of_another_commit_replaces_the_files(z
     (home / ".venv-tpu" / "kept").touch()
     (home / "old").touch()
     assert zone.call("set_up")[0] == 0 and (home / "old").exists()
-    project = slices.ROOT
+    project = tpus.ROOT
     (project / "new").touch()
     settings = ("-c", "user.name=n", "-c", "user.email=m")
     for words in (["add", "."], [*settings, "commit", "-q", "-m", "m"]):
@@ -115,7 +161,7 @@ def test_a_second_set_up_is_quick_and_one_of_another_commit_replaces_the_files(z
 
 def test_changes_that_are_not_committed_are_told(zone):
     zone.make()
-    (slices.ROOT / "scripts" / "setup.sh").write_text("other")
+    (tpus.ROOT / "scripts" / "setup.sh").write_text("other")
     told = zone.call("set_up")[1]
     assert "note: changes that are not committed are not sent (scripts/setup.sh" in told
 
@@ -155,7 +201,7 @@ def test_a_stage_that_only_tells_how_long_it_takes_makes_no_progress(zone, monke
     """As `stages` writes it; one that tells how far it is makes some."""
     zone.make()
     monkeypatch.setattr(stages, "_EVERY", 0.02)
-    log = zone.folder / "workers" / "tpu-a" / "0" / slices.LOG
+    log = zone.folder / "workers" / "tpu-a" / "0" / tpus.LOG
     log.parent.mkdir()
     log.write_text("step 1\n")
 
@@ -257,22 +303,22 @@ def test_slices_of_one_name_in_two_zones_share_nothing(zone):
         ("my-project", "europe-west4-a"),
         ("other1", "us-a1-b"),
     ]
-    tpus = [slices.Slice("tpu-a", project, place, shell) for project, place in places]
-    for number, tpu in enumerate(tpus):
-        tpu.remember(f"t1v-n-{number}-w-0")
-    assert [tpu.lost_chiefs("new") for tpu in tpus] == [
+    found = [tpus.Slice("tpu-a", project, place, shell) for project, place in places]
+    for number, tpu in enumerate(found):
+        tpu.kept.remember(f"t1v-n-{number}-w-0")
+    assert [tpu.kept.lost_chiefs("new") for tpu in found] == [
         ["t1v-n-0-w-0"],
         ["t1v-n-1-w-0"],
         ["t1v-n-2-w-0"],
     ]
-    assert len({tpu.archive("HEAD") for tpu in tpus}) == 3
+    assert len({tpu.archive("HEAD") for tpu in found}) == 3
 
 
 def test_the_log_is_followed(zone):
     zone.make()
     zone.call("launch", *COMMAND)
     wait_for(lambda: state(zone)[1].status == 0)
-    log = zone.folder / "workers" / "tpu-a" / "1" / slices.LOG
+    log = zone.folder / "workers" / "tpu-a" / "1" / tpus.LOG
     assert log.read_text().splitlines()[-1].endswith("UTC] ended with status 0")
     # The stub's ssh ends when this does.
     words = cloud.main(["follow", "tpu-a", *PLACE, "--worker=1", "--lines=2", "--dry-run"])
@@ -351,9 +397,25 @@ TYPE = "--type=v4-32"
     "words, told",
     [
         (["create", "Tpu_A", TYPE, *PLACE], "NAME 'Tpu_A': give up to 62 lower-case letters"),
-        (["create", "a", "--type=v5e-16", *PLACE], "Cloud TPU calls it v5litepod-16"),
         (["create", "a", "--type=v4", *PLACE], "--type=v4: give GENERATION-NUMBER, such as v4-32"),
         (["create", "a", "--type=v9-8", *PLACE], "with one of v2, v3, v4, v5litepod, v5p, v6e"),
+        (
+            ["supervise", "a", "--type=v4-64", *PLACE, *COMMAND, "--gin_file=slices/v4_32.gin"],
+            "--type=v4-64, but the command has slices/v4_32.gin, which lays out the devices of a "
+            "v4-32: give that type, the file of the type, or --gin.MESH_SHAPE=",
+        ),
+        (
+            [
+                "supervise",
+                "a",
+                "--type=v5e-16",
+                *PLACE,
+                *COMMAND,
+                "--gin_file",
+                "slices/v5e_256.gin",
+            ],
+            "--type=v5litepod-16, but the command has slices/v5e_256.gin, which",
+        ),
         (["create", "a", "--type=v4-12", *PLACE], "v4 counts cores, eight on a machine"),
         (["create", "a", "--type=tpu7x-8", *PLACE], "the TPU API does not offer it"),
         (["create", "a", TYPE, "--tier=cheap", *PLACE], "argument --tier: invalid choice: 'cheap'"),

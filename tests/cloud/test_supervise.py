@@ -8,13 +8,19 @@ import time
 import pytest
 
 from switch_tf.cloud import __main__ as cloud
-from switch_tf.cloud import gcloud, slices
+from switch_tf.cloud import gcloud, kept, tpu
+from switch_tf.cloud import supervise as supervision
 from switch_tf.cloud.supervise import Supervisor
 from tests.cloud.conftest import COMMAND, PLACE
 
 FAST = ("--type=v4-16", "--tier=spot", "--poll=0.02")
 STOCKOUT = 'There is no more capacity in the zone "us-central2-b"; you can try in another zone'
 QUOTA = "Quota limit 'TPUV4sPreemptiblePodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0"
+
+
+@pytest.fixture(autouse=True)
+def no_slice_is_new(monkeypatch):
+    monkeypatch.setattr(supervision, "_SECONDS_NEW", 0)
 
 
 def supervise(zone, *flags, command=COMMAND):
@@ -57,13 +63,13 @@ def test_a_slice_taken_back_in_the_middle_of_a_save_is_asked_for_again(zone):
 
 def test_the_code_stays_that_of_the_beginning(zone, monkeypatch):
     """Whatever is set up by hand meanwhile, for which the same file is used."""
-    delete = slices.Slice.delete
+    delete = tpu.Slice.delete
 
     def and_another_is_packed(self):
         delete(self)
         (self.folder / "source.tar.gz").write_text("another")
 
-    monkeypatch.setattr(slices.Slice, "delete", and_another_is_packed)
+    monkeypatch.setattr(tpu.Slice, "delete", and_another_is_packed)
     zone.set(preempted=str(zone.folder / "preempted"))
     zone.write("scenario.json", [[[0, 6, "preempt"]]])
     assert supervise(zone)[0] == 0 and resumed(zone) == [0, 4]
@@ -173,6 +179,23 @@ def test_a_set_up_that_fails_ends_it_at_last(zone):
     assert status == 1 and zone.created() == 1 and not resumed(zone)
 
 
+def test_a_set_up_that_fails_on_a_new_slice_is_no_failure(zone, monkeypatch):
+    monkeypatch.setattr(supervision, "_SECONDS_NEW", 600)
+    (zone.folder / "setup_fails").touch()
+    set_up, calls = tpu.Slice.set_up, []
+
+    def repaired(self, archive):
+        calls.append(archive)
+        if len(calls) == 4:
+            (zone.folder / "setup_fails").unlink()
+        set_up(self, archive)
+
+    monkeypatch.setattr(tpu.Slice, "set_up", repaired)
+    status, told, _ = supervise(zone, "--tries=1")
+    assert status == 0 and zone.created() == 1 and resumed(zone) == [0]
+    assert told.count("trying again, as the slice is new") == 3 and "failure 1" not in told
+
+
 def test_a_run_that_hangs_is_ended_and_started_again(zone):
     zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
     status, told, _ = supervise(zone, "--silence=2")
@@ -263,7 +286,7 @@ def test_a_supervisor_that_was_ended_finds_what_it_asked_for(zone, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(slices.Slice, "queue_state", lambda self: ("MISSING", ""))
+        patch.setattr(tpu.Slice, "queue_state", lambda self: ("MISSING", ""))
         patch.setattr(Supervisor, "_pause", interrupted)
         zone.set(create=["gcloud crashed (TransportError)"])
         assert supervise(zone)[0] == 130
@@ -340,7 +363,7 @@ def test_at_the_beginning_it_is_one_line(zone, monkeypatch):
     def refuse(self):
         raise gcloud.Failure("looking at tpu-a", f"ERROR: {LOGGED_OUT}")
 
-    monkeypatch.setattr(slices.Slice, "queue_state", refuse)
+    monkeypatch.setattr(tpu.Slice, "queue_state", refuse)
     status, told, error = supervise(zone)
     assert (status, LEFT in told, error.count("\n")) == (2, False, 1)
 
@@ -363,7 +386,7 @@ def test_what_gcloud_tells_otherwise_than_known_ends_nothing(zone, monkeypatch, 
 
 
 def test_a_disk_that_is_full_for_a_while_ends_nothing(zone, monkeypatch):
-    remember, calls = slices.Slice.remember, []
+    remember, calls = kept.Kept.remember, []
 
     def full(self, host):
         calls.append(host)
@@ -371,7 +394,7 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(zone, monkeypatch):
             raise OSError(28, "No space left on device", "chiefs.txt")
         remember(self, host)
 
-    monkeypatch.setattr(slices.Slice, "remember", full)
+    monkeypatch.setattr(kept.Kept, "remember", full)
     status, told, _ = supervise(zone)
     assert status == 0 and zone.created() == 1 and resumed(zone) == [0]
     assert told.count("this machine: [Errno 28] No space left on device") == 2
@@ -381,14 +404,14 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(zone, monkeypatch):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("a fault of the scripts")])
 def test_whatever_ends_it_what_is_left_is_named(zone, monkeypatch, when, runs, error):
     zone.write("scenario.json", [[[0, 9, "hang"], [1, 9, "hang"]]])
-    real = getattr(slices.Slice, when)
+    real = getattr(tpu.Slice, when)
 
     def ended(self):
         if zone.created() and (resumed(zone) or not runs):
             raise error
         return real(self)
 
-    monkeypatch.setattr(slices.Slice, when, ended)
+    monkeypatch.setattr(tpu.Slice, when, ended)
     if error is KeyboardInterrupt:
         status, told, told_last = supervise(zone)
         assert (status, told_last) == (130, "scripts/tpu/supervise.sh: interrupted\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from switch_tf.cloud import gcloud
+from switch_tf.cloud.kept import Kept
 from switch_tf.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -41,6 +41,35 @@ _STATE = re.compile(
 )
 
 
+def api_type(name: str) -> str:
+    """The API's name of an accelerator type, as v5litepod-16 for v5e-16."""
+    return re.sub(r"v5e(?=-)", "v5litepod", name)
+
+
+def check_files(command: Sequence[str], type: str, what: str) -> None:
+    """Checks that the file of gin/slices in a command is that of the slice.
+
+    A mesh that the command sets itself takes the place of the file's.
+
+    Args:
+      command: what the workers are to run.
+      type: accelerator type of the slice.
+      what: where that is said, for the error.
+
+    Raises:
+      UserError: it is another's.
+    """
+    if any(word.startswith("--gin.MESH_SHAPE=") for word in command):
+        return
+    for word in command:
+        found = re.fullmatch(r"(?:--gin_file=)?((?:.*/)?slices/(v\d\w*)_(\d+)\.gin)", word)
+        if found and api_type(f"{found[2]}-{found[3]}") != type:
+            raise UserError(
+                f"{what}, but the command has {found[1]}, which lays out the devices of a "
+                f"{found[2]}-{found[3]}: give that type, the file of the type, or --gin.MESH_SHAPE="
+            )
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What slice is asked for.
@@ -65,8 +94,6 @@ class Request:
         UserError: no such slice can be asked for.
         """
         generation, dash, count = self.type.partition("-")
-        if generation == "v5e":
-            raise UserError(f"--type={self.type}: Cloud TPU calls it v5litepod-{count or '16'}")
         if generation.startswith(("v7", "tpu7")):
             raise UserError(
                 f"--type={self.type}: the TPU API does not offer it; see scripts/tpu/templates"
@@ -163,8 +190,13 @@ class Slice:
 
     @property
     def folder(self) -> Path:
-        """Where the scripts keep files of the slice, of which another zone may have one so called."""
+        """Where the scripts keep files of the slice; another zone may have one of its name."""
         return RUNS / self.project / self.zone / self.name
+
+    @property
+    def kept(self) -> Kept:
+        """What is known of the slice here alone."""
+        return Kept(self.name, self.folder)
 
     def create(self, request: Request) -> None:
         """Puts a request for the slice into the queue.
@@ -183,7 +215,7 @@ class Slice:
         """
         self.shell.run(f"deleting {self.name}", self._queue("delete", "--force", "--quiet"))
         if not self.shell.is_dry:
-            self.disclaim()
+            self.kept.disclaim()
 
     def queue_state(self) -> tuple[str, str]:
         """State of the queued resource, MISSING if there is none, and why it failed, if it did.
@@ -220,52 +252,6 @@ class Slice:
             raise gcloud.Failure(f"looking at {self.name}", "gcloud did not tell its state")
         number = max(1, len(found.get("networkEndpoints", [])))
         return Node(found["state"], number, found.get("acceleratorType", ""))
-
-    def remember(self, host: str) -> None:
-        """Keeps the name of the machine of a run's chief, for `lost_chiefs`."""
-        if host not in self._chiefs():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / "chiefs.txt", "a") as file:
-                print(host, file=file)
-
-    def lost_chiefs(self, host: str) -> list[str]:
-        """The remembered machines that were deleted with an earlier slice of this name.
-
-        Args:
-          host: the chief's machine of the slice that is there now.
-        """
-        return [name for name in self._chiefs() if name != host]
-
-    def _chiefs(self) -> list[str]:
-        path = self.folder / "chiefs.txt"
-        return path.read_text().splitlines() if path.exists() else []
-
-    def claim(self, command: Sequence[str]) -> None:
-        """Keeps that what is there under this name was asked for to run a command."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._claims.write_text(digest("\0".join(command).encode()))
-
-    def disclaim(self) -> None:
-        """Forgets for what command it was asked for."""
-        self._claims.unlink(missing_ok=True)
-
-    def check_claimed(self, command: Sequence[str]) -> None:
-        """Raises:
-        UserError: what is there was not asked for to run this command, as far as is known here.
-        """
-        path = self._claims
-        told = path.read_text() if path.exists() else ""
-        if told == digest("\0".join(command).encode()):
-            return
-        made = "was made for another command" if told else "was not made by a supervisor in this"
-        raise UserError(
-            f"{self.name} {made}{'' if told else ' folder'}, and a supervisor deletes its slice at "
-            "the end: give --adopt if it is to take it over, or another NAME"
-        )
-
-    @property
-    def _claims(self) -> Path:
-        return self.folder / "command.txt"
 
     def archive(self, commit: str) -> Path:
         """Packs the project at a commit into a file; returns its path.
@@ -401,8 +387,3 @@ def _tell_changes() -> None:
     if changed:
         more = f" and {len(changed) - 1} more" * (len(changed) > 1)
         print(f"note: changes that are not committed are not sent ({changed[0][3:]}{more})")
-
-
-def digest(content: bytes) -> str:
-    """What identifies an archive, as worker.sh computes it, or a command."""
-    return hashlib.sha256(content).hexdigest()[:12]
