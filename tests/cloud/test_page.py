@@ -167,3 +167,23 @@ def test_a_group_ends_its_cost_whenever_its_run_is_at_an_end(tmp_path, fails, st
     assert "instance-groups managed resize switch-base " in calls and "--size=0" in calls
     assert "storage cp switch_tf_run/log.txt gs://my-bucket/logs/switch-base-" in calls
     assert (home / "told").read_text().count("worker.sh start") == starts
+
+
+def test_the_cost_of_switch_c_is_that_of_the_plan():
+    (words,) = [words for words in RUNS if "switch-c" in words]
+    planned = (ROOT / "docs" / "planned.md").read_text()
+    costs = [
+        re.search(r"^\| expert_data \| batch:2048 \|.* \| ([\d,]+) \| ([\d,]+) \|$", part, re.M)
+        for part in planned.split("\n### ")
+        if part.startswith(("Switch-C on v3-2048", "Switch-C, eight times the batch on v3-2048"))
+    ]
+    papers, larger = costs
+    assert f"would cost {larger[2]} dollars" in TEXT and f"cost {papers[2]} dollars" in TEXT
+    days = float(larger[1].replace(",", "")) / 1024 / 24
+    assert f"in {days:.0f} days on\n1,024 chips" in TEXT
+    rows = int(re.search(r"BATCH_SIZE=(\d+)", " ".join(words))[1])
+    text = (ROOT / "gin" / "runs" / "paper_pretrain.gin").read_text()
+    assert rows == 8 * int(re.search(r"^BATCH_SIZE = (\d+)$", text, re.M)[1])
+    planning = (ROOT / "docs" / "planning.md").read_text()
+    (parameters,) = re.findall(r"^parameters: (1,571,[\d,]+),", planning, re.M)
+    assert f"{4 * int(parameters.replace(',', '')) / 1e12:.1f} TB" in TEXT
