@@ -214,7 +214,8 @@ def test_a_run_that_is_stopped_by_hand_is_not_started_again(zone, how):
     zone.write("scenario.json", [[[0, 5, "hang"], [1, 5, "hang"]]])
 
     def stop():
-        while not resumed(zone):
+        logs = [zone.folder / "workers" / "tpu-a" / str(i) / tpu.LOG for i in range(2)]
+        while not all(log.exists() and "step 5" in log.read_text() for log in logs):
             time.sleep(0.02)
         assert cloud.main(["stop", "tpu-a", *PLACE, how]) == 0
 
