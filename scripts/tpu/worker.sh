@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What scripts/tpu runs on each worker of a slice, in the home folder:
 #   bash worker.sh set_up | start COMMAND... | state | log LINES | stop SECONDS | kill
+#   bash worker.sh save SECONDS | end     as stop and kill, but not by hand: a supervisor goes on
 # The project is in ~/switch_tf; the run's log, exit status and so on are in ~/switch_tf_run.
 set -euo pipefail
 code=$HOME/switch_tf
@@ -29,6 +30,18 @@ is_running() {
     kill -0 "$(< "$run/pid")" 2> /dev/null
 }
 
+# Ubuntu 22.04 has only a release candidate of Python 3.11. A new machine updates itself at first:
+# apt-get install waits for that by itself, but not update for the lock of the lists.
+install_python() {
+  local end=$(( SECONDS + 600 ))
+  sudo add-apt-repository -y -n ppa:deadsnakes/ppa
+  until sudo apt-get -o DPkg::Lock::Timeout=600 -qq update; do
+    (( SECONDS < end )) || fail "apt-get update has failed for ten minutes; the lines above say why"
+    sleep 10
+  done
+  sudo apt-get -o DPkg::Lock::Timeout=600 -qq install -y python3.11 python3.11-venv
+}
+
 set_up() {
   local id
   id=$(sha256sum source.tar.gz | cut -c1-12)
@@ -37,13 +50,8 @@ set_up() {
     echo "$(hostname): is set up"
     return
   fi
-  if ! command -v python3.11 > /dev/null; then
-    # Ubuntu 22.04 has only a release candidate of Python 3.11. A new machine updates itself at
-    # first, and apt-get waits for that.
-    sudo add-apt-repository -y ppa:deadsnakes/ppa
-    sudo apt-get -o DPkg::Lock::Timeout=600 -qq update
-    sudo apt-get -o DPkg::Lock::Timeout=600 -qq install -y python3.11 python3.11-venv
-  fi
+  # Without ensurepip, which Ubuntu has in another package, there is no venv.
+  if ! python3.11 -c 'import ensurepip' 2> /dev/null; then install_python; fi
   rm -rf "$code.new" && mkdir "$code.new"
   tar -xzf source.tar.gz -C "$code.new"
   if [[ -d $code/.venv-tpu ]]; then mv "$code/.venv-tpu" "$code.new/"; fi
@@ -72,7 +80,7 @@ start() {
   if is_running; then fail "a run goes on here: follow or stop it"; fi
   [[ -e $code/code ]] || fail "the project is not set up here"
   find_workers
-  mkdir -p "$run" && rm -f "$run"/{status,stopped,pid}
+  mkdir -p "$run" && rm -f "$run"/{status,stopped,pid,seen}
   cd "$code"
   export PATH="$code/.venv-tpu/bin:$PATH"
   setsid nohup bash "$HOME/worker.sh" attend "$@" >> "$run/log.txt" 2>&1 < /dev/null &
@@ -100,6 +108,19 @@ attend() {
   echo $status > "$run/status.new" && mv "$run/status.new" "$run/status"
 }
 
+# Seconds since the run's log had a line that tells of progress, as far as the looks saw it: not one
+# of a stage that only tells how long it has taken (switch_tf/stages.py), as if it hangs it goes on
+# doing so.
+silence() {
+  local seen
+  seen=$(sed -E 's/[0-9]+ s so far$//' "$run/log.txt" | uniq | cksum)
+  if [[ ! -e $run/seen || $(< "$run/seen") != "$seen" ]]; then
+    echo "$seen" > "$run/seen"
+    touch -r "$run/log.txt" "$run/seen"
+  fi
+  echo $(( $(date +%s) - $(stat -c %Y "$run/seen") ))
+}
+
 state() {
   local state=none status=- stopped=no silent=0 id=none
   if is_running; then
@@ -110,15 +131,19 @@ state() {
     state=lost
   fi
   if [[ -e $run/stopped ]]; then stopped=yes; fi
-  if [[ -e $run/log.txt ]]; then silent=$(( $(date +%s) - $(stat -c %Y "$run/log.txt") )); fi
+  if [[ -e $run/log.txt ]]; then silent=$(silence); fi
   if [[ -e $code/code ]]; then id=$(< "$code/code"); fi
   printf 'switch_tf worker=%s host=%s state=%s status=%s stopped=%s silent=%s code=%s\n' \
     "$(number)" "$(hostname)" $state "$status" $stopped "$silent" "$id"
 }
 
-stop() {
+# By hand, so that no supervisor starts the run again.
+mark_stopped() {
+  if is_running; then touch "$run/stopped"; fi
+}
+
+save() {
   is_running || return 0
-  touch "$run/stopped"
   kill -TERM "$(< "$run/child")"
   for (( waited = 0; waited < $1; waited++ )); do
     is_running || return 0
@@ -137,8 +162,10 @@ end_now() {
 main() {
   case ${1-} in
     set_up | state) "$1" ;;
-    start | stop | attend) "$@" ;;
-    kill) end_now ;;
+    start | save | attend) "$@" ;;
+    stop) mark_stopped && save "$2" ;;
+    end) end_now ;;
+    kill) mark_stopped && end_now ;;
     log) tail -n "$2" "$run/log.txt" ;;
     *) fail "no such command: ${1-}" ;;
   esac

@@ -6,10 +6,11 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from switch_tf.cloud import gcloud, slices
+from switch_tf.cloud import gcloud
+from switch_tf.cloud import tpu as tpus
 from switch_tf.cloud.model_dir import ModelDir
 from switch_tf.cloud.supervise import Supervisor
 from switch_tf.errors import UserError
@@ -42,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_script(name)}: error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        told = "; the run goes on: rerun the command to go on watching" * (name == "supervise")
-        print(f"{_script(name)}: interrupted{told}", file=sys.stderr)
+        print(f"{_script(name)}: interrupted", file=sys.stderr)
         return _INTERRUPTED
 
 
@@ -107,7 +107,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
 def _add_request(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--type", required=True, help="accelerator type, such as v4-32")
-    add("--tier", choices=slices.TIERS, default="on-demand", help="how it is paid for")
+    add("--tier", choices=tpus.TIERS, default="on-demand", help="how it is paid for")
     add("--runtime", help="software of the machines (default: Google's for the type)")
     add("--valid_until", metavar="TIME", help="how long the request may wait, such as 6h")
     add("--service_account", metavar="MAIL", help="as whom the machines use storage")
@@ -118,12 +118,13 @@ def _add_supervision(parser: argparse.ArgumentParser) -> None:
     defaults = Supervisor.__dataclass_fields__
     for flag, kind, text in (
         ("poll", _seconds, "seconds between two looks"),
-        ("silence", _seconds, "seconds without a new line in the log that mean that the run hangs"),
+        ("silence", _seconds, "seconds without progress in the log that mean that the run hangs"),
         ("tries", _count, "failures in a row, without a new checkpoint, that end the supervision"),
     ):
         default = defaults[flag].default
         add(f"--{flag}", type=kind, default=default, help=f"{text} (default: {default:g})")
     add("--keep", action="store_true", help="leave the slice, which costs money, at the end")
+    add("--adopt", action="store_true", help="take over, and so delete, a slice of another command")
 
 
 def _count(text: str) -> int:
@@ -142,16 +143,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _slice(args: argparse.Namespace) -> slices.Slice:
+def _slice(args: argparse.Namespace) -> tpus.Slice:
     shell = gcloud.Shell(args.dry_run)
-    found = slices.Slice(args.name, args.project, args.zone, shell)
+    found = tpus.Slice(args.name, args.project, args.zone, shell)
     found.check()
     return found
 
 
-def _request(args: argparse.Namespace) -> slices.Request:
-    found = slices.Request(
-        args.type, args.tier, args.runtime, args.valid_until, args.service_account
+def _request(args: argparse.Namespace) -> tpus.Request:
+    found = tpus.Request(
+        tpus.api_type(args.type), args.tier, args.runtime, args.valid_until, args.service_account
     )
     found.check()
     return found
@@ -161,6 +162,8 @@ def _create(args: argparse.Namespace, _) -> None:
     tpu, request = _slice(args), _request(args)
     try:
         tpu.create(request)
+        if not args.dry_run:
+            tpu.kept.disclaim()
     except gcloud.Failure as failure:
         if failure.cause is not gcloud.Cause.EXISTS:
             raise
@@ -183,22 +186,25 @@ def _launch(args: argparse.Namespace, command: Sequence[str]) -> None:
     tpu = _slice(args)
     model_dir = ModelDir.of(command, tpu.shell)
     if not args.dry_run:
-        number = _check_there(tpu)
+        node = _check_there(tpu)
+        if node.type:
+            tpus.check_files(command, node.type, f"{tpu.name} is a {node.type}")
+        number = node.number
         workers = _check_idle(tpu)
-        silent = ", ".join(str(index) for index in range(number) if index not in workers)
+        silent = _silent(number, workers)
         codes = {worker.code for worker in workers.values()}
         if silent or len(codes) > 1 or "none" in codes:
             told = f"no answer from worker {silent}" if silent else "not all have the same code"
             raise UserError(f"{tpu.name}: {told}: run {_script('set_up')} {tpu.name}")
-        tpu.remember(workers[0].host)
+        tpu.kept.remember(workers[0].host)
         if model_dir:
-            model_dir.free(tpu.lost_chiefs(workers[0].host))
+            model_dir.free(tpu.kept.lost_chiefs(workers[0].host))
     tpu.start(command)
 
 
 def _follow(args: argparse.Namespace, _) -> None:
     tpu = _slice(args)
-    words = ["tail", "-n", str(args.lines), "-F", slices.LOG]
+    words = ["tail", "-n", str(args.lines), "-F", tpus.LOG]
     tpu.ssh_shown(f"following {tpu.name}", words, str(args.worker))
 
 
@@ -210,14 +216,22 @@ def _stop(args: argparse.Namespace, _) -> None:
 
 def _delete(args: argparse.Namespace, _) -> None:
     tpu = _slice(args)
-    if not args.dry_run and not args.force and tpu.node().state == "READY":
-        _check_idle(tpu, ", or give --force")
+    if not args.dry_run and not args.force:
+        node = tpu.node()
+        if node.state == "READY":
+            workers = _check_idle(tpu, ", or give --force")
+            silent = _silent(node.number, workers)
+            if silent:
+                raise UserError(
+                    f"{tpu.name}: no answer by ssh from worker {silent}, on which a run may go on: "
+                    "look again, or give --force"
+                )
     tpu.delete()
 
 
 def _list(args: argparse.Namespace, _) -> None:
     shell = gcloud.Shell(args.dry_run)
-    commands = slices.listing(args.project, args.zone)
+    commands = tpus.listing(args.project, args.zone)
     shell.check()
     for words in commands:
         shell.stream("listing", words)
@@ -225,12 +239,13 @@ def _list(args: argparse.Namespace, _) -> None:
 
 def _supervise(args: argparse.Namespace, command: Sequence[str]) -> int:
     tpu, request = _slice(args), _request(args)
+    tpus.check_files(command, request.type, f"--type={request.type}")
     model_dir = ModelDir.of(command, tpu.shell)
     archive = tpu.archive(args.commit)
     if args.dry_run:
         _show_supervision(tpu, request, archive, command, args.keep)
         return 0
-    patience = args.poll, args.silence, args.tries, args.keep
+    patience = args.poll, args.silence, args.tries, args.keep, args.adopt
     return Supervisor(tpu, request, archive, command, model_dir, *patience).run()
 
 
@@ -249,8 +264,8 @@ def _show_supervision(tpu, request, archive, command, keeps) -> None:
     tpu.delete()
 
 
-def _check_there(tpu: slices.Slice) -> int:
-    """How many machines the slice has.
+def _check_there(tpu: tpus.Slice) -> tpus.Node:
+    """The slice, which is there.
 
     Raises:
       UserError: it is not there.
@@ -266,10 +281,15 @@ def _check_there(tpu: slices.Slice) -> int:
             f"{tpu.name} is {node.state}: wait, or delete it and create it anew, as "
             f"{_script('supervise')} does by itself"
         )
-    return node.number
+    return node
 
 
-def _check_idle(tpu: slices.Slice, otherwise: str = "") -> dict[int, slices.Worker]:
+def _silent(number: int, workers: Mapping[int, tpus.Worker]) -> str:
+    """Those of `number` workers that do not answer, with commas between; or nothing."""
+    return ", ".join(str(index) for index in range(number) if index not in workers)
+
+
+def _check_idle(tpu: tpus.Slice, otherwise: str = "") -> dict[int, tpus.Worker]:
     """What the workers tell, where no run goes on.
 
     Raises:

@@ -20,6 +20,8 @@ _FLAG = re.compile(r"(--[\w.-]+=)(.*)", re.ASCII | re.DOTALL)
 _WIDTH = 100
 # With which ssh, and so gcloud, ends if it cannot connect.
 SSH_REFUSED = 255
+# Seconds for what only looks: of a connection that is dead gcloud may never tell.
+LOOK = 180.0
 
 
 class Cause(enum.Enum):
@@ -30,7 +32,8 @@ class Cause(enum.Enum):
       QUOTA: the project may not have as much; waiting does not help.
       EXISTS: what is to be created is there.
       MISSING: what is named is not there.
-      REFUSED: the request, the account or a permission is wrong; waiting does not help.
+      LOGGED_OUT: gcloud wants somebody to log in.
+      REFUSED: the request or a permission is wrong; waiting does not help.
       OTHER: anything else, such as a network that is down; trying again may help.
     """
 
@@ -38,17 +41,23 @@ class Cause(enum.Enum):
     QUOTA = r"quota"
     EXISTS = r"already_exists|already exists"
     MISSING = r"not_found|not found"
+    LOGGED_OUT = r"unauthenticated|active account|reauthentication|invalid_grant"
     REFUSED = (
-        r"invalid_argument|permission_denied|unauthenticated|failed_precondition|permission"
-        r"|active account|reauthentication|invalid_grant|invalid choice"
+        r"invalid_argument|permission_denied|failed_precondition|permission|invalid choice"
         r"|unrecognized arguments|is not available in|has not been used in project|is invalid"
     )
     OTHER = r""
 
     @classmethod
     def of(cls, text: str) -> Cause:
-        """What an error's text says; the first of the above that it mentions."""
-        return next(cause for cause in cls if re.search(cause.value, text, re.IGNORECASE))
+        """What an error's text says; the first of the above that it mentions.
+
+        Warnings, which may tell of a quota, say nothing of why.
+        """
+        parts = re.split(r"^(?=ERROR:|WARNING:)", text, flags=re.MULTILINE)
+        errors = [part for part in parts if part.startswith("ERROR:")]
+        told = "".join(errors or [part for part in parts if not part.startswith("WARNING:")])
+        return next(cause for cause in cls if re.search(cause.value, told, re.IGNORECASE))
 
 
 class Failure(UserError):
@@ -57,15 +66,17 @@ class Failure(UserError):
     Attributes:
       cause: why.
       exit_status: gcloud's; of ssh, that of what it ran on a worker.
+      told: its output until then.
     """
 
-    def __init__(self, what: str, text: str, exit_status: int = 1):
+    def __init__(self, what: str, text: str, exit_status: int = 1, told: str = ""):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR:")]
         said = (errors or lines[-1:] or ["it said nothing"])[0]
         super().__init__(f"{what}: {said.removeprefix('ERROR: ')}")
         self.cause = Cause.of(text)
         self.exit_status = exit_status
+        self.told = told
 
 
 def quote(word: str) -> str:
@@ -149,17 +160,31 @@ class Shell:
         print(shown(words), flush=True)
         return "" if self.is_dry else self.ask(what, words)
 
-    def ask(self, what: str, words: Sequence[str]) -> str:
+    def ask(self, what: str, words: Sequence[str], seconds: float | None = None) -> str:
         """Runs a command without showing it; returns its output.
 
+        Args:
+          what: what it does, for the error.
+          words: the command.
+          seconds: how long it may take; None: without an end.
+
         Raises:
-          Failure: it ended badly.
+          Failure: it ended badly, or not in time.
         """
-        done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-        )
+        try:
+            done = subprocess.run(
+                words,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                timeout=seconds,
+            )
+        except subprocess.TimeoutExpired as error:
+            told = (error.stdout or b"").decode(errors="replace")
+            raise Failure(what, f"no end after {seconds:.0f} s", told=told) from None
         if done.returncode:
-            raise Failure(what, done.stderr, done.returncode)
+            raise Failure(what, done.stderr, done.returncode, done.stdout)
         return done.stdout
 
     def stream(self, what: str, words: Sequence[str]) -> None:
@@ -175,10 +200,17 @@ class Shell:
         if status:
             raise Failure(what, f"status {status}; the lines above say why", status)
 
-    def ask_json(self, what: str, words: Sequence[str]) -> Any:
+    def ask_json(self, what: str, words: Sequence[str]) -> dict[str, Any]:
         """The output of a command that describes something.
 
         Raises:
           Failure: it ended badly.
         """
-        return json.loads(self.ask(what, [*words, "--format=json"]))
+        told = self.ask(what, [*words, "--format=json"], LOOK)
+        try:
+            found = json.loads(told)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise Failure(what, f"gcloud did not describe it: {told[:100]!r}")
+        return found

@@ -40,7 +40,7 @@ class ModelDir:
     def newest(self) -> int | None:
         """The step of the newest checkpoint; None if there is none, or it cannot be told."""
         try:
-            told = self.shell.ask("", ["gcloud", "storage", "ls", f"{self.path}/"])
+            told = self.shell.ask("", ["gcloud", "storage", "ls", f"{self.path}/"], gcloud.LOOK)
         except gcloud.Failure:
             return None
         steps = re.findall(r"/checkpoint_(\d+)/$", told, re.MULTILINE)
@@ -57,7 +57,8 @@ class ModelDir:
         """
         path = f"{self.path}/in_use"
         try:
-            host = json.loads(self.shell.ask("", ["gcloud", "storage", "cat", path]))["host"]
+            words = ["gcloud", "storage", "cat", path]
+            host = json.loads(self.shell.ask("", words, gcloud.LOOK))["host"]
         except (gcloud.Failure, ValueError, KeyError, TypeError):
             return
         if host in lost:

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from switch_tf.cloud.gcloud import SSH_REFUSED, Cause, Failure
+from switch_tf.cloud.kept import digest
 from switch_tf.cloud.model_dir import ModelDir
-from switch_tf.cloud.slices import Request, Slice, Worker, digest
+from switch_tf.cloud.tpu import Request, Slice, Worker
 from switch_tf.errors import HostLost, UserError
 
 # States in which a queued resource, or its slice, is on its way.
@@ -29,6 +30,10 @@ _TEMPORARY = (HostLost.status, 130, 143)
 _FATAL = (Cause.QUOTA, Cause.REFUSED)
 # What waits for a slice need not be looked at as often as a run, nor be asked for again at once.
 _LONGEST_PAUSE = 32
+# For a run on a slice that is given up, which costs money meanwhile.
+_SECONDS_TO_SAVE = 600
+# How long a slice is new: its machines may still update themselves, or know no key for ssh.
+_SECONDS_NEW = 600
 
 
 @dataclasses.dataclass
@@ -42,11 +47,15 @@ class Supervisor:
       command: what each worker runs.
       model_dir: where it writes to; None for what does not train.
       poll: seconds between two looks.
-      silence: seconds without a new line in the chief's log after which the run is taken to hang.
-        Longer than a compilation and the reading of a checkpoint take.
+      silence: seconds without progress in the chief's log after which the run is taken to hang: no
+        new line, other than of a stage that only tells how long it has taken. Longer than a
+        compilation, and the writing and reading of a checkpoint, take; shorter ends a hang, which
+        costs money, earlier.
       tries: how many failures in a row end the supervision, if no checkpoint came between them.
         A slice that is taken back, or cannot be had yet, is none.
       keeps: whether the slice stays, and costs money, when the supervision ends.
+      adopts: whether to take over what is there under the slice's name though it was not asked for
+        to run this command; otherwise that is left alone.
     """
 
     slice: Slice
@@ -58,11 +67,17 @@ class Supervisor:
     silence: float = 3600.0
     tries: int = 5
     keeps: bool = False
+    adopts: bool = False
 
     def __post_init__(self):
         self._state = ""
         # Whether the run was started, or found going, on the slice that is there now.
         self._is_launched = False
+        # Whether the slice that is there now is new, so that no run of before can be on it.
+        self._is_new = False
+        self._has_looked = False
+        # Whether what is there was asked for to run this command.
+        self._is_own = False
         # Kept here, as somebody may set up another commit by hand meanwhile.
         self._code = self.archive.read_bytes()
         self._failures = 0
@@ -70,6 +85,7 @@ class Supervisor:
         self._pauses = 1
         self._step: int | None = None
         self._partly_since: float | None = None
+        self._ready_since: float | None = None
 
     def run(self) -> int:
         """Supervises until the run ends; returns its exit status.
@@ -77,28 +93,76 @@ class Supervisor:
         Raises:
           UserError: the run cannot be supervised any more: gcloud or a quota refuses.
         """
-        if self.model_dir:
-            self._step = self.model_dir.newest()
-        while True:
-            try:
-                status = self._look()
-            except Failure as failure:
-                # Such as a network that is down for a while.
-                if failure.cause is not Cause.OTHER:
-                    raise self._resigned(failure) from failure
-                self._say(str(failure))
-                status = None
-            if status is not None:
-                return self._end(status)
-            time.sleep(self.poll)
+        try:
+            if self.model_dir:
+                self._step = self.model_dir.newest()
+            while True:
+                status = self._try_look()
+                if status is not None:
+                    return self._end(status)
+                time.sleep(self.poll)
+        finally:
+            # Whatever ended it.
+            if self._is_own:
+                self._tell_left()
+
+    def _try_look(self) -> int | None:
+        try:
+            return self._look()
+        except Failure as failure:
+            # What passes is waited for: a network that is down, or, once something was looked at,
+            # that somebody logs in again.
+            passes = (Cause.OTHER, *[Cause.LOGGED_OUT] * self._has_looked)
+            if failure.cause not in passes:
+                raise
+            self._say(str(failure))
+            if failure.cause is Cause.LOGGED_OUT:
+                self._say("waiting until somebody runs, here: gcloud auth login")
+        except OSError as error:
+            # Such as a disk that is full.
+            self._say(f"this machine: {error}")
+        return None
+
+    def _set_up(self) -> bool:
+        """Sets up; returns whether it did, False on a slice that is so new that it may do yet.
+
+        Raises:
+          Failure: it failed, on a slice that is not new.
+        """
+        self.archive.write_bytes(self._code)
+        try:
+            self.slice.set_up(self.archive)
+        except Failure as failure:
+            if time.monotonic() - self._ready_since >= _SECONDS_NEW:
+                raise
+            self._say(f"{failure}; trying again, as the slice is new")
+            return False
+        return True
+
+    def _tell_left(self) -> None:
+        """What goes on when the supervision ends, and how to end that."""
+        name = self.slice.name
+        runs = "the run goes on: the same command goes on watching it; " * self._is_launched
+        where = f"--project={self.slice.project} --zone={self.slice.zone}"
+        self._say(
+            f"{runs}{name} or its request is left, and costs money from ACTIVE on, until: "
+            f"scripts/tpu/delete.sh {name} {where}"
+        )
 
     def _look(self) -> int | None:
         """Does what the state asks for; returns the run's status once it has ended for good."""
         state, why = self.slice.queue_state()
+        self._has_looked = True
         self._tell_state(f"{self.slice.name} is {state}" + f": {why}" * bool(why))
         if state == "MISSING":
             self._create()
-        elif state == "ACTIVE":
+            return None
+        if not self._is_own:
+            if not self.adopts:
+                self.slice.kept.check_claimed(self.command)
+            self.slice.kept.claim(self.command)
+            self._is_own = True
+        if state == "ACTIVE":
             return self._look_at_node()
         elif state in ("FAILED", "SUSPENDED"):
             if state == "FAILED":
@@ -106,7 +170,9 @@ class Supervisor:
             self._remove()
             if state == "FAILED":
                 self._pause()
-        elif state not in _ON_THE_WAY:
+        elif state in _ON_THE_WAY:
+            self._is_new = True
+        else:
             raise UserError(f"{self.slice.name} is in state {state}, which the scripts do not know")
         return None
 
@@ -119,6 +185,8 @@ class Supervisor:
             )
         if node.state == "READY":
             self._pauses = 1
+            if self._ready_since is None:
+                self._ready_since = time.monotonic()
             return self._attend(node.number)
         self._tell_state(f"{self.slice.name} is {node.state}")
         if node.state not in _ON_THE_WAY:
@@ -131,20 +199,24 @@ class Supervisor:
         workers = self.slice.workers()
         silent = [i for i in range(number) if i not in workers]
         running = [worker for worker in workers.values() if worker.state == "running"]
+        if not workers and not self._is_new:
+            # More likely a fault of this machine or its network than of all the slice's, on which
+            # a run may go on.
+            self._say(
+                "no worker answers by ssh; waiting, as a run may go on there: is the key in ssh's "
+                "agent (ssh-add ~/.ssh/google_compute_engine)?"
+            )
+            return None
         if not running and not self._is_launched:
             return self._launch(number, workers)
-        if not workers:
-            # More likely a fault of this machine or its network than of all the slice's, on which
-            # the run may go on.
-            self._say("no worker answers by ssh; waiting")
-            return None
-        if silent:
-            return self._do_without_answer(silent)
-        self._unanswered = 0
-        self.slice.remember(workers[0].host)
         if not self._is_launched:
             self._say(f"found a run on {len(running)} of {number} workers")
-            self._is_launched = True
+            self._is_launched, self._is_new = True, False
+        if 0 in workers:
+            self.slice.kept.remember(workers[0].host)
+        if silent:
+            return self._do_without_answer(silent, workers)
+        self._unanswered = 0
         if not running:
             self._partly_since = None
             return self._judge(workers)
@@ -158,7 +230,7 @@ class Supervisor:
                 self.slice.kill()
             self._partly_since = now if since is None else since
         elif workers[0].silent > self.silence:
-            self._say(f"the log has had no new line for {workers[0].silent} s: ending the run")
+            self._say(f"the log has told of no progress for {workers[0].silent} s: ending the run")
             self.slice.kill()
         else:
             self._partly_since = None
@@ -199,24 +271,40 @@ class Supervisor:
         self._say(f"failure {self._failures} of {self.tries} in a row; {kept}")
         return status if self._failures >= self.tries else None
 
-    def _do_without_answer(self, silent: Sequence[int]) -> int | None:
+    def _do_without_answer(
+        self, silent: Sequence[int], workers: Mapping[int, Worker]
+    ) -> int | None:
         if silent:
             names = ", ".join(map(str, silent))
             self._say(f"no answer by ssh from worker {names}")
+        chief = workers.get(0)
+        if chief and chief.state == "running" and chief.silent <= self.silence:
+            self._say("the run goes on")
+            self._unanswered = 0
+            return None
         self._unanswered += 1
         if self._unanswered < self.tries:
             return None
         # A machine that stays away does so until there is another one.
         self._unanswered = 0
+        if any(worker.state == "running" for worker in workers.values()):
+            self.slice.save(_SECONDS_TO_SAVE)
         status = self._failed(HostLost.status)
         if status is None:
             self._remove()
         return status
 
     def _create(self) -> None:
+        self._is_new = True
+        # First, as a request may come to be though its answer is lost.
+        self.slice.kept.claim(self.command)
+        self._is_own = True
         try:
             self.slice.create(self.request)
         except Failure as failure:
+            if failure.cause is not Cause.OTHER:
+                self.slice.kept.disclaim()
+                self._is_own = False
             self._heed(failure, (*_FATAL, Cause.MISSING))
             self._say(str(failure))
             self._pause()
@@ -236,52 +324,45 @@ class Supervisor:
         try:
             if len(workers) < number or codes != {digest(self._code)}:
                 self._say("setting up")
-                self.archive.write_bytes(self._code)
-                self.slice.set_up(self.archive)
+                if not self._set_up():
+                    return None
                 workers = self.slice.workers()
             silent = [i for i in range(number) if i not in workers]
             if silent:
-                return self._do_without_answer(silent)
-            self.slice.remember(workers[0].host)
+                return self._do_without_answer(silent, workers)
+            self.slice.kept.remember(workers[0].host)
             if self.model_dir:
-                self.model_dir.free(self.slice.lost_chiefs(workers[0].host))
+                self.model_dir.free(self.slice.kept.lost_chiefs(workers[0].host))
             self._say("launching")
             self.slice.start(self.command)
         except Failure as failure:
             self._say(str(failure))
             if failure.exit_status == SSH_REFUSED:
-                return self._do_without_answer([])
+                return self._do_without_answer([], {})
             return self._failed(failure.exit_status)
-        self._is_launched, self._unanswered = True, 0
+        except OSError as error:
+            self._say(f"this machine: {error}")
+            return self._failed(1)
+        self._is_launched, self._unanswered, self._is_new = True, 0, False
         return None
-
-    def _resigned(self, failure: Failure) -> UserError:
-        if not self._is_launched:
-            return failure
-        return UserError(
-            f"{failure}; the run goes on, and the slice costs money: rerun the command to go on "
-            "watching"
-        )
 
     def _remove(self) -> None:
         """Deletes a slice that is lost, so that another can be asked for under its name."""
-        self._is_launched = False
+        self._is_launched, self._ready_since = False, None
         try:
             self.slice.delete()
         except Failure as failure:
             if failure.cause is not Cause.MISSING:
                 raise
+        self._is_own = False
 
     def _end(self, status: int) -> int:
         self._say("done" if status == 0 else f"the run ended with status {status}")
-        name = self.slice.name
         if not self.keeps:
             try:
                 self._remove()
-                return status
-            except Failure as failure:
-                self._say(str(failure))
-        self._say(f"{name} is kept and costs money until: scripts/tpu/delete.sh {name}")
+            except (Failure, OSError) as error:
+                self._say(str(error))
         return status
 
     def _show_log(self, index: int) -> None:

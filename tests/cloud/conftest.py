@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from switch_tf.cloud import __main__ as cloud
-from switch_tf.cloud import slices
+from switch_tf.cloud import tpu
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -111,7 +111,7 @@ def make_project(folder):
     """A git repository with what the scripts take from the project."""
     (folder / "scripts" / "tpu").mkdir(parents=True)
     (folder / "scripts" / "setup.sh").write_text(SETUP)
-    shutil.copy(ROOT / slices.WORKER, folder / slices.WORKER)
+    shutil.copy(ROOT / tpu.WORKER, folder / tpu.WORKER)
     settings = ("-c", "user.name=n", "-c", "user.email=m")
     for words in (["init", "-q"], ["add", "."], [*settings, "commit", "-q", "-m", "m"]):
         subprocess.run(["git", *words], cwd=folder, check=True)
@@ -126,7 +126,7 @@ def zone(tmp_path, monkeypatch, capsys):
     program(stub / "worker_bin" / "hostname", '#!/bin/sh\necho "$STUB_HOST"\n')
     program(stub / "worker_bin" / "python3.11", "#!/bin/sh\n")
     make_project(tmp_path / "project")
-    monkeypatch.setattr(slices, "ROOT", tmp_path / "project")
+    monkeypatch.setattr(tpu, "ROOT", tmp_path / "project")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("STUB_FOLDER", str(stub))

@@ -2,8 +2,8 @@
 
 It saves every second step, under another name until the checkpoint is whole, and refuses a
 MODEL_DIR that another machine has in use. `scenario.json` says what happens at the next launches:
-for each, a list of [worker, step, what], with what a status to end with, `hang`, or `preempt`: the
-slice is taken back while the chief saves.
+for each, a list of [worker, step, what], with what a status to end with, `slow`, `hang`, or
+`preempt`: the slice is taken back while the chief saves.
 """
 
 import json
@@ -88,8 +88,10 @@ def train(model_dir):
         time.sleep(0.02)
         print(f"step {step}", flush=True)
         what = happening.get(step)
+        if what == "slow":
+            time.sleep(3)
         if what == "hang":
-            time.sleep(600)
+            hang()
         if isinstance(what, int):
             end_whole(lock, is_chief, what)
         if is_chief and step % 2 == 0:
@@ -100,6 +102,13 @@ def train(model_dir):
                 time.sleep(600)
             begun.rename(model_dir / f"checkpoint_{step}")
     end_whole(lock, is_chief, 0)
+
+
+def hang():
+    """As what waits for ever, in a stage that goes on telling how long it has taken."""
+    for count in range(6000):
+        time.sleep(0.1)
+        print(f"compiling the step: {count} s so far", flush=True)
 
 
 def end_whole(lock, is_chief, status):

@@ -76,15 +76,18 @@ def test_a_long_command_is_shown_on_several_lines():
             "(or it may not exist).",
             Cause.REFUSED,
         ),
-        ("You do not currently have an active account selected.", Cause.REFUSED),
+        ("You do not currently have an active account selected.", Cause.LOGGED_OUT),
         (
             "problem refreshing auth tokens: ('invalid_grant: Bad Request'",
-            Cause.REFUSED,
+            Cause.LOGGED_OUT,
         ),
         ("problem refreshing auth tokens: Max retries exceeded", Cause.OTHER),
         ("INVALID_ARGUMENT: accelerator type is invalid", Cause.REFUSED),
         ("gcloud crashed (TransportError): HTTPSConnectionPool", Cause.OTHER),
         ("", Cause.OTHER),
+        ("WARNING: this might result in\nunexpected quota issues.\n", Cause.OTHER),
+        ("WARNING: a quota project\n\nERROR: gcloud crashed (SSLError): timeout\n", Cause.OTHER),
+        ("ERROR: (gcloud.x) RESOURCE_EXHAUSTED:\n- reason: quota\nWARNING: a\n", Cause.QUOTA),
     ],
 )
 def test_what_an_error_means(text, cause):

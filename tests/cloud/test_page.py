@@ -72,9 +72,8 @@ def test_a_flag_that_the_page_names_is_there(name, capsys):
     assert name in told
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
-def test_a_template_is_a_script_whose_run_is_quoted_rightly(template, tmp_path):
-    """With programs that only note how they were called, and a shell for what they are to run."""
+def made(template, tmp_path):
+    """What gcloud and xpk are called with by a template: they only note it."""
     note = f'#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done >> {tmp_path}/calls\n'
     for name in ("gcloud", "xpk", "git"):
         (tmp_path / name).write_text(note)
@@ -87,17 +86,104 @@ def test_a_template_is_a_script_whose_run_is_quoted_rightly(template, tmp_path):
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    calls = (tmp_path / "calls").read_text().split("\0")
+    return (tmp_path / "calls").read_text().split("\0")
+
+
+def run_of(template, tmp_path):
+    """The words of the run, after a shell."""
+    calls = made(template, tmp_path)
     if (tmp_path / "startup.sh").exists():
         text = (tmp_path / "startup.sh").read_text()
         (run,) = re.findall(r"start (switch-tf .*)", text)
         assert subprocess.run(["bash", "-n", "startup.sh"], cwd=tmp_path).returncode == 0
     else:
         (run,) = [call for call in calls if call.startswith("--command=")]
-        run = re.search(r"(switch-tf .*) \|\| test", run)[1]
-    words = shlex.split(run)
+        run = re.search(r"switch-tf .*", run)[0]
+    return shlex.split(run)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_a_template_is_a_script_whose_run_passes_the_checks(template, tmp_path):
+    words = run_of(template, tmp_path)
     assert words[:2] == ["switch-tf", "train"]
     files = [word.partition("=")[2] for word in words if word.startswith("--gin_file=")]
     assert files and all((ROOT / "gin" / file).exists() for file in files)
     assert "--gin.MODEL_DIR='gs://my-bucket/switch-base'" in words
     assert "--gin.VOCABULARY_PATH='gs://my-bucket/t5.model'" in words
+    # The data of the page, and as many groups as there are devices that share the rows.
+    for flag in ("--gin.USE_CACHED_TASKS=True", "--gin.CACHE_DIR='gs://my-bucket/cache'"):
+        assert flag in words
+    (file,) = [file for file in files if file.startswith("slices/")]
+    assert f"--gin.GROUPS_MULTIPLE={rows_of(file)}" in words
+    bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
+    checks.check_mesh(config.precheck(files, bindings))
+
+
+def rows_of(file):
+    """The devices that share the rows of a batch, as a slice's file lays them out."""
+    (mesh,) = re.findall(r"^MESH_SHAPE = '(.*)'$", (ROOT / "gin" / file).read_text(), re.M)
+    return dict(part.split(":") for part in mesh.split(","))["batch"]
+
+
+@pytest.mark.parametrize("words", RUNS, ids=lambda words: words[0])
+def test_a_run_of_the_page_has_as_many_groups_as_its_slice_needs(words):
+    (multiple,) = [w.partition("=")[2] for w in words if w.startswith("--gin.GROUPS_MULTIPLE=")]
+    files = [w.partition("=")[2] for w in words if w.startswith("--gin_file=slices/")]
+    meshes = [w for w in words if w.startswith("--gin.MESH_SHAPE=")]
+    assert multiple == rows_of(files[0]) if files else f"'batch:{multiple}'" in meshes[0]
+
+
+WORKER_OF_A_GROUP = """
+echo "worker.sh $1" >> told
+case $1 in
+  set_up) [[ $(grep -c set_up told) -gt {fails} ]] ;;
+  state) echo "switch_tf state=ended status={status} stopped=no" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    "fails, status, starts",
+    [(0, 0, 1), (2, 2, 1), (2, 127, 1), (0, 75, 10), (99, 0, 0)],
+)
+def test_a_group_ends_its_cost_whenever_its_run_is_at_an_end(tmp_path, fails, status, starts):
+    made(ROOT / "scripts" / "tpu" / "templates" / "mig.sh", tmp_path)
+    (tmp_path / "calls").unlink()
+    (tmp_path / "sleep").write_text("#!/bin/sh\n")
+    (tmp_path / "sleep").chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "worker.sh").write_text(WORKER_OF_A_GROUP.format(fails=fails, status=status))
+    text = (tmp_path / "startup.sh").read_text().replace("/opt/switch_tf_home", str(home))
+    done = subprocess.run(
+        ["bash", "-c", text],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "the group is resized to 0" in done.stdout
+    calls = (tmp_path / "calls").read_text().replace("\0", " ")
+    assert "instance-groups managed resize switch-base " in calls and "--size=0" in calls
+    assert "storage cp switch_tf_run/log.txt gs://my-bucket/logs/switch-base-" in calls
+    assert (home / "told").read_text().count("worker.sh start") == starts
+
+
+def test_the_cost_of_switch_c_is_that_of_the_plan():
+    (words,) = [words for words in RUNS if "switch-c" in words]
+    planned = (ROOT / "docs" / "planned.md").read_text()
+    costs = [
+        re.search(r"^\| expert_data \| batch:2048 \|.* \| ([\d,]+) \| ([\d,]+) \|$", part, re.M)
+        for part in planned.split("\n### ")
+        if part.startswith(("Switch-C on v3-2048", "Switch-C, eight times the batch on v3-2048"))
+    ]
+    papers, larger = costs
+    assert f"would cost {larger[2]} dollars" in TEXT and f"cost {papers[2]} dollars" in TEXT
+    days = float(larger[1].replace(",", "")) / 1024 / 24
+    assert f"in {days:.0f} days on\n1,024 chips" in TEXT
+    rows = int(re.search(r"BATCH_SIZE=(\d+)", " ".join(words))[1])
+    text = (ROOT / "gin" / "runs" / "paper_pretrain.gin").read_text()
+    assert rows == 8 * int(re.search(r"^BATCH_SIZE = (\d+)$", text, re.M)[1])
+    planning = (ROOT / "docs" / "planning.md").read_text()
+    (parameters,) = re.findall(r"^parameters: (1,571,[\d,]+),", planning, re.M)
+    assert f"{4 * int(parameters.replace(',', '')) / 1e12:.1f} TB" in TEXT

@@ -1,5 +1,6 @@
 """The commands of scripts/tpu on the stub of gcloud, which runs worker.sh in real shells."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from switch_tf import stages
 from switch_tf.checkpoints import lock, model_dir
 from switch_tf.cloud import __main__ as cloud
-from switch_tf.cloud import slices
+from switch_tf.cloud import tpu as tpus
 from switch_tf.hosts.cluster import Cluster
 from tests.cloud.conftest import COMMAND, MODEL, PLACE, ROOT, program
 
@@ -41,7 +43,7 @@ def wait_for(what):
 
 
 def state(zone):
-    tpu = slices.Slice("tpu-a", "my-project", "us-central2-b", cloud.gcloud.Shell())
+    tpu = tpus.Slice("tpu-a", "my-project", "us-central2-b", cloud.gcloud.Shell())
     return tpu.workers()
 
 
@@ -87,11 +89,57 @@ def test_a_command_survives_every_shell_on_its_way(zone):
 @given(words=st.lists(st.text(st.sampled_from("a '\"\\$`!*(;#\n")), max_size=4))
 def test_any_command_survives(words):
     """Through what launch passes to gcloud, as it and ssh split and join it."""
-    tpu = slices.Slice("a", "my-project", "us-central2-b", cloud.gcloud.Shell())
+    tpu = tpus.Slice("a", "my-project", "us-central2-b", cloud.gcloud.Shell())
     (flag,) = [word for word in tpu.ssh(["printf", "%s\\0", *words]) if word.startswith("--comm")]
     command = " ".join(flag.removeprefix("--command=").split(" "))
     told = subprocess.run(["bash", "-c", command], capture_output=True, check=True, text=True)
     assert told.stdout.split("\0")[:-1] == (words or [""])
+
+
+SUDO = """#!/bin/bash
+echo "$*" >> "$STUB_FOLDER/sudo.txt"
+case $* in
+  *" update") [[ $(grep -c update "$STUB_FOLDER/sudo.txt") -gt 2 ]] ;;
+  *" install "*) cp /usr/bin/true "$STUB_FOLDER/worker_bin/python3.11" ;;
+esac
+"""
+
+
+def test_a_machine_whose_python_makes_no_venv_gets_one(zone, monkeypatch):
+    """While the machine updates itself, the lists of packages cannot be had."""
+    monkeypatch.setenv("STUB_WORKERS", "1")
+    zone.call("create", "--type=v4-8")
+    zone.wait()
+    # A Python without ensurepip, as Ubuntu's own.
+    program(zone.folder / "worker_bin" / "python3.11", "#!/bin/sh\nexit 1\n")
+    program(zone.folder / "worker_bin" / "sudo", SUDO)
+    program(zone.folder / "worker_bin" / "sleep", "#!/bin/sh\n")
+    assert zone.call("set_up")[0] == 0
+    update = "apt-get -o DPkg::Lock::Timeout=600 -qq update"
+    assert zone.lines("sudo.txt") == [
+        "add-apt-repository -y -n ppa:deadsnakes/ppa",
+        *[update] * 3,
+        "apt-get -o DPkg::Lock::Timeout=600 -qq install -y python3.11 python3.11-venv",
+    ]
+
+
+def test_v5e_is_asked_for_by_the_name_that_the_api_has(zone):
+    assert zone.call("create", "--type=v5e-16")[0] == 0
+    (call,) = zone.calls("compute", "tpus", "queued-resources", "create")
+    assert "--accelerator-type=v5litepod-16" in call
+    assert "--runtime-version=v2-alpha-tpuv5-lite" in call
+
+
+def test_a_launch_wants_the_file_of_the_slice_that_is_there(zone):
+    zone.make()
+    status, _, told = zone.call("launch", *COMMAND, "--gin_file=slices/v4_32.gin")
+    assert status == 2 and "error: tpu-a is a v4-16, but the command has slices/v4_32.gin" in told
+    assert not zone.calls("storage") and told.count("\n") == 1
+    files = ("--gin_file=slices/v4_16.gin", "--gin_file=my_slices/v4_32.gin")
+    assert zone.call("launch", *COMMAND, *files)[0] == 0
+    zone.call("stop")
+    mesh = ("--gin_file=slices/v4_32.gin", "--gin.MESH_SHAPE='batch:8'")
+    assert zone.call("launch", *COMMAND, *mesh)[0] == 0
 
 
 def test_a_second_set_up_is_quick_and_one_of_another_commit_replaces_the_files(zone):
@@ -101,7 +149,7 @@ def test_a_second_set_up_is_quick_and_one_of_another_commit_replaces_the_files(z
     (home / ".venv-tpu" / "kept").touch()
     (home / "old").touch()
     assert zone.call("set_up")[0] == 0 and (home / "old").exists()
-    project = slices.ROOT
+    project = tpus.ROOT
     (project / "new").touch()
     settings = ("-c", "user.name=n", "-c", "user.email=m")
     for words in (["add", "."], [*settings, "commit", "-q", "-m", "m"]):
@@ -113,7 +161,7 @@ def test_a_second_set_up_is_quick_and_one_of_another_commit_replaces_the_files(z
 
 def test_changes_that_are_not_committed_are_told(zone):
     zone.make()
-    (slices.ROOT / "scripts" / "setup.sh").write_text("other")
+    (tpus.ROOT / "scripts" / "setup.sh").write_text("other")
     told = zone.call("set_up")[1]
     assert "note: changes that are not committed are not sent (scripts/setup.sh" in told
 
@@ -144,9 +192,38 @@ def test_stop_saves_and_kill_does_not(zone):
     assert zone.call("launch", *COMMAND)[0] == 0
     assert zone.call("stop", "--kill")[0] == 0
     assert [(w.state, w.status, w.is_stopped) for w in state(zone).values()] == [
-        ("ended", 137, False),
-        ("ended", 137, False),
+        ("ended", 137, True),
+        ("ended", 137, True),
     ]
+
+
+def test_a_stage_that_only_tells_how_long_it_takes_makes_no_progress(zone, monkeypatch):
+    """As `stages` writes it; one that tells how far it is makes some."""
+    zone.make()
+    monkeypatch.setattr(stages, "_EVERY", 0.02)
+    log = zone.folder / "workers" / "tpu-a" / "0" / tpus.LOG
+    log.parent.mkdir()
+    log.write_text("step 1\n")
+
+    def write(part):
+        with open(log, "a") as file, contextlib.redirect_stderr(file):
+            with stages.telling("reading files", at_once=False) as tell:
+                tell(part)
+                time.sleep(0.1)
+
+    def age():
+        for path in log.parent.iterdir():
+            os.utime(path, (time.time() - 1000, time.time() - 1000))
+
+    write("1 of 3 files")
+    assert state(zone)[0].silent < 900
+    age()
+    assert state(zone)[0].silent >= 1000
+    write("1 of 3 files")
+    assert log.read_text().count("1 of 3 files, 0 s so far\n") > 2
+    assert state(zone)[0].silent >= 1000
+    write("2 of 3 files")
+    assert state(zone)[0].silent < 900
 
 
 def test_a_machine_that_was_started_again_has_lost_its_run(zone):
@@ -183,6 +260,21 @@ def test_a_worker_that_does_not_answer_is_named(zone):
     )
 
 
+def test_a_slice_of_which_a_worker_does_not_answer_is_deleted_only_by_force(zone):
+    """As a run may go on there."""
+    zone.make()
+    for refused, silent in (({"1": 1}, "1"), ({"0": 1, "1": 1}, "0, 1")):
+        zone.set(refused=refused)
+        status, _, told = zone.call("delete")
+        assert (status, zone.exists()) == (2, True)
+        assert told == (
+            f"scripts/tpu/delete.sh: error: tpu-a: no answer by ssh from worker {silent}, on which "
+            "a run may go on: look again, or give --force\n"
+        )
+    zone.set(refused={"1": 9})
+    assert zone.call("delete", "--force")[0] == 0 and not zone.exists()
+
+
 def test_a_worker_that_does_not_know_who_it_is_does_not_train_alone(zone):
     zone.make()
     program(zone.folder / "worker_bin" / "curl", "#!/bin/sh\nexit 22\n")
@@ -203,16 +295,62 @@ def test_compute_engine_names_its_workers_otherwise(zone):
     assert arguments(zone, 1)[0]["client"] == "1"
 
 
+def test_slices_of_one_name_in_two_zones_share_nothing(zone):
+    """The chief of the one must not be taken for a lost one of the other."""
+    shell = cloud.gcloud.Shell()
+    places = [
+        ("my-project", "us-central2-b"),
+        ("my-project", "europe-west4-a"),
+        ("other1", "us-a1-b"),
+    ]
+    found = [tpus.Slice("tpu-a", project, place, shell) for project, place in places]
+    for number, tpu in enumerate(found):
+        tpu.kept.remember(f"t1v-n-{number}-w-0")
+    assert [tpu.kept.lost_chiefs("new") for tpu in found] == [
+        ["t1v-n-0-w-0"],
+        ["t1v-n-1-w-0"],
+        ["t1v-n-2-w-0"],
+    ]
+    assert len({tpu.archive("HEAD") for tpu in found}) == 3
+
+
 def test_the_log_is_followed(zone):
     zone.make()
     zone.call("launch", *COMMAND)
     wait_for(lambda: state(zone)[1].status == 0)
-    log = zone.folder / "workers" / "tpu-a" / "1" / slices.LOG
+    log = zone.folder / "workers" / "tpu-a" / "1" / tpus.LOG
     assert log.read_text().splitlines()[-1].endswith("UTC] ended with status 0")
     # The stub's ssh ends when this does.
     words = cloud.main(["follow", "tpu-a", *PLACE, "--worker=1", "--lines=2", "--dry-run"])
     assert words == 0
     assert "--command='tail -n 2 -F switch_tf_run/log.txt'" in zone.capsys.readouterr().out
+
+
+def test_no_connection_is_waited_for_without_an_end(zone):
+    """Neither one that does not come nor one that is dead."""
+    zone.make()
+    zone.call("launch", *COMMAND)
+    zone.call("stop")
+    calls = zone.calls("compute", "tpus", "tpu-vm", "ssh")
+    copies = zone.calls("compute", "tpus", "tpu-vm", "scp")
+    assert len(calls) == 5 and len(copies) == 1
+    options = ["ConnectTimeout=20", "ServerAliveInterval=15", "ServerAliveCountMax=4"]
+    for kind, found in (("ssh", calls), ("scp", copies)):
+        flags = [f"--{kind}-flag=-o{option}" for option in options]
+        assert all(set(flags) <= set(call) for call in found)
+
+
+def test_a_look_that_does_not_end_is_ended(zone, monkeypatch, tmp_path):
+    """What came until then counts."""
+    zone.make()
+    line = "switch_tf worker=1 host=h state=none status=- stopped=no silent=0 code=none"
+    program(tmp_path / "bin" / "gcloud", f"#!/bin/sh\necho {line}\nexec sleep 60\n")
+    monkeypatch.setattr(cloud.gcloud, "LOOK", 0.5)
+    assert list(state(zone)) == [1]
+    assert zone.call("delete")[::2] == (
+        2,
+        "scripts/tpu/delete.sh: error: looking at tpu-a: no end after 0 s\n",
+    )
 
 
 def test_a_slice_that_exists_is_named(zone):
@@ -259,9 +397,25 @@ TYPE = "--type=v4-32"
     "words, told",
     [
         (["create", "Tpu_A", TYPE, *PLACE], "NAME 'Tpu_A': give up to 62 lower-case letters"),
-        (["create", "a", "--type=v5e-16", *PLACE], "Cloud TPU calls it v5litepod-16"),
         (["create", "a", "--type=v4", *PLACE], "--type=v4: give GENERATION-NUMBER, such as v4-32"),
         (["create", "a", "--type=v9-8", *PLACE], "with one of v2, v3, v4, v5litepod, v5p, v6e"),
+        (
+            ["supervise", "a", "--type=v4-64", *PLACE, *COMMAND, "--gin_file=slices/v4_32.gin"],
+            "--type=v4-64, but the command has slices/v4_32.gin, which lays out the devices of a "
+            "v4-32: give that type, the file of the type, or --gin.MESH_SHAPE=",
+        ),
+        (
+            [
+                "supervise",
+                "a",
+                "--type=v5e-16",
+                *PLACE,
+                *COMMAND,
+                "--gin_file",
+                "slices/v5e_256.gin",
+            ],
+            "--type=v5litepod-16, but the command has slices/v5e_256.gin, which",
+        ),
         (["create", "a", "--type=v4-12", *PLACE], "v4 counts cores, eight on a machine"),
         (["create", "a", "--type=tpu7x-8", *PLACE], "the TPU API does not offer it"),
         (["create", "a", TYPE, "--tier=cheap", *PLACE], "argument --tier: invalid choice: 'cheap'"),

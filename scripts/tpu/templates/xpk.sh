@@ -13,16 +13,19 @@ xpk cluster create --project=$project --zone=$zone --cluster=$cluster --tpu-type
   --num-slices=1 --spot
 
 # xpk puts the folder at hand into an image on top of this one. worker.sh is not needed: there is
-# Python 3.11, and who is who comes from GKE. A status of 2 is a user's mistake, which a new start
-# would only repeat, so that the command ends with 0 then; see its log.
+# Python 3.11, and who is who comes from GKE. What ends badly is started anew, up to ten times; a
+# status of 2 is a user's mistake, which ends all of these within minutes: see the log.
 command="SWITCH_TF_LOCK=tpu bash -c 'set -e; source scripts/setup.sh' && \
 PATH=\$PWD/.venv-tpu/bin:\$PATH switch-tf train --gin_file=models/switch_base.gin \
 --gin_file=slices/v6e_256.gin --gin_file=runs/paper_pretrain.gin \
---gin.GROUPS_MULTIPLE=256 --gin.MODEL_DIR=\"'$bucket/$name'\" --gin.VOCABULARY_PATH=\"'$bucket/t5.model'\" || test \$? = 2"
+--gin.GROUPS_MULTIPLE=128 --gin.MODEL_DIR=\"'$bucket/$name'\" \
+--gin.VOCABULARY_PATH=\"'$bucket/t5.model'\" --gin.USE_CACHED_TASKS=True \
+--gin.CACHE_DIR=\"'$bucket/cache'\""
 xpk workload create --project=$project --zone=$zone --cluster=$cluster --workload=$name \
   --tpu-type=$type --num-slices=1 --base-docker-image=python:3.11 --script-dir=. \
-  --max-restarts=100 --command="$command"
+  --max-restarts=10 --command="$command"
 
-# A container that was killed leaves MODEL_DIR/in_use behind. If the next one is refused for it, and
-# no other run has that MODEL_DIR: gcloud storage rm MODEL_DIR/in_use.
+# A container that was killed leaves MODEL_DIR/in_use behind, for which the next ones are refused with
+# status 2. If no other run has that MODEL_DIR: gcloud storage rm MODEL_DIR/in_use, and create the
+# workload again. The machines cost money until the cluster is deleted, whether anything runs or not.
 # xpk workload list --cluster=..., xpk workload delete --cluster=... --workload=...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 import subprocess
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from switch_tf.cloud import gcloud
+from switch_tf.cloud.kept import Kept
 from switch_tf.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,12 +32,42 @@ RUNTIMES = {
 _COUNT_CORES = ("v2", "v3", "v4", "v5p")
 _TIERS = {"on-demand": [], "spot": ["--spot"], "reserved": ["--reserved"]}
 TIERS = tuple(_TIERS)
-# A machine that is dead is not waited for minutes, ten times, as gcloud would.
-_IMPATIENT = "--ssh-flag=-oConnectTimeout=20"
+# A machine that is dead is not waited for minutes, ten times, as gcloud would; nor, for ever, one
+# that dies meanwhile, or to which the network forgets the connection.
+_IMPATIENT = ("-oConnectTimeout=20", "-oServerAliveInterval=15", "-oServerAliveCountMax=4")
 _STATE = re.compile(
     r"switch_tf worker=(\d+) host=(\S+) state=(\w+) status=(\d+|-) stopped=(\w+) silent=(\d+) "
     r"code=(\w+)"
 )
+
+
+def api_type(name: str) -> str:
+    """The API's name of an accelerator type, as v5litepod-16 for v5e-16."""
+    return re.sub(r"v5e(?=-)", "v5litepod", name)
+
+
+def check_files(command: Sequence[str], type: str, what: str) -> None:
+    """Checks that the file of gin/slices in a command is that of the slice.
+
+    A mesh that the command sets itself takes the place of the file's.
+
+    Args:
+      command: what the workers are to run.
+      type: accelerator type of the slice.
+      what: where that is said, for the error.
+
+    Raises:
+      UserError: it is another's.
+    """
+    if any(word.startswith("--gin.MESH_SHAPE=") for word in command):
+        return
+    for word in command:
+        found = re.fullmatch(r"(?:--gin_file=)?((?:.*/)?slices/(v\d\w*)_(\d+)\.gin)", word)
+        if found and api_type(f"{found[2]}-{found[3]}") != type:
+            raise UserError(
+                f"{what}, but the command has {found[1]}, which lays out the devices of a "
+                f"{found[2]}-{found[3]}: give that type, the file of the type, or --gin.MESH_SHAPE="
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +94,6 @@ class Request:
         UserError: no such slice can be asked for.
         """
         generation, dash, count = self.type.partition("-")
-        if generation == "v5e":
-            raise UserError(f"--type={self.type}: Cloud TPU calls it v5litepod-{count or '16'}")
         if generation.startswith(("v7", "tpu7")):
             raise UserError(
                 f"--type={self.type}: the TPU API does not offer it; see scripts/tpu/templates"
@@ -126,7 +154,8 @@ class Worker:
         were killed, so that no exit status is known.
       status: exit status of the run, if it has ended.
       is_stopped: whether scripts/tpu/stop.sh ended it.
-      silent: seconds since the log had a new line.
+      silent: seconds since the log had a new line, other than of a stage that only tells how long
+        it has taken.
       code: identifies the code that is set up, or none.
     """
 
@@ -161,8 +190,13 @@ class Slice:
 
     @property
     def folder(self) -> Path:
-        """Where the scripts keep files of the slice."""
-        return RUNS / self.name
+        """Where the scripts keep files of the slice; another zone may have one of its name."""
+        return RUNS / self.project / self.zone / self.name
+
+    @property
+    def kept(self) -> Kept:
+        """What is known of the slice here alone."""
+        return Kept(self.name, self.folder)
 
     def create(self, request: Request) -> None:
         """Puts a request for the slice into the queue.
@@ -180,6 +214,8 @@ class Slice:
           gcloud.Failure: it could not be deleted.
         """
         self.shell.run(f"deleting {self.name}", self._queue("delete", "--force", "--quiet"))
+        if not self.shell.is_dry:
+            self.kept.disclaim()
 
     def queue_state(self) -> tuple[str, str]:
         """State of the queued resource, MISSING if there is none, and why it failed, if it did.
@@ -193,7 +229,9 @@ class Slice:
             if failure.cause is gcloud.Cause.MISSING:
                 return "MISSING", ""
             raise
-        state = found["state"]
+        state = found.get("state")
+        if not isinstance(state, dict) or "state" not in state:
+            raise gcloud.Failure(f"looking at {self.name}", "gcloud did not tell its state")
         error = state.get("failedData", {}).get("error", {})
         return state["state"], error.get("message", "")
 
@@ -210,27 +248,10 @@ class Slice:
             if failure.cause is gcloud.Cause.MISSING:
                 return Node("MISSING")
             raise
+        if "state" not in found:
+            raise gcloud.Failure(f"looking at {self.name}", "gcloud did not tell its state")
         number = max(1, len(found.get("networkEndpoints", [])))
         return Node(found["state"], number, found.get("acceleratorType", ""))
-
-    def remember(self, host: str) -> None:
-        """Keeps the name of the machine of a run's chief, for `lost_chiefs`."""
-        if host not in self._chiefs():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / "chiefs.txt", "a") as file:
-                print(host, file=file)
-
-    def lost_chiefs(self, host: str) -> list[str]:
-        """The remembered machines that were deleted with an earlier slice of this name.
-
-        Args:
-          host: the chief's machine of the slice that is there now.
-        """
-        return [name for name in self._chiefs() if name != host]
-
-    def _chiefs(self) -> list[str]:
-        path = self.folder / "chiefs.txt"
-        return path.read_text().splitlines() if path.exists() else []
 
     def archive(self, commit: str) -> Path:
         """Packs the project at a commit into a file; returns its path.
@@ -258,7 +279,8 @@ class Slice:
         """
         local = [str(archive), os.path.relpath(ROOT / WORKER)]
         scp = ["gcloud", "compute", "tpus", "tpu-vm", "scp", *local, f"{self.name}:"]
-        self.shell.stream(f"copying to {self.name}", [*scp, *self._place(), "--worker=all"])
+        flags = [f"--scp-flag={flag}" for flag in _IMPATIENT]
+        self.shell.stream(f"copying to {self.name}", [*scp, *self._place(), "--worker=all", *flags])
         self.ssh_shown(f"setting up {self.name}", ["bash", "worker.sh", "set_up"])
 
     def start(self, command: Sequence[str]) -> None:
@@ -276,21 +298,38 @@ class Slice:
 
     def kill(self) -> None:
         """Ends the run on all workers that can be reached, without a save."""
+        self._end(gcloud.LOOK, "end")
+
+    def save(self, seconds: int) -> None:
+        """Has the run save its step and end, through the workers that can be reached.
+
+        Args:
+          seconds: how long it may take.
+        """
+        self._end(gcloud.LOOK + seconds, "save", str(seconds))
+
+    def _end(self, seconds: float, *words: str) -> None:
         try:
-            words = [*self.ssh(["bash", "worker.sh", "kill"]), _IMPATIENT]
-            self.shell.ask(f"ending the run on {self.name}", words)
+            self.shell.ask(
+                f"ending the run on {self.name}", self.ssh(["bash", "worker.sh", *words]), seconds
+            )
         except gcloud.Failure as failure:
             print(failure, flush=True)
 
     def workers(self) -> dict[int, Worker]:
         """What each worker tells, by its number; those that do not answer are missing."""
-        # A worker that refuses makes gcloud fail, but the others have told.
-        done = subprocess.run(self.look(), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        try:
+            told = self.shell.ask(
+                f"looking at the workers of {self.name}", self.look(), gcloud.LOOK
+            )
+        except gcloud.Failure as failure:
+            # A worker that refuses makes gcloud fail, but the others have told.
+            told = failure.told
         return {
             int(number): Worker(
                 host, state, None if status == "-" else int(status), stop == "yes", int(age), code
             )
-            for number, host, state, status, stop, age, code in _STATE.findall(done.stdout)
+            for number, host, state, status, stop, age, code in _STATE.findall(told)
         }
 
     def ssh_shown(self, what: str, command: Sequence[str], worker: str = "all") -> None:
@@ -304,11 +343,12 @@ class Slice:
     def ssh(self, command: Sequence[str], worker: str = "all") -> list[str]:
         """The words that run a command on workers, which their shells split as it is here."""
         words = ["gcloud", "compute", "tpus", "tpu-vm", "ssh", self.name, *self._place()]
-        return [*words, f"--worker={worker}", f"--command={gcloud.join(command)}"]
+        flags = [f"--ssh-flag={flag}" for flag in _IMPATIENT]
+        return [*words, f"--worker={worker}", *flags, f"--command={gcloud.join(command)}"]
 
     def look(self) -> list[str]:
         """The words that ask the workers what they do."""
-        return [*self.ssh(["bash", "worker.sh", "state"]), _IMPATIENT]
+        return self.ssh(["bash", "worker.sh", "state"])
 
     def describe(self) -> list[str]:
         """The words that describe the queued resource."""
@@ -347,8 +387,3 @@ def _tell_changes() -> None:
     if changed:
         more = f" and {len(changed) - 1} more" * (len(changed) > 1)
         print(f"note: changes that are not committed are not sent ({changed[0][3:]}{more})")
-
-
-def digest(archive: bytes) -> str:
-    """What identifies an archive, as worker.sh computes it."""
-    return hashlib.sha256(archive).hexdigest()[:12]
