@@ -128,8 +128,7 @@ class Costs:
             finally:
                 gin.clear_config()
         step = self._steps[key]
-        lengths, batch_size = settings["TASK_FEATURE_LENGTHS"], settings["BATCH_SIZE"]
-        data = TaskData(task_feature_lengths=lengths, batch_size=batch_size)
+        data = _data(settings)
         return dataclasses.replace(step, sizes=dataclasses.replace(step.sizes, data=data))
 
     def _teacher(self, run: TrainingRun, student: Estimate) -> float:
@@ -145,6 +144,16 @@ class Costs:
         with ranking.grouped_for(step, sizes.mesh):
             found = Estimate(dataclasses.replace(step, sizes=sizes), student.slice)
             return found.forward_seconds
+
+
+def _data(settings: Mapping[str, Any]) -> TaskData:
+    """The sizes of a run's batches."""
+    names = ("TASK_FEATURE_LENGTHS", "BATCH_SIZE")
+    try:
+        config.load(["runs/plan.gin"], [f"{name}={gin_text(settings[name])}" for name in names])
+        return TaskData()
+    finally:
+        gin.clear_config()
 
 
 def _fastest(run: TrainingRun, step: PaperStep, cores: int) -> ranking.Choice:

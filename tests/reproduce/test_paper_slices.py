@@ -3,7 +3,6 @@ from pathlib import Path
 import gin
 import pytest
 
-from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
 from switch_tf.mesh import Mesh
 from switch_tf.reproduce import paper_scale, paper_slices
@@ -46,8 +45,9 @@ def test_every_run_fits_a_slice_that_google_has_with_the_settings_that_it_is_giv
             assert settings["GROUPS_MULTIPLE"] % ways == 0
         # Each part of a batch, and an evaluation's, is of whole rows of each device.
         batch = settings["BATCH_SIZE"]
-        lengths = settings["TASK_FEATURE_LENGTHS"]
-        TaskData(task_feature_lengths=lengths, batch_size=batch).check_batch(step.sizes.mesh)
+        assert step.sizes.data.batch_size == batch
+        assert step.sizes.data.task_feature_lengths == settings["TASK_FEATURE_LENGTHS"]
+        step.sizes.data.check_batch(step.sizes.mesh)
         assert batch // step.sizes.microbatches % ways == 0
         assert settings.get("Evaluation.batch_size", ways) % ways == 0
 
