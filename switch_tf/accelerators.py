@@ -20,6 +20,9 @@ from switch_tf.errors import UserError
 _PCI = Path("/sys/bus/pci/devices")
 _GPU = Path("/dev/nvidia0")
 _GOOGLE = "0x1ae0"
+# libtpu's lock of the chips, which one process at a time can have, and its logs.
+_TPU_LOCK = Path("/tmp/libtpu_lockfile")
+_TPU_LOGS = Path("/tmp/tpu_logs")
 # PCI device -> generation, devices that TensorFlow makes of a chip, whether these are two cores.
 _GENERATIONS = {
     "0x0027": ("v2 or v3", 2, False),
@@ -199,6 +202,14 @@ def no_device(device_type: str) -> str:
         return (
             f"{told}this machine has a GPU, but TensorFlow cannot load what it needs for it: pip "
             f"install 'tensorflow[and-cuda]=={version}', and see that the driver is recent enough"
+        )
+    if device_type == "TPU" and (found := tpu()):
+        lock = f", and {_TPU_LOCK} is there" if _TPU_LOCK.exists() else ""
+        return (
+            f"{told}this machine has {found}, but TensorFlow can use none{lock}: one process at a "
+            "time has them, so see whether another one runs (sudo lsof -w /dev/accel* /dev/vfio/*) "
+            f"and end it; if none does, remove {_TPU_LOCK} where one is left; what libtpu says is "
+            f"above and in {_TPU_LOGS}"
         )
     return f"{told}no {device_type} device on this machine; leave it out for CPU devices"
 

@@ -27,6 +27,15 @@ class InputHangs(UserError):
     status = 75
 
 
+class StorageFails(UserError):
+    """A remote file system does not answer, or fails for now. A rerun resumes.
+
+    The status is that of a temporary failure, as of `HostLost`.
+    """
+
+    status = 75
+
+
 class Interruption(KeyboardInterrupt):
     """SIGINT (Ctrl-C) or SIGTERM ended the work, after it saved what it saves.
 

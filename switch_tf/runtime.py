@@ -72,7 +72,7 @@ def start(num_devices: int = 1, device_type: str = "CPU", shows_lowered: bool = 
         )
     accelerators.check_machine(device_type)
     _set_environment(device_type, shows_lowered)
-    with _quiet_start():
+    with _quiet_start(device_type):
         import keras
         import tensorflow as tf
 
@@ -228,7 +228,7 @@ def _make_devices(device_type: str, num_devices: int) -> None:
             )
         # TensorFlow takes the memory of all that it sees.
         tf.config.set_visible_devices(own, device_type)
-    with _quiet_start():
+    with _quiet_start(device_type):
         dtensor.initialize_accelerator_system(device_type, **options)
 
 
@@ -286,8 +286,14 @@ def lowered_functions():
 
 
 @contextlib.contextmanager
-def _quiet_start():
-    """Discards what TensorFlow's libraries write to stderr before their log levels apply."""
+def _quiet_start(device_type: str):
+    """Discards what TensorFlow's libraries write to stderr before their log levels apply.
+
+    On TPU it stays: libtpu says there why it cannot start, and may end the process at once.
+    """
+    if device_type == "TPU":
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:

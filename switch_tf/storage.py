@@ -18,12 +18,20 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from switch_tf.errors import UserError
+from switch_tf.errors import StorageFails, UserError
 
 # What TensorFlow's errors tell of its graphs, ops and iterators.
 _NOISE = re.compile(
     r"\{\{.*?\}\} ?| *\[Op:\w+\]( name: ?\S*)?"
     r"|Error in user-defined function passed to \S+ transformation with iterator: \S+: "
+)
+# What names a remote file system in a text; links to web pages are in many errors.
+_REMOTE = re.compile(r"\b(?!https?:)[a-z][a-z0-9]*://")
+# TensorFlow's errors after which a remote file system may answer again. Where it has no code of its
+# own for what happened, it says Internal or Unknown; an access token may just have run out.
+_PASSING = (
+    *("UnavailableError", "DeadlineExceededError", "AbortedError", "InternalError"),
+    *("UnknownError", "UnauthenticatedError"),
 )
 _GOOGLE = "storage.googleapis.com", 443
 _CONNECT_SECONDS = 10.0
@@ -259,10 +267,47 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or first_line(error)
 
 
+def is_passing(error: BaseException, where: str = "") -> bool:
+    """Whether an error is one of a remote file system that may be gone at the next try.
+
+    Args:
+      error: any.
+      where: a text that names what was accessed. The error may name it, too.
+    """
+    if not _REMOTE.search(f"{where} {error}"):
+        return False
+    tensorflow = sys.modules.get("tensorflow")
+    kinds = [getattr(tensorflow.errors, name) for name in _PASSING] if tensorflow else []
+    return isinstance(error, (ConnectionError, TimeoutError, *kinds))
+
+
+def failure(what: str, error: BaseException) -> UserError:
+    """The line on an error of file access, after which a rerun helps or does not.
+
+    Args:
+      what: what failed, with the path; it comes first.
+      error: one of `errors`.
+
+    Returns:
+      A `StorageFails` if the error `is_passing`.
+    """
+    line = f"{what}: {first_line(error)}"
+    if is_passing(error, what):
+        return StorageFails(f"{line}; this may pass: rerun the command to go on")
+    return UserError(line)
+
+
 @contextlib.contextmanager
 def told(what: str):
-    """Turns errors of a full, forbidden or unreachable disk into UserErrors; `what` comes first."""
+    """Turns errors of a full, forbidden or unreachable disk into UserErrors.
+
+    Args:
+      what: what failed, with the path; it comes first.
+
+    Raises:
+      UserError: such an error; `StorageFails` if it may pass.
+    """
     try:
         yield
     except errors() as error:
-        raise UserError(f"{what}: {first_line(error)}") from error
+        raise failure(what, error) from error

@@ -177,6 +177,22 @@ def test_a_gpu_without_its_libraries_is_told_from_no_gpu(machine, installed, tmp
     assert "pip install 'tensorflow[and-cuda]==2.20.0'" in accelerators.no_device("GPU")
 
 
+def test_a_tpu_that_tensorflow_cannot_use_is_told_from_no_tpu(machine, tmp_path, monkeypatch):
+    lock = tmp_path / "libtpu_lockfile"
+    monkeypatch.setattr(accelerators, "_TPU_LOCK", lock)
+    assert accelerators.no_device("TPU") == (
+        "DEVICE_TYPE='TPU': no TPU device on this machine; leave it out for CPU devices"
+    )
+    machine(*[V4] * 4)
+    told = accelerators.no_device("TPU")
+    begin = "DEVICE_TYPE='TPU': this machine has 4 TPU v4 chips, but TensorFlow can use none"
+    assert told.startswith(f"{begin}: one process at a time has them")
+    assert f"remove {lock} where one is left" in told
+    assert told.endswith("above and in /tmp/tpu_logs")
+    lock.touch()
+    assert accelerators.no_device("TPU").startswith(f"{begin}, and {lock} is there: one process")
+
+
 def test_the_build_in_use_is_that_of_the_installed_package():
     names = accelerators.tensorflow_packages()
     assert list(names.values()) == [tf.__version__]

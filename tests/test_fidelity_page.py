@@ -99,6 +99,7 @@ OFF_PAGE = {
     "TrainStep.teacher": "see train.distillation",
     "train.setup": PARTS,
     "train.evaluation": PARTS,
+    "train.profile_steps": "a flag: it watches a run, and changes nothing in it",
     "TaskData.mixture_or_task_name": DATA,
     "TaskData.module": DATA,
     "TaskData.seed": "the page has SEED",

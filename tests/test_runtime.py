@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -148,6 +149,41 @@ def test_tpu_is_started_with_megacore_where_two_cores_are_one_device(
     runtime.start(listed, "TPU")
     assert starts == [("TPU", {"experimental_enable_megcore": megacore})]
     assert runtime.device_type() == "TPU" and not runtime.lacks_bfloat16_collectives()
+
+
+@pytest.mark.parametrize("kind, is_told", [("TPU", True), ("CPU", False)])
+def test_what_a_tpu_says_before_it_ends_the_process_is_on_stderr(kind, is_told):
+    """Such as a failed CHECK of libtpu, in the import of TensorFlow or in the start of the TPU."""
+    code = (
+        "import os, sys\n"
+        "from switch_tf import accelerators, runtime\n"
+        "accelerators.check_machine = accelerators.check_build = lambda kind: None\n"
+        "accelerators.environment = lambda kind, before: {}\n"
+        "class Library:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'tensorflow':\n"
+        "            os.write(2, b'Check failed: the cause')\n"
+        "            os.abort()\n"
+        "sys.meta_path.insert(0, Library())\n"
+        f"runtime.start(1, '{kind}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGABRT
+    assert ("Check failed: the cause" in done.stderr) == is_told
+
+
+def test_what_the_start_of_a_tpu_says_is_on_stderr(starts, not_started, capfd):
+    not_started.setattr(accelerators, "tpu", lambda: Tpu("v4", 4, 4, True))
+    not_started.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * 4)
+    initialize = dtensor.initialize_accelerator_system
+
+    def says(kind, **options):
+        os.write(2, b"the TPU is in use")
+        initialize(kind, **options)
+
+    not_started.setattr(dtensor, "initialize_accelerator_system", says)
+    runtime.start(4, "TPU")
+    assert capfd.readouterr().err == "the TPU is in use"
 
 
 @pytest.mark.parametrize("devices", [2, 8])

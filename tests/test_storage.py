@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from switch_tf import storage
-from switch_tf.errors import UserError
+from switch_tf.errors import HostLost, StorageFails, UserError
 
 
 @pytest.fixture(params=["local", "ram://", "file://"])
@@ -100,6 +100,43 @@ def test_errors_of_reading_and_writing_are_told_in_one_line(error, line):
     with pytest.raises(UserError) as caught, storage.told("cannot write"):
         raise error
     assert str(caught.value) == line
+
+
+@pytest.mark.parametrize("kind", sorted(storage._PASSING))
+def test_a_fault_of_a_remote_file_system_that_may_pass_has_the_status_of_one(kind):
+    error = getattr(tf.errors, kind)(None, None, "HTTP 503")
+    with pytest.raises(StorageFails) as caught, storage.told("cannot write to 'gs://b/run'"):
+        raise error
+    assert caught.value.status == HostLost.status == 75
+    assert str(caught.value) == (
+        "cannot write to 'gs://b/run': HTTP 503; this may pass: rerun the command to go on"
+    )
+    assert not storage.is_passing(error, "runs/tiny")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.PermissionDeniedError(None, None, "forbidden"),
+        tf.errors.NotFoundError(None, None, "no such bucket"),
+        tf.errors.ResourceExhaustedError(None, None, "full"),
+        OSError("full"),
+    ],
+)
+def test_a_fault_of_a_remote_file_system_that_stays_is_the_users(error):
+    with pytest.raises(UserError) as caught, storage.told("cannot write to 'gs://b/run'"):
+        raise error
+    assert caught.value.status == 2 and "may pass" not in str(caught.value)
+
+
+def test_an_error_names_a_remote_file_system_by_itself_but_not_by_a_link_to_a_web_page():
+    def names(text):
+        return storage.is_passing(tf.errors.UnavailableError(None, None, text))
+
+    assert names("libcurl code 28\n\t when reading gs://b/object")
+    assert not names("gone: see https://www.tensorflow.org/guide") and not names("gone")
+    assert storage.is_passing(ConnectionResetError("gone"), "hdfs://b/run")
+    assert not storage.is_passing(ValueError("gs://b/run"))
 
 
 def test_a_path_is_remote_where_only_tensorflow_reads_it(tmp_path):

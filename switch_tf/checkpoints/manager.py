@@ -252,9 +252,11 @@ class Checkpoints:
             self._check_order(path)
             with mesh_lib.host():
                 self._data.read(data_prefix(path)).assert_consumed()
-        except PASSING:
-            raise
         except (*DAMAGED, AssertionError) as error:
+            if storage.is_passing(error, path):
+                raise storage.failure(f"checkpoint '{path}' cannot be read", error) from error
+            if isinstance(error, PASSING):
+                raise
             if _OTHER_DATA in str(error):
                 raise UserError(
                     f"checkpoint '{path}' belongs to a run on other data: use its "

@@ -197,9 +197,10 @@ def _read(path: str, reader: Callable):
     try:
         return reader()
     except DAMAGED as error:
+        unread = f"checkpoint '{path}' cannot be read"
+        if isinstance(error, PASSING) or storage.is_passing(error, path):
+            raise storage.failure(unread, error) from error
         why = storage.first_line(error)
-        if isinstance(error, PASSING):
-            raise UserError(f"checkpoint '{path}' cannot be read: {why}") from error
         run = ModelDir(os.path.dirname(path.rstrip("/")))
         others = [p for p in map(run.checkpoint, run.steps()) if p != path.rstrip("/")]
         other = f"use another, such as {others[-1]}, or " if others else ""

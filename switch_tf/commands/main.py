@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(_READER_GONE)
     except (Exception, SystemExit) as error:
+        if storage.is_passing(error) and not user_code.quotes_traceback(error):
+            failure = storage.failure("a remote file system fails", error)
+            print(f"switch-tf: error: {_one_line(failure)}", file=sys.stderr)
+            sys.exit(failure.status)
         # The second is also how a user's code ends with sys.exit.
         place = _lack_of_memory(error) or user_code.place_of(error)
         # A defect of this project keeps its traceback, and a command ends with its status.
@@ -116,8 +120,9 @@ def _parser() -> Parser:
         description=f"Switch Transformers on TensorFlow.\n\ncommands:\n  {listing}",
         epilog="switch-tf COMMAND --help shows the flags of a command.\n\n"
         "exit status: 0 if all is done, 1 for a defect of switch-tf, 2 for invalid input or an "
-        "error in your own code, 75 if another host of the run was lost or data do not come, 130 "
-        "after Ctrl-C, 143 after SIGTERM",
+        "error in your own code, 75 if another host of the run was lost, data do not come or a "
+        "remote file system fails for now, so that a rerun may help, 130 after Ctrl-C, 143 after "
+        "SIGTERM",
     )
     parser.add_argument("--version", action="version", version=f"switch-tf {__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=COMMANDS, help="one of the above")

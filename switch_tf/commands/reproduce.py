@@ -11,7 +11,7 @@ from switch_tf.errors import UserError
 from switch_tf.metrics.tables import table
 from switch_tf.reproduce import paper_scale, registry, schedulers
 from switch_tf.reproduce.experiment import Experiment
-from switch_tf.stages import importing
+from switch_tf.stages import importing, telling
 
 _RESULTS = Path("docs", "results")
 _ACTIONS = {
@@ -91,7 +91,12 @@ def _write_html(args: argparse.Namespace) -> None:
 def _write_paper_scale(name: str, folder: Path | None) -> None:
     """Writes the paper's own runs; raises `UserError` if the experiment has none."""
     folder = folder or Path("runs", "paper", name)
-    *files, commands = paper_scale.write(name, folder)
+    paper_scale.runs(name)
+    with importing("starting TensorFlow"):
+        runtime.start()
+        from switch_tf.reproduce.paper_slices import Costs
+    with telling("planning the runs"):
+        *files, commands = paper_scale.write(name, folder, Costs())
     print(
         f"written to {folder}: {len(files)} gin files, one a run, and {commands}, which runs them"
     )

@@ -160,6 +160,9 @@ def user_errors(what: TaskSplit | str) -> Iterator[None]:
         raise UserError(f"{what}: {told}") from error
     except tf.errors.OpError as error:
         told = told_by_user_error(error.message)
+        # What a user's code raises is Unknown, too.
+        if told is None and not user_code.quotes_traceback(error) and storage.is_passing(error):
+            raise storage.failure(f"{what}: the data cannot be read", error) from error
         if told is None and user_code.is_defect(error):
             raise
         raise UserError(told or _told_of_pipeline(error, what)) from error

@@ -261,7 +261,8 @@ class TrainLoop:
           before: the batch of the last step; None if no step was made.
           signals: those that end a wait for the batch.
         """
-        self._profiler.begin(self.step + 1)
+        for warning in self._profiler.begin(self.step + 1):
+            progress.say(warning)
         started = time.perf_counter()
         stage, kind = contextlib.nullcontext(), "steps"
         if self._is_first:
@@ -300,7 +301,8 @@ class TrainLoop:
         if ended := self._profiler.end():
             line, figures = ended
             progress.say(line)
-            self._writer.profile(self.step, figures)
+            if figures:
+                self._writer.profile(self.step, figures)
 
     def _pass_over(self, why: str, batch, metrics, progress) -> bool:
         """Does about a bad step what its policy says; returns whether the weights are as before it.

@@ -91,20 +91,27 @@ class Profiler:
         asked = f"{FLAG}={self._steps[0]}-{self._steps[-1]}"
         return [f"{asked}: {told}, as step {step} is made already"]
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int) -> list[str]:
         """Begins the profile before a step, if it is one of those asked for.
 
-        Raises:
-          UserError: it could not be written.
+        Returns:
+          A line for the user if it could not be written, so that none is taken: the run is worth
+          more.
         """
         if step not in self._steps or self._earlier is not None:
-            return
+            return []
         import tensorflow as tf
 
-        with storage.told(f"cannot write a profile to '{self._folder}'"):
-            storage.make_folder(self._folder)
-            self._earlier = storage.matching(self._files)
+        try:
+            with storage.told(f"cannot write to '{self._folder}'"):
+                storage.make_folder(self._folder)
+                earlier = storage.matching(self._files)
+        except UserError as error:
+            self._steps = range(0)
+            return [_without(error)]
         tf.profiler.experimental.start(self._folder)
+        self._earlier = earlier
+        return []
 
     @contextlib.contextmanager
     def around(self, step: int) -> Iterator[None]:
@@ -137,25 +144,20 @@ class Profiler:
         Returns:
           A line for the user; and the number of `steps`, `seconds` of an average one, and the
           shares of their time: `computing`, `collectives`, `input` and `other`, the first two only
-          if the profile has operations.
-
-        Raises:
-          UserError: it cannot be written or read.
+          if the profile has operations. No figures if it cannot be written or read, as the line
+          then says.
         """
         if self._earlier is None:
             return None
-        import tensorflow as tf
-
         earlier, self._earlier = self._earlier, None
-        with telling("writing the profile"):
-            with storage.told(f"cannot write a profile to '{self._folder}'"):
-                tf.profiler.experimental.stop()
-                written = sorted({*storage.matching(self._files)} - {*earlier})
-            if not self._made or not written:
-                return None
-            with storage.told(f"cannot read '{written[-1]}'"):
-                with storage.opened(written[-1], "rb") as file:
-                    found = trace.work(file.read(), _STEP)
+        try:
+            with telling("writing the profile"):
+                content = self._write(earlier)
+        except UserError as error:
+            return _without(error), {}
+        if not self._made or content is None:
+            return None
+        found = trace.work(content, _STEP)
         seconds = {} if found is None else dataclasses.asdict(found)
         seconds["input"] = self._waited
         shares = {name: part / self._seconds for name, part in seconds.items()}
@@ -164,3 +166,28 @@ class Profiler:
         count = len(self._made)
         line = f"profile of steps {self._made[0]} to {self._made[-1]}: {told}; in {self._folder}"
         return line, {"steps": count, "seconds": self._seconds / count} | shares
+
+    def _write(self, earlier: list[str]) -> bytes | None:
+        """Writes the profile; returns it, or None if there is none.
+
+        Args:
+          earlier: the files of those before.
+
+        Raises:
+          UserError: it cannot be written or read.
+        """
+        import tensorflow as tf
+
+        with storage.told(f"cannot write to '{self._folder}'"):
+            tf.profiler.experimental.stop()
+            written = sorted({*storage.matching(self._files)} - {*earlier})
+        if not written:
+            return None
+        with storage.told(f"cannot read '{written[-1]}'"):
+            with storage.opened(written[-1], "rb") as file:
+                return file.read()
+
+
+def _without(error: UserError) -> str:
+    """The line of a run that goes on without its profile."""
+    return f"warning: no profile is kept: {error}"

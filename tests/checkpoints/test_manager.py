@@ -10,7 +10,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints import manager, restore
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, find
-from switch_tf.errors import UserError
+from switch_tf.errors import StorageFails, UserError
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant
 from tests.checkpoints.runs import damage, fill, line_of, numbers, save_steps, small_run
@@ -397,6 +397,25 @@ def test_an_interrupted_remote_save_is_no_checkpoint_and_is_removed(remote, monk
     run = small_run(remote)
     assert not tf.io.gfile.exists(f"{remote}/checkpoint_2")
     assert run.checkpoints.restore_latest() == 1
+
+
+@pytest.mark.parametrize("kind", [tf.errors.UnavailableError, tf.errors.UnknownError])
+def test_a_remote_file_system_that_fails_sets_nothing_aside(remote, monkeypatch, kind):
+    save_steps(remote, [1, 2])
+
+    def fail(*_):
+        raise kind(None, None, "HTTP 503")
+
+    run = small_run(remote)
+    with monkeypatch.context() as patch, pytest.raises(StorageFails) as caught:
+        patch.setattr(manager.tensor_files, "read", fail)
+        run.checkpoints.restore_latest()
+    told = f"checkpoint '{remote}/checkpoint_2' cannot be read: HTTP 503; this may pass: "
+    assert str(caught.value).startswith(told)
+    with monkeypatch.context() as patch, pytest.raises(StorageFails, match="cannot write to MODEL"):
+        patch.setattr(manager.tensor_files, "write_part", fail)
+        run.checkpoints.save(3)
+    assert ModelDir(remote).steps() == [1, 2]
 
 
 def test_a_damaged_remote_checkpoint_is_set_aside_with_its_files(remote, capsys):

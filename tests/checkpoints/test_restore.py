@@ -9,6 +9,7 @@ import tensorflow as tf
 from switch_tf import gin_files
 from switch_tf.checkpoints import restore
 from switch_tf.checkpoints.save import save_model
+from switch_tf.errors import StorageFails
 from tests.checkpoints.runs import damage, fill, line_of, save_steps, small_run
 
 
@@ -131,3 +132,11 @@ def test_a_checkpoint_that_may_be_whole_is_not_called_damaged(tmp_path):
         patch.setattr(restore.tensor_files, "read", forbidden)
         line = line_of(restore.restore_model, str(tmp_path / "checkpoint_1"), run.model)
     assert line.endswith("checkpoint_1' cannot be read: [Errno 13] Permission denied")
+
+
+def test_a_remote_checkpoint_that_cannot_be_read_for_now_is_not_called_damaged():
+    def fail():
+        raise tf.errors.InternalError(None, None, "HTTP 503")
+
+    with pytest.raises(StorageFails, match="^checkpoint 'gs://b/checkpoint_1' cannot be read: HTT"):
+        restore._read("gs://b/checkpoint_1", fail)

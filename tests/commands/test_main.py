@@ -10,6 +10,7 @@ import types
 
 import gin
 import pytest
+import tensorflow as tf
 
 from switch_tf import runtime
 from switch_tf.commands import checks, flags, launch
@@ -270,6 +271,22 @@ def test_a_defect_keeps_its_traceback(subcommand):
     subcommand(lambda argv: checks.check_spans(0))
     with pytest.raises(AttributeError):
         main_module.main(["tasks"])
+
+
+def test_a_remote_file_system_that_fails_is_one_line_and_the_status_of_a_temporary_failure(
+    subcommand, capsys
+):
+    def fail(argv):
+        raise tf.errors.UnavailableError(None, None, "HTTP 503\n\t when reading gs://b/object")
+
+    subcommand(fail)
+    with pytest.raises(SystemExit) as ended:
+        main_module.main(["tasks"])
+    assert ended.value.code == 75
+    assert capsys.readouterr().err == (
+        "switch-tf: error: a remote file system fails: HTTP 503; this may pass: rerun the command "
+        "to go on\n"
+    )
 
 
 def test_an_error_in_a_users_code_is_one_line_with_its_place(subcommand, capsys):

@@ -8,7 +8,7 @@ import tensorflow as tf
 from switch_tf.data import reading
 from switch_tf.data.reading import TaskSplit, elements, user_errors
 from switch_tf.data.waiting import Input
-from switch_tf.errors import InputHangs, UserError
+from switch_tf.errors import InputHangs, StorageFails, UserError
 from switch_tf.tasks.vocabulary import t5
 from tests.data.pairs import FEATURES, STEPS
 
@@ -184,6 +184,18 @@ def test_control_characters_in_what_no_file_shows_are_told(tmp_path, capsys):
     )
     assert told_with(seqio.SentencePieceVocabulary(f"{tmp_path}/keeps.model")) == ""
     assert told_with(seqio.ByteVocabulary()) == ""
+
+
+def test_data_that_a_remote_file_system_does_not_give_for_now_are_no_fault_of_a_record():
+    error = tf.errors.UnavailableError(None, None, "HTTP 503\n\t when reading gs://b/c4-00001")
+    with pytest.raises(StorageFails) as caught, user_errors(TaskSplit("nowhere", "train")):
+        raise error
+    told = "'nowhere', split 'train': the data cannot be read: HTTP 503; this may pass: "
+    assert str(caught.value).startswith(told)
+    quoted = "ValueError: gs://b\n\nTraceback (most recent call last):\n"
+    with pytest.raises(UserError) as caught, user_errors("data"):
+        raise tf.errors.UnknownError(None, None, quoted)
+    assert caught.value.status == 2
 
 
 def test_other_errors_pass():

@@ -1,9 +1,14 @@
 import re
+from pathlib import Path
 
 import pytest
 
+from switch_tf import accelerators, gin_files
+from switch_tf.cloud import slices as cloud
 from switch_tf.errors import UserError
+from switch_tf.mesh import Mesh
 from switch_tf.planner.slices import CHIPS, Slice, groups
+from switch_tf.reproduce import paper_slices
 
 # What Google Cloud's names count: TensorCores of v2, v3, v4 and v5p, chips of v5e and v6e.
 NAMES = {
@@ -29,6 +34,51 @@ def test_a_name_of_no_slice_is_refused_with_the_types(name):
     told = f"--slice='{name}': give TYPE-NUMBER, such as v3-32 or v6e-256; types are v2, v3, v4, v5"
     with pytest.raises(UserError, match=re.escape(told)):
         Slice.parse(name)
+
+
+def test_the_planner_the_scripts_and_the_start_of_a_run_mean_the_same_types():
+    """Each has what it needs of a type, and none imports the others."""
+    asked = {Slice.parse(f"{name}-8").chip.name for name in cloud.RUNTIMES}
+    found = [
+        name for names, *_ in accelerators._GENERATIONS.values() for name in names.split(" or ")
+    ]
+    assert asked == set(found) == set(CHIPS)
+    assert len(found) == len(CHIPS) == len(cloud.RUNTIMES)
+
+
+def test_the_planner_and_the_scripts_count_the_same_in_the_name_of_a_slice():
+    for name in cloud.RUNTIMES:
+        assert (name in cloud._COUNT_CORES) == Slice.parse(f"{name}-8").chip.counts_cores
+    assert set(cloud._COUNT_CORES) <= set(cloud.RUNTIMES)
+    # Eight cores are a machine of four chips, which both take.
+    for name in cloud._COUNT_CORES:
+        cloud.Request(f"{name}-8").check()
+        assert Slice.parse(f"{name}-8").chips == 4
+
+
+def test_the_planner_and_the_start_of_a_run_make_the_same_devices_of_a_chip():
+    for names, devices, has_megacore in accelerators._GENERATIONS.values():
+        for name in names.split(" or "):
+            chip = CHIPS[name]
+            assert devices == chip.devices, name
+            assert has_megacore == (chip.cores > chip.devices), name
+
+
+def test_a_file_of_gin_slices_is_of_the_slice_that_its_name_says():
+    folder = Path(gin_files.__file__).parent.parent / "gin/slices"
+    files = sorted(folder.glob("*.gin"))
+    assert len(files) >= 5
+    for path in files:
+        mesh_shape = gin_files.read([f"slices/{path.name}"]).macros["MESH_SHAPE"].value
+        devices = Slice.parse(path.stem.replace("_", "-")).devices
+        assert Mesh.on_paper(mesh_shape).size == devices, path.name
+
+
+def test_the_slices_of_the_papers_runs_can_be_asked_for():
+    for size in paper_slices.SIZES:
+        name = f"{paper_slices.TYPE}-{size}"
+        cloud.Request(name).check()
+        assert Slice.parse(name).devices == size
 
 
 def test_half_a_chip_is_refused():

@@ -10,7 +10,10 @@ from switch_tf.commands import main as main_module
 from switch_tf.errors import UserError
 from switch_tf.reproduce import paper_scale
 from switch_tf.reproduce.experiments.paper_arms import ARMS
+from switch_tf.reproduce.paper_slices import Costs
 from switch_tf.reproduce.registry import EXPERIMENTS
+
+COSTS = Costs()
 
 
 @pytest.fixture(autouse=True)
@@ -39,15 +42,14 @@ def test_each_table_of_the_paper_has_its_runs():
 
 @pytest.mark.parametrize("name", ARMS)
 def test_every_command_reads_and_checks_its_file_and_finds_what_it_starts_from(name, tmp_path):
-    *files, last = paper_scale.write(name, tmp_path)
+    *files, last = paper_scale.write(name, tmp_path, COSTS)
     assert last == "commands.sh" and sorted(files) == sorted(p.name for p in tmp_path.glob("*.gin"))
     made = []
     for flags in commands(tmp_path):
         (file,), (model_dir,) = given(flags, "gin_file"), given(flags, "gin.MODEL_DIR")
         bindings = [flag.removeprefix("--gin.") for flag in flags if flag.startswith("--gin.")]
-        assert config.precheck([str(tmp_path / file)], bindings)["MODEL_DIR"] == model_dir.strip(
-            "'"
-        )
+        settings = config.precheck([str(tmp_path / file)], bindings)
+        assert settings["MODEL_DIR"] == model_dir.strip("'")
         for needed in (given(flags, f"gin.{p}") for p in paper_scale._PLACES):
             assert set(needed) <= set(made)
         made.append(model_dir)
@@ -68,6 +70,8 @@ def test_an_arm_that_experiments_share_has_one_folder_and_one_file(tmp_path):
     [
         ("table1", "switch_base_128_experts_pretrain", "7,"),
         ("table9", "switch_xxl_pretrain", "201,"),
+        ("table9", "switch_large_500k_steps_pretrain", ""),
+        ("figure12", "switch_base_4_experts_pretrain", ""),
         ("table10", "experts_in_ffn_and_attention_bfloat16_pretrain", ""),
     ],
 )
@@ -76,9 +80,12 @@ def test_a_run_can_be_planned(name, file, told, tmp_path, capsys):
     vocabulary = tmp_path / "t5.model"
     vocabulary.write_text("not read by a plan")
     flags = [f"--gin.MODEL_DIR='{tmp_path}'", f"--gin.VOCABULARY_PATH='{vocabulary}'"]
-    main_module.main(["plan", f"--gin_file={tmp_path / file}.gin", *flags])
+    path = tmp_path / f"{file}.gin"
+    slice = re.search(r"for (v3-\d+)\. ", path.read_text())[1]
+    main_module.main(["plan", f"--gin_file={path}", f"--slice={slice}", *flags])
     printed = capsys.readouterr().out
-    assert re.search(rf"parameters: {told}", printed)
+    assert re.search(rf"parameters: {told}", printed) and f"{slice}: " in printed
+    assert "it fits: " in printed
 
 
 def test_what_has_no_runs_of_that_size_is_refused(tmp_path, capsys):

@@ -3,7 +3,7 @@ import time
 import pytest
 import tensorflow as tf
 
-from switch_tf import runtime
+from switch_tf import runtime, storage
 from switch_tf.errors import UserError
 from switch_tf.training.profiling import Profiler, profiled_steps
 
@@ -105,10 +105,54 @@ def test_a_run_that_ends_in_between_can_end_its_profile_or_leave_it(tmp_path):
     tf.profiler.experimental.stop(save=False)
 
 
-def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_to_costs_the_profile_and_not_the_run(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="^cannot write a profile to '.*/file/a': .*Not a dir"):
-        Profiler(range(1, 2), str(tmp_path / "file/a")).begin(1)
+    folder = tmp_path / "file/a"
+    with Profiler(range(1, 3), str(folder)) as profiler:
+        (line,) = profiler.begin(1)
+        assert line.startswith(f"warning: no profile is kept: cannot write to '{folder}': ")
+        assert "Not a directory" in line
+        # It is said once.
+        assert run(profiler, range(1, 4)) == [] and profiler.end() is None
+
+
+@pytest.mark.parametrize("fails", ["make_folder", "opened"])
+def test_a_remote_file_system_that_fails_costs_the_profile_and_not_the_run(
+    tmp_path, monkeypatch, fails
+):
+    def fail(*_):
+        raise tf.errors.UnavailableError(None, None, "HTTP 503 of gs://b")
+
+    monkeypatch.setattr(storage, fails, fail)
+    with Profiler(range(1, 3), str(tmp_path)) as profiler:
+        told = profiler.begin(1)
+        products(tf.ones([200, 200]))
+        ended = run(profiler, range(1, 4))
+    if fails == "opened":
+        assert told == [] and [step for step, _ in ended] == [2]
+        told, figures = [ended[0][1][0]], ended[0][1][1]
+        assert figures == {}
+    else:
+        assert ended == []
+    assert told[0].startswith("warning: no profile is kept: cannot ")
+    assert "HTTP 503 of gs://b" in told[0]
+
+
+def test_a_profile_that_cannot_be_written_at_its_end_costs_no_run(tmp_path, monkeypatch):
+    stop = tf.profiler.experimental.stop
+
+    def fail():
+        stop(save=False)
+        raise tf.errors.InternalError(None, None, "quota")
+
+    monkeypatch.setattr(tf.profiler.experimental, "stop", fail)
+    with Profiler(range(1, 3), str(tmp_path)) as profiler:
+        profiler.begin(1)
+        line, figures = profiler.end()
+    assert (line, figures) == (
+        f"warning: no profile is kept: cannot write to '{tmp_path}': quota",
+        {},
+    )
 
 
 def test_only_the_chief_takes_a_profile(tmp_path, monkeypatch):

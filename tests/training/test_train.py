@@ -117,6 +117,22 @@ def test_a_profile_is_written_for_tensorboard_and_its_shares_are_logged(whole):
     assert file.stat().st_size > 10_000
 
 
+def test_a_profile_that_cannot_be_written_is_a_warning_of_a_run_that_goes_on(
+    tmp_path, monkeypatch, capsys
+):
+    stop = tf.profiler.experimental.stop
+
+    def fail():
+        stop(save=False)
+        raise tf.errors.UnavailableError(None, None, "HTTP 503")
+
+    monkeypatch.setattr(tf.profiler.experimental, "stop", fail)
+    pretrain(tmp_path, profile_steps=range(1, 2), TRAIN_STEPS=2)
+    told = f"warning: no profile is kept: cannot write to '{tmp_path}/tensorboard': HTTP 503"
+    assert told in "".join(capsys.readouterr())
+    assert ModelDir(str(tmp_path)).steps() == [2] and records(tmp_path, "profile") == []
+
+
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory):
     """The MODEL_DIR of a run whose examples are truncated, and what it prints."""
