@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from switch_tf import accelerators, gin_files
-from switch_tf.cloud import slices as cloud
+from switch_tf.cloud import tpu as cloud
 from switch_tf.errors import UserError
 from switch_tf.mesh import Mesh
 from switch_tf.planner.slices import CHIPS, Slice, groups
