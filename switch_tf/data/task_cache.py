@@ -151,6 +151,7 @@ class TaskCache:
             with tf.io.gfile.GFile(path) as file:
                 return json.load(file)
         except (tf.errors.OpError, ValueError) as error:
+            self._check_lasts(error, path)
             raise UserError(
                 f"{self._what}: {path} cannot be read; cache the task again with --overwrite"
             ) from error
@@ -191,10 +192,20 @@ class TaskCache:
             print(f"{path} cannot be written: the index is rebuilt in each run")
         return offsets
 
+    def _check_lasts(self, error: Exception, path: str) -> None:
+        """Checks that an error says something of a file, and not of its file system for now.
+
+        Raises:
+          StorageFails: it may pass.
+        """
+        if storage.is_passing(error, path):
+            raise storage.failure(f"{self._what}: {path} cannot be read", error) from error
+
     def _size(self, path: str) -> int:
         try:
             return tf.io.gfile.stat(path).length
         except tf.errors.OpError as error:
+            self._check_lasts(error, path)
             raise UserError(
                 f"{self._what}: {path} is missing; cache the task again with --overwrite"
             ) from error

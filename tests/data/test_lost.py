@@ -7,7 +7,7 @@ import tensorflow as tf
 from switch_tf.data import lost
 from switch_tf.data.lost import Lost
 from switch_tf.data.task_cache import TaskCache
-from switch_tf.errors import UserError
+from switch_tf.errors import StorageFails, UserError
 from tests.data import cached_tasks
 from tests.helpers import task_data
 
@@ -194,4 +194,27 @@ def test_a_cached_file_that_is_damaged_beside_an_old_index_is_named(tmp_path, da
         rf"^cache of task 'cached_pairs' in .*/{path.name} is {damage} at byte \d+; cache the task "
         r"again with --overwrite$",
         str(told.value),
+    )
+
+
+@pytest.mark.parametrize("fails", ["stat", "GFile"])
+def test_a_cache_whose_file_system_fails_for_now_is_not_to_be_made_again(
+    tmp_path, monkeypatch, fails
+):
+    def fail(*_):
+        raise tf.errors.UnavailableError(None, None, "HTTP 503\n\t when reading gs://b/cache")
+
+    cached_tasks.forget()
+    cached_tasks.write(tmp_path, "cached_pairs", ("train",))
+    seqio.add_global_cache_dirs([str(tmp_path)])
+    try:
+        task = seqio.TaskRegistry.get("cached_pairs")
+        assert task.cache_dir
+        monkeypatch.setattr(tf.io.gfile, fails, fail)
+        with pytest.raises(StorageFails) as told:
+            TaskCache(task, "train")
+    finally:
+        cached_tasks.forget()
+    assert re.search(
+        r"^cache of task 'cached_pairs' in .* cannot be read: HTTP 503", str(told.value)
     )
