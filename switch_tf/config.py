@@ -140,6 +140,20 @@ def load(files: Sequence[str], bindings: Sequence[str] = ()) -> None:
         macro("MIXTURE_OR_TASK_MODULE", annotation=rules.Name)
 
 
+@contextlib.contextmanager
+def loaded(files: Sequence[str], bindings: Sequence[str] = ()) -> Iterator[None]:
+    """Context in which gin has the configuration that `load` loads; none is left behind it.
+
+    Raises:
+      UserError: see `load`.
+    """
+    try:
+        load(files, bindings)
+        yield
+    finally:
+        gin.clear_config()
+
+
 def macro(name: str, *default: Any, annotation: Any = Any) -> Any:
     """The value of a loaded macro, which is then recorded as used in the operative config.
 

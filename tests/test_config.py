@@ -1,4 +1,5 @@
 import ast
+import contextlib
 import logging
 import os
 import subprocess
@@ -490,3 +491,12 @@ def test_a_module_with_a_nul_is_one_line(tmp_path, monkeypatch):
     told = "^--module: cannot import 'with_nul': source code string cannot contain null bytes$"
     with pytest.raises(UserError, match=told):
         config.import_module("with_nul", "--module")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_configuration_in_a_context_is_not_left_behind(fails):
+    ends = pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext()
+    with ends, config.loaded([], ["DEVICE_TYPE='GPU'"]):
+        assert config.macro("DEVICE_TYPE") == "GPU"
+        assert not fails or 1 / 0
+    assert config.macro("DEVICE_TYPE", "none") == "none"

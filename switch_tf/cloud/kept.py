@@ -11,8 +11,13 @@ from switch_tf.errors import UserError
 
 
 def digest(content: bytes) -> str:
-    """What identifies an archive, as worker.sh computes it, or a command."""
+    """What identifies an archive, as worker.sh computes it, or other content."""
     return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _claim(command: Sequence[str]) -> str:
+    """What identifies a command."""
+    return digest("\0".join(command).encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Kept:
     def claim(self, command: Sequence[str]) -> None:
         """Keeps that what is there under this name was asked for to run a command."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._claims.write_text(digest("\0".join(command).encode()))
+        self._claims.write_text(_claim(command))
 
     def disclaim(self) -> None:
         """Forgets for what command it was asked for."""
@@ -61,7 +66,7 @@ class Kept:
         """
         path = self._claims
         told = path.read_text() if path.exists() else ""
-        if told == digest("\0".join(command).encode()):
+        if told == _claim(command):
             return
         made = "was made for another command" if told else "was not made by a supervisor in this"
         raise UserError(

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import gin
-
 from switch_tf import config
 from switch_tf.metrics.tables import markdown
 from switch_tf.models.encoder_decoder import TransformerEncoderDecoder
@@ -131,11 +129,8 @@ Where the paper's figures do not follow from its shapes:
 
 def count(model: PaperModel) -> Counts:
     """Counts a model's parameters and FLOPs without allocating it."""
-    try:
-        config.load([f"models/{model.file}.gin", "runs/plan.gin"], model.bindings)
+    with config.loaded([f"models/{model.file}.gin", "runs/plan.gin"], model.bindings):
         return Counts.of(TransformerEncoderDecoder)
-    finally:
-        gin.clear_config()
 
 
 def reckoned_flops(counts: Counts) -> int:

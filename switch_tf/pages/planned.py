@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import gin
-
 from switch_tf import config
 from switch_tf.data.task_data import TaskData
 from switch_tf.metrics.tables import markdown, size
@@ -20,6 +18,8 @@ from switch_tf.planner.counts import Counts
 from switch_tf.planner.estimate import EFFICIENCY, Estimate, PaperStep
 from switch_tf.planner.plan import paper_step
 from switch_tf.planner.slices import CHIPS, PRICES, Slice
+from switch_tf.reproduce.experiment import Arm
+from switch_tf.reproduce.experiments import mini, quality
 from switch_tf.setup.mesh_model import ModelSetup
 
 _BATCH = "BATCH_SIZE=2048"
@@ -41,20 +41,27 @@ class Speed(NamedTuple):
     examples: int
 
 
-def _of_capacity(name: str, file: str, factor: float, examples: int) -> Speed:
-    return Speed(f"{name}, {factor}", file, (f"CAPACITY_FACTOR={factor}",), examples)
+def _examples(arm: Arm) -> int:
+    """The paper's examples a second of the model that an arm repeats."""
+    return quality.TABLE1.paper[arm.model][mini.EXAMPLES.name]
+
+
+def _of_capacity(name: str, file: str, factor: float, arm: Arm) -> Speed:
+    return Speed(f"{name}, {factor}", file, (f"CAPACITY_FACTOR={factor}",), _examples(arm))
 
 
 TABLE1 = (
-    Speed("T5-Base", "t5_base", (), 1600),
-    Speed("T5-Large", "t5_large", (), 470),
-    _of_capacity("MoE-Base", "moe_base", 2.0, 840),
-    _of_capacity("Switch-Base", "switch_base", 2.0, 860),
-    _of_capacity("MoE-Base", "moe_base", 1.25, 790),
-    _of_capacity("Switch-Base", "switch_base", 1.25, 910),
-    _of_capacity("MoE-Base", "moe_base", 1.0, 860),
-    _of_capacity("Switch-Base", "switch_base", 1.0, 1000),
-    _of_capacity("Switch-Base+", "switch_base_plus", 1.0, 780),
+    Speed("T5-Base", "t5_base", (), _examples(mini.T5)),
+    Speed("T5-Large", "t5_large", (), _examples(mini.LARGE)),
+    *(
+        _of_capacity(name, file, factor, arms[factor])
+        for factor in (2.0, 1.25, 1.0)
+        for name, file, arms in (
+            ("MoE-Base", "moe_base", quality.MOE),
+            ("Switch-Base", "switch_base", quality.CAPACITY),
+        )
+    ),
+    _of_capacity("Switch-Base+", "switch_base_plus", 1.0, quality.PLUS),
 )
 _DENSE, _SPARSE = ("data", "model_data"), ("expert_data", "expert_model_data")
 _BASIS = "Switch-Base, 1.0"
@@ -102,13 +109,10 @@ _STEPS = 500_000
 
 def step_of(file: str, bindings: Sequence[str]) -> PaperStep:
     """A model's step with the paper's batch of 2^20 tokens, on one device."""
-    try:
-        config.load([f"models/{file}.gin", "runs/plan.gin"], [_BATCH, *bindings])
+    with config.loaded([f"models/{file}.gin", "runs/plan.gin"], [_BATCH, *bindings]):
         setup, data = ModelSetup(), TaskData()
         counts = Counts.of(setup.model)
         return paper_step(counts, data, setup.optimizer(), setup.mesh_on_paper(data))
-    finally:
-        gin.clear_config()
 
 
 def speeds() -> list[tuple[Speed, Estimate]]:

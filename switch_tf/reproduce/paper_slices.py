@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gin
-
 from switch_tf import config
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
@@ -119,14 +117,11 @@ class Costs:
         key = f"{model} {kept}"
         if key not in self._steps:
             bindings = [f"{name}={gin_text(value)}" for name, value in kept.items()]
-            try:
-                config.load([model, "runs/plan.gin"], bindings)
+            with config.loaded([model, "runs/plan.gin"], bindings):
                 setup, data = ModelSetup(), TaskData()
                 counts = Counts.of(setup.model)
                 mesh = Mesh.on_paper("batch:1")
                 self._steps[key] = paper_step(counts, data, setup.optimizer(), mesh)
-            finally:
-                gin.clear_config()
         step = self._steps[key]
         data = _data(settings)
         return dataclasses.replace(step, sizes=dataclasses.replace(step.sizes, data=data))
@@ -149,11 +144,9 @@ class Costs:
 def _data(settings: Mapping[str, Any]) -> TaskData:
     """The sizes of a run's batches."""
     names = ("TASK_FEATURE_LENGTHS", "BATCH_SIZE")
-    try:
-        config.load(["runs/plan.gin"], [f"{name}={gin_text(settings[name])}" for name in names])
+    bindings = [f"{name}={gin_text(settings[name])}" for name in names]
+    with config.loaded(["runs/plan.gin"], bindings):
         return TaskData()
-    finally:
-        gin.clear_config()
 
 
 def _fastest(run: TrainingRun, step: PaperStep, cores: int) -> ranking.Choice:

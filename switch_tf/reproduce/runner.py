@@ -6,8 +6,6 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import gin
-
 from switch_tf import config
 from switch_tf.data import registry
 from switch_tf.data.task_data import TaskData
@@ -186,7 +184,6 @@ def _prepare_data(runs: Sequence[TrainingRun]) -> None:
     for run in runs:
         if (name := run.settings["MIXTURE_OR_TASK_NAME"]) not in prepared:
             prepared.add(name)
-            config.load(run.gin_files, run.binding_strings)
-            data = TaskData()
-            registry.prepare(data.provider(), data.use_cached)
-    gin.clear_config()
+            with config.loaded(run.gin_files, run.binding_strings):
+                data = TaskData()
+                registry.prepare(data.provider(), data.use_cached)
