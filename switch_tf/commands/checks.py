@@ -11,7 +11,7 @@ from switch_tf.checkpoints.lock import check_free
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.remembered import is_resumed
 from switch_tf.data import spans
-from switch_tf.data.batch_shape import check_batch, check_parts
+from switch_tf.data.batch_shape import check_batch, check_parts, check_shares
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import vocabulary_path
 
@@ -287,4 +287,6 @@ def check_mesh(given: config.Values, starts: bool = False, hosts: int = 1) -> in
         check_batch(given["TaskData.batch_size"], lengths, layout, shape, called)
         ways = shape.get(layout.get("batch", ""), 1)
         check_parts(given["TaskData.batch_size"], given.get("TrainStep.microbatches", 1), ways)
+        is_cached = given.get("TaskData.use_cached", False)
+        check_shares(given["TaskData.batch_size"], given.get("TaskData.shares", 1), is_cached)
     return devices

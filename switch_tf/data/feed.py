@@ -58,6 +58,11 @@ class Feed:
         """Whether the position can be saved while a batch does not come: not that of tf.data."""
         return isinstance(self.iterator, tf.train.experimental.PythonState)
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether one of several shares has failed to give its rows of a batch, for good."""
+        return getattr(self.iterator, "is_torn", False)
+
     @functools.cached_property
     def files(self) -> dict[str, list]:
         """What is read, as far as it is known and not cached; see `stamps.stamps`."""

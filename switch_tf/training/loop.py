@@ -248,10 +248,12 @@ class TrainLoop:
         """Whether the last step can be saved although something failed since.
 
         A save takes all hosts, of which others may have failed in nothing. And the position of a
-        pipeline of tf.data cannot be read while it is waited for.
+        pipeline of tf.data cannot be read while it is waited for, and means nothing if one of
+        several shares has failed.
         """
         hangs = isinstance(error, InputHangs)
-        return agreement.is_alone() and (self._feed.tells_position or not hangs)
+        tells = self._feed.tells_position or not (hangs or self._feed.is_torn)
+        return agreement.is_alone() and tells
 
     def _advance(self, progress, before, signals: StopSignals):
         """Performs one training step, logs it, and returns its batch.

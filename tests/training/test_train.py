@@ -20,9 +20,11 @@ from switch_tf.errors import InputHangs, Interruption, UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.run import evaluate
 from switch_tf.evaluation.teacher_forced import TeacherForcedEvaluator
+from switch_tf.hosts import agreement
 from switch_tf.metrics.progress import Progress
 from switch_tf.metrics.writer import read_metrics
 from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.training import train as train_module
 from switch_tf.training.step import TrainStep
 from switch_tf.training.train import train
 from tests import toy_task
@@ -387,6 +389,14 @@ def test_a_host_that_is_not_the_chief_evaluates_without_a_word(
     assert evaluate()
     assert capsys.readouterr().out == ""
     assert sorted(os.listdir(tmp_path / "run")) == there
+
+
+def test_a_host_that_reads_other_files_than_the_chief_ends(monkeypatch):
+    monkeypatch.setattr(agreement, "from_chief", lambda *_: '{"/at_chief/a.tsv": [3, null]}')
+    told = "^this host reads other data than the chief: a.tsv has 4 bytes instead of 3: give all"
+    with pytest.raises(UserError, match=told):
+        train_module._check_same_files({"a.tsv": [4, None]})
+    train_module._check_same_files({"a.tsv": [3, "digest"]})
 
 
 def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
