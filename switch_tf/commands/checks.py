@@ -243,6 +243,20 @@ def _saved(path: str) -> dict:
     return gin_files.read_text(storage.read_text(file), file).literals() if file else {}
 
 
+def check_order(given: config.Values) -> None:
+    """Checks that the batches to train on can be made of as many shares as are asked for.
+
+    Args:
+      given: the result of `config.precheck`.
+
+    Raises:
+      UserError: they cannot.
+    """
+    if batch_size := given.get("TaskData.batch_size"):
+        is_cached = given.get("TaskData.use_cached", False)
+        check_shares(batch_size, given.get("TaskData.shares", 1), is_cached)
+
+
 def check_mesh(given: config.Values, starts: bool = False, hosts: int = 1) -> int:
     """Checks mesh, layout rules, batch and widths against each other, without TensorFlow.
 
@@ -287,6 +301,4 @@ def check_mesh(given: config.Values, starts: bool = False, hosts: int = 1) -> in
         check_batch(given["TaskData.batch_size"], lengths, layout, shape, called)
         ways = shape.get(layout.get("batch", ""), 1)
         check_parts(given["TaskData.batch_size"], given.get("TrainStep.microbatches", 1), ways)
-        is_cached = given.get("TaskData.use_cached", False)
-        check_shares(given["TaskData.batch_size"], given.get("TaskData.shares", 1), is_cached)
     return devices

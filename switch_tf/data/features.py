@@ -192,6 +192,8 @@ def _examples(
             # The whole cache would be written into each checkpoint.
             try_in_mem_cache=False,
         )
+        if share is not None:
+            shares.check_steps(dataset, TaskSplit.of(data), share.number)
         converter = seqio.EncDecFeatureConverter(pack=data.pack)
         return converter(right_answers(dataset), task_feature_lengths=data.task_feature_lengths)
 

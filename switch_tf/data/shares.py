@@ -22,8 +22,10 @@ from switch_tf.data.permutation import key
 from switch_tf.data.reading import TaskSplit
 from switch_tf.errors import UserError
 
-# Marks sources that deal out their records.
+# Of a source that deals out its records: itself. A copy that does something else has another's.
 _DEALS = "_deals_to_shares"
+# Datasets that preprocessors must not make of a share, and what they do.
+_OF_ALL_RECORDS = {"_SkipDataset": "skip", "_TakeDataset": "take", "CacheDataset": "cache"}
 
 Batch = dict[str, np.ndarray]
 
@@ -70,9 +72,12 @@ def reading(share: Share | None, tasks: Iterable) -> Iterator[None]:
 
 
 def _install(task) -> None:
-    """Makes the source of a task deal out its records where a share is read."""
+    """Makes the source of a task deal out its records where a share is read.
+
+    What leaves records out, such as `skipping`, comes before, whenever it was installed.
+    """
     source = task.source
-    if hasattr(source, _DEALS):
+    if getattr(source, _DEALS, None) is source:
         return
     own = copy.copy(source)
 
@@ -80,25 +85,58 @@ def _install(task) -> None:
         share = _share.get()
         if share is None:
             return source.get_dataset(split, shuffle, seed, shard_info, **more)
-        return _dealt(source.get_dataset(split, shuffle, share.seed, shard_info, **more), share)
+        token = _share.set(None)
+        try:
+            records = source.get_dataset(split, shuffle, share.seed, shard_info, **more)
+        finally:
+            _share.reset(token)
+        return _dealt(records, share)
 
     own.get_dataset = get_dataset
-    setattr(own, _DEALS, True)
+    setattr(own, _DEALS, own)
     task._source = own
 
 
 def _dealt(records, share: Share):
-    """The records of a share, in as many passes over them as there are shares.
+    """The records of a share, in endless passes over all of them.
 
-    The record at each place goes to another share in each pass. So a share of a file of which every
-    other line is dropped later is not empty, and one of a few records has all of them in turn.
+    The record at each place goes to another share in each pass, so that a share of a file of which
+    every other line is dropped later is not left without any.
+
+    The passes are endless because the iterator of one keeps what orders the files of the next. If
+    they ended, a checkpoint that was taken while the last records are still in a buffer would lack
+    that, and the restored share would begin again with the order of the first pass.
     """
     import tensorflow as tf
 
     def of_pass(number):
         return records.shard(share.number, (share.index + number) % share.number)
 
-    return tf.data.Dataset.range(share.number).flat_map(of_pass)
+    return tf.data.Dataset.counter().flat_map(of_pass)
+
+
+def check_steps(dataset, what: TaskSplit, number: int) -> None:
+    """Checks that preprocessors do nothing that has another meaning for a share of the records.
+
+    Args:
+      dataset: what they have made of a share.
+      what: what is read, for the error.
+      number: the number of shares.
+
+    Raises:
+      UserError: one of them skips, takes or caches records.
+    """
+    left = [dataset]
+    while left:
+        found = left.pop()
+        done = _OF_ALL_RECORDS.get(type(found).__name__)
+        if done:
+            raise UserError(
+                f"{what}: a preprocessor has a {done}(), which would be of each share by itself "
+                f"with TaskData.shares={number}: do it in the task's source, cache the task "
+                "(scripts/cache_tasks.sh), or leave TaskData.shares out"
+            )
+        left += found._inputs()
 
 
 class SharedIterator:

@@ -38,6 +38,9 @@ class TaskData:
         Each share reads the whole source, and takes every n-th record of it; building one takes
         about a second of the start, and its buffers some MB of each checkpoint. Give the largest
         number of hosts that the run will have; 1 on a single host. Another number is another order.
+        Preprocessors see every n-th record: those that skip, take or cache records are refused, and
+        those that pair neighbours, such as by `batch`, pair others. A function that is the source
+        must give the same order for the same seed, and may shuffle once.
       module: the module whose import registers the task or mixture; None if it is already imported.
     """
 

@@ -100,12 +100,7 @@ class Evaluation:
           UserError: the mesh does not divide the batch size.
         """
         found = dataclasses.replace(
-            data,
-            split=self.split,
-            batch_size=self.batch_size or data.batch_size,
-            pack=False,
-            # All of a split is read, in one order.
-            shares=1,
+            data, split=self.split, batch_size=self.batch_size or data.batch_size, pack=False
         )
         found.check_batch(mesh, "Evaluation.batch_size" if self.batch_size else "BATCH_SIZE")
         return found

@@ -77,7 +77,7 @@ class TrainLoop:
 
         Raises:
           UserError: a loss is not finite; the last checkpoint stays as it is. Or the data cannot
-            be read any further; the step is saved.
+            be read any further; the step is saved, if this is the only host and no share failed.
           Interruption: a signal stopped it before the last step; the step is saved.
           Restart: the command is to start anew; the step is saved.
         """
@@ -239,6 +239,8 @@ class TrainLoop:
             if saves:
                 self._writer.flush()
                 self._save(before)
+            elif before is not None and not isinstance(error, InputHangs):
+                runtime.tell("the steps since the last checkpoint are not saved")
             if isinstance(error, InputHangs) and signals.number is not None:
                 kept = f"saved step {self.step}" if saves else "the last steps are not saved"
                 raise Interruption(signals.number, f"{kept}; {error}") from error

@@ -208,23 +208,38 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
             batches = train_batches(made.data, local_rows(made.data.batch_size, made.mesh))
         what = TaskSplit.of(made.data)
         feed = Feed(batches, made.mesh, what)
-        _check_same_files(feed.files)
         process.keep(feed)
+        _check_same_data(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
     samples = _read_samples(made, evaluators)
     order = describe_order(batches)
     if not made.data.use_cached and made.data.shares == 1 and not agreement.is_alone():
-        hosts = runtime.num_hosts()
-        order += f"; each host makes all rows (with TaskData.shares={hosts} or a cache, its own)"
+        order += f"; each host makes all rows{_shared_by(made)}"
     return evaluators, feed, f"{order}; {packed}", samples
 
 
-def _check_same_files(files: Mapping[str, list]) -> None:
-    """Checks that this host reads the same files as the chief, as far as `stamps` knows them.
+def _shared_by(made: MeshModel) -> str:
+    """How each host would make its own rows alone; "" where it needs all of them."""
+    batch_size = made.data.batch_size
+    parts, rest = divmod(batch_size, len(local_rows(batch_size, made.mesh)))
+    if parts == 1 or rest:
+        return ""
+    return f" (with TaskData.shares={parts} or a cache, its own)"
+
+
+def _check_same_data(feed: Feed) -> None:
+    """Checks that this host reads the same as the chief: the cache, or files that `stamps` knows.
 
     Raises:
-      UserError: it reads others, from which it would make other batches.
+      UserError: it reads something else, from which it would make other batches.
     """
+    if feed.tells_position:
+        own = feed.iterator.serialize()
+        if agreement.from_chief("the cache of the data", own) != own:
+            raise UserError(
+                "this host reads another cache than the chief: give all hosts the same CACHE_DIR"
+            )
+    files = feed.files
     chiefs = json.loads(agreement.from_chief("the files of the data", json.dumps(files)))
     changed = list(stamps.changes(chiefs, files))
     if changed:

@@ -391,12 +391,29 @@ def test_a_host_that_is_not_the_chief_evaluates_without_a_word(
     assert sorted(os.listdir(tmp_path / "run")) == there
 
 
-def test_a_host_that_reads_other_files_than_the_chief_ends(monkeypatch):
-    monkeypatch.setattr(agreement, "from_chief", lambda *_: '{"/at_chief/a.tsv": [3, null]}')
+class Reads:
+    """A feed of these files, or of the cache that a position tells."""
+
+    def __init__(self, files=(), position=None):
+        self.files = dict(files)
+        self.tells_position = position is not None
+        self.iterator = self
+        self.serialize = lambda: position
+
+
+def test_a_host_that_reads_other_data_than_the_chief_ends(tmp_path, monkeypatch):
+    chiefs = {"/at_chief/a.tsv": [3, None]}
+    said = {"the files of the data": json.dumps(chiefs), "the cache of the data": "{}"}
+    monkeypatch.setattr(agreement, "from_chief", lambda name, own: said.get(name, own))
     told = "^this host reads other data than the chief: a.tsv has 4 bytes instead of 3: give all"
     with pytest.raises(UserError, match=told):
-        train_module._check_same_files({"a.tsv": [4, None]})
-    train_module._check_same_files({"a.tsv": [3, "digest"]})
+        train_module._check_same_data(Reads({"a.tsv": [4, None]}))
+    train_module._check_same_data(Reads({"a.tsv": [3, "digest"]}))
+    with pytest.raises(UserError, match="^this host reads another cache than the chief: give"):
+        train_module._check_same_data(Reads(chiefs, position="{1}"))
+    train_module._check_same_data(Reads(chiefs, position="{}"))
+    with pytest.raises(UserError, match="than the chief: /at_chief/a.tsv is gone: give all hosts"):
+        pretrain(tmp_path, TRAIN_STEPS=1)
 
 
 def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(
