@@ -20,6 +20,10 @@ SLOW: Mapping[str, tuple[str, ...]] = {
         "test_evaluations_are_alike_and_shuffled[True-2]",
         "test_evaluations_are_alike_and_shuffled[False-2]",
     ),
+    "data/test_shares.py": (
+        "test_any_number_of_hosts_comes_to_the_batches_of_one[4-2-shares_lines-False]",
+        "test_a_restored_share_goes_on_bit_for_bit_over_many_passes[40]",
+    ),
     "data/test_padding.py": (
         "test_a_second_evaluation_sees_the_same_examples[cached_spans-True-True-1]",
         "test_a_second_evaluation_sees_the_same_examples[cached_spans-True-False-1]",
@@ -34,6 +38,7 @@ SLOW: Mapping[str, tuple[str, ...]] = {
     ),
     "layers/test_rematerialize.py": (
         "test_loss_gradients_and_reports_are_those_without_it[experts with data]",
+        "test_loss_gradients_and_reports_are_those_without_it[with a model dimension]",
         "test_the_noise_is_the_same_when_made_again[with a model dimension]",
     ),
     "pages/test_reproduce_on_tpu.py": ("test_the_whole_page_is_what_the_planner_says_now",),
@@ -109,6 +114,7 @@ SLOW: Mapping[str, tuple[str, ...]] = {
         "test_a_run_that_had_ended_without_them_decodes_when_asked",
         "test_a_signal_at_any_time_leaves_a_run_that_goes_on[while a batch is waited for]",
         "test_a_signal_at_any_time_leaves_a_run_that_goes_on[while a save is written]",
+        "test_a_signal_at_any_time_leaves_a_run_that_goes_on[while the step is compiled]",
         "test_a_signal_during_an_evaluation_stops_it_and_resumes_there",
         "test_weights_that_a_run_could_not_go_on_from_are_not_saved",
     ),

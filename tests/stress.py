@@ -2,7 +2,7 @@
 
     .venv/bin/python -m tests.stress --kills=30 --seed=0 --folder=runs/stress
 
-A run of one process, then one of two, is killed by SIGTERM and SIGKILL while it compiles, steps or
+A run of one process, then two of two, is killed by SIGTERM and SIGKILL while it compiles, steps or
 waits for its slow input, evaluates and saves, and is started again each time. Once it is at its
 last step, its losses, evaluations, weights, slots and next batches must be those of its reference
 bit for bit. Rerun the command to go on after an interruption of its own; `kills.jsonl` in the
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from switch_tf.checkpoints import tensor_files
-from switch_tf.checkpoints.model_dir import ModelDir, data_prefix, state_prefix
+from switch_tf.checkpoints.model_dir import ModelDir, state_prefix
 from switch_tf.hosts.cluster import Cluster
 from switch_tf.hosts.local import free_addresses
 from switch_tf.metrics.writer import read_metrics
@@ -53,20 +53,18 @@ COMMON = {
 }
 # What the runs have that are killed, and their reference has not: they start themselves anew, too.
 RESTARTED = {"Restarts.period": 9}
-# Hosts -> what their run differs in: the slow mixture of a pipeline of tf.data, or a cached one.
-OF_HOSTS = {
-    1: {
-        "MESH_SHAPE": "batch:2",
-        "GROUPS_MULTIPLE": 2,
-        "MIXTURE_OR_TASK_NAME": "stress_mixture",
-        "MIXTURE_OR_TASK_MODULE": "tests.stress_task",
-        "TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 24},
-    },
-    2: {
-        "MESH_SHAPE": "batch:2",
-        "GROUPS_MULTIPLE": 2,
-        **cached_tasks.OF_MIXTURE,
-    },
+TWO_DEVICES = {"MESH_SHAPE": "batch:2", "GROUPS_MULTIPLE": 2}
+# A slow mixture of a pipeline of tf.data.
+SLOW = {
+    "MIXTURE_OR_TASK_NAME": "stress_mixture",
+    "MIXTURE_OR_TASK_MODULE": "tests.stress_task",
+    "TASK_FEATURE_LENGTHS": {"inputs": 24, "targets": 24},
+}
+# Run, whose name begins with its number of hosts -> what it differs in.
+RUNS = {
+    "1": TWO_DEVICES | SLOW,
+    "2": TWO_DEVICES | cached_tasks.OF_MIXTURE,
+    "2_shares": TWO_DEVICES | SLOW | {"TaskData.shares": 2},
 }
 # Seconds: a moment in a phase is within so many of its beginning; and none takes longer than that.
 WITHIN = {"compiling": 8.0, "stepping": 2.0, "evaluating": 3.0, "saving": 0.2}
@@ -74,26 +72,31 @@ _LONGEST = 400.0
 _POLL = 0.002
 
 
-def settings(hosts: int, folder: Path) -> dict:
-    """Macros and parameters of the runs of so many hosts."""
-    cache = {"CACHE_DIR": str(folder / "cache")} if hosts > 1 else {}
-    return COMMON | OF_HOSTS[hosts] | cache
+def is_cached(name: str) -> bool:
+    """Whether a run reads a cache."""
+    return "USE_CACHED_TASKS" in RUNS[name]
+
+
+def settings(name: str, folder: Path) -> dict:
+    """Macros and parameters of a run."""
+    cache = {"CACHE_DIR": str(folder / "cache")} if is_cached(name) else {}
+    return COMMON | RUNS[name] | cache
 
 
 class Launch:
     """The processes of a run, started once.
 
     Args:
-      hosts: how many.
+      name: one of `RUNS`.
       folder: where caches are, and what the processes print is kept.
       model_dir: the run's.
     """
 
-    def __init__(self, hosts: int, folder: Path, model_dir: Path):
-        self.model_dir = model_dir
+    def __init__(self, name: str, folder: Path, model_dir: Path):
+        self.model_dir, hosts = model_dir, int(name[0])
         self._logs = [folder / f"host_{index}.log" for index in range(hosts)]
         flags = [f"--gin_file={file}" for file in FILES]
-        given = settings(hosts, folder) | {"MODEL_DIR": str(model_dir)}
+        given = settings(name, folder) | {"MODEL_DIR": str(model_dir)}
         given |= RESTARTED if model_dir.name == "run" else {}
         flags += [f"--gin.{name}={value!r}" for name, value in given.items()]
         command = [sys.executable, "-m", "switch_tf.commands.main", "train", *flags]
@@ -169,16 +172,16 @@ def logged(model_dir: Path, kind: str, figures: Sequence[str]) -> list[tuple]:
     return [(r["step"], r.get("task"), *(r.get(name) for name in figures)) for r in found]
 
 
-def next_batches(hosts: int, folder: Path, model_dir: Path, number: int = 2) -> list[dict]:
+def next_batches(name: str, folder: Path, model_dir: Path, number: int = 2) -> list[dict]:
     """The batches that a run would read next."""
     import gin
-    import tensorflow as tf
 
     from switch_tf import config
+    from switch_tf.checkpoints.position import Position
     from switch_tf.data import features
     from switch_tf.data.task_data import TaskData
 
-    given = settings(hosts, folder) | {"MODEL_DIR": str(model_dir)}
+    given = settings(name, folder) | {"MODEL_DIR": str(model_dir)}
     config.load(FILES, [f"{name}={value!r}" for name, value in given.items()])
     try:
         data = TaskData()
@@ -187,12 +190,12 @@ def next_batches(hosts: int, folder: Path, model_dir: Path, number: int = 2) -> 
     finally:
         gin.clear_config()
     checkpoint = ModelDir(str(model_dir)).checkpoint(STEPS)
-    tf.train.Checkpoint(iterator=batches).read(data_prefix(checkpoint)).assert_consumed()
+    Position(batches).read(checkpoint)
     found = (next(batches) for _ in range(number))
-    return [{name: np.asarray(value) for name, value in batch.items()} for batch in found]
+    return [{what: np.asarray(value) for what, value in batch.items()} for batch in found]
 
 
-def differences(hosts: int, folder: Path, model_dir: Path, reference: Path) -> Iterator[str]:
+def differences(name: str, folder: Path, model_dir: Path, reference: Path) -> Iterator[str]:
     """What a run at its last step has that differs from its reference."""
     runs = model_dir, reference
     for kind, figures in (
@@ -208,27 +211,28 @@ def differences(hosts: int, folder: Path, model_dir: Path, reference: Path) -> I
     if found.get_variable_to_shape_map() != names:
         yield "the variables of the last checkpoint"
         return
-    for name in names:
-        mine, theirs = found.get_tensor(name), expected.get_tensor(name)
+    for variable in names:
+        mine, theirs = found.get_tensor(variable), expected.get_tensor(variable)
         if mine.tobytes() != theirs.tobytes():
-            yield f"{name} in the last checkpoint"
-    ours, theirs = (next_batches(hosts, folder, run) for run in runs)
+            yield f"{variable} in the last checkpoint"
+    ours, theirs = (next_batches(name, folder, run) for run in runs)
     for number, (batch, other) in enumerate(zip(ours, theirs, strict=True), 1):
-        if any(not np.array_equal(batch[name], other[name]) for name in other):
+        if any(not np.array_equal(batch[what], other[what]) for what in other):
             yield f"batch {number} after the last step"
 
 
 class Stress:
-    """The kills of a number of hosts; goes on where an earlier process stopped.
+    """The kills of a run; goes on where an earlier process stopped.
 
     Args:
-      hosts: how many processes a run has.
+      name: one of `RUNS`.
       folder: for runs, caches and `kills.jsonl`.
       seed: of the random moments.
     """
 
-    def __init__(self, hosts: int, folder: Path, seed: int):
-        self.hosts, self.folder, self.seed = hosts, folder / f"hosts_{hosts}", seed
+    def __init__(self, name: str, folder: Path, seed: int):
+        self.name, self.hosts = name, int(name[0])
+        self.folder, self.seed = folder / f"hosts_{name}", seed
         self.reference = self.folder / "reference"
         self._kills = self.folder / "kills.jsonl"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -240,14 +244,14 @@ class Stress:
 
     def prepare(self) -> None:
         """Makes the cache and the reference, unless they are there."""
-        if self.hosts > 1 and not (self.folder / "cache").exists():
+        if is_cached(self.name) and not (self.folder / "cache").exists():
             partial = self.folder / "cache.partial"
             shutil.rmtree(partial, ignore_errors=True)
             cached_tasks.write_mixture(partial)
             partial.rename(self.folder / "cache")
         if not (self.reference / f"checkpoint_{STEPS}").exists():
             shutil.rmtree(self.reference, ignore_errors=True)
-            with Launch(self.hosts, self.folder, self.reference) as launch:
+            with Launch(self.name, self.folder, self.reference) as launch:
                 statuses = launch.wait()
                 assert statuses == [0] * self.hosts, launch.said()
 
@@ -257,12 +261,12 @@ class Stress:
         Args:
           number: of the kill, from 0, which decides upon phase, signal and moment.
         """
-        chance = random.Random(f"{self.seed} {self.hosts} {number}")
+        chance = random.Random(f"{self.seed} {self.name} {number}")
         phase, sent = PHASES[number % len(PHASES)], SIGNALS[(number + number // len(PHASES)) % 2]
         after = chance.uniform(0.0, WITHIN[phase])
         host = chance.randrange(self.hosts)
         run = self.folder / "run"
-        with Launch(self.hosts, self.folder, run) as launch:
+        with Launch(self.name, self.folder, run) as launch:
             before = len({record["step"] for record in launch.records("train")})
             launch.comes_to(lambda: launch.is_in(phase, before))
             time.sleep(after)
@@ -273,7 +277,7 @@ class Stress:
             statuses = launch.wait()
             expected = self._expected(sent, host)
             found = {
-                "hosts": self.hosts,
+                "run": self.name,
                 "phase": phase,
                 "signal": sent.name,
                 "host": host,
@@ -302,14 +306,14 @@ class Stress:
     def finish(self) -> dict:
         """Lets the run come to its last step, compares it with the reference, and removes it."""
         run = self.folder / "run"
-        with Launch(self.hosts, self.folder, run) as launch:
+        with Launch(self.name, self.folder, run) as launch:
             statuses = launch.wait()
             assert statuses == [0] * self.hosts, launch.said()
             restarts = launch.said().count("the process starts anew")
-        found = list(differences(self.hosts, self.folder, run, self.reference))
+        found = list(differences(self.name, self.folder, run, self.reference))
         assert not found, found
         shutil.rmtree(run)
-        return {"hosts": self.hosts, "compared": True, "restarts": restarts}
+        return {"run": self.name, "compared": True, "restarts": restarts}
 
     def go_on(self, kills: int) -> None:
         """Kills until there are so many in all, and compares each run that comes to its end."""
@@ -336,13 +340,13 @@ def summary(records: Sequence[dict], seed: int) -> dict:
     from switch_tf.reproduce.result import environment
 
     killed = [r for r in records if "signal" in r and not r["was_over"]]
-    counts = collections.Counter(f"{r['hosts']} {r['phase']} {r['signal']}" for r in killed)
+    counts = collections.Counter(f"{r['run']} {r['phase']} {r['signal']}" for r in killed)
     return {
         "environment": environment() | versions(),
         "seed": seed,
         "steps_of_a_run": STEPS,
         "kills": len(killed),
-        "kills_by_hosts_phase_signal": dict(sorted(counts.items())),
+        "kills_by_run_phase_signal": dict(sorted(counts.items())),
         "restarts": sum(r["restarts"] for r in records),
         "runs_equal_bit_for_bit": len([r for r in records if "compared" in r]),
         "longest_seconds_to_end": max((r["seconds_to_end"] for r in killed), default=0.0),
@@ -351,15 +355,15 @@ def summary(records: Sequence[dict], seed: int) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=30, help="of each number of hosts")
-    parser.add_argument("--hosts", default="1,2", help="numbers of processes of a run")
+    parser.add_argument("--kills", type=int, default=30, help="of each run")
+    parser.add_argument("--runs", default=",".join(RUNS), help="by their names")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("runs/stress"))
     parser.add_argument("--result", type=Path, help="JSON file for the sum")
     given = parser.parse_args(argv)
     every = []
-    for hosts in map(int, given.hosts.split(",")):
-        stress = Stress(hosts, given.folder.absolute(), given.seed)
+    for name in given.runs.split(","):
+        stress = Stress(name, given.folder.absolute(), given.seed)
         stress.go_on(given.kills)
         every += stress.done()
     found = json.dumps(summary(every, given.seed), indent=2)

@@ -87,6 +87,7 @@ OFF_PAGE = {
     "ModelSetup.mesh_shape": MESH,
     "ModelSetup.layout_rules": MESH,
     "TaskData.use_cached": "the page has USE_CACHED_TASKS",
+    "TaskData.shares": "by default, there is one: SeqIO's own order",
     "train.checkpoint_period": TIMES,
     "train.keep_checkpoints": TIMES,
     "train.keep_period": TIMES,

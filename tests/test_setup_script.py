@@ -44,6 +44,8 @@ def project(tmp_path, monkeypatch):
     write(tmp_path / "pip", PIP + INSTALLS)
     write(tmp_path / "compiler", COMPILER)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    # The tests may themselves run with another lock.
+    monkeypatch.delenv("SWITCH_TF_LOCK", raising=False)
     return tmp_path
 
 

@@ -12,7 +12,7 @@ from tests.stress import Stress
 @pytest.fixture(scope="module")
 def stressed(tmp_path_factory):
     """Kills of one process: the first by SIGKILL as it saves, and then as it steps, evaluates."""
-    found = Stress(1, tmp_path_factory.mktemp("stress"), seed=0)
+    found = Stress("1", tmp_path_factory.mktemp("stress"), seed=0)
     found.prepare()
     return found
 
@@ -24,7 +24,7 @@ def test_a_run_that_is_killed_becomes_what_it_would_have_been(stressed, monkeypa
     assert len(killed) == 3 and records[-1]["compared"]
     assert sum(record["restarts"] for record in records) > 0
     total = stress.summary(records, seed=0)
-    assert total["kills"] == sum(total["kills_by_hosts_phase_signal"].values()) == 3
+    assert total["kills"] == sum(total["kills_by_run_phase_signal"].values()) == 3
     # Nothing is left to do.
     stressed.go_on(3)
     assert stressed.done() == records
@@ -34,12 +34,12 @@ def test_a_run_that_lost_a_step_is_found(stressed, tmp_path):
     """The stress itself can fail."""
     run = tmp_path / "run"
     shutil.copytree(stressed.reference, run)
-    assert not list(stress.differences(1, stressed.folder, run, stressed.reference))
+    assert not list(stress.differences("1", stressed.folder, run, stressed.reference))
     lines = (run / "metrics.jsonl").read_text().splitlines()
     kept = [line for line in lines if json.loads(line).get("step") != 7]
     (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
     shutil.rmtree(run / f"checkpoint_{stress.STEPS}")
     shutil.copytree(run / f"checkpoint_{stress.STEPS - 4}", run / f"checkpoint_{stress.STEPS}")
-    found = " ".join(stress.differences(1, stressed.folder, run, stressed.reference))
+    found = " ".join(stress.differences("1", stressed.folder, run, stressed.reference))
     assert "records of 'train'" in found and "in the last checkpoint" in found
     assert "batch 1 after the last step" in found

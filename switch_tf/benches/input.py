@@ -102,7 +102,8 @@ def bench_input(
       seconds: minimum length of a round. Longer rounds average over slow batches; raise it if a
         round holds only a few steps.
       hosts: number of hosts that the run will have, each with as many rows of a batch. The input
-        is that of the first, which makes only its rows if the tasks are cached.
+        is that of the first, which makes only its rows if the tasks are cached or read in
+        TaskData.shares.
       output_path: file for the figures as JSON; None writes none.
 
     Raises:

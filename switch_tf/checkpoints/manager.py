@@ -15,20 +15,17 @@ from switch_tf import runtime, storage
 from switch_tf.checkpoints import contents, tensor_files
 from switch_tf.checkpoints.model_dir import (
     ModelDir,
-    data_prefix,
     notes_path,
     state_prefix,
     write_as_chief,
 )
 from switch_tf.checkpoints.pending import Pending
+from switch_tf.checkpoints.position import Position
 from switch_tf.checkpoints.restore import DAMAGED, PASSING
 from switch_tf.data import stamps
 from switch_tf.data.ordered import OTHER_RUN
-from switch_tf.data.waiting import Input, within
 from switch_tf.errors import UserError
 from switch_tf.hosts import agreement
-
-_OTHER_DATA = "Failed to restore dataset iterator"
 
 
 class Checkpoints:
@@ -75,8 +72,7 @@ class Checkpoints:
         self._optimizer = optimizer
         self._config = config
         self._variables = contents.weights(model) | contents.slots(optimizer)
-        self._data = tf.train.Checkpoint(iterator=iterator)
-        self._is_cached = isinstance(iterator, tf.train.experimental.PythonState)
+        self._position = Position(iterator)
         self.protected: Collection[int] = ()
         self.notes: dict = {}
         self.optimizer_offset = 0
@@ -130,7 +126,7 @@ class Checkpoints:
 
     def _write_others(self, folder: str) -> None:
         """Writes what a checkpoint holds beside its tensors."""
-        self._write_position(folder)
+        self._position.write(folder)
         write_as_chief(self._dir.config, self._config())
         if notes := self.notes | ({"files": self._files} if self._files else {}):
             write_as_chief(notes_path(folder), notes)
@@ -151,21 +147,6 @@ class Checkpoints:
         with self._disk_errors():
             pending.finish()
         self.prune()
-
-    def _write_position(self, folder: str) -> None:
-        """Writes the position in the data, as the chief.
-
-        All hosts have the same, but of a cache each knows only that of the rows that it makes.
-        """
-        if self._is_cached:
-            own = self._data.iterator.serialize()
-            self._data.iterator.join(agreement.to_chief("the position in the data", own))
-        if runtime.is_chief():
-            within(Input().timeout, lambda: self._write_data(folder), "the position in the data")
-
-    def _write_data(self, folder: str) -> None:
-        with mesh_lib.host():
-            self._data.write(data_prefix(folder))
 
     def _steps(self) -> list[int]:
         """The steps of all whole checkpoints, as the chief sees them."""
@@ -249,19 +230,12 @@ class Checkpoints:
             offset = contents.saved_optimizer_step(path) - step
             notes = self._notes(path)
             tensor_files.read(state_prefix(path), self._variables)
-            self._check_order(path)
-            with mesh_lib.host():
-                self._data.read(data_prefix(path)).assert_consumed()
+            self._position.read(path)
         except (*DAMAGED, AssertionError) as error:
             if storage.is_passing(error, path):
                 raise storage.failure(f"checkpoint '{path}' cannot be read", error) from error
             if isinstance(error, PASSING):
                 raise
-            if _OTHER_DATA in str(error):
-                raise UserError(
-                    f"checkpoint '{path}' belongs to a run on other data: use its "
-                    f"MIXTURE_OR_TASK_NAME, TASK_FEATURE_LENGTHS and PACK, or {OTHER_RUN}"
-                ) from error
             return storage.first_line(error)
         self.optimizer_offset = offset
         self.notes = notes
@@ -298,13 +272,3 @@ class Checkpoints:
             path = self._dir.checkpoint(step)
             print(f"{path} cannot be read and was renamed to {aside}: {why}")
         agreement.barrier("damaged checkpoints are renamed")
-
-    def _check_order(self, path: str) -> None:
-        """Checks that the saved position and this run's data are both cached or both not."""
-        saved = tensor_files.reader(data_prefix(path)).get_variable_to_shape_map()
-        was_cached = any("py_state" in name for name in saved)
-        if was_cached != self._is_cached:
-            raise UserError(
-                f"checkpoint '{path}' belongs to a run with USE_CACHED_TASKS={was_cached}, which "
-                f"reads the data in another order: set it to {was_cached}, or use {OTHER_RUN}"
-            )

@@ -11,7 +11,7 @@ from switch_tf.checkpoints.lock import check_free
 from switch_tf.checkpoints.model_dir import CONFIG, find_file
 from switch_tf.commands.remembered import is_resumed
 from switch_tf.data import spans
-from switch_tf.data.batch_shape import check_batch, check_parts
+from switch_tf.data.batch_shape import check_batch, check_parts, check_shares
 from switch_tf.errors import UserError
 from switch_tf.tasks.vocabulary import vocabulary_path
 
@@ -241,6 +241,20 @@ def _saved(path: str) -> dict:
     """The settings in the config.gin of a MODEL_DIR or of the MODEL_DIR of a checkpoint."""
     file = find_file(path, CONFIG)
     return gin_files.read_text(storage.read_text(file), file).literals() if file else {}
+
+
+def check_order(given: config.Values) -> None:
+    """Checks that the batches to train on can be made of as many shares as are asked for.
+
+    Args:
+      given: the result of `config.precheck`.
+
+    Raises:
+      UserError: they cannot.
+    """
+    if batch_size := given.get("TaskData.batch_size"):
+        is_cached = given.get("TaskData.use_cached", False)
+        check_shares(batch_size, given.get("TaskData.shares", 1), is_cached)
 
 
 def check_mesh(given: config.Values, starts: bool = False, hosts: int = 1) -> int:

@@ -133,6 +133,7 @@ def check(
     devices = checks.check_mesh(given, starts=command in ("train", "eval"), hosts=hosts)
     checks.check_paths(given, trains)
     if trains:
+        checks.check_order(given)
         checks.check_optimizer(given)
         checks.check_periods(given)
     checks.check_checkpoints(given, remote=False, trains=trains)

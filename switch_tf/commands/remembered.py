@@ -30,7 +30,7 @@ _TAKEN = {
 }
 _RUN = "train.model_dir"
 # Of those rooms, what each run decides for itself.
-_OWN = {"TaskData.split", "TaskData.pack", "TaskData.seed", "DEVICE_TYPE"}
+_OWN = {"TaskData.split", "TaskData.pack", "TaskData.seed", "TaskData.shares", "DEVICE_TYPE"}
 # Each run has its own rates; of the model is only which macro gives them.
 _RATES = {
     f"{configurables.MODEL}.dropout_rate": "DROPOUT_RATE",

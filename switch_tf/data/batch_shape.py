@@ -72,6 +72,29 @@ def check_parts(batch_size: int, count: int, ways: int) -> None:
         )
 
 
+def check_shares(batch_size: int, shares: int, use_cached: bool) -> None:
+    """Checks that a batch can be made of shares of the examples, each with as many rows.
+
+    Args:
+      batch_size: examples in a global batch.
+      shares: number of shares.
+      use_cached: whether tasks are read from their caches.
+
+    Raises:
+      UserError: it cannot.
+    """
+    if use_cached and shares > 1:
+        raise UserError(
+            f"TaskData.shares={shares} is of tasks that are not cached: leave it out, as hosts "
+            "share caches by themselves, or set USE_CACHED_TASKS=False"
+        )
+    if batch_size % shares:
+        raise UserError(
+            f"BATCH_SIZE={batch_size} is not divisible by TaskData.shares={shares}: give each "
+            "share as many rows"
+        )
+
+
 def host_rows(batch_size: int, host: int, num_hosts: int) -> range:
     """The rows of a global batch that a host produces.
 
@@ -90,6 +113,21 @@ def local_rows(batch_size: int, mesh: mesh_lib.Mesh) -> list[int]:
     """The rows of a global batch that the devices of this process hold, ascending."""
     places = mesh.local_places(("batch",), (batch_size,))
     return sorted({row for (rows,) in places for row in range(rows.start, rows.stop)})
+
+
+def placed(rows: np.ndarray, places: Sequence[int], batch_size: int) -> np.ndarray:
+    """A batch [batch_size, length] with these rows at their places, and zeros elsewhere.
+
+    Args:
+      rows: [len(places), length].
+      places: ascending.
+      batch_size: rows in the batch.
+    """
+    if len(rows) == batch_size:
+        return rows
+    whole = np.zeros((batch_size, *rows.shape[1:]), rows.dtype)
+    whole[places] = rows
+    return whole
 
 
 def count_tokens(

@@ -12,10 +12,10 @@ import re
 from collections.abc import Collection
 
 from switch_tf import rules
-from switch_tf.data import reading, spans
+from switch_tf.data import reading, shares, spans
 from switch_tf.data.answers import right_answers
 from switch_tf.data.autograph import without_autograph
-from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES, host_rows
+from switch_tf.data.batch_shape import FEATURE_LENGTHS, TASK_FEATURES, check_shares, host_rows
 from switch_tf.data.reading import TaskSplit, user_errors
 from switch_tf.data.task_data import TaskData
 from switch_tf.errors import UserError
@@ -164,8 +164,15 @@ def _options():
     return options
 
 
-def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | None):
-    """Unbatched examples, converted to model features."""
+def _examples(
+    data: TaskData,
+    *,
+    shuffle: bool,
+    seed: int,
+    num_epochs: int | None,
+    share: shares.Share | None = None,
+):
+    """Unbatched examples, converted to model features; of one share, if it is given."""
     import seqio
 
     provider = data.provider()
@@ -185,10 +192,12 @@ def _examples(data: TaskData, *, shuffle: bool, seed: int, num_epochs: int | Non
             # The whole cache would be written into each checkpoint.
             try_in_mem_cache=False,
         )
+        if share is not None:
+            shares.check_steps(dataset, TaskSplit.of(data), share.number)
         converter = seqio.EncDecFeatureConverter(pack=data.pack)
         return converter(right_answers(dataset), task_feature_lengths=data.task_feature_lengths)
 
-    with _errors_of(data):
+    with _errors_of(data), shares.reading(share, seqio.get_subtasks(provider)):
         return without_autograph(build)
 
 
@@ -215,7 +224,10 @@ def _check_not_empty(examples, data: TaskData) -> None:
 
 
 def train_batches(data: TaskData, wanted: Collection[int] | None = None):
-    """Endless shuffled batches: `ordered.OrderedBatches` of cached data, else `train_dataset`.
+    """Endless shuffled batches.
+
+    Those of cached data are `ordered.OrderedBatches`, those in shares `shares.SharedBatches`, and
+    others a `train_dataset`.
 
     Args:
       data: the data to read.
@@ -224,12 +236,22 @@ def train_batches(data: TaskData, wanted: Collection[int] | None = None):
     Raises:
       UserError: see either of them.
     """
-    if not data.use_cached:
-        return train_dataset(data)
-    from switch_tf.data import ordered
+    check_shares(data.batch_size, data.shares, data.use_cached)
+    if data.use_cached:
+        from switch_tf.data import ordered
 
-    ordered.use_cache_dir()
-    return ordered.OrderedBatches(data, wanted)
+        ordered.use_cache_dir()
+        return ordered.OrderedBatches(data, wanted)
+    if data.shares == 1:
+        return train_dataset(data)
+    _check_examples(data)
+
+    def of_share(index: int, rows: int):
+        share = shares.Share(index, data.shares, data.seed)
+        return _endless(data, share.own_seed, rows, share)
+
+    what = TaskSplit.of(data)
+    return shares.SharedBatches(what, data.batch_size, data.shares, of_share, wanted)
 
 
 def describe_order(batches) -> str:
@@ -254,8 +276,13 @@ def train_dataset(data: TaskData):
     Raises:
       UserError: the name or split is unknown, lengths are invalid, or there are no examples.
     """
+    _check_examples(data)
+    return _endless(data, data.seed, data.batch_size)
+
+
+def _check_examples(data: TaskData) -> None:
+    """Checks that there are examples to train on."""
     import seqio
-    import tensorflow as tf
 
     from switch_tf.data import registry
 
@@ -264,8 +291,14 @@ def train_dataset(data: TaskData):
         registry.check_rates(provider, tasks(data))
     # One epoch, because a repeated dataset whose examples are all filtered out never ends.
     _check_not_empty(_examples(data, shuffle=False, seed=data.seed, num_epochs=1), data)
-    dataset = _examples(data, shuffle=True, seed=data.seed, num_epochs=None)
-    dataset = dataset.batch(data.batch_size, drop_remainder=True)
+
+
+def _endless(data: TaskData, seed: int, rows: int, share: shares.Share | None = None):
+    """Endless shuffled batches of so many rows; of one share, if it is given."""
+    import tensorflow as tf
+
+    dataset = _examples(data, shuffle=True, seed=seed, num_epochs=None, share=share)
+    dataset = dataset.batch(rows, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 

@@ -14,6 +14,7 @@ from switch_tf import mesh as mesh_lib
 from switch_tf.data.batch_shape import count_tokens, feature_axes
 from switch_tf.data.ordered import OrderedBatches
 from switch_tf.data.reading import TaskSplit, user_errors
+from switch_tf.data.shares import SharedBatches
 from switch_tf.data.stamps import stamps
 from switch_tf.data.waiting import Input, within
 
@@ -22,8 +23,8 @@ class Feed:
     """Iterates over a dataset and shards each batch over a mesh by ("batch", "length").
 
     The iterator prefetches by itself and is the only holder of the position, so that a checkpoint
-    taken between two calls of `next` resumes with the batch of the second call: save
-    `tf.train.Checkpoint(iterator=feed.iterator)`.
+    taken between two calls of `next` resumes with the batch of the second call; see
+    `checkpoints.position`.
 
     Args:
       dataset: the batches, of NumPy arrays or tensors.
@@ -31,7 +32,7 @@ class Feed:
       what: what is read, for errors; see `reading.user_errors`.
 
     Attributes:
-      iterator: an iterator of tf.data or of cached tasks; `tf.train.Checkpoint` saves either.
+      iterator: that of the dataset.
       wait_seconds: time that the last `next` waited for the host's data.
       tokens: (input tokens, target tokens) in the last batch, excluding padding. Where this host
         makes a part of its rows, as many times more as there are rows: an estimate.
@@ -39,7 +40,7 @@ class Feed:
 
     def __init__(
         self,
-        dataset: tf.data.Dataset | OrderedBatches,
+        dataset: tf.data.Dataset | OrderedBatches | SharedBatches,
         mesh: mesh_lib.Mesh,
         what: TaskSplit | str = "data",
     ):
@@ -57,6 +58,11 @@ class Feed:
     def tells_position(self) -> bool:
         """Whether the position can be saved while a batch does not come: not that of tf.data."""
         return isinstance(self.iterator, tf.train.experimental.PythonState)
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether one of several shares has failed to give its rows of a batch, for good."""
+        return getattr(self.iterator, "is_torn", False)
 
     @functools.cached_property
     def files(self) -> dict[str, list]:

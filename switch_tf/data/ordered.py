@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from switch_tf import config
 from switch_tf.data import registry
+from switch_tf.data.batch_shape import placed
 from switch_tf.data.permutation import CYCLE, Schedule, key
 from switch_tf.data.streams import Stream, number_of_streams
 from switch_tf.data.task_cache import TaskCache
@@ -309,16 +310,9 @@ class OrderedBatches:
         for batches in itertools.count(state["batches"] + 1):
             rows = [stream.row() for stream in made.values() for _ in range(self._per_stream)]
             positions = {number: stream.position for number, stream in made.items()}
-            batch = {name: self._placed(values) for name, values in self._batch(rows).items()}
+            made_rows = self._batch(rows).items()
+            batch = {name: placed(v, self.rows, self._batch_size) for name, v in made_rows}
             yield batch, {"batches": batches, "streams": positions, "of": self._of}
-
-    def _placed(self, rows: np.ndarray) -> np.ndarray:
-        """The rows that are made, [own rows, length], at their places in a batch of zeros."""
-        if len(rows) == self._batch_size:
-            return rows
-        whole = np.zeros((self._batch_size, *rows.shape[1:]), rows.dtype)
-        whole[self.rows] = rows
-        return whole
 
     def _batch(self, rows: list[list[Example]]) -> Batch:
         """Converts rows to the features of SeqIO's `EncDecFeatureConverter`."""

@@ -67,8 +67,8 @@ def changes(before: Mapping[str, list], now: Mapping[str, list]) -> Iterator[str
         if path not in before:
             yield f"{path} is new"
         elif None not in (size, before[path][0]) and before[path][0] != size:
-            yield f"{path} has {size:,} bytes, and had {before[path][0]:,}"
+            yield f"{path} has {size:,} bytes instead of {before[path][0]:,}"
         elif content and before[path][1] and content != before[path][1]:
-            yield f"{path} has another content of the same size"
+            yield f"{path} has other content of the same size"
     for path in before.keys() - now.keys():
         yield f"{path} is gone"

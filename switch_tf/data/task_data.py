@@ -8,7 +8,7 @@ from switch_tf import config
 from switch_tf.data.batch_shape import check_batch
 from switch_tf.errors import UserError
 from switch_tf.mesh import Mesh
-from switch_tf.rules import BatchSize, Lengths, Name, Seed, configurable
+from switch_tf.rules import BatchSize, Count, Lengths, Name, Seed, configurable
 
 
 @configurable
@@ -32,6 +32,15 @@ class TaskData:
       use_cached: whether to read the cache written by scripts/cache_tasks.sh, in an order that is a
         function of (seed, step) alone. Caching takes time and disk space once and saves tokenising
         in every run: recommended for training.
+      shares: the number of equal parts of the examples, of tasks that are not cached, each of which
+        makes the same rows of every batch. With several hosts, each makes only the shares of its
+        rows, so that tokenising is shared out, and any number of hosts comes to the same batches.
+        Each share reads the whole source, and takes every n-th record of it; building one takes
+        about a second of the start, and its buffers some MB of each checkpoint. Give the largest
+        number of hosts that the run will have; 1 on a single host. Another number is another order.
+        Preprocessors see every n-th record: those that skip, take or cache records are refused, and
+        those that pair neighbours, such as by `batch`, pair others. A function that is the source
+        must give the same order for the same seed, and may shuffle once.
       module: the module whose import registers the task or mixture; None if it is already imported.
     """
 
@@ -42,6 +51,7 @@ class TaskData:
     pack: bool = False
     seed: Seed = 0
     use_cached: bool = False
+    shares: Count = 1
     module: Name | None = None
 
     def provider(self):

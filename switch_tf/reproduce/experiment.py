@@ -137,6 +137,8 @@ class Experiment:
         small models, on which several cores gain little. So it is where a folder is shared.
       pretraining: the task whose NLP pictures show.
       picture: the picture of the report, of `pictures.draw`; "" for none.
+      experts: model -> its number of experts, 1 of the dense model, where the report sets the
+        exponent of loss by experts beside the paper's; empty for none.
       report: module of `switch_tf.reproduce` whose `make` makes the report from the finished runs.
         It is named, not imported: it may need TensorFlow, and experiments are listed before
         TensorFlow starts.
@@ -155,6 +157,7 @@ class Experiment:
     has_core_each: bool = False
     pretraining: str = "pydocs_span_corruption"
     picture: str = ""
+    experts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     report: str = "report"
     variants: Mapping[str, Experiment] = dataclasses.field(default_factory=dict)
     size: str = ""

@@ -7,6 +7,7 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 
+from switch_tf.reproduce import scaling
 from switch_tf.reproduce.metrics import Curve
 
 # Model -> one curve per seed.
@@ -144,21 +145,19 @@ def _curves_of(experiment, results) -> matplotlib.figure.Figure | None:
     return curves_figure(curves, next(iter(curves))) if curves else None
 
 
-def _sizes_of(experiment, results) -> matplotlib.figure.Figure | None:
-    nlp, sizes = {}, {}
+def sizes_and_nlp(experiment, results) -> tuple[dict[str, int], dict[str, list[float]]]:
+    """Model -> parameters, and model -> the last NLP of each seed, of the models that have it."""
+    sizes, nlp = {}, {}
     for arm, found in results.items():
         curves = [Curve.of(result, experiment.pretraining) for result in found]
         if values := [curve.nlp[-1] for curve in curves if curve.steps]:
             nlp[arm.model], sizes[arm.model] = values, found[0].facts["parameters"]
-    return size_figure(sizes, nlp, exponent(sizes, nlp)) if nlp else None
+    return sizes, nlp
 
 
-def exponent(sizes: Mapping[str, int], nlp: Mapping[str, Sequence[float]]) -> float | None:
-    """The exponent a of loss ~ parameters^-a, by least squares of logarithms; None of one size."""
-    if len(set(sizes.values())) < 2:
-        return None
-    x, y = zip(*((np.log(sizes[m]), np.log(-np.mean(nlp[m]))) for m in nlp), strict=True)
-    return float(-np.polyfit(x, y, 1)[0])
+def _sizes_of(experiment, results) -> matplotlib.figure.Figure | None:
+    sizes, nlp = sizes_and_nlp(experiment, results)
+    return size_figure(sizes, nlp, scaling.exponent(sizes, nlp)) if nlp else None
 
 
 def _downstream_of(experiment, results) -> matplotlib.figure.Figure | None:

@@ -13,7 +13,7 @@ import matplotlib.figure
 
 from switch_tf import storage
 from switch_tf.metrics.tables import markdown
-from switch_tf.reproduce import bootstrap, pictures
+from switch_tf.reproduce import bootstrap, pictures, scaling
 from switch_tf.reproduce.experiment import Experiment, Results
 from switch_tf.reproduce.metrics import Metric
 from switch_tf.reproduce.result import Result
@@ -83,7 +83,7 @@ def make(experiment: Experiment, results: Results) -> Report:
             *(f"{claim.text}: {claim.rule(measured)}" for claim in experiment.claims),
         ],
         facts=facts_of(experiment, results) | {"table": [heading, *rows]},
-        remark=load_remark(itertools.chain(*results.values())),
+        remark=_remark(experiment, results),
         figure=_picture(experiment, results),
     )
     if not experiment.is_shared:
@@ -95,6 +95,14 @@ def _picture(experiment: Experiment, results: Results) -> matplotlib.figure.Figu
     if not experiment.picture:
         return None
     return pictures.draw(experiment.picture, experiment, results)
+
+
+def _remark(experiment: Experiment, results: Results) -> str:
+    """Sentences under the table, or ""."""
+    exponents = ""
+    if experiment.experts:
+        exponents = scaling.remark(experiment.experts, *pictures.sizes_and_nlp(experiment, results))
+    return " ".join(filter(None, (exponents, load_remark(itertools.chain(*results.values())))))
 
 
 def load_remark(results: Iterable[Result]) -> str:

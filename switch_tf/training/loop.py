@@ -77,7 +77,7 @@ class TrainLoop:
 
         Raises:
           UserError: a loss is not finite; the last checkpoint stays as it is. Or the data cannot
-            be read any further; the step is saved.
+            be read any further; the step is saved, if this is the only host and no share failed.
           Interruption: a signal stopped it before the last step; the step is saved.
           Restart: the command is to start anew; the step is saved.
         """
@@ -239,6 +239,8 @@ class TrainLoop:
             if saves:
                 self._writer.flush()
                 self._save(before)
+            elif before is not None and not isinstance(error, InputHangs):
+                runtime.tell("the steps since the last checkpoint are not saved")
             if isinstance(error, InputHangs) and signals.number is not None:
                 kept = f"saved step {self.step}" if saves else "the last steps are not saved"
                 raise Interruption(signals.number, f"{kept}; {error}") from error
@@ -248,10 +250,12 @@ class TrainLoop:
         """Whether the last step can be saved although something failed since.
 
         A save takes all hosts, of which others may have failed in nothing. And the position of a
-        pipeline of tf.data cannot be read while it is waited for.
+        pipeline of tf.data cannot be read while it is waited for, and means nothing if one of
+        several shares has failed.
         """
         hangs = isinstance(error, InputHangs)
-        return agreement.is_alone() and (self._feed.tells_position or not hangs)
+        tells = self._feed.tells_position or not (hangs or self._feed.is_torn)
+        return agreement.is_alone() and tells
 
     def _advance(self, progress, before, signals: StopSignals):
         """Performs one training step, logs it, and returns its batch.

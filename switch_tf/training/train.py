@@ -4,6 +4,7 @@ Pre-training and fine-tuning differ only in gin: data, initial checkpoint, learn
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from switch_tf.checkpoints.lock import in_use
 from switch_tf.checkpoints.manager import Checkpoints
 from switch_tf.checkpoints.model_dir import ModelDir, write_as_chief
 from switch_tf.checkpoints.restore import restore_initial
-from switch_tf.data import answers, features
+from switch_tf.data import answers, features, stamps
 from switch_tf.data.batch_shape import local_rows
 from switch_tf.data.entropy import unigram_entropy
 from switch_tf.data.features import check_records, describe_order, train_batches
@@ -208,12 +209,45 @@ def _open(made: MeshModel, evaluation: Evaluation) -> tuple[Evaluators, Feed, st
         what = TaskSplit.of(made.data)
         feed = Feed(batches, made.mesh, what)
         process.keep(feed)
+        _check_same_data(feed)
     packed = "packed, several examples per row" if made.data.pack else "one example per row"
     samples = _read_samples(made, evaluators)
     order = describe_order(batches)
-    if not made.data.use_cached and not agreement.is_alone():
-        order += "; each host makes all rows (of cached tasks, its own)"
+    if not made.data.use_cached and made.data.shares == 1 and not agreement.is_alone():
+        order += f"; each host makes all rows{_shared_by(made)}"
     return evaluators, feed, f"{order}; {packed}", samples
+
+
+def _shared_by(made: MeshModel) -> str:
+    """How each host would make its own rows alone; "" where it needs all of them."""
+    batch_size = made.data.batch_size
+    parts, rest = divmod(batch_size, len(local_rows(batch_size, made.mesh)))
+    if parts == 1 or rest:
+        return ""
+    return f" (with TaskData.shares={parts} or a cache, its own)"
+
+
+def _check_same_data(feed: Feed) -> None:
+    """Checks that this host reads the same as the chief: the cache, or files that `stamps` knows.
+
+    Raises:
+      UserError: it reads something else, from which it would make other batches.
+    """
+    if feed.tells_position:
+        own = feed.iterator.serialize()
+        if agreement.from_chief("the cache of the data", own) != own:
+            raise UserError(
+                "this host reads another cache than the chief: give all hosts the same CACHE_DIR"
+            )
+    files = feed.files
+    chiefs = json.loads(agreement.from_chief("the files of the data", json.dumps(files)))
+    changed = list(stamps.changes(chiefs, files))
+    if changed:
+        more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
+        raise UserError(
+            f"this host reads other data than the chief: {changed[0]}{more}: give all hosts the "
+            "same files"
+        )
 
 
 def _check_answers(data: TaskData) -> None:

@@ -280,7 +280,7 @@ def test_a_run_whose_data_have_changed_is_not_resumed(tmp_path):
     changed = small_run(tmp_path, files=files | {"a.tsv": [6, "other"], "b.tsv": [8, None]})
     assert line_of(changed.checkpoints.restore_latest) == (
         f"data have changed since checkpoint '{tmp_path}/checkpoint_1' was saved, so that its "
-        "position in them means nothing: a.tsv has another content of the same size and 1 more: "
+        "position in them means nothing: a.tsv has other content of the same size and 1 more: "
         "put the old ones back, or use another MODEL_DIR with this one as INITIAL_CHECKPOINT_PATH"
     )
     assert ModelDir(str(tmp_path)).steps() == [1]

@@ -168,6 +168,14 @@ BEFORE_TENSORFLOW = {
         + ["--gin.BATCH_SIZE=8192", "--gin.NUM_EXPERTS=8192"],
         "MESH_SHAPE has 8192 devices, too many CPU devices for ",
     ),
+    "shares that do not divide": (
+        [MODEL, PRETRAIN, DIR, "--gin.TaskData.shares=7"],
+        "BATCH_SIZE=64 is not divisible by TaskData.shares=7: give each share as many rows",
+    ),
+    "shares of a cache": (
+        [MODEL, PRETRAIN, DIR, "--gin.TaskData.shares=2", "--gin.USE_CACHED_TASKS=True"],
+        "TaskData.shares=2 is of tasks that are not cached",
+    ),
     "micro-batches that do not divide": (
         [MODEL, PRETRAIN, DIR, "--gin.TrainStep.microbatches=7"],
         "BATCH_SIZE=64 cannot be divided into 7 micro-batches of whole examples on 1 device: "

@@ -37,8 +37,8 @@ def test_each_change_is_told(found, tmp_path):
     (tmp_path / "a.tsv").write_text("a\tno!\n")
     (tmp_path / "b.tsv").write_text("a\tyes, or not\n")
     assert list(stamps.changes(before, found())) == [
-        f"{tmp_path}/a.tsv has another content of the same size",
-        f"{tmp_path}/b.tsv has 14 bytes, and had 6",
+        f"{tmp_path}/a.tsv has other content of the same size",
+        f"{tmp_path}/b.tsv has 14 bytes instead of 6",
     ]
     (tmp_path / "c.tsv").write_text("c\tyes\n")
     assert f"{tmp_path}/c.tsv is new" in stamps.changes(before, found())
@@ -51,7 +51,7 @@ def test_files_in_another_place_are_compared_in_their_order(found, tmp_path):
     before = {path.replace(str(tmp_path), "/elsewhere"): one for path, one in found().items()}
     assert list(stamps.changes(before, found())) == []
     before["/elsewhere/b.tsv"] = [9, None]
-    assert list(stamps.changes(before, found())) == [f"{tmp_path}/b.tsv has 6 bytes, and had 9"]
+    assert list(stamps.changes(before, found())) == [f"{tmp_path}/b.tsv has 6 bytes instead of 9"]
 
 
 def test_of_large_files_the_size_counts(found, monkeypatch):
@@ -72,7 +72,7 @@ def test_of_many_remote_files_the_names_count(monkeypatch, number, size):
     found = stamps.stamps([seqio.Task("stamps", source, FEATURES, STEPS)], "train")
     assert found == {path: [size, None] for path in paths}
     assert list(stamps.changes({path: [7, None] for path in paths}, found)) == [
-        f"{path} has 6 bytes, and had 7" for path in paths if size
+        f"{path} has 6 bytes instead of 7" for path in paths if size
     ]
     assert f"{paths[0]} is new" in stamps.changes({paths[1]: [None, None]}, found)
 

@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 SETTINGS = SMALL | RUN | {"BATCH_SIZE": 8, "GROUPS_MULTIPLE": 4, "MESH_SHAPE": "batch:4"}
 
 
+# Of a task that is not cached, each host makes its half.
+SHARED = {"TaskData.shares": 2}
 ENDLESS = {"TRAIN_STEPS": 10**6, "EVAL_PERIOD": 10**6}
 
 
@@ -80,7 +82,7 @@ def until(condition, hosts):
 
 def alone(folder, logs):
     """Trains to the last step in one process, which has all devices."""
-    with Hosts(1, logs, command(folder)) as process:
+    with Hosts(1, logs, command(folder, **SHARED)) as process:
         assert process.wait() == [0], process.said()
 
 
@@ -99,7 +101,7 @@ def two(tmp_path_factory):
     shown = (ROOT / "README.md").read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^scripts/local_cluster.sh (\d .*)$", shown, re.MULTILINE)
     # The learning rate does not depend on how long a run is.
-    flags = command(folder, TRAIN_STEPS=3)[4:]
+    flags = command(folder, TRAIN_STEPS=3, **SHARED)[4:]
     own = [flag for flag in flags if flag.startswith("--gin.")]
     subprocess.run(
         [str(ROOT / "scripts/local_cluster.sh"), *shlex.split(line), *own],
@@ -123,6 +125,7 @@ def test_two_hosts_have_the_losses_of_one(one, two):
 def test_the_chief_alone_speaks_and_logs(two):
     folder, (chief, other) = two
     assert "done: step 3 of TRAIN_STEPS=3" in chief
+    assert "in 2 shares; this host makes 4 of 8 rows" in chief
     assert other == ""
     kinds = [record["kind"] for record in read_metrics(str(folder))]
     assert kinds.count("train") == 3 and kinds.count("evaluation") == 1
@@ -140,7 +143,9 @@ def test_their_evaluation_is_that_of_one(one, two):
 
 def test_each_host_wrote_its_part_of_a_checkpoint_that_reads_as_one(one, two):
     parts, whole = (ModelDir(str(folder)).checkpoint(3) for folder in (two[0], one))
-    files = [name for name in os.listdir(parts) if name.startswith("state")]
+    names = os.listdir(parts)
+    assert len([name for name in names if re.match(r"data\.share.*index", name)]) == 2
+    files = [name for name in names if name.startswith("state")]
     assert len([name for name in files if ".data-" in name]) == 2
     assert "state.index" in files and len(files) == 3
     # Nothing is written, or held for it, twice.

@@ -14,13 +14,6 @@ def curve(*nlp):
     return Curve((10, 20), nlp, nlp, 2.0)
 
 
-def test_the_exponent_of_a_power_law_is_found():
-    sizes = {"a": 10, "b": 100, "c": 1000}
-    nlp = {model: [-3.0 * size**-0.25] for model, size in sizes.items()}
-    assert pictures.exponent(sizes, nlp) == pytest.approx(0.25)
-    assert pictures.exponent({"a": 10}, {"a": [-3.0]}) is None
-
-
 def test_the_base_model_is_gray_and_no_other_model_is():
     found = pictures.colours([f"m{n}" for n in range(9)] + ["base"], "base")
     assert found["base"] == "tab:gray"

@@ -20,9 +20,11 @@ from switch_tf.errors import InputHangs, Interruption, UserError
 from switch_tf.evaluation.evaluators import Evaluators
 from switch_tf.evaluation.run import evaluate
 from switch_tf.evaluation.teacher_forced import TeacherForcedEvaluator
+from switch_tf.hosts import agreement
 from switch_tf.metrics.progress import Progress
 from switch_tf.metrics.writer import read_metrics
 from switch_tf.optimizers.adafactor import Adafactor
+from switch_tf.training import train as train_module
 from switch_tf.training.step import TrainStep
 from switch_tf.training.train import train
 from tests import toy_task
@@ -387,6 +389,31 @@ def test_a_host_that_is_not_the_chief_evaluates_without_a_word(
     assert evaluate()
     assert capsys.readouterr().out == ""
     assert sorted(os.listdir(tmp_path / "run")) == there
+
+
+class Reads:
+    """A feed of these files, or of the cache that a position tells."""
+
+    def __init__(self, files=(), position=None):
+        self.files = dict(files)
+        self.tells_position = position is not None
+        self.iterator = self
+        self.serialize = lambda: position
+
+
+def test_a_host_that_reads_other_data_than_the_chief_ends(tmp_path, monkeypatch):
+    chiefs = {"/at_chief/a.tsv": [3, None]}
+    said = {"the files of the data": json.dumps(chiefs), "the cache of the data": "{}"}
+    monkeypatch.setattr(agreement, "from_chief", lambda name, own: said.get(name, own))
+    told = "^this host reads other data than the chief: a.tsv has 4 bytes instead of 3: give all"
+    with pytest.raises(UserError, match=told):
+        train_module._check_same_data(Reads({"a.tsv": [4, None]}))
+    train_module._check_same_data(Reads({"a.tsv": [3, "digest"]}))
+    with pytest.raises(UserError, match="^this host reads another cache than the chief: give"):
+        train_module._check_same_data(Reads(chiefs, position="{1}"))
+    train_module._check_same_data(Reads(chiefs, position="{}"))
+    with pytest.raises(UserError, match="than the chief: /at_chief/a.tsv is gone: give all hosts"):
+        pretrain(tmp_path, TRAIN_STEPS=1)
 
 
 def test_a_stopped_run_resumes_with_the_next_batch_bit_for_bit(

@@ -147,6 +147,7 @@ FIGURE1 = Experiment(
     ),
     folder=FOLDER,
     picture="sizes",
+    experts={T5.model: 1, **{arm.model: number for number, arm in EXPERTS.items()}},
 )
 FIGURE4 = Experiment(
     name="figure4",
