@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+import seqio
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.checkpoints.position import Position
@@ -9,6 +10,7 @@ from switch_tf.data import features
 from switch_tf.errors import UserError
 from switch_tf.hosts import agreement
 from tests import toy_task
+from tests.data import cached_tasks
 from tests.helpers import task_data
 
 LENGTHS = {"inputs": 8, "targets": 8}
@@ -63,3 +65,23 @@ def test_a_position_in_other_data_is_refused(tmp_path):
     Position(iterator(2)).write(str(tmp_path))
     with pytest.raises(UserError, match="belongs to a run on other data: use its MIXTURE_OR"):
         Position(iterator(2, pack=False)).read(str(tmp_path))
+
+
+def test_positions_in_a_cache_and_in_a_pipeline_are_told_apart(tmp_path):
+    cached_tasks.forget()
+    cached_tasks.write(tmp_path / "cache", "cached_pairs")
+    seqio.add_global_cache_dirs([str(tmp_path / "cache")])
+    with mesh_lib.host():
+        data = task_data("cached_pairs", LENGTHS, 8, use_cached=True)
+        cached = iter(features.train_batches(data))
+    cached_tasks.forget()
+    positions = {True: Position(cached), False: Position(iterator())}
+    for is_cached, other in ((True, False), (False, True)):
+        folder = tmp_path / str(is_cached)
+        folder.mkdir()
+        positions[is_cached].write(str(folder))
+        told = (
+            f"belongs to a run with USE_CACHED_TASKS={is_cached}, which reads the data in another"
+        )
+        with pytest.raises(UserError, match=told):
+            positions[other].read(str(folder))
