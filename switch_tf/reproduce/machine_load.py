@@ -19,7 +19,7 @@ class Load:
     Attributes:
       others: mean number of cores taken by other processes, and by other machines on the same
         hardware.
-      cores: cores of this machine.
+      cores: cores that this process may use.
     """
 
     others: float
@@ -41,7 +41,8 @@ class Load:
 class LoadMeter:
     """Measures the load of other processes from its creation on.
 
-    This process is not counted, nor are its children.
+    This process is not counted, nor are its children; nor is what others do on cores that this one
+    is kept from, such as by `taskset` or a scheduler.
 
     Args:
       children: returns the process numbers of its children that have not been waited for.
@@ -55,16 +56,20 @@ class LoadMeter:
         """The mean load so far."""
         (wall, busy, own), (wall_0, busy_0, own_0) = self._now(), self._before
         others = ((busy - busy_0) - (own - own_0)) / max(wall - wall_0, 1e-9)
-        cores = os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
         # Ticks of the machine's counters are coarse against a short time.
         return Load(min(max(others, 0.0), float(cores)), cores)
 
     def _now(self) -> tuple[float, float, float]:
-        """Seconds of the clock, of all cores at work, and of this process and its children."""
-        user, nice, system, _, _, *interrupts = map(
-            int, _STAT.read_text(encoding="utf-8").split()[1:9]
-        )
-        busy = (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+        """Seconds of the clock, of its cores at work, and of this process and its children."""
+        cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        ticks = 0
+        for line in _STAT.read_text(encoding="utf-8").splitlines():
+            name, *fields = line.split()
+            if name in cores:
+                user, nice, system, _, _, *interrupts = map(int, fields[:8])
+                ticks += user + nice + system + sum(interrupts)
+        busy = ticks / os.sysconf("SC_CLK_TCK")
         used = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         own = sum(u.ru_utime + u.ru_stime for u in used)
         return time.monotonic(), busy, own + sum(map(_seconds_of, self._children()))
