@@ -74,7 +74,7 @@ def make(experiment: Experiment, results: Results) -> Report:
         for metric in shown:
             paper = experiment.paper.get(model, {}).get(metric.name)
             row += [_measured_text(found.get(metric.name, ()), metric)]
-            row += ["" if paper is None else f"{paper:,}"]
+            row += ["" if paper is None else metric.number(paper)]
         rows.append(row)
     report = Report(
         rows=[heading, *rows],

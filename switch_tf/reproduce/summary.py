@@ -7,6 +7,7 @@ from pathlib import Path
 from switch_tf import storage
 from switch_tf.metrics.tables import markdown
 from switch_tf.reproduce.registry import EXPERIMENTS
+from switch_tf.reproduce.verdict import NOT_RUN
 
 _HEADING = """\
 # Results
@@ -47,8 +48,10 @@ def _rows(results_dir: Path) -> Iterator[tuple[str, ...]]:
         for claim in experiment.claims:
             found = judged.get(claim.text)
             place = f"[{name}]({results_dir.name}/{name}.md)" if found else name
-            verdict = f"**{found['verdict']}**" if found else "not run yet"
-            yield place, claim.text, verdict, found["reason"] if found else "", claim.paper
+            verdict, reason = NOT_RUN, ""
+            if found and found["verdict"] != NOT_RUN:
+                verdict, reason = f"**{found['verdict']}**", found["reason"]
+            yield place, claim.text, verdict, reason, claim.paper
 
 
 def _counts(verdicts: Iterator[str]) -> str:

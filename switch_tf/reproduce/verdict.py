@@ -21,6 +21,7 @@ _WORDS = {
     False: "contradicts the claim",
     None: "cannot tell at this scale",
 }
+NOT_RUN = "not run yet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +31,17 @@ class Verdict:
     Attributes:
       holds: whether the measurements support the claim; None if they do not decide it.
       reason: the reason, in words.
+      lacks_runs: whether it is open because runs are missing.
     """
 
     holds: bool | None
     reason: str
+    lacks_runs: bool = False
 
     @property
     def word(self) -> str:
-        """`supports the claim`, `contradicts the claim` or `cannot tell at this scale`."""
-        return _WORDS[self.holds]
+        """What it does to the claim, in a few words; NOT_RUN if it is open for lack of runs."""
+        return NOT_RUN if self.holds is None and self.lacks_runs else _WORDS[self.holds]
 
     def __str__(self) -> str:
         return f"{self.word}: {self.reason}"
@@ -80,7 +83,7 @@ def ahead(model: str, of: str, metric: Metric) -> Rule:
     def rule(measured: Measurements) -> Verdict:
         ours, theirs = (_values(measured, name, metric) for name in (model, of))
         if told := _lack(metric, {model: ours, of: theirs}):
-            return Verdict(None, told)
+            return Verdict(None, told, lacks_runs=True)
         gain = metric.sign * (statistics.mean(ours) - statistics.mean(theirs))
         low, high = _lead(metric, ours, theirs)
         holds = True if low > 0 else False if high < 0 else None
@@ -107,7 +110,7 @@ def alike(model: str, of: str, metric: Metric, within: float) -> Rule:
     def rule(measured: Measurements) -> Verdict:
         ours, theirs = (_values(measured, name, metric) for name in (model, of))
         if told := _lack(metric, {model: ours, of: theirs}):
-            return Verdict(None, told)
+            return Verdict(None, told, lacks_runs=True)
         low, high = _lead(metric, ours, theirs)
         inside = -within <= low and high <= within
         outside = low > within or high < -within
@@ -135,7 +138,7 @@ def steadier(model: str, than: str, metric: Metric) -> Rule:
     def rule(measured: Measurements) -> Verdict:
         ours, theirs = (_values(measured, name, metric) for name in (model, than))
         if told := _lack(metric, {model: ours, than: theirs}):
-            return Verdict(None, told)
+            return Verdict(None, told, lacks_runs=True)
         diverged = [any(map(math.isinf, values)) for values in (ours, theirs)]
         if any(diverged):
             holds = {(False, True): True, (True, False): False}.get(tuple(diverged))
@@ -172,10 +175,10 @@ def keeps(student: str, teacher: str, base: str, metric: Metric) -> Rule:
     def rule(measured: Measurements) -> Verdict:
         values = {name: _values(measured, name, metric) for name in (student, teacher, base)}
         if told := _lack(metric, values):
-            return Verdict(None, told)
+            return Verdict(None, told, lacks_runs=True)
         lead = leads(measured)
         if not lead.holds:
-            return Verdict(None, f"no lead to keep: {lead.reason}")
+            return Verdict(None, f"no lead to keep: {lead.reason}", lead.lacks_runs)
         ours, theirs, bases = (statistics.mean(found) for found in values.values())
         low, high = bootstrap.interval(_share, *values.values())
         return Verdict(
@@ -204,7 +207,8 @@ def faster(model: str, than: str, curves: Sequence[Metric], at_least: float = 1.
         of = {name: [_values(measured, name, c) for c in curves] for name in (model, than)}
         few = [name for name, found in of.items() if min(map(len, found)) < 2]
         if few:
-            return Verdict(None, f"two seeds at least are needed of {' and of '.join(few)}")
+            told = f"two seeds at least are needed of {' and of '.join(few)}"
+            return Verdict(None, told, lacks_runs=True)
         found = [_speed_up(ours, theirs) for ours, theirs in zip(*of.values(), strict=True)]
         rng = np.random.default_rng(0)
         draws = [
@@ -240,7 +244,8 @@ def ahead_by(model: str, of: str, metric: Metric, times: float) -> Rule:
     def rule(measured: Measurements) -> Verdict:
         ours, theirs = (_values(measured, name, metric) for name in (model, of))
         if not ours or len(theirs) < 2:
-            return Verdict(None, f"this needs {metric.name} of {model} and of two seeds of {of}")
+            told = f"this needs {metric.name} of {model} and of two seeds of {of}"
+            return Verdict(None, told, lacks_runs=True)
         gain = metric.sign * (statistics.mean(ours) - statistics.mean(theirs))
         spread = max(theirs) - min(theirs)
         alone = f"; {model} has one seed, whose own spread is not known" if len(ours) == 1 else ""
@@ -262,7 +267,8 @@ def every(rules: Sequence[Rule]) -> Rule:
         found = [each(measured) for each in rules]
         holds = False if any(v.holds is False for v in found) else None
         reasons = "; ".join(verdict.reason for verdict in found)
-        return Verdict(True if all(v.holds for v in found) else holds, reasons)
+        lacks_runs = any(v.lacks_runs for v in found)
+        return Verdict(True if all(v.holds for v in found) else holds, reasons, lacks_runs)
 
     return rule
 

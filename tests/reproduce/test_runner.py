@@ -137,7 +137,7 @@ def test_the_report_sets_what_was_measured_beside_the_paper(trained, tmp_path, m
     assert report.table().splitlines() == [
         "|           | NLP                                | the paper |",
         "| --------- | ---------------------------------- | --------- |",
-        "| dense     | -4.250 (-4.500 to -4.000, 2 seeds) | -1.5      |",
+        "| dense     | -4.250 (-4.500 to -4.000, 2 seeds) | -1.500    |",
         "| Switch, 8 | -3.125 (-3.250 to -3.000, 2 seeds) |           |",
     ]
     assert report.verdicts == [
@@ -317,7 +317,7 @@ def test_a_report_of_shared_runs_can_be_made_before_all_are_done(trained, tmp_pa
     runner.run(dataclasses.replace(SHARED, arms=(DENSE,)), tmp_path, tmp_path)
     report = runner.report(SHARED, tmp_path, tmp_path)
     assert "| Switch, 8 | 0 of 2 |" in report.page
-    assert report.verdicts[1].startswith("experts help: cannot tell at this scale: NLP needs two")
+    assert report.verdicts[1].startswith("experts help: not run yet: NLP needs two")
 
 
 def test_a_seed_is_fine_tuned_from_the_same_seed(tmp_path):

@@ -53,9 +53,10 @@ def test_a_seed_that_diverged_or_never_arrived_is_behind_all_others():
 
 def test_one_seed_of_a_model_or_none_decides_nothing():
     told = "NLP needs two seeds at least: there are 1 of Switch"
-    assert RULE(measured(Switch=[-3.0], dense=[-4.0, -4.5])) == Verdict(None, told)
+    assert RULE(measured(Switch=[-3.0], dense=[-4.0, -4.5])) == Verdict(None, told, True)
     found = RULE({"Switch": {}, "dense": {}})
     assert found.reason == "NLP needs two seeds at least: there are 0 of Switch and 0 of dense"
+    assert found.word == every([RULE])({"Switch": {}, "dense": {}}).word == "not run yet"
 
 
 @pytest.mark.parametrize(
