@@ -250,12 +250,10 @@ class Checkpoints:
         file = notes_path(path)
         notes = json.loads(storage.read_text(file)) if storage.exists(file) else {}
         before = notes.pop("files", {})
-        changed = list(stamps.changes(before, self._files)) if before else []
-        if changed:
-            more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
+        if before and (changed := stamps.first_change(before, self._files)):
             raise UserError(
                 f"data have changed since checkpoint '{path}' was saved, so that its position in "
-                f"them means nothing: {changed[0]}{more}: put the old ones back, or use "
+                f"them means nothing: {changed}: put the old ones back, or use "
                 f"{OTHER_RUN}"
             )
         return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -115,19 +115,41 @@ def local_rows(batch_size: int, mesh: mesh_lib.Mesh) -> list[int]:
     return sorted({row for (rows,) in places for row in range(rows.start, rows.stop)})
 
 
-def placed(rows: np.ndarray, places: Sequence[int], batch_size: int) -> np.ndarray:
-    """A batch [batch_size, length] with these rows at their places, and zeros elsewhere.
+class OwnRows:
+    """The rows of a batch that a host makes.
+
+    A batch has equal parts, each made as a whole by every host that needs one of its rows.
 
     Args:
-      rows: [len(places), length].
-      places: ascending.
-      batch_size: rows in the batch.
+      batch_size: rows in a global batch.
+      number: the number of parts, which divides the batch size.
+      wanted: the rows that this host needs; None for all.
+
+    Attributes:
+      parts: the parts that this host makes, ascending.
+      per_part: the number of rows of each.
+      rows: their rows, ascending.
     """
-    if len(rows) == batch_size:
-        return rows
-    whole = np.zeros((batch_size, *rows.shape[1:]), rows.dtype)
-    whole[places] = rows
-    return whole
+
+    def __init__(self, batch_size: int, number: int, wanted: Collection[int] | None):
+        self._batch_size, self.per_part = batch_size, batch_size // number
+        wanted = range(batch_size) if wanted is None else wanted
+        self.parts = sorted({row // self.per_part for row in wanted})
+        self.rows = [part * self.per_part + n for part in self.parts for n in range(self.per_part)]
+
+    def describe(self) -> str:
+        """The end of a line on the data, which says that not all rows are made; "" if all are."""
+        if len(self.rows) == self._batch_size:
+            return ""
+        return f"; this host makes {len(self.rows):,} of {self._batch_size:,} rows"
+
+    def placed(self, values: np.ndarray) -> np.ndarray:
+        """These rows, [own rows, length], in a batch [batch_size, length] of zeros."""
+        if len(values) == self._batch_size:
+            return values
+        whole = np.zeros((self._batch_size, *values.shape[1:]), values.dtype)
+        whole[self.rows] = values
+        return whole
 
 
 def count_tokens(

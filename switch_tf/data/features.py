@@ -247,8 +247,7 @@ def train_batches(data: TaskData, wanted: Collection[int] | None = None):
     _check_examples(data)
 
     def of_share(index: int, rows: int):
-        share = shares.Share(index, data.shares, data.seed)
-        return _endless(data, share.own_seed, rows, share)
+        return _endless(data, rows, shares.Share(index, data.shares, data.seed))
 
     what = TaskSplit.of(data)
     return shares.SharedBatches(what, data.batch_size, data.shares, of_share, wanted)
@@ -277,7 +276,7 @@ def train_dataset(data: TaskData):
       UserError: the name or split is unknown, lengths are invalid, or there are no examples.
     """
     _check_examples(data)
-    return _endless(data, data.seed, data.batch_size)
+    return _endless(data, data.batch_size)
 
 
 def _check_examples(data: TaskData) -> None:
@@ -293,10 +292,11 @@ def _check_examples(data: TaskData) -> None:
     _check_not_empty(_examples(data, shuffle=False, seed=data.seed, num_epochs=1), data)
 
 
-def _endless(data: TaskData, seed: int, rows: int, share: shares.Share | None = None):
+def _endless(data: TaskData, rows: int, share: shares.Share | None = None):
     """Endless shuffled batches of so many rows; of one share, if it is given."""
     import tensorflow as tf
 
+    seed = data.seed if share is None else share.own_seed
     dataset = _examples(data, shuffle=True, seed=seed, num_epochs=None, share=share)
     dataset = dataset.batch(rows, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).with_options(_options())

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from switch_tf import config
 from switch_tf.data import registry
-from switch_tf.data.batch_shape import placed
+from switch_tf.data.batch_shape import OwnRows
 from switch_tf.data.permutation import CYCLE, Schedule, key
 from switch_tf.data.streams import Stream, number_of_streams
 from switch_tf.data.task_cache import TaskCache
@@ -237,15 +237,9 @@ class OrderedBatches:
             for name in rates
         ]
         self._lengths = {name: lengths[name] for name in _SIDES}
-        self._batch_size, self._pack = data.batch_size, data.pack
-        self._per_stream = data.batch_size // streams
-        wanted = range(data.batch_size) if wanted is None else wanted
-        self._streams = sorted({row // self._per_stream for row in wanted})
-        self.rows = [
-            stream * self._per_stream + row
-            for stream in self._streams
-            for row in range(self._per_stream)
-        ]
+        self._pack = data.pack
+        self._own = OwnRows(data.batch_size, streams, wanted)
+        self.rows = self._own.rows
         self._of = {
             "task": data.mixture_or_task_name,
             "split": data.split,
@@ -265,11 +259,10 @@ class OrderedBatches:
     def describe(self) -> str:
         """A line that describes the order, and which rows are made if not all are."""
         tasks = self._of["examples"]
-        part = f"; this host makes {len(self.rows):,} of {self._batch_size:,} rows"
         return (
             f"data: cache of {len(tasks)} task{'s' * (len(tasks) > 1)}, {sum(tasks.values()):,} "
             "cached examples per epoch; the batch of step n depends only on (seed, n)"
-            + (part if len(self.rows) < self._batch_size else "")
+            f"{self._own.describe()}"
         )
 
     def start(self) -> dict:
@@ -296,7 +289,7 @@ class OrderedBatches:
                     f"the checkpoint belongs to a run on other data, with {name} {value!r} instead "
                     f"of {own!r}: use the data that it was trained on, or {OTHER_RUN}"
                 )
-        missing = sorted(set(self._streams) - set(state["streams"]))
+        missing = sorted(set(self._own.parts) - set(state["streams"]))
         if missing:
             raise UserError(
                 f"the checkpoint lacks the position of streams {missing} of the data, so that it "
@@ -306,12 +299,11 @@ class OrderedBatches:
     def after(self, state: dict) -> Iterator[tuple[Batch, dict]]:
         """Yields the batches after a state, each with the state after it."""
         parts = self._tasks, self._schedule, self._lengths, self._pack
-        made = {n: Stream(n, *parts, state["streams"][n]) for n in self._streams}
+        made = {n: Stream(n, *parts, state["streams"][n]) for n in self._own.parts}
         for batches in itertools.count(state["batches"] + 1):
-            rows = [stream.row() for stream in made.values() for _ in range(self._per_stream)]
+            rows = [stream.row() for stream in made.values() for _ in range(self._own.per_part)]
             positions = {number: stream.position for number, stream in made.items()}
-            made_rows = self._batch(rows).items()
-            batch = {name: placed(v, self.rows, self._batch_size) for name, v in made_rows}
+            batch = {name: self._own.placed(v) for name, v in self._batch(rows).items()}
             yield batch, {"batches": batches, "streams": positions, "of": self._of}
 
     def _batch(self, rows: list[list[Example]]) -> Batch:

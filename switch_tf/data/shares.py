@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
-from switch_tf.data.batch_shape import placed
+from switch_tf.data.batch_shape import OwnRows
 from switch_tf.data.permutation import key
 from switch_tf.data.reading import TaskSplit
 from switch_tf.errors import UserError
@@ -197,22 +197,18 @@ class SharedBatches:
         make: Callable,
         wanted: Collection[int] | None = None,
     ):
-        self._what, self._batch_size, self.number = what, batch_size, number
-        per_share = batch_size // number
-        wanted = range(batch_size) if wanted is None else wanted
-        shares = sorted({row // per_share for row in wanted})
-        self.made: Mapping = {share: make(share, per_share) for share in shares}
-        self.rows = [share * per_share + row for share in shares for row in range(per_share)]
+        self._what, self.number = what, number
+        self._own = OwnRows(batch_size, number, wanted)
+        self.rows = self._own.rows
+        self.made: Mapping = {share: make(share, self._own.per_part) for share in self._own.parts}
 
     def __iter__(self) -> SharedIterator:
         return SharedIterator(self)
 
     def describe(self) -> str:
         """A line that describes the order, and which rows are made if not all are."""
-        line = f"data: not cached, so in SeqIO's own order, in {self.number} shares"
-        if len(self.rows) == self._batch_size:
-            return line
-        return f"{line}; this host makes {len(self.rows):,} of {self._batch_size:,} rows"
+        order = f"data: not cached, so in SeqIO's own order, in {self.number} shares"
+        return order + self._own.describe()
 
     def empty(self, share: int) -> str:
         """What to tell of a share that has come to an end."""
@@ -223,4 +219,4 @@ class SharedBatches:
 
     def placed(self, rows: np.ndarray) -> np.ndarray:
         """The rows that are made, [own rows, length], at their places in a batch of zeros."""
-        return placed(rows, self.rows, self._batch_size)
+        return self._own.placed(rows)

@@ -72,3 +72,10 @@ def changes(before: Mapping[str, list], now: Mapping[str, list]) -> Iterator[str
             yield f"{path} has other content of the same size"
     for path in before.keys() - now.keys():
         yield f"{path} is gone"
+
+
+def first_change(before: Mapping[str, list], now: Mapping[str, list]) -> str:
+    """The first of `changes`, and how many more there are; "" if nothing differs."""
+    found = list(changes(before, now))
+    more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+    return found[0] + more if found else ""

@@ -82,8 +82,8 @@ def ahead(model: str, of: str, metric: Metric) -> Rule:
 
     def rule(measured: Measurements) -> Verdict:
         ours, theirs = (_values(measured, name, metric) for name in (model, of))
-        if told := _lack(metric, {model: ours, of: theirs}):
-            return Verdict(None, told, lacks_runs=True)
+        if lack := _lack(metric, {model: ours, of: theirs}):
+            return lack
         gain = metric.sign * (statistics.mean(ours) - statistics.mean(theirs))
         low, high = _lead(metric, ours, theirs)
         holds = True if low > 0 else False if high < 0 else None
@@ -109,8 +109,8 @@ def alike(model: str, of: str, metric: Metric, within: float) -> Rule:
 
     def rule(measured: Measurements) -> Verdict:
         ours, theirs = (_values(measured, name, metric) for name in (model, of))
-        if told := _lack(metric, {model: ours, of: theirs}):
-            return Verdict(None, told, lacks_runs=True)
+        if lack := _lack(metric, {model: ours, of: theirs}):
+            return lack
         low, high = _lead(metric, ours, theirs)
         inside = -within <= low and high <= within
         outside = low > within or high < -within
@@ -137,8 +137,8 @@ def steadier(model: str, than: str, metric: Metric) -> Rule:
 
     def rule(measured: Measurements) -> Verdict:
         ours, theirs = (_values(measured, name, metric) for name in (model, than))
-        if told := _lack(metric, {model: ours, than: theirs}):
-            return Verdict(None, told, lacks_runs=True)
+        if lack := _lack(metric, {model: ours, than: theirs}):
+            return lack
         diverged = [any(map(math.isinf, values)) for values in (ours, theirs)]
         if any(diverged):
             holds = {(False, True): True, (True, False): False}.get(tuple(diverged))
@@ -174,11 +174,11 @@ def keeps(student: str, teacher: str, base: str, metric: Metric) -> Rule:
 
     def rule(measured: Measurements) -> Verdict:
         values = {name: _values(measured, name, metric) for name in (student, teacher, base)}
-        if told := _lack(metric, values):
-            return Verdict(None, told, lacks_runs=True)
+        if lack := _lack(metric, values):
+            return lack
         lead = leads(measured)
         if not lead.holds:
-            return Verdict(None, f"no lead to keep: {lead.reason}", lead.lacks_runs)
+            return Verdict(None, f"no lead to keep: {lead.reason}")
         ours, theirs, bases = (statistics.mean(found) for found in values.values())
         low, high = bootstrap.interval(_share, *values.values())
         return Verdict(
@@ -277,10 +277,11 @@ def _values(measured: Measurements, model: str, metric: Metric) -> Sequence[floa
     return measured.get(model, {}).get(metric.name, ())
 
 
-def _lack(metric: Metric, values: Mapping[str, Sequence[float]]) -> str:
-    """What is missing for a comparison over seeds; "" if nothing is."""
+def _lack(metric: Metric, values: Mapping[str, Sequence[float]]) -> Verdict | None:
+    """The verdict where runs are missing for a comparison over seeds; None if none is."""
     few = [f"{len(found)} of {model}" for model, found in values.items() if len(found) < 2]
-    return f"{metric.name} needs two seeds at least: there are {' and '.join(few)}" if few else ""
+    told = f"{metric.name} needs two seeds at least: there are {' and '.join(few)}"
+    return Verdict(None, told, lacks_runs=True) if few else None
 
 
 def _lead(metric: Metric, ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:

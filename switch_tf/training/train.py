@@ -241,12 +241,9 @@ def _check_same_data(feed: Feed) -> None:
             )
     files = feed.files
     chiefs = json.loads(agreement.from_chief("the files of the data", json.dumps(files)))
-    changed = list(stamps.changes(chiefs, files))
-    if changed:
-        more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
+    if changed := stamps.first_change(chiefs, files):
         raise UserError(
-            f"this host reads other data than the chief: {changed[0]}{more}: give all hosts the "
-            "same files"
+            f"this host reads other data than the chief: {changed}: give all hosts the same files"
         )
 
 
