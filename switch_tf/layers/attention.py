@@ -32,21 +32,26 @@ class Cache:
         self.value_BHTK = value_BHTK
         self.position = position
 
-    def extend(self, key_B1HK, value_B1HK):
+    def extend(self, key_BH1K, value_BH1K):
         """Writes the key and value of one position."""
         length = self.key_BHTK.shape[2]
-        here_T = tf.one_hot(self.position, length, dtype=key_B1HK.dtype)
+        here_T = tf.one_hot(self.position, length, dtype=key_BH1K.dtype)
         here_T1 = tf.expand_dims(here_T, -1)
-        self.key_BHTK += here_T1 * _by_head(key_B1HK)
-        self.value_BHTK += here_T1 * _by_head(value_B1HK)
+        self.key_BHTK += here_T1 * key_BH1K
+        self.value_BHTK += here_T1 * value_BH1K
 
-    def fill(self, key_BTHK, value_BTHK):
+    def fill(self, key_BHTK, value_BHTK):
         """Sets the keys and values of all positions."""
-        self.key_BHTK, self.value_BHTK = _by_head(key_BTHK), _by_head(value_BTHK)
+        self.key_BHTK, self.value_BHTK = key_BHTK, value_BHTK
 
 
-def _by_head(x_BTHK):
-    return tf.transpose(x_BTHK, [0, 2, 1, 3])
+def _swap_heads(x_BLHK):
+    """Swaps length and heads, in either order: [batch, length, heads, d_kv] or heads first.
+
+    The products of attention take their operands by head. Swapped once, they serve the forward and
+    the backward pass; `tf.einsum` would swap them anew for each of its products.
+    """
+    return tf.transpose(x_BLHK, [0, 2, 1, 3])
 
 
 class Attention(Layer):
@@ -112,19 +117,19 @@ class Attention(Layer):
           [batch, length, d_model].
         """
         check_axes(self, x_BLM, "[batch, length, d_model]")
-        query_BLHK = self.make_query(x_BLM, nonpadding_BL, training)
+        query_BHLK = _swap_heads(self.make_query(x_BLM, nonpadding_BL, training))
         source = (x_BLM if memory_BTM is None else memory_BTM, nonpadding_BL, training)
-        key, value, axes = self._keys_values(source, cache)
+        key_BHTK, value_BHTK = self._keys_values(source, cache)
         dtype = exact_dtype(self.compute_dtype, self.float32_logits)
-        query_BLHK, key = tf.cast(query_BLHK, dtype), tf.cast(key, dtype)
-        logits_BHLT = product(f"BLHK,{axes}->BHLT", query_BLHK, key)
+        query_BHLK, key_BHTK = tf.cast(query_BHLK, dtype), tf.cast(key_BHTK, dtype)
+        logits_BHLT = product("BHLK,BHTK->BHLT", query_BHLK, key_BHTK)
         if bias is not None:
             bias = bias.tensor if isinstance(bias, UncastTensor) else bias
             logits_BHLT += tf.cast(bias, logits_BHLT.dtype)
         weights_BHLT = tf.cast(tf.nn.softmax(logits_BHLT), self.compute_dtype)
         noise_axes = ("batch", "heads", None, None)
         weights_BHLT = self.dropout(weights_BHLT, axes=noise_axes, training=training)
-        attended_BLHK = product(f"BHLT,{axes}->BLHK", weights_BHLT, value)
+        attended_BLHK = _swap_heads(product("BHLT,BHTK->BHLK", weights_BHLT, value_BHTK))
         y_BLM = product("BLHK,HKM->BLM", attended_BLHK, self.read(self.output_kernel))
         return lay_out(y_BLM, ("batch", "length", None))
 
@@ -138,17 +143,20 @@ class Attention(Layer):
         return key_BTHK, product("BTM,MHK->BTHK", x_BTM, self.read(self.value))
 
     def _keys_values(self, source, cache):
-        """Keys and values of `source` (arguments of `make_key_value`), and their axes.
+        """Keys and values of `source` (arguments of `make_key_value`), by head.
 
         From the cache if there is one, which is extended or filled first.
         """
+        if cache is not None and cache.position is None and cache.key_BHTK is not None:
+            return cache.key_BHTK, cache.value_BHTK
+        made = [_swap_heads(x_BTHK) for x_BTHK in self.make_key_value(*source)]
         if cache is None:
-            return *self.make_key_value(*source), "BTHK"
-        if cache.position is not None:
-            cache.extend(*self.make_key_value(*source))
-        elif cache.key_BHTK is None:
-            cache.fill(*self.make_key_value(*source))
-        return cache.key_BHTK, cache.value_BHTK, "BHTK"
+            return made
+        if cache.position is None:
+            cache.fill(*made)
+        else:
+            cache.extend(*made)
+        return cache.key_BHTK, cache.value_BHTK
 
     def compute_output_shape(self, x_BLM_shape, *args, **kwargs):
         """The shape of x, whatever the others are."""
