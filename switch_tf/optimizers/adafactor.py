@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import keras
 import tensorflow as tf
+from tensorflow.experimental import dtensor
 
 from switch_tf.optimizers.base import (
     Groups,
@@ -32,6 +33,9 @@ from switch_tf.optimizers.base import (
 )
 from switch_tf.optimizers.schedules import Schedule, not_given
 from switch_tf.rules import NonNegative, Positive, Rate, Whole, configurable
+
+# Elements on a device of a variable that is updated as soon as its gradient is there: 4 MB.
+_LARGE = 1 << 20
 
 
 @configurable
@@ -116,26 +120,44 @@ class Adafactor(Optimizer):
 
         Memory is what limits an update of many experts, so RMS(U) is computed from G² and the
         factors of V before U is made, and the scalar factors are multiplied into a factor of V.
-        Scalars are computed for all variables at once: for small models, the cost of an update is
-        the number of ops times the number of devices.
+        A large variable is updated as soon as its gradient is there, so that not all gradients are
+        held at the same time. Scalars of the others are computed at once: for small models, the
+        cost of an update is the number of ops times the number of devices.
         """
         mixing = (step + 1.0) ** -self._decay_exponent
-        made = [
-            self._precondition(gradient, variable, mixing)
-            for gradient, variable in zip(gradients, variables, strict=True)
-        ]
-        weights = [tf.cast(variable.value, tf.float32) for variable in variables]
+        rate = self.learning_rate(step)
+        updates, squares = {}, {}
+        for indices in _apart(variables):
+            chosen = [(gradients[index], variables[index]) for index in indices]
+            made, of_made = self._updates_at_once(chosen, mixing, rate)
+            updates |= zip(indices, made, strict=True)
+            squares |= zip(indices, tf.unstack(of_made, axis=1), strict=True)
+        order = range(len(variables))
+        return [updates[i] for i in order], tf.stack([squares[i] for i in order], axis=1)
+
+    def _updates_at_once(
+        self, chosen: Sequence[tuple[tf.Tensor, keras.Variable]], mixing, rate
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """`updates_and_squares` of some gradients and their variables.
+
+        Args:
+          chosen: gradients with their variables.
+          mixing: 1 - β.
+          rate: α.
+        """
+        made = [self._precondition(gradient, variable, mixing) for gradient, variable in chosen]
+        weights = [tf.cast(variable.value, tf.float32) for _, variable in chosen]
         of_gradients = tf.stack([each.gradient_squares for each in made])
         of_updates = tf.stack([each.squares for each in made])
         of_weights = sums_of_squares(weights)
         sizes = [float(weight.shape.num_elements()) for weight in weights]
-        factors = self._factors(of_updates / sizes, of_weights / sizes, self.learning_rate(step))
+        factors = self._factors(of_updates / sizes, of_weights / sizes, rate)
         updates = [each.times(f) for each, f in zip(made, tf.unstack(factors), strict=True)]
         of_updates *= tf.square(factors)
         if self._beta1:
             updates = [
                 self._with_momentum(update, self.slots_of(variable)["m"])
-                for update, variable in zip(updates, variables, strict=True)
+                for update, (_, variable) in zip(updates, chosen, strict=True)
             ]
             of_updates = sums_of_squares(updates)
         return updates, tf.stack([of_gradients, of_updates, of_weights])
@@ -202,6 +224,20 @@ class Adafactor(Optimizer):
         return factors
 
 
+def _apart(variables: Sequence[keras.Variable]) -> list[list[int]]:
+    """Indices of variables: each large one by itself, and all others together."""
+    large = [i for i, variable in enumerate(variables) if _elements(variable.value) >= _LARGE]
+    small = [i for i in range(len(variables)) if i not in set(large)]
+    return [[i] for i in large] + ([small] if small else [])
+
+
+def _elements(value) -> int:
+    """Number of elements on a device."""
+    if isinstance(value, dtensor.DVariable):
+        return math.prod(value.layout.local_shape_from_global_shape(list(value.shape)))
+    return value.shape.num_elements()
+
+
 class _Preconditioned(NamedTuple):
     """U = G / sqrt(V), not yet multiplied out if V is factored.
 
@@ -238,7 +274,8 @@ def _weighted_sums(x, weights, summed: tuple[int, ...], missing: tuple[int, ...]
         "".join(name for axis, name in enumerate(names) if axis not in without)
         for without in (missing, summed)
     )
-    return tf.einsum(f"{names},z{of_weights}->z{of_sum}", x, weights)
+    # In this order the few rows of weights are the left operand of a product, which is faster.
+    return tf.einsum(f"z{of_weights},{names}->z{of_sum}", weights, x)
 
 
 def _spread(x, axes: tuple[int, ...]):

@@ -1,4 +1,4 @@
-"""Products of bfloat16 sum in float32, whatever the processor."""
+"""Products of bfloat16 sum in float32, whatever the processor; gradients lie as their operands."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,10 @@ import pytest
 import tensorflow as tf
 
 import switch_tf.layers
+from switch_tf import mesh as mesh_lib
 from switch_tf import runtime
+from switch_tf.benches.breakdown import part_of
+from switch_tf.layers import products
 from switch_tf.layers.products import as_on_accelerators, product
 from tests.helpers import compiled
 
@@ -61,6 +64,100 @@ def test_what_is_lowered_for_an_accelerator_computes_in_bfloat16(monkeypatch):
     with as_on_accelerators():
         assert dtype_of_the_operation() == tf.bfloat16
     assert dtype_of_the_operation() == tf.float32
+
+
+# Equations of the layers, with sizes of their axes.
+SIZES = dict(zip("BLMFEGCSHKTV", (2, 4, 6, 10, 4, 2, 3, 5, 4, 7, 5, 9), strict=True))
+EQUATIONS = {
+    "experts": "EGCM,EMF->EGCF",
+    "experts' projections": "EGCM,EMHK->EGCHK",
+    "feed-forward": "BLM,MF->BLF",
+    "projections": "BLM,MHK->BLHK",
+    "output of attention": "BLHK,HKM->BLM",
+    "logits": "BLHK,BTHK->BHLT",
+    "softmax": "BLM,VM->BLV",
+    "dispatch": "GSEC,GSM->GECM",
+}
+
+
+def operands_of(equation):
+    generator = np.random.default_rng(0)
+    shapes = [[SIZES[axis] for axis in axes] for axes in equation.split("->")[0].split(",")]
+    return [generator.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def gradients_by(multiply, equation, *operands):
+    with tf.GradientTape() as tape:
+        tape.watch(operands)
+        y = multiply(equation, *operands)
+        loss = tf.reduce_sum(tf.square(y))
+    return tape.gradient(loss, operands)
+
+
+@pytest.mark.parametrize("mesh_name", [None, "batch:4,model:2"])
+@pytest.mark.parametrize("equation", EQUATIONS.values(), ids=EQUATIONS)
+def test_gradients_of_large_operands_are_those_of_einsum(equation, mesh_name, monkeypatch):
+    monkeypatch.setattr(products, "_LARGE", 1)
+    a, b = operands_of(equation)
+    expected = gradients_by(tf.einsum, equation, tf.constant(a), tf.constant(b))
+    if mesh_name is None:
+        found = compiled(lambda *given: gradients_by(product, equation, *given))(a, b)
+    else:
+        rules = "batch:batch,experts:batch,d_ff:model,heads:model,vocab:model"
+        names = {"B": "batch", "E": "experts", "F": "d_ff", "H": "heads"}
+        sides = equation.split("->")[0].split(",")
+        sharded = {"B": 4, "E": 4, "F": 2, "H": 2}
+        with mesh_lib.use(mesh_lib.Mesh.create(mesh_name, rules)) as mesh:
+            given = [
+                mesh.pack(
+                    operand,
+                    tuple(names[x] if SIZES[x] % sharded.get(x, 99) == 0 else None for x in axes),
+                )
+                for axes, operand in zip(sides, (a, b), strict=True)
+            ]
+            gradients = tf.function(lambda *given: gradients_by(product, equation, *given))(*given)
+            found = [mesh_lib.to_numpy(gradient) for gradient in gradients]
+    for gradient, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_the_gradient_of_a_large_weight_is_made_as_it_lies(monkeypatch):
+    """Its equation has the axes of the weight in the order of the operands that they are from."""
+
+    def equations(equation):
+        given = operands_of(equation)
+        traced = compiled(lambda *given: gradients_by(product, equation, *given))
+        graph = traced.get_concrete_function(*given).graph
+        return {
+            op.get_attr("equation").decode().replace(" ", "")
+            for op in graph.get_operations()
+            if op.type == "Einsum"
+        }
+
+    experts, softmax = EQUATIONS["experts"], EQUATIONS["softmax"]
+    assert "EGCF,EGCM->EMF" in equations(experts)
+    as_before = equations(softmax)
+    monkeypatch.setattr(products, "_LARGE", 1)
+    assert equations(experts) == {experts, "EGCF,EMF->EGCM", "EGCM,EGCF->EMF"}
+    # TensorFlow's own is as good here, and is traced in less time.
+    assert equations(softmax) == as_before
+
+
+def test_operations_of_the_gradient_keep_the_scope_of_their_layer(monkeypatch):
+    monkeypatch.setattr(products, "_LARGE", 1)
+    given = operands_of(EQUATIONS["experts"])
+
+    def gradients(*given):
+        with tf.name_scope("model/experts"):
+            return gradients_by(product, EQUATIONS["experts"], *given)
+
+    graph = compiled(gradients).get_concrete_function(*given).graph
+    names = [op.name for op in graph.get_operations() if op.type == "Einsum"]
+    assert sorted(map(part_of, names)) == [
+        ("experts", "backward"),
+        ("experts", "backward"),
+        ("experts", "forward"),
+    ]
 
 
 @pytest.mark.parametrize("path", FOLDER.glob("*.py"), ids=lambda path: path.stem)

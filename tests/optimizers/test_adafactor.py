@@ -10,6 +10,7 @@ from tensorflow.experimental import dtensor
 
 from switch_tf import mesh as mesh_lib
 from switch_tf.errors import UserError
+from switch_tf.optimizers import adafactor
 from switch_tf.optimizers.adafactor import Adafactor
 from switch_tf.optimizers.schedules import constant, rsqrt
 
@@ -90,8 +91,10 @@ def assert_close(actual, expected, what):
     )
 
 
+@pytest.mark.parametrize("large", [1, 128 * 136 // 4, 1 << 20], ids=["each", "some", "none"])
 @pytest.mark.parametrize("mesh_name", MESHES)
-def test_weights_and_slots_are_mesh_tensorflows(golden, mesh_name):
+def test_weights_and_slots_are_mesh_tensorflows(golden, mesh_name, large, monkeypatch):
+    monkeypatch.setattr(adafactor, "_LARGE", large)
     with use(mesh_name) as mesh:
         for rate, schedule in SCHEDULES.items():
             variables = golden_variables(mesh, golden)
@@ -201,6 +204,32 @@ def test_a_variables_update_does_not_depend_on_those_beside_it():
     together = updated_together([0, 1])
     for number in (0, 1):
         np.testing.assert_allclose(updated_together([number])[0], together[number], rtol=1e-6)
+
+
+def test_a_large_variable_waits_for_no_other_gradient(monkeypatch):
+    """So its own need not be held until the last one is there."""
+
+    def others_waited_for():
+        weights = [keras.Variable(np.ones((4, 5), np.float32), name=name) for name in "ab"]
+        optimizer = Adafactor(constant(0.1))
+        optimizer.build(weights)
+        spec = tf.TensorSpec((4, 5), tf.float32)
+        update = tf.function(lambda *given: optimizer.apply(given, weights, tf.constant(0)))
+        graph = update.get_concrete_function(spec, spec).graph
+        first, second = graph.inputs[:2]
+        handles = [inner for outer, inner in graph.captures if outer is weights[0].value.handle]
+        (assigned,) = (op for op in handles[0].consumers() if op.type == "AssignSubVariableOp")
+        found, front = set(), [assigned.inputs[1]]
+        while front:
+            tensor = front.pop()
+            if tensor.ref() not in found:
+                found.add(tensor.ref())
+                front += tensor.op.inputs
+        return {first.ref(), second.ref()} <= found
+
+    assert others_waited_for()
+    monkeypatch.setattr(adafactor, "_LARGE", 20)
+    assert not others_waited_for()
 
 
 @pytest.mark.parametrize("saved_on, restored_on", [("mixed", "mixed"), ("mixed", "one")])
