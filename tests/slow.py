@@ -33,6 +33,7 @@ SLOW: Mapping[str, tuple[str, ...]] = {
     ),
     "hosts/test_runs.py": (
         "test_another_layout_of_two_hosts_has_the_losses_of_one",
+        "test_four_hosts_with_a_model_dimension_read_their_rows_of_a_cache_as_one_goes_on",
         "test_one_process_goes_on_with_what_two_hosts_saved",
         "test_two_hosts_evaluate_what_one_process_saved_with_its_figures",
     ),
@@ -51,6 +52,7 @@ SLOW: Mapping[str, tuple[str, ...]] = {
     "planner/test_lowered.py": (
         "test_nothing_is_gathered[data]",
         "test_nothing_is_gathered[model]",
+        "test_nothing_is_gathered[model_data]",
         "test_on_gpu_a_bfloat16_model_exchanges_float32_alone[expert_data]",
         "test_activations_on_paper_are_so_with_gated_experts_and_one_hot_dispatch",
         "test_blocks_made_again_exchange_on_paper_what_they_do_lowered",

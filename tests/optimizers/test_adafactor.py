@@ -91,8 +91,10 @@ def assert_close(actual, expected, what):
     )
 
 
-@pytest.mark.parametrize("large", [1, 128 * 136 // 4, 1 << 20], ids=["each", "some", "none"])
-@pytest.mark.parametrize("mesh_name", MESHES)
+@pytest.mark.parametrize(
+    "mesh_name, large",
+    [(name, adafactor._LARGE) for name in MESHES] + [("one", 1), ("experts", 1), ("mixed", 4352)],
+)
 def test_weights_and_slots_are_mesh_tensorflows(golden, mesh_name, large, monkeypatch):
     monkeypatch.setattr(adafactor, "_LARGE", large)
     with use(mesh_name) as mesh:
