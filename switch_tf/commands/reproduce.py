@@ -1,6 +1,7 @@
 """`switch-tf reproduce`: lists and runs experiments, and makes their reports."""
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,6 +43,10 @@ def main(argv: Sequence[str]) -> None:
     if args.experiment is None:
         raise UserError("name an experiment, or give --html for a page with all of them")
     experiment = registry.find(args.experiment, args.variant)
+    if args.data_dir is not None:
+        if not experiment.brings_data:
+            raise UserError(f"'{experiment.name}' needs no data of yours: leave out --data_dir")
+        experiment = dataclasses.replace(experiment, data_dir=str(args.data_dir))
     folder = args.output_dir or Path("runs") / (experiment.folder or experiment.name)
     results_dir = args.results_dir or (_RESULTS if experiment.is_shared else folder)
     if action == "run" and args.scale == "paper":
@@ -160,6 +165,18 @@ def _parser_of(action: str) -> argparse.ArgumentParser:
             help="without NAME: one page with all results, whose plots can be hovered "
             "(docs/results.html)",
         )
+    _add_folders(parser)
+    if action == "run":
+        _add_scale(parser)
+    flags = parser.add_mutually_exclusive_group()
+    for flag, found in registry.variants().items():
+        text = "; ".join(f"for {name}: {variant.size}" for name, variant in found)
+        flags.add_argument(f"--{flag}", action="store_const", const=flag, dest="variant", help=text)
+    parser.set_defaults(variant=None)
+    return parser
+
+
+def _add_folders(parser: Parser) -> None:
     parser.add_argument(
         "--output_dir",
         type=functools.partial(storage.local_path, "--output_dir"),
@@ -172,29 +189,30 @@ def _parser_of(action: str) -> argparse.ArgumentParser:
         help="local folder for the report and the result of each run, which stay when the runs are "
         "removed (docs/results; for the quickstart, the folder of its runs)",
     )
-    if action == "run":
-        parser.add_argument(
-            "--scale",
-            choices=("mini", "paper"),
-            default="mini",
-            help="mini: models for two cores; paper: only writes gin files and commands of the "
-            "paper's own runs, by default to runs/paper/NAME (mini)",
-        )
-        one = parser.add_mutually_exclusive_group()
-        one.add_argument(
-            "--scheduler",
-            choices=schedulers.SCHEDULERS,
-            help="print a script that queues each run as a job, and train nothing",
-        )
-        one.add_argument(
-            "--only",
-            type=int,
-            metavar="NUMBER",
-            help="train one of the runs, as a job of such a script does, and make no report",
-        )
-    flags = parser.add_mutually_exclusive_group()
-    for flag, found in registry.variants().items():
-        text = "; ".join(f"for {name}: {variant.size}" for name, variant in found)
-        flags.add_argument(f"--{flag}", action="store_const", const=flag, dest="variant", help=text)
-    parser.set_defaults(variant=None)
-    return parser
+    parser.add_argument(
+        "--data_dir",
+        help="for the tables on published tasks, such as table5_super_glue: the folder of their "
+        "data, as the macro DATA_DIR (what TFDS has prepared)",
+    )
+
+
+def _add_scale(parser: Parser) -> None:
+    parser.add_argument(
+        "--scale",
+        choices=("mini", "paper"),
+        default="mini",
+        help="mini: models for two cores; paper: only writes gin files and commands of the "
+        "paper's own runs, by default to runs/paper/NAME (mini)",
+    )
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument(
+        "--scheduler",
+        choices=schedulers.SCHEDULERS,
+        help="print a script that queues each run as a job, and train nothing",
+    )
+    one.add_argument(
+        "--only",
+        type=int,
+        metavar="NUMBER",
+        help="train one of the runs, as a job of such a script does, and make no report",
+    )

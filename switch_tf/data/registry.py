@@ -44,7 +44,7 @@ def find(name: str):
     return seqio.get_mixture_or_task(name)
 
 
-def prepare(provider, use_cached: bool = False) -> None:
+def prepare(provider, use_cached: bool = False, with_vocabularies: bool = True) -> None:
     """Prepares or checks what a task or mixture reads: first its data, then its vocabularies.
 
     See `availability.prepare`. SeqIO would do this work at first use, which may be in the middle of
@@ -53,6 +53,7 @@ def prepare(provider, use_cached: bool = False) -> None:
     Args:
       provider: a `seqio.Task` or `seqio.Mixture`.
       use_cached: whether caches are read, so that the sources need not exist.
+      with_vocabularies: whether its vocabularies are prepared, too.
 
     Raises:
       UserError: data or a vocabulary is missing or malformed.
@@ -64,7 +65,7 @@ def prepare(provider, use_cached: bool = False) -> None:
             counts.install(task)
             skipping.install(task)
             availability.prepare(task.source)
-        for feature in task.output_features.values():
+        for feature in task.output_features.values() if with_vocabularies else ():
             if hasattr(feature.vocabulary, "load_model"):
                 feature.vocabulary.load_model()
 

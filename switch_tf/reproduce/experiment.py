@@ -48,24 +48,30 @@ class Arm:
             return "distill"
         return "pretrain" if self.starts_from is None else "finetune"
 
-    def runs(self, folder: Path, results: Path) -> list[TrainingRun]:
+    def runs(
+        self, folder: Path, results: Path, bindings: Mapping[str, Any] | None = None
+    ) -> list[TrainingRun]:
         """The arm's runs in the order of its seeds.
 
         Args:
           folder: the folder for the runs of all arms.
           results: the folder for the results of all arms.
+          bindings: more bindings, for these and those that they need.
         """
-        return [self._run(seed, folder, results) for seed in self.seeds or (None,)]
+        return [self._run(seed, folder, results, bindings or {}) for seed in self.seeds or (None,)]
 
-    def _run(self, seed: int | None, folder: Path, results: Path) -> TrainingRun:
-        given, needs = dict(self.bindings), []
+    def _run(
+        self, seed: int | None, folder: Path, results: Path, bindings: Mapping[str, Any]
+    ) -> TrainingRun:
+        given, needs = {**self.bindings, **bindings}, []
         for macro, arm in (
             ("INITIAL_CHECKPOINT_PATH", self.starts_from),
             ("TEACHER_PATH", self.teacher),
         ):
             if arm is not None:
                 first = seed if seed in arm.seeds or not arm.seeds else arm.seeds[0]
-                needs.append(arm._run(first if arm.seeds else None, folder, results))
+                first = first if arm.seeds else None
+                needs.append(arm._run(first, folder, results, bindings))
                 given[macro] = str(needs[-1].model_dir)
         name, place = f"{_KINDS[self.kind]} {self.model}", self.kind
         if seed is not None:
@@ -139,6 +145,8 @@ class Experiment:
       picture: the picture of the report, of `pictures.draw`; "" for none.
       experts: model -> its number of experts, 1 of the dense model, where the report sets the
         exponent of loss by experts beside the paper's; empty for none.
+      brings_data: whether its tasks' data are not in the package: the user names their folder.
+      data_dir: that folder; None finds them in TFDS.
       report: module of `switch_tf.reproduce` whose `make` makes the report from the finished runs.
         It is named, not imported: it may need TensorFlow, and experiments are listed before
         TensorFlow starts.
@@ -158,6 +166,8 @@ class Experiment:
     pretraining: str = "pydocs_span_corruption"
     picture: str = ""
     experts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    brings_data: bool = False
+    data_dir: str | None = None
     report: str = "report"
     variants: Mapping[str, Experiment] = dataclasses.field(default_factory=dict)
     size: str = ""
@@ -188,7 +198,8 @@ class Experiment:
 
     def runs(self, folder: Path, results: Path) -> Runs:
         """Arm -> its runs in the order of its seeds; see `Arm.runs`."""
-        return {arm: arm.runs(folder, results) for arm in self.arms}
+        bindings = {} if self.data_dir is None else {"DATA_DIR": self.data_dir}
+        return {arm: arm.runs(folder, results, bindings) for arm in self.arms}
 
     def measure(self, results: Results) -> Measurements:
         """Model -> metric name -> one value per seed, from the arm that has the metric."""

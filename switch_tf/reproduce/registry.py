@@ -4,6 +4,7 @@ from switch_tf.errors import UserError
 from switch_tf.gin_files import nearest
 from switch_tf.reproduce.experiment import Experiment
 from switch_tf.reproduce.experiments import (
+    benchmarks,
     beyond,
     distillation,
     finetuning,
@@ -13,7 +14,7 @@ from switch_tf.reproduce.experiments import (
     training,
 )
 
-_MODULES = (quality, training, finetuning, distillation, languages, beyond)
+_MODULES = (quality, training, finetuning, distillation, languages, beyond, benchmarks)
 _OF_THE_PAPER = (experiment for module in _MODULES for experiment in module.EXPERIMENTS)
 EXPERIMENTS = {experiment.name: experiment for experiment in (quickstart.SHORT, *_OF_THE_PAPER)}
 

@@ -23,7 +23,7 @@ _LOAD_STEPS = 50
 # writes when. They do not tell one run from another; see `difference`.
 PLACES = (
     *("MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "TEACHER_PATH", "train.model_dir"),
-    *("train.initial_checkpoint_path", "Distillation.teacher_path"),
+    *("train.initial_checkpoint_path", "Distillation.teacher_path", "DATA_DIR"),
 )
 _MAY_CHANGE = (
     *PLACES,

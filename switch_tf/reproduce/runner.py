@@ -186,4 +186,5 @@ def _prepare_data(runs: Sequence[TrainingRun]) -> None:
             prepared.add(name)
             with config.loaded(run.gin_files, run.binding_strings):
                 data = TaskData()
-                registry.prepare(data.provider(), data.use_cached)
+                # A run that needs others takes the vocabulary from their checkpoints.
+                registry.prepare(data.provider(), data.use_cached, not run.needs)

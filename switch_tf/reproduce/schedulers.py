@@ -44,6 +44,8 @@ def script(experiment: Experiment, folder: Path, results_dir: Path, scheduler: s
         raise UserError(f"'{name}' is made for one machine: --scheduler is for tables and figures")
     runs = with_needed(in_order(experiment.runs(folder, results_dir / "runs")))
     flags = [f"--output_dir={folder}", f"--results_dir={results_dir}"]
+    if experiment.data_dir is not None:
+        flags.append(f"--data_dir={experiment.data_dir}")
     command = shlex.join(["switch-tf", "reproduce", "run", name, *flags])
     collect = shlex.join(["switch-tf", "reproduce", "report", name, *flags])
     make, jobs = {"slurm": (_SLURM, _slurm), "xpk": (_XPK, _xpk)}[scheduler]

@@ -35,7 +35,8 @@ def given(flags, name):
 
 
 def test_each_table_of_the_paper_has_its_runs():
-    mini = {name for name, experiment in EXPERIMENTS.items() if re.match("table|figure", name)}
+    # The paper's tables have the tasks of the ones whose data users bring.
+    mini = {n for n, e in EXPERIMENTS.items() if re.match("table|figure", n) and not e.brings_data}
     assert mini <= ARMS.keys()
     assert {f"table{n}" for n in range(1, 12)} <= ARMS.keys()
 

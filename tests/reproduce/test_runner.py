@@ -124,6 +124,21 @@ def test_an_interrupted_run_ends_the_command_with_its_status_and_starts_no_furth
     assert told.endswith("; rerun the command to resume\n") and told.count("\n") == 1
 
 
+def test_only_runs_that_start_from_no_other_need_the_vocabulary_of_their_task(
+    trained, tmp_path, monkeypatch
+):
+    given = []
+    prepare = runner.registry.prepare
+    monkeypatch.setattr(
+        runner.registry, "prepare", lambda *args: (given.append(args[2]), prepare(*args))
+    )
+    other = dataclasses.replace(
+        TUNED, bindings=TASK | {"MIXTURE_OR_TASK_NAME": "toy_copy_too"}, starts_from=DENSE
+    )
+    run(dataclasses.replace(TOY, arms=(DENSE, SPARSE, other)), tmp_path)
+    assert given == [True, False]
+
+
 def test_fine_tuning_starts_from_the_first_run_of_its_arm(tmp_path):
     *_, (finetune,) = TOY.runs(tmp_path, tmp_path).values()
     start = finetune.bindings["INITIAL_CHECKPOINT_PATH"]
@@ -296,6 +311,8 @@ def test_experiments_of_one_folder_share_runs_and_keep_a_page_and_every_result(
     summary = (tmp_path / "kept.md").read_text()
     assert "| [shared](kept/shared.md) | experts help | **supports the claim** |" in summary
     assert "| table1 | " in summary and "| not run yet |" in summary
+    # Whose data few have.
+    assert "table5_glue" not in summary
 
 
 def test_results_stay_when_the_runs_are_removed_and_a_run_that_needs_one_makes_it_again(
