@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 
 from switch_tf import runtime
 
@@ -41,23 +42,39 @@ def _einsum(equation: str, *operands):
     """`tf.einsum`, whose gradient for a large second operand needs no transpose."""
     if len(operands) != 2 or (operands[1].shape.num_elements() or 0) < _LARGE:
         return tf.einsum(equation, *operands)
-    of_operands, of_y = equation.split("->")
-    of_a, of_b = of_operands.split(",")
+    if (terms := _terms(equation)) is None:
+        return tf.einsum(equation, *operands)
+    of_a, of_b, of_y = terms
     if _first(of_b, of_y, without=of_a) < _first(of_b, of_a, without=of_y):
         return tf.einsum(equation, *operands)
+    # Of a variable, the value that it has now.
+    a, b = map(tf.convert_to_tensor, operands)
     # The operations of a step are told apart by their scopes.
     scope = f"gradient_tape/{tf.get_current_name_scope()}/"
 
-    @tf.custom_gradient
-    def multiply(a, b):
-        def gradient(dy):
-            with tf.name_scope(scope):
-                da = tf.einsum(f"{of_y},{of_b}->{of_a}", dy, b)
-                return da, tf.einsum(f"{of_a},{of_y}->{of_b}", a, dy)
+    def gradient(dy):
+        with tf.name_scope(scope):
+            da = tf.einsum(f"{of_y},{of_b}->{of_a}", dy, b)
+            return da, tf.einsum(f"{of_a},{of_y}->{of_b}", a, dy)
 
-        return tf.einsum(equation, a, b), gradient
+    # `tf.custom_gradient` would keep each graph that it is traced in for good, add an operation
+    # behind which a mesh rounds bfloat16 otherwise, and keep exported models from being trained.
+    # Where no tape sees this, as in a model that is loaded, the gradient is TensorFlow's own.
+    with record.stop_recording():
+        y = tf.einsum(equation, a, b)
+    record.record_operation("Einsum", [y], [a, b], gradient)
+    return y
 
-    return multiply(*operands)
+
+def _terms(equation: str) -> tuple[str, str, str] | None:
+    """The axes of both operands and of the result; None if each must not be in two of them."""
+    of_operands, _, of_y = equation.replace(" ", "").partition("->")
+    of_a, of_b = of_operands.split(",")
+    terms = (set(of_a), set(of_b), set(of_y))
+    is_plain = "." not in equation and all(
+        sum(axis in term for term in terms) > 1 for axis in set.union(*terms)
+    )
+    return (of_a, of_b, of_y) if is_plain else None
 
 
 def _first(axes: str, operand: str, without: str) -> int:

@@ -120,9 +120,11 @@ class Adafactor(Optimizer):
 
         Memory is what limits an update of many experts, so RMS(U) is computed from G² and the
         factors of V before U is made, and the scalar factors are multiplied into a factor of V.
-        A large variable is updated as soon as its gradient is there, so that not all gradients are
-        held at the same time. Scalars of the others are computed at once: for small models, the
-        cost of an update is the number of ops times the number of devices.
+        A large variable waits for no other's gradient, so that not all gradients are held at the
+        same time: on one device, where nothing but the update needs them together, as clipping by
+        the global norm does. On a mesh, DTensor sums gradients of all devices together. Scalars of
+        the others are computed at once: for small models, the cost of an update is the number of
+        ops times the number of devices.
         """
         mixing = (step + 1.0) ** -self._decay_exponent
         rate = self.learning_rate(step)

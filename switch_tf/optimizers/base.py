@@ -39,7 +39,8 @@ class Optimizer(tf.Module):
     Args:
       learning_rate: see above.
       global_norm_clip_threshold: if the norm of all gradients together exceeds it, they are scaled
-        down to it; None turns clipping off (T5X's name). Costs an all-reduce; 1.0 is usual.
+        down to it; None turns clipping off (T5X's name). Costs an all-reduce, and holds all
+        gradients at the same time; 1.0 is usual.
 
     Raises:
       UserError: no `learning_rate` is given.

@@ -1,6 +1,8 @@
 """Products of bfloat16 sum in float32, whatever the processor; gradients lie as their operands."""
 
 import ast
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +143,66 @@ def test_the_gradient_of_a_large_weight_is_made_as_it_lies(monkeypatch):
     assert equations(experts) == {experts, "EGCF,EMF->EGCM", "EGCM,EGCF->EMF"}
     # TensorFlow's own is as good here, and is traced in less time.
     assert equations(softmax) == as_before
+
+
+@pytest.mark.parametrize(
+    "equation",
+    [
+        *EQUATIONS.values(),
+        "...M,MF->...F",
+        "BLM,MFH->BLF",
+        "BLM , MF -> BLF",
+        "LM,MF",
+        "BLM,MF->BF",
+    ],
+)
+def test_any_equation_has_the_gradients_of_einsum(equation, monkeypatch):
+    monkeypatch.setattr(products, "_LARGE", 1)
+    given = operands_of(equation.replace(" ", "").replace("...", "BL"))
+    operands = [tf.constant(operand) for operand in given]
+    for found, expected in zip(
+        gradients_by(product, equation, *operands),
+        gradients_by(tf.einsum, equation, *operands),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_gradient_is_of_the_value_that_a_variable_had(monkeypatch):
+    monkeypatch.setattr(products, "_LARGE", 1)
+    a, b = operands_of("LM,MF->LF")
+    weight, a = tf.Variable(b), tf.constant(a)
+    with tf.GradientTape() as tape:
+        tape.watch(a)
+        loss = tf.reduce_sum(product("LM,MF->LF", a, weight))
+    weight.assign_add(tf.ones_like(weight))
+    expected = np.broadcast_to(b.sum(-1), a.shape)
+    np.testing.assert_allclose(tape.gradient(loss, a), expected, rtol=1e-5)
+
+
+def test_a_graph_goes_with_its_function_and_a_saved_one_can_be_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(products, "_LARGE", 1)
+    a, b = operands_of("LM,MF->LF")
+    module = tf.Module()
+    module.weight = tf.Variable(b)
+    module.call = tf.function(lambda a: product("LM,MF->LF", a, module.weight))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(module.call(a))
+    expected = tape.gradient(loss, module.weight)
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(tmp_path), options=options)
+    loaded = tf.saved_model.load(str(tmp_path))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(loaded.call(a))
+    np.testing.assert_allclose(tape.gradient(loss, loaded.weight), expected, rtol=1e-6)
+
+    def graph():
+        function = tf.function(lambda *given: gradients_by(product, "LM,MF->LF", *given))
+        return weakref.ref(function.get_concrete_function(*map(tf.constant, (a, b))).graph)
+
+    found = graph()
+    gc.collect()
+    assert found() is None
 
 
 def test_operations_of_the_gradient_keep_the_scope_of_their_layer(monkeypatch):
