@@ -36,9 +36,12 @@ if accelerators.is_tpu_build():
 
 # The files that take longest go first, so that no process is left with one of them at the end.
 _LONGEST = (
-    *("test_train.py", "test_readme.py", "test_lowered.py", "test_features.py", "test_notebook.py"),
-    *("test_microbatches.py", "test_step.py", "test_layouts.py", "test_loss_curves.py"),
-    *("test_gradient_precision.py", "test_balance.py", "test_ordered.py", "test_own_task.py"),
+    *("test_train.py", "test_readme.py", "test_stress.py", "test_launch.py", "test_lowered.py"),
+    *("test_bad_steps.py", "test_layouts.py", "test_step.py", "test_features.py"),
+    *("test_microbatches.py", "test_supervise.py", "test_distillation.py", "test_own_task.py"),
+    *("test_ordered.py", "test_runs.py", "test_bench.py", "test_loss_curves.py", "test_toy.py"),
+    *("test_manager.py", "test_position.py", "test_shares.py", "test_reference.py"),
+    *("test_gradient_precision.py", "test_balance.py", "test_notebook.py"),
 )
 
 
@@ -60,7 +63,8 @@ def pytest_collection_modifyitems(config, items):
         slow = {item: is_slow(_file(item), item.name) for item in items}
         config.hook.pytest_deselected(items=[item for item in items if slow[item]])
         items[:] = [item for item in items if not slow[item]]
-    items.sort(key=lambda item: item.path.name not in _LONGEST)
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def _file(item):
