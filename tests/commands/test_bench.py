@@ -15,7 +15,7 @@ from switch_tf.benches.precision import _variants
 from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
 from switch_tf.layers.context import collect
-from tests.commands.test_main import run_without_tensorflow
+from tests.commands.without_tensorflow import run_without_tensorflow
 from tests.data import cached_tasks
 from tests.helpers import compiled, random_features, task_data, tiny_model
 from tests.tasks.conftest import make_documents

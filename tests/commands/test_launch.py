@@ -8,7 +8,7 @@ from switch_tf import accelerators, config, runtime, storage
 from switch_tf.commands import launch
 from switch_tf.commands import main as main_module
 from switch_tf.hosts.cluster import FLAGS
-from tests.commands.test_main import run_without_tensorflow
+from tests.commands.without_tensorflow import run_without_tensorflow
 
 MODEL = "--gin_file=models/switch_tiny.gin"
 LAYOUT = "--gin_file=layouts/expert_data.gin"

@@ -16,16 +16,7 @@ from switch_tf import runtime
 from switch_tf.commands import checks, flags, launch
 from switch_tf.commands import main as main_module
 from switch_tf.errors import UserError
-
-
-def run_without_tensorflow(*arguments):
-    """Runs the command in a process where importing TensorFlow fails."""
-    code = (
-        "import sys; sys.modules['tensorflow'] = sys.modules['seqio'] = None;"
-        "from switch_tf.commands.main import main; main()"
-    )
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ)
+from tests.commands.without_tensorflow import run_without_tensorflow
 
 
 @pytest.fixture

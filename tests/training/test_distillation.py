@@ -21,7 +21,7 @@ from switch_tf.optimizers.schedules import rsqrt
 from switch_tf.training.distillation import Distillation, Teacher
 from switch_tf.training.step import TrainStep
 from switch_tf.training.train import train
-from tests.commands.test_main import run_without_tensorflow
+from tests.commands.without_tensorflow import run_without_tensorflow
 from tests.helpers import compiled, place, place_features, tiny_model, using
 from tests.models.test_losses import LAYOUTS, Z_LOSS, example
 from tests.training.test_step import MODEL, batch
