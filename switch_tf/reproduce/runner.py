@@ -182,9 +182,10 @@ def _prepare_data(runs: Sequence[TrainingRun]) -> None:
     """Prepares or checks each task's data once, before the first run needs it."""
     prepared = set()
     for run in runs:
-        if (name := run.settings["MIXTURE_OR_TASK_NAME"]) not in prepared:
-            prepared.add(name)
+        # One that starts from another takes the vocabulary from its checkpoint.
+        starts = "INITIAL_CHECKPOINT_PATH" not in run.bindings
+        if (key := (run.settings["MIXTURE_OR_TASK_NAME"], starts)) not in prepared:
+            prepared.add(key)
             with config.loaded(run.gin_files, run.binding_strings):
                 data = TaskData()
-                # A run that needs others takes the vocabulary from their checkpoints.
-                registry.prepare(data.provider(), data.use_cached, not run.needs)
+                registry.prepare(data.provider(), data.use_cached, starts)

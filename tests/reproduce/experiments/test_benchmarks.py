@@ -41,6 +41,17 @@ def test_each_task_of_the_papers_tables_has_its_experiment():
     assert names < EXPERIMENTS.keys()
 
 
+def test_claims_are_those_that_the_papers_figures_bear_out():
+    """With the paper's own figures as measurements of each seed, every claim holds."""
+    for name, experiment in EXPERIMENTS.items():
+        if experiment.brings_data and not name.startswith("table8"):
+            found = {
+                model: {metric: [figure - 0.01, figure + 0.01] for metric, figure in of.items()}
+                for model, of in experiment.paper.items()
+            }
+            assert all(claim.rule(found).holds for claim in experiment.claims), name
+
+
 def test_the_folder_of_the_data_reaches_each_run_and_each_job(tmp_path):
     experiment = EXPERIMENTS["table8_super_glue"]
     assert experiment.brings_data and experiment.data_dir is None
