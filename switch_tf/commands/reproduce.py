@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     if args.data_dir is not None:
         if not experiment.brings_data:
             raise UserError(f"'{experiment.name}' needs no data of yours: leave out --data_dir")
-        experiment = dataclasses.replace(experiment, data_dir=str(args.data_dir))
+        experiment = dataclasses.replace(experiment, data_dir=args.data_dir)
     folder = args.output_dir or Path("runs") / (experiment.folder or experiment.name)
     results_dir = args.results_dir or (_RESULTS if experiment.is_shared else folder)
     if action == "run" and args.scale == "paper":

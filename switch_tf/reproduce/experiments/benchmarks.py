@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from switch_tf.reproduce.experiment import Arm, Experiment
+from switch_tf.reproduce.experiments.distillation import tuned_claim
+from switch_tf.reproduce.experiments.finetuning import dropout_claims
 from switch_tf.reproduce.experiments.mini import FOLDER, LARGE, SWITCH, T5, finetuned
 from switch_tf.reproduce.metrics import Metric, best
-from switch_tf.reproduce.verdict import Claim, ahead, keeps
+from switch_tf.reproduce.verdict import Claim, ahead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,26 +140,11 @@ def _table4(benchmark: Benchmark, paper: Sequence[float]) -> Experiment:
         return benchmark.tuned(SWITCH, told, rates)
 
     dense = benchmark.tuned(T5, ", dropout 0.1", {"DROPOUT_RATE": 0.1})
-    least, *_, most = everywhere = [switch(rate) for rate in (0.1, 0.2, 0.3)]
-    in_experts = switch(0.1, 0.4)
-    claims = (
-        Claim(
-            "dropout 0.4 inside the experts and 0.1 elsewhere is ahead of 0.1 everywhere",
-            "0.1 everywhere ahead",
-            ahead(in_experts.model, least.model, benchmark.metric),
-            paper=f"{paper[4]} and {paper[1]}",
-        ),
-        Claim(
-            "dropout 0.3 everywhere is behind 0.1 everywhere",
-            "0.3 everywhere ahead",
-            ahead(least.model, most.model, benchmark.metric),
-            paper=f"{paper[3]} and {paper[1]}",
-        ),
-    )
+    arms = (dense, *map(switch, (0.1, 0.2, 0.3)), switch(0.1, 0.4))
     # The paper's averages hold for most of its tasks, not for each.
     holds = (paper[4] > paper[1], paper[3] < paper[1])
+    claims = dropout_claims(arms, benchmark.metric, paper)
     claims = [claim for claim, is_so in zip(claims, holds, strict=True) if is_so]
-    arms = (dense, *everywhere, in_experts)
     return _experiment(4, benchmark, arms, paper, claims, "regularisation in fine-tuning")
 
 
@@ -192,15 +179,7 @@ def _table5(benchmark: Benchmark, paper: Sequence[float]) -> Experiment:
 def _table8(benchmark: Benchmark) -> Experiment:
     dense, switch = benchmark.tuned(T5), benchmark.tuned(SWITCH)
     student = benchmark.tuned(T5, ", from a fine-tuned Switch", teacher=switch)
-    claims = (
-        Claim(
-            "a dense model that is fine-tuned with a fine-tuned Switch as teacher keeps a part of "
-            "its lead (30% in the paper)",
-            "it is behind the dense model that was fine-tuned alone",
-            keeps(student.model, switch.model, dense.model, benchmark.metric),
-            paper="30% of the lead",
-        ),
-    )
+    claims = (tuned_claim(student, switch, dense, benchmark.metric),)
     arms, paper = (dense, switch, student), (74.6, 81.3, 76.6)
     return _experiment(8, benchmark, arms, paper, claims, "distilling a fine-tuned model")
 
