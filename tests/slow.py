@@ -108,7 +108,6 @@ SLOW: Mapping[str, tuple[str, ...]] = {
         "test_a_run_that_lost_a_step_is_found",
     ),
     "training/test_bad_steps.py": (
-        "test_an_update_is_left_out_and_all_else_goes_on_also_after_a_restart",
         "test_where_nothing_is_bad_the_steps_are_those_of_another_policy",
         "test_without_a_checkpoint_so_far_back_the_run_stops",
     ),

@@ -30,6 +30,8 @@ def run(arguments, folder, environment, files):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # The requests are not the command's to read.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     status = status_of(arguments)
